@@ -1,0 +1,239 @@
+"""Every option of a training run, once: the command line, the defaults, the validation and the run's identity read it here.
+
+No torch: the manager and the reports import this in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from ovis.names import DATASETS, MODELS, nearest, parse_estimator
+
+__all__ = ["SettingsError", "TrainSettings", "differences", "parse_arguments"]
+
+
+class SettingsError(ValueError):
+    """An option that does not exist or a value that can't be: one line that names it and what would be valid."""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    identity: bool = True,
+) -> Any:
+    """A field of a settings class.
+
+    Args:
+        default: the value where nothing is said.
+        help: one line, shown by ``--help``.
+        choices: the valid values, if they can be listed.
+        low: the smallest valid number.
+        high: the largest valid number.
+        identity: whether two runs that differ only here are different runs (False for where, not what, to compute).
+    """
+    return field(
+        default=default,
+        metadata={"help": help, "choices": choices, "low": low, "high": high, "identity": identity},
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The options of one training run, named as in the reference experiments.
+
+    Raises:
+        SettingsError: a value of the wrong type or out of range, an unknown estimator, data set or model.
+    """
+
+    # where
+    exp: str = option("sandbox", "name of the experiment: runs are kept in ROOT/EXP", identity=False)
+    root: str = option("runs/", "folder of all experiments", identity=False)
+    data_root: str = option("data/", "folder of the data sets", identity=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
+    id: str = option("", "a label of yours, kept in the run's name (report.py --include filters on it)")
+    seed: int = option(1, "seed of all random numbers", low=0)
+
+    # data
+    dataset: str = option("shapes", "data set", choices=DATASETS)
+    mini: bool = option(False, "train and evaluate on a small seeded subset of the data")
+    only_train_set: bool = option(False, "evaluate on the training set only")
+
+    # length
+    epochs: int = option(-1, "passes over the training set; -1: --nsteps decides", low=-1)
+    nsteps: int = option(500_000, "optimizer steps, where --epochs is -1", low=1)
+
+    # optimization
+    optimizer: str = option("adam", "optimizer", choices=("adam", "adamax", "sgd", "rmsprop"))
+    lr: float = option(2e-3, "learning rate", low=0.0)
+    baseline_lr: float = option(5e-3, "learning rate of the neural baseline (reinforce-baseline)", low=0.0)
+    lr_reduce_steps: int = option(0, "how many times to halve the learning rate, at equal distances; 0: never", low=0)
+    bs: int = option(32, "training batch size", low=1)
+    valid_bs: int = option(50, "data per evaluation batch, validation", low=1)
+    test_bs: int = option(50, "data per evaluation batch, training and test", low=1)
+
+    # estimator
+    estimator: str = option("reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1")
+    mc: int = option(1, "independent copies of the bound that are averaged, M", low=1)
+    iw: int = option(1, "particles per bound, K", low=1)
+    beta: float = option(1.0, "weight of the KL term", low=0.0)
+    tau: float = option(0.0, "temperature of relaxed samples; 0: exact discrete samples", low=0.0)
+    freebits: float | None = option(None, "floor of each layer's log q - log p, in nats; none: no floor")
+    alpha: float = option(0.0, "order of the Renyi bound; 0: importance-weighted bound (IWAE)", low=0.0, high=1 - 1e-6)
+    alpha_init: float = option(0.9, "alpha at the first step, where --warmup is above 0", low=0.0, high=1 - 1e-6)
+    warmup: int = option(0, "steps over which alpha goes from --alpha_init to --alpha; 0: constant alpha", low=0)
+    warmup_offset: int = option(0, "steps before the warm-up starts", low=0)
+    warmup_mode: str = option("log", "shape of the warm-up", choices=("linear", "log", "sigmoid"))
+
+    # model
+    model: str = option("vae", "model (the data sets gmm and gaussian-toy bring their own)", choices=MODELS)
+    hdim: int = option(64, "units of a hidden layer", low=1)
+    nlayers: int = option(3, "hidden layers of each perceptron; 0: linear", low=0)
+    depth: int = option(3, "stochastic layers, L", low=1)
+    b_nlayers: int = option(1, "hidden layers of the neural baseline", low=0)
+    normalization: str = option("none", "normalization of hidden layers", choices=("none", "layernorm", "batchnorm"))
+    dropout: float = option(0.0, "dropout of hidden layers", low=0.0, high=1.0)
+    prior: str = option("normal", "family of the latent variables", choices=("normal", "categorical", "bernoulli"))
+    N: int = option(32, "latent variables of a layer", low=1)
+    K: int = option(8, "categories of a categorical latent variable", low=2)
+    kdim: int = option(0, "size of a category's embedding; 0: one-hot", low=0)
+    learn_prior: bool = option(False, "learn the parameters of the prior")
+
+    # evaluation
+    eval_freq: int = option(10, "epochs between evaluations", low=1)
+    max_eval: int = option(10_000, "data points used at most in an evaluation", low=1)
+    iw_valid: int = option(1000, "particles of the bound on the validation set", low=1)
+    iw_test: int = option(1000, "particles of the bound on the training and test sets", low=1)
+
+    # analysis
+    grad_samples: int = option(100, "gradient draws of the analysis at each evaluation; 0: none", low=0)
+    grad_bs: int = option(10, "data points of the analysed gradient", low=1)
+    grad_key: str = option("inference_network", "analyse parameters whose name holds this (several: a,b)")
+    grad_epsilon: float = option(1e-15, "parameters with less gradient variance are left out", low=0.0)
+    mc_au_analysis: int = option(0, "samples per datum of the active-units analysis; 0: none", low=0)
+    npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
+
+    def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):
+            _check(item, types[item.name], getattr(self, item.name))
+        try:
+            parse_estimator(self.estimator)
+        except ValueError as error:
+            raise SettingsError(f"--estimator: {error}") from None
+        if self.epochs == 0:
+            raise SettingsError("--epochs: 0 trains nothing; valid: -1 (then --nsteps decides) or 1 and more")
+
+
+def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
+    meta, name = item.metadata, f"--{item.name}"
+    if value is None and type(None) in typing.get_args(kind):
+        return
+    wanted = _scalar(kind)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        if not (wanted is float and isinstance(value, int) and not isinstance(value, bool)):
+            raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
+    if meta["choices"] and value not in meta["choices"]:
+        raise SettingsError(f"{name}: unknown value {value!r}{nearest(value, meta['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name}: must be finite, got {value}")
+    low, high = meta["low"], meta["high"]
+    if low is not None and value < low:
+        raise SettingsError(f"{name}: must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise SettingsError(f"{name}: must be at most {high}, got {value}")
+
+
+def _scalar(kind: Any) -> type:
+    """The type of the value: ``float`` for ``float | None``."""
+    scalars = [t for t in typing.get_args(kind) or (kind,) if t is not type(None)]
+    return typing.cast(type, scalars[0])
+
+
+def differences(settings: TrainSettings) -> dict[str, Any]:
+    """What a run is: the options that differ from the defaults, sorted, without those that say only where to run.
+
+    The estimator is written in its canonical form, so ``vimco`` and ``vimco-arithmetic`` are one run.
+    """
+    found: dict[str, Any] = {}
+    for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
+        value = getattr(settings, item.name)
+        if item.name == "estimator":
+            value = parse_estimator(value).canonical
+        if item.metadata["identity"] and value != item.default:
+            found[item.name] = float(value) if isinstance(item.default, float) else value
+    return found
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the process: a whole grid is validated in one process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def build_parser(**kwargs: Any) -> argparse.ArgumentParser:
+    """The command line of a training run: one option per field of :class:`TrainSettings`."""
+    parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+    types = typing.get_type_hints(TrainSettings)
+    for item in dataclasses.fields(TrainSettings):
+        kind, name, text = types[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
+        if kind is bool:
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=item.default, help=text)
+        else:
+            optional = type(None) in typing.get_args(kind)
+            read = _optional(_scalar(kind)) if optional else _scalar(kind)
+            if read is int:
+                read = _integer
+            parser.add_argument(name, type=read, default=item.default, help=text, metavar=_metavar(kind))
+    return parser
+
+
+def _metavar(kind: Any) -> str:
+    return {int: "N", float: "X", str: "NAME"}[_scalar(kind)]
+
+
+def _integer(text: str) -> int:
+    """An integer, in the forms people write: 1000, 1e5, 100_000."""
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(text) if text.lstrip("+-").isdigit() else int(value)
+
+
+_integer.__name__ = "int"  # argparse names the type in its messages
+
+
+def _optional(read: type) -> Any:
+    def reader(text: str) -> Any:
+        return None if text.lower() == "none" else read(text)
+
+    reader.__name__ = f"{read.__name__} or none"
+    return reader
+
+
+def parse_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None = None) -> TrainSettings:
+    """Command-line words to validated settings.
+
+    Args:
+        argv: e.g. ``["--estimator", "vimco", "--iw", "10"]``.
+        parser: a parser to reuse when many runs are parsed (building one takes longer than using it).
+
+    Raises:
+        SettingsError: an unknown option (the nearest valid one is named) or an invalid value.
+    """
+    parser = parser or build_parser()
+    namespace, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        valid = [f"--{f.name}" for f in dataclasses.fields(TrainSettings)]
+        raise SettingsError(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
+    return TrainSettings(**vars(namespace))
