@@ -1,0 +1,67 @@
+"""Writing a file so that a reader, a kill or a full disk finds the old content or the new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["replace_file", "write_json", "write_text"]
+
+TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Hand out a temporary name beside ``path``; what was written there takes its place when the block ends.
+
+    Args:
+        path: the file to create or replace.
+        durable: flush the content and the folder to the disk before returning (outcomes, checkpoints).
+
+    Raises:
+        OSError: nothing was replaced, and the temporary file is gone.
+    """
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY + path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        if durable:
+            _flush(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from the group
+        os.replace(temporary, path)
+        if durable:
+            _flush(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Replace the content of ``path`` by ``text``, whole or not at all."""
+    with replace_file(path, durable) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any, durable: bool = True, indent: int | None = 2) -> None:
+    """Replace the content of ``path`` by ``data`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(data, indent=indent, sort_keys=False) + "\n", durable)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

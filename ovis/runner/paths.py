@@ -1,0 +1,106 @@
+"""Every file name of an experiment and of a run, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ExperimentPaths", "RunPaths"]
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one training run, all in ``folder``."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config(self) -> Path:
+        """What was run, and on what: written once, before the first step."""
+        return self.folder / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per evaluation: ``{"step": 100, "time": 3.2, "train:loss/L_k": -93.1, ...}``."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """``{"step", "nsteps", "loss", "t"}``, renewed about once a second for whoever watches."""
+        return self.folder / "progress.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def best(self) -> Path:
+        """The model's parameters at the best evaluation so far."""
+        return self.folder / "best.pt"
+
+    @property
+    def samples(self) -> Path:
+        """Samples from the prior."""
+        return self.folder / "prior_samples.png"
+
+    def log(self, attempt: int) -> Path:
+        """What attempt number ``attempt`` printed."""
+        return self.folder / f"log.{attempt}.txt"
+
+    @property
+    def outcome(self) -> Path:
+        """How the run ended; its existence is the commit point."""
+        return self.folder / "outcome.json"
+
+    @property
+    def success(self) -> Path:
+        """An empty mark of success, as the reference code leaves it."""
+        return self.folder / "success.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the job for its whole life."""
+        return self.folder / ".run.lock"
+
+    @property
+    def fence(self) -> Path:
+        """The number of the attempt that may publish here."""
+        return self.folder / ".attempt"
+
+
+@dataclass(frozen=True)
+class ExperimentPaths:
+    """The files of one experiment: ``<root>/<exp>``."""
+
+    folder: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / ".db.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / ".db.json.lock"
+
+    @property
+    def leases(self) -> Path:
+        return self.folder / ".leases"
+
+    def lease(self, key: str, attempt: int) -> Path:
+        """Heartbeat of one attempt: an empty file whose mtime is the last sign of life."""
+        return self.leases / f"{key}.{attempt}"
+
+    def run(self, name: str) -> RunPaths:
+        return RunPaths(self.folder / name)
+
+    def runs(self) -> Iterator[RunPaths]:
+        """Every folder here that is not hidden, sorted by name."""
+        if self.folder.is_dir():
+            for path in sorted(self.folder.iterdir()):
+                if path.is_dir() and not path.name.startswith("."):
+                    yield RunPaths(path)
