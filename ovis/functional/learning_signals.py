@@ -1,0 +1,149 @@
+"""Learning signals d_k - c_k: what multiplies grad log q(z_k|x). Computed without subtracting large numbers.
+
+With v_k the normalized weight, r = 1/(1 - alpha), l = log(1 - 1/K) and h(t) = -log(1 - t) - t = t^2/2 + t^3/3 + ...
+
+    bound - bound of the others    = r (l - log(1 - v_k)) = r (h(v_k) + v_k + l)
+    VIMCO arithmetic               = r h(v_k) + (r - 1) v_k + r l
+    OVIS~                          = r h(v_k) + (r - 1 + gamma) (v_k + l)
+    VIMCO geometric                = r h(t_k) + (r - 1) t_k - g_k,                t_k = v_k - g_k
+    OVIS_MC                        = mean_s r h(t) + (r - 1) t + u t/(1 - t),     t = v_k - u_s
+
+where g_k is the geometric mean's weight and u_s an auxiliary weight, both as fractions of the whole sum.
+At alpha = 0 and large K these are of order 1/K^2 while bound and control variate are of order 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ovis.functional.control_variates import leave_one_out_mean, prefactor
+from ovis.functional.log_weights import (
+    Alpha,
+    check_alpha,
+    check_log_weights,
+    leave_one_out,
+    normalized_weights,
+)
+from ovis.names import EstimatorId, nearest, parse_estimator
+
+__all__ = ["learning_signal"]
+
+#: Below this the series of h is exact to rounding in float64; above it the closed form loses at most 5 bits.
+SERIES_BELOW = 1 / 16
+SERIES_TERMS = 14
+
+
+def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
+    """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+        method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, or rws, whose wake-phi
+            update has the factor v_k (Bornschein & Bengio 2015, eq. 12).
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+        log_w_aux: log-weights of auxiliary samples, shape [..., S]; ovis-S<s> only, of which s is then not used.
+
+    Returns:
+        shape [..., K], without gradient. Infinite only where one particle has all the weight: what is left of the
+        bound without it is then log 0.
+
+    Raises:
+        ValueError: a method that is not a factor of grad log q, a wrong shape, K < 2 for a leave-one-out method,
+            alpha >= 1, or auxiliary log-weights that are missing or not used.
+    """
+    spec = parse_estimator(method)
+    if spec.family not in _SIGNALS:
+        raise ValueError(f"method {method!r} has no learning signal{nearest(method, _SIGNALS)}")
+    if (log_w_aux is None) is (spec.family == "ovis-S"):
+        needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
+        raise ValueError(f"method {method!r} {needs}")
+    check_alpha(alpha)
+    return _SIGNALS[spec.family](log_w.detach(), alpha, spec, log_w_aux)
+
+
+def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of VIMCO with the arithmetic mean, shape [..., K]."""
+    return _from_leave_one_out(log_w, alpha, weight_factor=0.0, constant_factor=1.0)
+
+
+def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of OVIS~, shape [..., K]."""
+    return _from_leave_one_out(log_w, alpha, weight_factor=gamma, constant_factor=gamma)
+
+
+def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, constant_factor: float) -> Tensor:
+    check_log_weights(log_w, at_least=2)
+    sums = leave_one_out(log_w, alpha)
+    ratio = 1 / (1 - alpha)
+    extra = alpha * ratio  # r - 1, exactly 0 at alpha = 0
+    constant = math.log1p(-1 / log_w.shape[-1])
+    curve = h(sums.weights, sums.log_rest)
+    return ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
+
+
+def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of VIMCO with the geometric mean, shape [..., K]."""
+    check_log_weights(log_w, at_least=2)
+    sums = leave_one_out(log_w, alpha)
+    mean = leave_one_out_mean(log_w)
+    log_share = (_minus(mean.reference, sums.top) + mean.depth) * (1 - alpha) - sums.log_total
+    share = log_share.exp()
+    shift = sums.weights - share
+    curve = h(shift, torch.logaddexp(sums.log_rest, log_share))
+    return (curve + alpha * shift) / (1 - alpha) - share
+
+
+def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of OVIS_MC, shape [..., K], from log-weights [..., K] and auxiliary ones [..., S]."""
+    check_log_weights(log_w)
+    check_log_weights(log_w_aux, name="log_w_aux")
+    sums = leave_one_out(log_w, alpha)
+    weights, log_rest = sums.weights.unsqueeze(-2), sums.log_rest.unsqueeze(-2)  # [..., 1, K]
+    log_share = (_minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total).unsqueeze(-1)  # [..., S, 1]
+    share = log_share.exp()
+    shift = weights - share
+    replaced = torch.logaddexp(log_rest, log_share)  # log of the sum with z^(s) in slot k, as a share of the sum
+    fraction = torch.where(log_share == replaced, 1.0, (log_share - replaced).exp())
+    small = h(shift, replaced) + alpha * shift + (1 - alpha) * fraction * shift
+    # far from 0 the terms above cancel each other: a huge auxiliary weight has a huge negative shift
+    large = (1 - alpha) * (fraction - weights) - replaced
+    return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-2)
+
+
+def h(t: Tensor, log_rest: Tensor) -> Tensor:
+    """h(t) = -log(1 - t) - t for t <= 1, by its series near 0.
+
+    Args:
+        t: any shape.
+        log_rest: log(1 - t), accurate near t = 1.
+    """
+    series = torch.full_like(t, 1 / SERIES_TERMS)
+    for n in range(SERIES_TERMS - 1, 1, -1):
+        series = series * t + 1 / n
+    return torch.where(t.abs() < SERIES_BELOW, series * t * t, -log_rest - t)
+
+
+def _minus(a: Tensor, b: Tensor) -> Tensor:
+    """a - b, 0 where both are the same infinity."""
+    return torch.where(a == b, 0.0, a - b)
+
+
+def _ovis_monte_carlo(log_w: Tensor, alpha: Alpha, spec: EstimatorId, log_w_aux: Tensor | None) -> Tensor:
+    assert log_w_aux is not None
+    return ovis_monte_carlo_signal(log_w, log_w_aux.detach(), alpha)
+
+
+_Signal = Callable[[Tensor, Alpha, EstimatorId, Tensor | None], Tensor]
+
+_SIGNALS: dict[str, _Signal] = {
+    "reinforce": lambda log_w, alpha, spec, aux: prefactor(log_w, alpha),
+    "vimco-arithmetic": lambda log_w, alpha, spec, aux: vimco_arithmetic_signal(log_w, alpha),
+    "vimco-geometric": lambda log_w, alpha, spec, aux: vimco_geometric_signal(log_w, alpha),
+    "ovis-gamma": lambda log_w, alpha, spec, aux: ovis_asymptotic_signal(log_w, float(spec.config["gamma"]), alpha),
+    "ovis-S": _ovis_monte_carlo,
+    "wake-wake": lambda log_w, alpha, spec, aux: normalized_weights(log_w, alpha),
+}

@@ -1,0 +1,195 @@
+"""Importance weights in the log domain: bounds, normalized weights, leave-one-out means. O(K) in time and memory.
+
+Everything is computed from the distances to the largest log-weight, *then* tempered by 1 - alpha, so that a common
+offset of thousands of nats costs no accuracy. Rows of equal infinities count as ties.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "effective_sample_size",
+    "iw_bound",
+    "leave_one_out_log_mean_exp",
+    "log_mean_exp",
+    "normalized_weights",
+]
+
+Alpha = float | Tensor
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """Logarithm of the mean weight, log (1/K) sum_k w_k.
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+
+    Returns:
+        shape [...]; ``-inf`` where every weight is zero, NaN where a log-weight is NaN.
+
+    Raises:
+        ValueError: no particle dimension, or K = 0.
+        TypeError: log-weights that are not floating point.
+    """
+    return iw_bound(log_w)
+
+
+def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """Importance-weighted Renyi bound, 1/(1 - alpha) log (1/K) sum_k w_k^(1 - alpha), of which the expectation is L_K.
+
+    alpha = 0 is the importance-weighted bound (Burda et al. 2016, eq. 8); alpha -> 1 tends to the mean log-weight
+    (Li & Turner 2016, eq. 9). Differentiable in the log-weights.
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+        alpha: order of the bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        shape [...], in nats.
+
+    Raises:
+        ValueError: no particle dimension, K = 0, or alpha >= 1.
+        TypeError: log-weights that are not floating point.
+    """
+    check_log_weights(log_w)
+    top, gaps = centre(log_w, check_alpha(alpha))
+    return (top + (gaps.exp().mean(-1, keepdim=True)).log() / (1 - alpha)).squeeze(-1)
+
+
+def normalized_weights(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """Normalized tempered weights, v_k = w_k^(1 - alpha) / sum_l w_l^(1 - alpha).
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+        alpha: order of the bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        shape [..., K], summing to 1 over the last dimension (weights that are all zero count as equal).
+
+    Raises:
+        ValueError: no particle dimension, K = 0, or alpha >= 1.
+        TypeError: log-weights that are not floating point.
+    """
+    check_log_weights(log_w)
+    weights = centre(log_w, check_alpha(alpha)).gaps.exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    """Effective sample size, (sum_k w_k)^2 / sum_k w_k^2, between 1 and K (Kong 1992).
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+
+    Returns:
+        shape [...], in particles.
+
+    Raises:
+        ValueError: no particle dimension, or K = 0.
+        TypeError: log-weights that are not floating point.
+    """
+    return 1 / normalized_weights(log_w).square().sum(-1)
+
+
+def leave_one_out_log_mean_exp(log_w: Tensor) -> Tensor:
+    """Logarithm of the mean of the other weights, log 1/(K - 1) sum_{l != k} w_l, for every k.
+
+    Removing one particle from the sum is a well-conditioned subtraction for all but the largest weight, because at most
+    one normalized weight exceeds 1/2; for that one the others are summed anew. So two passes do the work of K.
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 2.
+
+    Returns:
+        shape [..., K].
+
+    Raises:
+        ValueError: no particle dimension, or K < 2.
+        TypeError: log-weights that are not floating point.
+    """
+    check_log_weights(log_w, at_least=2)
+    return leave_one_out_bound(log_w, 0.0)
+
+
+class Centred(NamedTuple):
+    """Log-weights as seen from the largest: ``log_w = top + gaps / (1 - alpha)``."""
+
+    top: Tensor  # [..., 1], constant for autograd: the bound's gradient flows through the gaps
+    gaps: Tensor  # [..., K], <= 0, tempered
+
+
+def centre(log_w: Tensor, alpha: Alpha = 0.0) -> Centred:
+    """Distances of the log-weights to the largest, tempered; 0 where both are the same infinity."""
+    top = log_w.detach().amax(-1, keepdim=True)
+    tied = top.isinf() & (log_w == top)
+    return Centred(top, torch.where(tied, 0.0, log_w - top) * (1 - alpha))
+
+
+class LeaveOneOut(NamedTuple):
+    """What is left of the sum of tempered weights without particle k, each entry accurate to rounding."""
+
+    top: Tensor  # [..., 1], the largest log-weight
+    log_total: Tensor  # [..., 1], log sum_l exp(gaps_l): the whole sum, seen from the top
+    weights: Tensor  # [..., K], v_k
+    log_rest: Tensor  # [..., K], log(1 - v_k), however close v_k is to 1
+    log_others: Tensor  # [..., K], 1/(1 - alpha) log sum_{l != k} w_l^(1 - alpha)
+
+
+def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
+    """The sums without each of the particles. For K = 1 they are empty: ``-inf``."""
+    top, gaps = centre(log_w, alpha)
+    terms = gaps.exp()
+    total = terms.sum(-1, keepdim=True)
+    weights = terms / total
+    log_total = total.log()
+
+    largest = is_largest(log_w)
+    second, other_gaps = centre(log_w.masked_fill(largest, -math.inf), alpha)
+    log_other_total = other_gaps.exp().masked_fill(largest, 0.0).sum(-1, keepdim=True).log()
+    drop = torch.where(second == top, 0.0, second - top) * (1 - alpha)
+
+    log_rest = torch.log1p(-weights.masked_fill(largest, 0.0))  # v_k <= 1/2 here
+    log_others = top + (log_total + log_rest) / (1 - alpha)
+    return LeaveOneOut(
+        top,
+        log_total,
+        weights,
+        torch.where(largest, drop + log_other_total - log_total, log_rest),
+        torch.where(largest, second + log_other_total / (1 - alpha), log_others),
+    )
+
+
+def leave_one_out_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha), shape [..., K], K >= 2."""
+    return leave_one_out(log_w, alpha).log_others - math.log(log_w.shape[-1] - 1) / (1 - alpha)
+
+
+def is_largest(log_w: Tensor) -> Tensor:
+    """Mask [..., K] of one largest log-weight in each row (the first of ties); none in a row that holds a NaN."""
+    log_w = log_w.detach()
+    positions = torch.arange(log_w.shape[-1], device=log_w.device)
+    largest = positions == log_w.argmax(-1, keepdim=True)
+    return largest & ~log_w.isnan().any(-1, keepdim=True)
+
+
+def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> None:
+    """Refuse what is not [..., K] floating point with K >= ``at_least``."""
+    if not log_w.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {log_w.dtype}")
+    if log_w.dim() < 1 or log_w.shape[-1] < at_least:
+        raise ValueError(f"{name} must have shape [..., K] with K >= {at_least}, got {tuple(log_w.shape)}")
+
+
+def check_alpha(alpha: Alpha) -> Alpha:
+    """Refuse alpha >= 1. A tensor is taken on trust: reading it would make the device wait."""
+    if isinstance(alpha, Tensor):
+        if alpha.dim() > 0:
+            raise ValueError(f"alpha must be a float or a tensor without dimensions, got shape {tuple(alpha.shape)}")
+    elif not alpha < 1:
+        raise ValueError(f"alpha must be below 1, got {alpha}; at alpha = 1 the bound is the mean log-weight")
+    return alpha

@@ -1,0 +1,213 @@
+"""Losses whose value is minus a bound and whose gradient is an estimator's.
+
+Every estimator is a pair of factors for each particle, functions of the *detached* log-weights: one multiplies
+grad log p(x, z_k), the other grad log q(z_k|x). So a loss needs no graph of its own, and the particles can be split.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ovis.functional.learning_signals import learning_signal
+from ovis.functional.log_weights import Alpha, check_alpha, check_log_weights, iw_bound, normalized_weights
+from ovis.functional.partitions import tvo_nodes, tvo_partition
+from ovis.names import EstimatorId, parse_estimator
+
+__all__ = ["Factors", "attach", "doubly_reparameterized_loss", "multisample_loss"]
+
+
+class Factors(NamedTuple):
+    """An estimator for one bound: its value, and what multiplies the gradient of each log-density."""
+
+    value: Tensor  # [...], the bound
+    log_p: Tensor  # [..., K], of grad log p(x, z_k)
+    log_q: Tensor  # [..., K], of grad log q(z_k | x)
+
+
+def multisample_loss(
+    log_p: Tensor, log_q: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None
+) -> Tensor:
+    """Loss of a multi-sample bound from the log-densities alone: call ``.mean().backward()`` on it.
+
+    Its value is minus the bound (TVO: minus the Riemann sum); its gradient is the estimator's. For the score-function
+    methods the samples need no graph; for ``iwae`` and ``vae`` they are reparameterized and both log-densities carry
+    the graph through z; for ``stl``, so, but log q is evaluated with the parameters of q detached.
+
+    Args:
+        log_p: log p(x, z_k), shape [..., K].
+        log_q: log q(z_k | x), shape [..., K].
+        method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, rws, tvo-..., iwae,
+            vae, stl.
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions. Not for vae and tvo.
+        log_w_aux: log-weights of S auxiliary samples, shape [..., S], for ovis-S<s>-exclusive. Without them,
+            ovis-S<s> takes the last s of the K particles: theta's bound uses all, phi's K - s.
+
+    Returns:
+        shape [...], in nats.
+
+    Raises:
+        ValueError: an unknown or unsupported method, shapes that differ, too few particles, or alpha >= 1.
+    """
+    check_log_weights(log_p, name="log_p")
+    check_log_weights(log_q, name="log_q")
+    if log_p.shape != log_q.shape:
+        shapes = f"{tuple(log_p.shape)} and {tuple(log_q.shape)}"
+        raise ValueError(f"log_p and log_q must have one shape [..., K], got {shapes}")
+    spec = parse_estimator(method)
+    if spec.family in ("reinforce-baseline", "wake-sleep", "dreg"):
+        hint = "; use doubly_reparameterized_loss" if spec.family == "dreg" else ""
+        raise ValueError(f"method {method!r} needs more than log-densities{hint}")
+    check_alpha(alpha)
+    if spec.family in ("pathwise-vae", "tvo") and (isinstance(alpha, Tensor) or alpha != 0):
+        raise ValueError(f"method {method!r} has no alpha")
+    factors = _factors((log_p - log_q).detach(), spec, alpha, log_w_aux)
+    return attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))
+
+
+def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """DReG: the pathwise gradient of the bound without its high-variance term (Tucker et al. 2019, eq. 8).
+
+    The gradient through z_k has the factor v_k^2, tempered: alpha v_k + (1 - alpha) v_k^2; that of the parameters of
+    log p is v_k. Sets a hook on z: build one loss on one z.
+
+    Args:
+        log_p: log p(x, z_k), shape [..., K].
+        log_q: log q(z_k | x) with the parameters of q detached, shape [..., K].
+        z: reparameterized samples that both were computed from, shape [..., K] or [..., K, *event].
+        alpha: order of the Renyi bound, below 1.
+
+    Returns:
+        shape [...], in nats.
+
+    Raises:
+        ValueError: samples without a graph, shapes that differ, or alpha >= 1.
+    """
+    check_log_weights(log_p, name="log_p")
+    if not z.requires_grad:
+        raise ValueError("z must be a reparameterized sample (rsample) that carries a graph")
+    if log_p.shape != log_q.shape or z.shape[: log_p.dim()] != log_p.shape:
+        shapes = f"{tuple(log_p.shape)}, {tuple(log_q.shape)}, {tuple(z.shape)}"
+        raise ValueError(f"log_p, log_q [..., K] and z [..., K, *event] must agree, got {shapes}")
+    factors = pathwise_factors((log_p - log_q).detach(), check_alpha(alpha))
+    scale_gradient(z, alpha + (1 - alpha) * factors.log_p)
+    return attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))
+
+
+def scale_gradient(z: Tensor, factor: Tensor) -> None:
+    """Multiply the gradient that will flow into z [..., K, *event] by a factor [..., K]."""
+    factor = factor.reshape(factor.shape + (1,) * (z.dim() - factor.dim()))
+    z.register_hook(lambda grad: grad * factor)  # type: ignore[no-untyped-call]
+
+
+def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:
+    """Score-function gradient: v_k for theta, the learning signal (d_k - c_k; wake-phi: v_k) for phi."""
+    return Factors(iw_bound(log_w, alpha), normalized_weights(log_w, alpha), signal)
+
+
+def pathwise_factors(log_w: Tensor, alpha: Alpha = 0.0) -> Factors:
+    """Reparameterized gradient of the bound: v_k grad log w_k."""
+    weights = normalized_weights(log_w, alpha)
+    return Factors(iw_bound(log_w, alpha), weights, -weights)
+
+
+def elbo_factors(log_w: Tensor) -> Factors:
+    """Reparameterized gradient of the ELBO from K samples: grad log w_k / K."""
+    weights = torch.full_like(log_w, 1 / log_w.shape[-1])
+    return Factors(log_w.mean(-1), weights, -weights)
+
+
+def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") -> Factors:
+    """Covariance gradient of the thermodynamic variational objective (Masrani et al. 2019, eq. 13).
+
+    sum_b D_b [ sum_k w_k^b grad log w_k + K/(K - 1) sum_k w_k^b (log w_k - E_b) grad log pi_b(z_k) ], where w^b are the
+    normalized weights of b log w, E_b = sum_k w_k^b log w_k, and log pi_b = b log p + (1 - b) log q. The covariance's
+    second centring drops out, since its factors sum to 0.
+
+    Args:
+        log_w: log-weights, shape [..., K], detached.
+        knots: the partition, 0 = b_0 < ... < b_P = 1.
+        integration: left, right or trapz.
+    """
+    count = log_w.shape[-1]
+    correction = count / max(count - 1, 1)
+    value = torch.zeros_like(log_w[..., 0])
+    log_p, log_q = torch.zeros_like(log_w), torch.zeros_like(log_w)
+    for power, width in tvo_nodes(knots, integration):
+        tempered = normalized_weights(log_w, 1 - power) if power else torch.full_like(log_w, 1 / count)
+        mean = torch.where(tempered == 0, 0.0, tempered * log_w).sum(-1, keepdim=True)
+        centred = torch.where(log_w == mean, 0.0, log_w - mean)
+        covariance = width * correction * torch.where(tempered == 0, 0.0, tempered * centred)
+        value = value + width * mean.squeeze(-1)
+        log_p = log_p + width * tempered + power * covariance
+        log_q = log_q - width * tempered + (1 - power) * covariance
+    return Factors(value, log_p, log_q)
+
+
+def auxiliary_count(auxiliary: int | float, particles: int) -> int:
+    """S: an int is a count, a float is a fraction of the particles, rounded down (but 0.3 of 10 is 3), at least 1."""
+    if isinstance(auxiliary, int):
+        return auxiliary
+    return max(1, int(auxiliary * particles + 1e-9))
+
+
+def _factors(log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor | None) -> Factors:
+    family, config, particles = spec.family, spec.config, log_w.shape[-1]
+    if log_w_aux is not None and family != "ovis-S":
+        raise ValueError(f"method {spec.canonical!r} takes no log_w_aux")
+    if family in ("pathwise-iwae", "stl"):
+        return pathwise_factors(log_w, alpha)
+    if family == "pathwise-vae":
+        return elbo_factors(log_w)
+    if family == "tvo":
+        knots = tvo_partition(int(config["partitions"]), config["first"], particles)
+        return tvo_factors(log_w, knots, str(config["integration"]))
+    if family == "ovis-S" and log_w_aux is None:
+        auxiliary = auxiliary_count(config["auxiliary"], particles)  # type: ignore[arg-type]
+        if config["exclusive"] or auxiliary >= particles:
+            remedy = f"give log_w_aux [..., {auxiliary}], or more particles"
+            raise ValueError(f"method {spec.canonical!r} with {particles} particles: {remedy}")
+        return inclusive_factors(log_w, auxiliary, alpha)
+    return score_factors(log_w, learning_signal(log_w, spec.canonical, alpha, log_w_aux), alpha)
+
+
+def inclusive_factors(log_w: Tensor, auxiliary: int, alpha: Alpha = 0.0) -> Factors:
+    """OVIS_MC within a budget: the last S particles are the auxiliary samples of phi; theta's bound uses all."""
+    split = log_w.shape[-1] - auxiliary
+    signal = learning_signal(log_w[..., :split], "ovis-S1", alpha, log_w[..., split:])
+    return score_factors(log_w, torch.nn.functional.pad(signal, (0, auxiliary)), alpha)
+
+
+def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """A tensor with this value and the gradient sum_k factor_k grad x_k.
+
+    Args:
+        value: shape [...].
+        pairs: (factor, x), each of a shape [..., *rest] that starts with value's; summed over the rest.
+
+    Returns:
+        shape [...]. Infinite x do no harm, as their values are not used.
+    """
+    flat = [tensor for pair in pairs for tensor in pair]
+    return _Attach.apply(value, *flat)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Attach(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, *flat: Tensor) -> Tensor:
+        return value.detach().clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1::2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grads: list[Tensor | None] = [None]
+        for factor in ctx.saved_tensors:
+            grads += [None, factor * grad.reshape(grad.shape + (1,) * (factor.dim() - grad.dim()))]
+        return tuple(grads)

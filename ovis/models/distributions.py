@@ -1,0 +1,115 @@
+"""Distributions of the models: a fast Bernoulli vector, and any distribution with its parameters detached."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.transforms import Transform
+from torch.distributions.utils import lazy_property
+from torch.nn import functional as F
+
+__all__ = ["BernoulliVector", "detach_parameters"]
+
+
+class BernoulliVector(Distribution):
+    """Independent Bernoulli variables as one event: ``log_prob`` sums over them.
+
+    The same as ``Independent(Bernoulli(logits=logits), event_dims)``, only faster: the term that is linear in the
+    value is a matrix product, so a value that all particles share is never repeated for them; sampling compares with
+    uniform numbers, where ``torch.bernoulli`` is slow on the CPU.
+
+    Args:
+        logits: log p/(1 - p), shape [*batch, *event].
+        event_dims: how many of the last dimensions are one event.
+    """
+
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's declaration)
+    support = constraints.independent(constraints.boolean, 1)  # type: ignore[no-untyped-call]
+
+    def __init__(self, logits: Tensor, event_dims: int = 1):
+        self.logits = logits
+        cut = logits.dim() - event_dims
+        super().__init__(logits.shape[:cut], logits.shape[cut:], validate_args=False)
+
+    @lazy_property
+    def probs(self) -> Tensor:
+        return self.logits.sigmoid()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs
+
+    @property
+    def variance(self) -> Tensor:
+        return self.probs * (1 - self.probs)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Exact samples in {0, 1}, shape [*sample_shape, *batch, *event], without graph."""
+        probs = self.probs.expand(torch.Size(sample_shape) + self.logits.shape)
+        return (torch.rand(probs.shape, dtype=probs.dtype, device=probs.device) < probs).to(probs.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """sum_i value_i logit_i - log(1 + exp(logit_i)), over the event dimensions.
+
+        Args:
+            value: broadcastable with [*batch, *event].
+
+        Returns:
+            shape of the broadcast batch.
+        """
+        dims = len(self.event_shape)
+        logits, value = self.logits.flatten(-dims), value.flatten(-dims)
+        return _dot(value, logits) - F.softplus(logits).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, summed over the event."""
+        dims = len(self.event_shape)
+        return (F.softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
+        return BernoulliVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """sum_i a_i b_i over the last dimension; a matrix product where one side is the same for all of dimension -2."""
+    if a.dim() == b.dim() > 1:
+        if a.shape[-2] == 1:
+            return (b @ a.transpose(-1, -2)).squeeze(-1)
+        if b.shape[-2] == 1:
+            return (a @ b.transpose(-1, -2)).squeeze(-1)
+    return (a * b).sum(-1)
+
+
+def detach_parameters(distribution: Distribution) -> Distribution:
+    """The same distribution, of which no parameter carries a gradient: log_prob differentiates only the value.
+
+    Works for any torch distribution: every tensor that it holds, itself or in its base distributions, components and
+    transforms, is replaced by a detached one in a shallow copy. The original is left as it is.
+
+    Args:
+        distribution: the distribution.
+
+    Returns:
+        a detached copy.
+    """
+    detached: Distribution = _detach(distribution)
+    return detached
+
+
+def _detach(item: Any) -> Any:
+    if isinstance(item, Tensor):
+        return item.detach()
+    if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
+        return type(item)(_detach(part) for part in item)
+    if isinstance(item, Distribution | Transform):
+        clone = copy.copy(item)
+        for name, part in vars(item).items():
+            # a transform remembers its last value *with* the graph of the parameters: forget it
+            clone.__dict__[name] = (None, None) if name == "_cached_x_y" else _detach(part)
+        return clone
+    return item

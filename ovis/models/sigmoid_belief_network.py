@@ -1,0 +1,112 @@
+"""Sigmoid belief network: L layers of Bernoulli variables (Neal 1992; as trained in VIMCO, TVO and OVIS)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ovis.models.distributions import BernoulliVector
+from ovis.models.layers import mlp
+from ovis.models.template import Output, ParticleModel
+
+__all__ = ["SigmoidBeliefNetwork", "logits_of_mean"]
+
+
+class SigmoidBeliefNetwork(ParticleModel):
+    """p(x, z_1..z_L) = p(z_L) prod_l p(z_{l-1} | z_l), with z_0 = x, and q(z_1..z_L | x) = prod_l q(z_l | z_{l-1}).
+
+    All conditionals are vectors of Bernoulli variables whose logits are a perceptron (linear by default) of 2z - 1.
+    q sees (x - mean + 1)/2; the bias of p(x|z_1) starts at the logits of the mean, so training starts from the
+    best independent model.
+
+    Args:
+        x_shape: shape of one observation.
+        N: variables of each stochastic layer.
+        depth: stochastic layers L.
+        nlayers: hidden layers of each conditional; 0: linear.
+        hdim: units of a hidden layer.
+        x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
+        normalization: of hidden layers, see :func:`ovis.models.layers.mlp`.
+        dropout: of hidden layers.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        N: int = 200,
+        depth: int = 3,
+        nlayers: int = 0,
+        hdim: int = 64,
+        x_mean: Tensor | None = None,
+        normalization: str = "none",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        size = math.prod(self.x_shape)
+        mean = torch.full((size,), 0.5) if x_mean is None else x_mean.detach().flatten().float()
+        self.register_buffer("mean", mean)
+
+        def conditional(inputs: int, outputs: int) -> nn.Sequential:
+            return mlp(inputs, outputs, hdim, nlayers, normalization=normalization, dropout=dropout)
+
+        widths = [size] + [N] * depth
+        self.inference_network = nn.ModuleList(map(conditional, widths[:-1], widths[1:]))
+        self.generative_model = nn.ModuleList(map(conditional, widths[1:], widths[:-1]))
+        self.prior_logits = nn.Parameter(torch.zeros(N))
+        with torch.no_grad():
+            last = self.generative_model[0][-1]  # type: ignore[index]
+            last.bias.copy_(logits_of_mean(mean))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Logits of q(z_1|x): [B, *x_shape] -> [B, N]."""
+        logits: Tensor = self.inference_network[0]((x.flatten(1) - self.mean + 1) / 2)
+        return logits
+
+    def infer(
+        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        if zgrads:
+            raise ValueError("a sigmoid belief network has no reparameterized samples: use a score-function estimator")
+        z: list[Tensor] = []
+        qz: list[Distribution] = []
+        logits = features
+        for layer in range(len(self.inference_network)):
+            if layer:
+                logits = self.inference_network[layer](2 * z[-1] - 1)
+            posterior = BernoulliVector(logits)
+            if given is not None:
+                z.append(given[layer])
+            else:
+                z.append(posterior.sample() if layer else posterior.expand(lead).sample())
+            qz.append(posterior)
+        return z, qz
+
+    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+        logits = [decoder(2 * sample - 1) for decoder, sample in zip(self.generative_model, z, strict=True)]
+        top = self.prior_logits.expand(*(1 for _ in z[-1].shape[:-1]), -1)
+        pz: list[Distribution] = [BernoulliVector(each) for each in (*logits[1:], top)]
+        return self._observation(logits[0]), pz
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
+        pz: list[Distribution] = [BernoulliVector(self.prior_logits.expand(bs, -1))]
+        z = [pz[0].sample()]
+        for decoder in reversed(self.generative_model[1:]):
+            pz.insert(0, BernoulliVector(decoder(2 * z[0] - 1)))
+            z.insert(0, pz[0].sample())
+        return {"px": self._observation(self.generative_model[0](2 * z[0] - 1)), "z": z, "pz": pz}
+
+    def _observation(self, logits: Tensor) -> BernoulliVector:
+        return BernoulliVector(logits.view(*logits.shape[:-1], *self.x_shape), len(self.x_shape))
+
+
+def logits_of_mean(mean: Tensor, floor: float = 1e-4) -> Tensor:
+    """Logits of a mean image, kept away from 0 and 1."""
+    return torch.logit(mean.clamp(floor, 1 - floor))

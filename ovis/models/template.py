@@ -1,0 +1,120 @@
+"""The contract between models and estimators.
+
+Two kinds of models are trained. One written to :class:`Template` takes a batch in which every datum is repeated once
+per particle. One written to :class:`ParticleModel` encodes each datum once and draws its particles from that: all models of
+this package are of that kind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypedDict, final
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+__all__ = ["Output", "ParticleModel", "Template"]
+
+
+class Output(TypedDict, total=False):
+    """What a model returns; the lists have one entry for each stochastic layer, the one nearest to x first."""
+
+    px: Distribution  # p(x|z)
+    z: list[Tensor]  # samples
+    qz: list[Distribution]  # q(z_l | ...), absent in samples from the prior
+    pz: list[Distribution]  # p(z_l | ...)
+
+
+class Template(nn.Module, ABC):
+    """A latent-variable model p(x, z) with its inference network q(z|x).
+
+    Name the modules of q with ``inference_network``: the gradient analysis selects parameters by name.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        """Sample z ~ q(z|x) once for every row of x and return the distributions.
+
+        Args:
+            x: observations, shape [R, *event]: an estimator with mc x iw particles passes each datum that often.
+            zgrads: reparameterize the samples (``rsample``); score-function estimators ask for False.
+            kwargs: further settings of the call, such as the temperature ``tau``.
+
+        Returns:
+            a dict with ``px``, ``z``, ``qz``, ``pz``, see :class:`Output`.
+        """
+
+    @abstractmethod
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+        """Sample bs latents from the prior.
+
+        Returns:
+            a dict with ``px``, ``z``, ``pz``.
+        """
+
+
+class ParticleModel(Template):
+    """A model that encodes x once and draws any number of particles from the encoding.
+
+    A leaf gives three stages; :meth:`forward` connects them. ``lead`` below is [B], or [B, N] with particles.
+    """
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """What q needs to know of x: [B, *event] -> [B, *features]."""
+
+    @abstractmethod
+    def infer(
+        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        """Sample every stochastic layer, or take ``given`` samples, and return them with their q.
+
+        Args:
+            features: the encoding, shape [B, *features], or [B, 1, *features] with particles: broadcast it to ``lead``.
+            lead: leading dimensions of the samples.
+            zgrads: reparameterize.
+            tau: temperature of relaxed discrete samples, 0 for exact ones.
+            given: samples to score instead of drawing, each [*lead, *event].
+
+        Raises:
+            ValueError: reparameterized samples of a discrete q with tau = 0.
+        """
+
+    @abstractmethod
+    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+        """p(x|z) and the p(z_l | ...) of given samples, each [*lead, *event]."""
+
+    @final
+    def forward(  # type: ignore[misc]  # nn.Module declares forward as an attribute
+        self,
+        x: Tensor,
+        zgrads: bool = False,
+        *,
+        particles: int | None = None,
+        tau: float = 0.0,
+        encoded: Tensor | None = None,
+        z: Sequence[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Output:
+        """Draw particles from q(z|x), or score given ones.
+
+        Args:
+            x: observations, shape [B, *event].
+            zgrads: reparameterize the samples.
+            particles: N, samples for each datum: everything then has leading shape [B, N]; None: one, shape [B].
+            tau: temperature of relaxed discrete samples, 0 for exact ones.
+            encoded: the result of :meth:`encode`, where it is known already.
+            z: samples to score instead of drawing, each [B, *event], or [B, N, *event] with particles.
+            kwargs: ignored, as a :class:`Template` may be passed settings of other models.
+
+        Returns:
+            ``px``, ``z``, ``qz``, ``pz``, see :class:`Output`.
+        """
+        features = self.encode(x) if encoded is None else encoded
+        lead: tuple[int, ...] = (len(x),)
+        if particles is not None:
+            features, lead = features.unsqueeze(1), (len(x), particles)
+        samples, qz = self.infer(features, lead, zgrads, tau, z)
+        px, pz = self.generate(samples, tau if zgrads else 0.0)
+        return {"px": px, "z": samples, "qz": qz, "pz": pz}
