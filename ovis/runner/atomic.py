@@ -49,8 +49,9 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 
 
 def write_json(path: Path, data: Any, durable: bool = True, indent: int | None = 2) -> None:
-    """Replace the content of ``path`` by ``data`` as JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=indent, sort_keys=False) + "\n", durable)
+    """Replace the content of ``path`` by ``data`` as JSON (compact where ``indent`` is None), whole or not at all."""
+    separators = (",", ":") if indent is None else None
+    write_text(path, json.dumps(data, indent=indent, separators=separators) + "\n", durable)
 
 
 def _flush(path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ExperimentPaths", "RunPaths"]
+__all__ = ["ExperimentPaths", "RunPaths", "is_safe_name"]
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether ``name`` is one plain, visible folder name: it can't leave the folder it is joined to, nor hide in it."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}", name) is not None
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,23 @@ class ExperimentPaths:
         """Heartbeat of one attempt: an empty file whose mtime is the last sign of life."""
         return self.leases / f"{key}.{attempt}"
 
+    @property
+    def jobs_log(self) -> Path:
+        """What the job wrappers themselves print: empty unless one of them fails."""
+        return self.folder / ".jobs.log"
+
+    def trash(self, token: str) -> Path:
+        """Where runs wait for their deletion."""
+        return self.folder / f".trash-{token}"
+
     def run(self, name: str) -> RunPaths:
+        """The files of the run called ``name``.
+
+        Raises:
+            ValueError: the name could lead out of the experiment's folder.
+        """
+        if not is_safe_name(name):
+            raise ValueError(f"unsafe run name {name!r}")
         return RunPaths(self.folder / name)
 
     def runs(self) -> Iterator[RunPaths]:

@@ -1,0 +1,175 @@
+"""``manager.py``: queue the runs of an experiment and bring them to their end."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ovis.runner.devices import Device, DeviceError, default_processes, list_devices
+from ovis.runner.engines.local import LocalEngine
+from ovis.runner.grid import Experiment, GridError, load_experiment
+from ovis.runner.job import TRAINING, JobSpec
+from ovis.runner.ledger import LedgerError
+from ovis.runner.manager import Result, run_experiment
+from ovis.runner.paths import ExperimentPaths, is_safe_name
+from ovis.runner.progress import clock, make_display
+from ovis.runner.queue import Queue
+from ovis.runner.status import Record, State, count_states
+from ovis.runner.transitions import Level
+
+__all__ = ["main"]
+
+EXPERIMENTS = Path("experiments")
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING) -> int:
+    """Run an experiment from the command line.
+
+    Args:
+        argv: the command line; None: this process's.
+        training: the command of a training run, to which a run's options are added.
+
+    Returns:
+        0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        return _run(options, tuple(training))
+    except (GridError, DeviceError, LedgerError) as error:
+        print(f"manager.py: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"manager.py: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("manager.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="manager.py",
+        allow_abbrev=False,
+        description="Queue the runs of an experiment and bring them to their end. "
+        "Running it again is safe: runs that are done are not run again.",
+        epilog="Ctrl-C once: the running runs write their checkpoints and are put back; twice: they are killed.",
+    )
+    add = parser.add_argument
+    add("--exp", required=True, metavar="NAME", help="experiments/NAME.json, or the path of such a file")
+    add("--root", default="runs/", metavar="DIR", help="folder of all experiments (default: runs/)")
+    add("--data_root", metavar="DIR", help="folder of the data sets (default: as the experiment says, or data/)")
+    add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
+    add("--processes", type=_positive, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
+        "on the CPU 1 for each core, with one thread each)")  # fmt: skip
+    add("--max_jobs", type=_positive, metavar="N", help="start at most N runs, then stop")
+    add("--dry_run", action="store_true", help="show the plan and write nothing")
+    add("--report", action="store_true", help="draw the report when every run is done")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="also put back runs that failed because they were lost")
+    again.add_argument("--rf", action="store_true", help="restart from scratch: delete the experiment's previous runs")
+    add("--yes", action="store_true", help="do not ask before --rf deletes")
+    return parser
+
+
+def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
+    path, name = _locate(options.exp)
+    experiment = load_experiment(path)
+    queue = Queue(ExperimentPaths(Path(options.root) / name))
+    devices = list_devices(options.device or experiment.device or "auto")
+    known = {record.key: record for record in queue.read()}
+    processes = options.processes or _processes(devices, experiment, {} if options.rf else known)
+    _print_plan(experiment, queue, known, devices, processes)
+    if options.rf and known and not _confirm_deletion(queue, known, options):
+        return 0 if options.dry_run else 1
+    if options.dry_run:
+        return 0
+    if options.rf and known:
+        print(f"deleted {queue.clear()} runs")
+    queue.add([run.record() for run in experiment.runs])
+    keys = {run.key for run in experiment.runs}
+    if options.resume:
+        print(f"put back {len(queue.requeue(Level.LOST, keys))} runs")
+    data_root = options.data_root or experiment.data_root or ""
+    policy, folder = queue.policy, queue.paths.folder
+    template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training)
+    engine = LocalEngine(devices, processes)
+    begin = time.monotonic()
+    result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
+    _print_result(result, queue, name, time.monotonic() - begin)
+    if result.interrupted:
+        return INTERRUPTED
+    if not result.complete:
+        if options.report:
+            print(f"no report, as not every run is done; report.py --exp {name} draws what there is")
+        return 1
+    return _report(experiment, name, options.root) if options.report else 0
+
+
+def _locate(exp: str) -> tuple[Path, str]:
+    """The experiment's file and its name."""
+    path = Path(exp) if exp.endswith(".json") else EXPERIMENTS / f"{exp}.json"
+    if not is_safe_name(path.stem) or (not exp.endswith(".json") and path.stem != exp):
+        raise GridError(f"--exp: {exp!r} is no name of an experiment: letters, digits and . _ + = - only")
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        raise GridError(f"there is no experiment file {path}; in {path.parent} there are: {there or 'none'}")
+    return path, path.stem
+
+
+def _processes(devices: list[Device], experiment: Experiment, known: dict[str, Record]) -> int:
+    """The default number of runs per device: not more than there are left to do, so that the last ones get threads."""
+    left = sum(known[run.key].state is not State.DONE if run.key in known else True for run in experiment.runs)
+    return max(1, min(default_processes(devices), left))
+
+
+def _print_plan(
+    experiment: Experiment, queue: Queue, known: dict[str, Record], devices: list[Device], processes: int
+) -> None:
+    keys = {run.key for run in experiment.runs}
+    states = count_states(record.state for key, record in known.items() if key in keys)
+    parts = [f"{len(keys - known.keys())} new", *(f"{count} {state.value}" for state, count in states.items() if count)]
+    print(f"{queue.paths.folder}: {len(keys)} runs ({', '.join(parts)})")
+    others = len(known.keys() - keys)
+    if others:
+        print(f"{others} runs in its queue are not in the experiment file (any more): they are left alone")
+    labels = ", ".join(device.label for device in devices)
+    print(f"on {labels}: {processes * len(devices)} runs at once", flush=True)
+
+
+def _confirm_deletion(queue: Queue, known: dict[str, Record], options: argparse.Namespace) -> bool:
+    """List what ``--rf`` deletes, and ask where there is somebody to ask."""
+    print(f"--rf deletes {len(known)} runs of {queue.paths.folder}:")
+    for record in known.values():
+        print(f"  {record.name}  {record.state.value}")
+    if options.dry_run:
+        return False
+    if options.yes or not sys.stdin.isatty():
+        return True
+    return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> None:
+    counts = ", ".join(f"{count} {state.value}" for state, count in result.counts.items() if count)
+    print(f"{queue.paths.folder}: {counts}, after {clock(seconds)}")
+    for record in result.failed:
+        print(f"  failed: {record.name}: {record.error}")
+        print(f"          {queue.paths.run(record.name).log(record.attempt)}")
+    if result.failed:
+        print(f"put them back with: dbutils.py --exp {name} --root {queue.paths.folder.parent} --requeue_level 2")
+
+
+def _report(experiment: Experiment, name: str, root: str) -> int:
+    from ovis.cli.report import main as report  # only here: it brings pandas and matplotlib along
+
+    return report(["--exp", name, "--root", root, *shlex.split(experiment.report)])
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

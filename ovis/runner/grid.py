@@ -1,0 +1,244 @@
+"""Experiment files: ``experiments/NAME.json`` to the list of its runs. Pure; all is validated before anything is done.
+
+An experiment file is a JSON object:
+
+    description   what it is for
+    script        which study: "train"
+    args          one string of options per entry, e.g. "--estimator vimco --id iwbound"
+    global        one string: options of all runs
+    parameters    {"iw": [20, 10], "seed": [1, 2]}: the runs are the product of args and all these lists
+    report        one string: further options of report.py, for manager.py --report
+
+Options of an entry of ``args`` override ``global``; one that is also in ``parameters`` is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ovis.names import nearest
+from ovis.runner.identity import run_arguments, run_key, run_name, words
+from ovis.runner.status import Record
+from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
+
+__all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
+
+SCRIPTS = ("train",)
+KEYS = ("description", "script", "args", "global", "parameters", "report")
+OPTIONS = tuple(item.name for item in fields(TrainSettings))
+BOOLEANS = frozenset(item.name for item in fields(TrainSettings) if isinstance(item.default, bool))
+
+#: More than this is a slip in the file, not an experiment.
+MAX_RUNS = 30_000
+
+
+class GridError(ValueError):
+    """An experiment file that can't be run: one line that names the file and the culprit."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an experiment.
+
+    Attributes:
+        settings: its options, as the file says.
+        key: its identity.
+        source: where in the file it comes from, for messages.
+    """
+
+    settings: TrainSettings
+    key: str
+    source: str
+
+    def record(self) -> Record:
+        """The run as it enters the queue."""
+        return Record(key=self.key, name=run_name(self.settings), arg=run_arguments(self.settings))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file, expanded.
+
+    Attributes:
+        description: what it is for.
+        runs: its runs, no two of them the same.
+        report: further options of the report.
+        data_root: where its data are, if the file says; else None.
+        device: where it shall run, if the file says; else None.
+    """
+
+    description: str
+    runs: tuple[Run, ...]
+    report: str = ""
+    data_root: str | None = None
+    device: str | None = None
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read and expand an experiment file.
+
+    Raises:
+        GridError: the file can't be read, or anything in it is invalid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GridError(f"can't read the experiment file {path}: {error}") from None
+    try:
+        data = json.loads(text, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        raise GridError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
+    except GridError as error:
+        raise GridError(f"{path}: {error}") from None
+    try:
+        return parse_experiment(data)
+    except GridError as error:
+        raise GridError(f"{path}: {error}") from None
+
+
+def parse_experiment(data: Any) -> Experiment:
+    """Expand the content of an experiment file.
+
+    Args:
+        data: the JSON object.
+
+    Raises:
+        GridError: an unknown key or option, a value of the wrong type, an empty list, two runs that are one.
+    """
+    if not isinstance(data, dict):
+        raise GridError(f"expected a JSON object with the keys {', '.join(KEYS)}, got {_kind(data)}")
+    for key in data:
+        if key not in KEYS:
+            raise GridError(f"unknown key {key!r}{nearest(key, KEYS)}")
+    script = _text(data, "script") or "train"
+    if script not in SCRIPTS:
+        raise GridError(f"script: unknown study {script!r}{nearest(script, SCRIPTS)}")
+    _split(_text(data, "report"), "report")
+    runs = tuple(_expand(data))
+    _refuse_twins(runs)
+    where = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
+    for name, values in where.items():
+        if len(values) > 1:
+            raise GridError(f"--{name}: all runs of an experiment share one, found {', '.join(sorted(values))}")
+    defaults = TrainSettings()
+    said = {name: value for name, (value,) in where.items() if value != getattr(defaults, name)}
+    return Experiment(
+        _text(data, "description"), runs, _text(data, "report"), said.get("data_root"), said.get("device")
+    )
+
+
+def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
+    parser = build_parser(add_help=False)  # building one takes longer than parsing with it
+    shared = _split(_text(data, "global"), "global")
+    _parse(shared, "global", parser)
+    entries = _entries(data.get("args", [""]))
+    parameters = _parameters(data.get("parameters", {}), parser)
+    count = len(entries) * math.prod(len(values) for values in parameters.values())
+    if count > MAX_RUNS:
+        raise GridError(f"{count} runs: at most {MAX_RUNS} fit one experiment, split it")
+    for source, entry in entries.items():
+        _parse(entry, source, parser)
+        base = _parse([*shared, *entry], source, parser)
+        for place, options in (("global", shared), (source, entry)):
+            for name in parameters:
+                if any(word.split("=")[0] in (f"--{name}", f"--no-{name}") for word in options):
+                    raise GridError(f"--{name} is set both in {place} and in parameters: leave it out of one")
+        for values in itertools.product(*parameters.values()):
+            chosen = dict(zip(parameters, values, strict=True))
+            described = ", ".join([source, *(f"{name}={value}" for name, value in chosen.items())])
+            try:
+                settings = replace(base, **chosen)
+                yield Run(settings, run_key(settings), described)
+            except ValueError as error:
+                raise GridError(f"{described}: {error}") from None
+
+
+def _entries(args: Any) -> dict[str, list[str]]:
+    """The entries of ``args`` as words, by where they are."""
+    if not isinstance(args, list):
+        raise GridError(f"args: expected a list of strings, got {_kind(args)}")
+    if not args:
+        raise GridError("args: the list is empty, so there is nothing to run")
+    for index, entry in enumerate(args):
+        if not isinstance(entry, str):
+            raise GridError(f"args[{index}]: expected a string of options, got {_kind(entry)}")
+    return {f"args[{index}] {entry!r}": _split(entry, f"args[{index}]") for index, entry in enumerate(args)}
+
+
+def _parameters(parameters: Any, parser: argparse.ArgumentParser) -> dict[str, list[Any]]:
+    """The lists of ``parameters``, each value as the setting it stands for."""
+    if not isinstance(parameters, dict):
+        raise GridError(f"parameters: expected an object of lists, got {_kind(parameters)}")
+    lists: dict[str, list[Any]] = {}
+    for name, values in parameters.items():
+        if name not in OPTIONS:
+            raise GridError(f"parameters: unknown option {name!r}{nearest(name, OPTIONS)}")
+        if not isinstance(values, list):
+            raise GridError(f"parameters.{name}: expected a list of values, got {_kind(values)}")
+        if not values:
+            raise GridError(f"parameters.{name}: the list is empty, so there is nothing to run")
+        lists[name] = [_value(name, value, f"parameters.{name}[{i}]", parser) for i, value in enumerate(values)]
+    return lists
+
+
+def _value(name: str, value: Any, where: str, parser: argparse.ArgumentParser) -> Any:
+    if not isinstance(value, (str, int, float)):
+        raise GridError(f"{where}: expected a number, a string or true/false, got {_kind(value)}")
+    if isinstance(value, bool) != (name in BOOLEANS):
+        wanted = "true or false" if name in BOOLEANS else "a number or a string"
+        raise GridError(f"{where}: expected {wanted}, got {json.dumps(value)}")
+    return getattr(_parse(words(name, value), where, parser), name)
+
+
+def _parse(options: list[str], where: str, parser: argparse.ArgumentParser) -> TrainSettings:
+    for name in ("exp", "root"):
+        if any(word.split("=")[0] == f"--{name}" for word in options):
+            raise GridError(f"{where}: --{name} is not for experiment files; say it to manager.py")
+    try:
+        return parse_arguments(options, parser)
+    except SettingsError as error:
+        raise GridError(f"{where}: {error}") from None
+
+
+def _split(text: str, where: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise GridError(f"{where}: can't split {text!r} into words: {error}") from None
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key, "")
+    if not isinstance(value, str):
+        raise GridError(f"{key}: expected a string, got {_kind(value)}")
+    return value
+
+
+def _refuse_twins(runs: tuple[Run, ...]) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        twin = seen.setdefault(run.key, run)
+        if twin is not run:
+            raise GridError(f"two entries are one run ({run.key}): {twin.source}; and {run.source}")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise GridError(f"the key {twice!r} is there twice in one object")
+    return data
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true/false", type(None): "null"}
+    return names.get(type(value), "a number")

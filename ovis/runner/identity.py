@@ -1,0 +1,63 @@
+"""Who a run is: a hash of its declared differences from the defaults, and a folder name that people can read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from typing import Any
+
+from ovis.names import IMPLIED_MODELS, parse_estimator
+from ovis.runner.paths import is_safe_name
+from ovis.settings import TrainSettings, differences
+
+__all__ = ["run_arguments", "run_key", "run_name", "words"]
+
+#: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
+KEY_LENGTH = 12
+
+#: Longest label that is kept in a folder's name.
+LABEL_LENGTH = 60
+
+
+def run_key(settings: TrainSettings) -> str:
+    """The run's identity: twelve hexadecimal digits, equal for equal :func:`ovis.settings.differences`."""
+    text = json.dumps(differences(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def run_name(settings: TrainSettings) -> str:
+    """The run's folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``.
+
+    Made of letters, digits and ``. _ + = -`` only and never hidden, whatever the label holds.
+    """
+    parts = [
+        _safe(settings.id),
+        settings.dataset,
+        IMPLIED_MODELS.get(settings.dataset, settings.model),
+        parse_estimator(settings.estimator).canonical,
+        f"iw{settings.iw}",
+        f"seed{settings.seed}",
+        run_key(settings),
+    ]
+    name = "-".join(part for part in parts if part)
+    if not is_safe_name(name):
+        raise ValueError(f"can't make a folder name of {name!r}")
+    return name
+
+
+def run_arguments(settings: TrainSettings) -> str:
+    """The run as one command-line string: what differs from the defaults, and nothing about where to run."""
+    return shlex.join(word for name, value in differences(settings).items() for word in words(name, value))
+
+
+def words(name: str, value: Any) -> list[str]:
+    """The command-line words that set option ``name`` to ``value``; ``=`` keeps a value with a leading dash a value."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}={value}"]
+
+
+def _safe(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+=]+", "-", label).strip(".-=+")[:LABEL_LENGTH].rstrip(".-=+")

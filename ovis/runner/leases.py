@@ -1,0 +1,96 @@
+"""Leases: one empty file per running attempt, whose mtime is the job's last sign of life."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Container
+from pathlib import Path
+
+from ovis.runner.atomic import TEMPORARY
+from ovis.runner.paths import ExperimentPaths
+
+__all__ = ["Leases"]
+
+#: Seconds after which a file that nobody claims is rubbish.
+RUBBISH = 60.0
+
+
+class Leases:
+    """The leases of one experiment.
+
+    Ages compare two mtimes of the same file system, so neither a wrong clock nor one that is set back matters.
+
+    Args:
+        paths: the experiment's files.
+    """
+
+    def __init__(self, paths: ExperimentPaths) -> None:
+        self.paths = paths
+
+    def create(self, key: str, attempt: int) -> None:
+        """Make the lease; before the claim is written, so that a running record always has one."""
+        self.paths.leases.mkdir(exist_ok=True)
+        self.paths.lease(key, attempt).touch()
+
+    def beat(self, key: str, attempt: int) -> bool:
+        """Renew the lease: called by the job.
+
+        Returns:
+            False where the lease was revoked.
+
+        Raises:
+            OSError: it could not be renewed, for a reason that may pass.
+        """
+        try:
+            os.utime(self.paths.lease(key, attempt))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def age(self, key: str, attempt: int) -> float:
+        """Seconds since the last sign of life; infinite where there is no lease."""
+        try:
+            return self._now() - self.paths.lease(key, attempt).stat().st_mtime
+        except FileNotFoundError:
+            return float("inf")
+
+    def revoke(self, key: str, attempt: int) -> None:
+        """Take the lease away: the job, should it still live, stops at its next heartbeat."""
+        path = self.paths.lease(key, attempt)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, path.with_name(path.name + ".expired"))
+
+    def release(self, key: str, attempt: int) -> None:
+        """Remove the lease of an attempt that has ended."""
+        self.paths.lease(key, attempt).unlink(missing_ok=True)
+
+    def sweep(self, running: Container[str]) -> None:
+        """Remove what a kill may have left behind: leases nobody runs under, temporary files, run folders in the trash.
+
+        Args:
+            running: names ``<key>.<attempt>`` of the leases in use.
+        """
+        for path in self.paths.leases.glob("*") if self.paths.leases.is_dir() else ():
+            if path.name not in running and not path.name.startswith(".") and self._is_rubbish(path):
+                path.unlink(missing_ok=True)
+        for path in self.paths.folder.glob(f"{TEMPORARY}*"):
+            if self._is_rubbish(path):
+                path.unlink(missing_ok=True)
+        for path in self.paths.folder.glob(self.paths.trash("*").name):
+            if self._is_rubbish(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _is_rubbish(self, path: Path) -> bool:
+        try:
+            return self._now() - path.stat().st_mtime > RUBBISH
+        except FileNotFoundError:
+            return False
+
+    def _now(self) -> float:
+        """The file system's own clock."""
+        self.paths.leases.mkdir(exist_ok=True)
+        clock = self.paths.leases / ".now"
+        clock.touch()
+        return clock.stat().st_mtime

@@ -1,0 +1,139 @@
+"""The queue's ledger: a TinyDB table in one file that is replaced whole, changed under a lock, read without one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tinydb import TinyDB
+from tinydb.middlewares import CachingMiddleware
+from tinydb.storages import Storage
+from tinydb.table import Document
+
+from ovis.runner.atomic import write_json
+from ovis.runner.paths import ExperimentPaths
+
+__all__ = ["AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
+
+TABLE = "runs"
+
+#: Seconds to wait for the lock. A transaction takes 0.1 s at 10,000 runs, but waiting for it is not fair.
+LOCK_TIMEOUT = 60.0
+
+Row = dict[str, Any]
+
+
+class LedgerError(RuntimeError):
+    """The ledger can't be read, locked or written: one line that says which file and why. Nothing was changed."""
+
+
+class AtomicStorage(Storage):
+    """TinyDB storage that replaces the file whole: a kill or a full disk leaves the old content.
+
+    The file is opened by its path at every read, as a handle kept open would go on showing the replaced one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, dict[str, Any]] | None:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LedgerError(f"can't read the queue {self.path}: {error}") from None
+        if not (isinstance(data, dict) and all(isinstance(table, dict) for table in data.values())):
+            raise LedgerError(f"can't read the queue {self.path}: it is not a TinyDB file")
+        return data
+
+    def write(self, data: dict[str, dict[str, Any]]) -> None:
+        try:
+            write_json(self.path, data, indent=None)
+        except OSError as error:
+            raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
+
+
+class Transaction:
+    """The rows of the ledger by key, as they are while the lock is held.
+
+    Change a row in place and :meth:`touch` it, or hand new ones to :meth:`insert`; leaving the block writes them once.
+    """
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self.rows: dict[str, Document] = {str(row["key"]): row for row in documents}
+        self.touched: set[str] = set()
+        self.inserted: list[Row] = []
+        self.cleared = False
+
+    def touch(self, key: str) -> None:
+        self.touched.add(key)
+
+    def insert(self, rows: Iterable[Row]) -> None:
+        self.inserted += rows
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self.rows, self.touched, self.cleared = {}, set(), True
+
+    def commit(self, database: TinyDB) -> None:
+        """Bring the changes into TinyDB: one pass over the table for all changed rows, one for all new ones."""
+        table = database.table(TABLE)
+        if self.cleared:
+            table.truncate()
+        if self.touched:
+            table.update(lambda row: row.update(self.rows[row["key"]]), doc_ids=self._touched_ids())
+        if self.inserted:
+            table.insert_multiple(self.inserted)
+
+    def _touched_ids(self) -> list[int]:
+        return [self.rows[key].doc_id for key in self.touched]
+
+
+class Ledger:
+    """The ledger of one experiment.
+
+    Args:
+        paths: the experiment's files.
+    """
+
+    def __init__(self, paths: ExperimentPaths) -> None:
+        self.paths = paths
+
+    def read(self) -> list[Row]:
+        """All rows, as of the last complete write. Takes no lock and writes nothing."""
+        data = AtomicStorage(self.paths.ledger).read() or {}
+        return list(data.get(TABLE, {}).values())
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Lock, read, let the caller change rows, write once, release; an exception in the block changes nothing.
+
+        Raises:
+            LedgerError: the lock is held for too long, or the file can't be read or written.
+        """
+        with self._locked():
+            # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
+            database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
+            transaction = Transaction(database.table(TABLE).all())
+            yield transaction
+            transaction.commit(database)
+            database.close()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(str(self.paths.lock), timeout=LOCK_TIMEOUT)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise LedgerError(f"another process has held {self.paths.lock} for {LOCK_TIMEOUT:.0f} s") from None
+        except OSError as error:
+            raise LedgerError(f"can't lock the queue {self.paths.lock}: {error}") from None
+        try:
+            yield
+        finally:
+            lock.release()

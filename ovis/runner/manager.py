@@ -1,0 +1,263 @@
+"""The manager: claims runs from the queue, hands them to an engine, records how they end, and shows it all."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import FrameType, TracebackType
+from typing import Any
+
+from ovis.runner.engines.base import Engine, Phase, Status
+from ovis.runner.grid import Run
+from ovis.runner.job import JobSpec
+from ovis.runner.process import new_owner
+from ovis.runner.progress import Display, RunningRun, View
+from ovis.runner.queue import Ended, Event, Launched, Queue
+from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, read_progress
+
+__all__ = ["Result", "run_experiment"]
+
+#: States that a run leaves only by an explicit requeue.
+SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
+
+#: Seconds between two looks at the runs' progress.
+VIEW_INTERVAL = 0.25
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an experiment stands when its manager ends.
+
+    Attributes:
+        counts: its runs by state.
+        failed: the records of the failed ones.
+        interrupted: whether it was asked to stop.
+    """
+
+    counts: dict[State, int]
+    failed: list[Record]
+    interrupted: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is done."""
+        return self.counts[State.DONE] == sum(self.counts.values())
+
+
+def run_experiment(
+    runs: Sequence[Run],
+    queue: Queue,
+    engine: Engine,
+    display: Display,
+    template: JobSpec,
+    max_jobs: int | None = None,
+    interval: float = 0.1,
+) -> Result:
+    """Bring every run to its end, or as many as can be.
+
+    SIGINT or SIGTERM once: no new run starts, the running ones write their checkpoints and are put back. Twice: they
+    are killed, and put back all the same.
+
+    Args:
+        runs: the experiment's runs, in the queue already.
+        queue: their queue; runs in it that are not in ``runs`` are left alone.
+        engine: starts the jobs.
+        display: shows the progress.
+        template: a job of this experiment; its key and attempt are filled in.
+        max_jobs: start at most so many jobs; None: no limit.
+        interval: seconds between two looks at the jobs.
+
+    Raises:
+        LedgerError: the queue can't be read or written. The running jobs were told to stop.
+    """
+    manager = _Manager(runs, queue, engine, display, template, max_jobs)
+    with _StopSignals() as stop:
+        try:
+            queue.sweep()
+            while manager.step(stop.count):
+                time.sleep(interval)
+        finally:
+            manager.abandon()
+            display.close()
+    records = [record for record in queue.read() if record.key in manager.weights]
+    failed = [record for record in records if record.state is State.FAILED]
+    return Result(count_states(record.state for record in records), failed, stop.count > 0)
+
+
+@dataclass(frozen=True)
+class _Job:
+    record: Record
+    device: str
+    since: float
+
+
+class _Manager:
+    """The state of one manager between two looks at its jobs."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        queue: Queue,
+        engine: Engine,
+        display: Display,
+        template: JobSpec,
+        max_jobs: int | None,
+    ) -> None:
+        self.queue, self.engine, self.display, self.template = queue, engine, display, template
+        self.owner = new_owner()
+        self.weights = _weights(runs)
+        self.jobs: dict[str, _Job] = {}  # by the engine's id
+        self.budget = max_jobs if max_jobs is not None else len(runs) * 1000
+        self.launched: list[Launched] = []
+        self.ended: list[Ended] = []
+        self.told = 0
+        self.states: dict[str, State] = {}
+        self.next_due: float | None = 0.0
+        self.last_tick = self.last_view = float("-inf")
+
+    def step(self, stops: int) -> bool:
+        """Look at the jobs once and do what is due; False when there is nothing left to do.
+
+        Args:
+            stops: how often the user has asked to stop.
+        """
+        self._heed(stops)
+        self._collect()
+        if self._due():
+            self._tick()
+        more = self._has_more()
+        if not more or time.monotonic() - self.last_view > VIEW_INTERVAL:
+            self.last_view = time.monotonic()
+            self.display.show(self._view())
+        return more
+
+    def abandon(self) -> None:
+        """After an error: let the jobs write their checkpoints, for at most twenty seconds; then kill them."""
+        for id in self.jobs:
+            self.engine.cancel(id)
+        deadline = time.monotonic() + 20.0
+        while self.jobs and time.monotonic() < deadline:
+            self._collect()
+            time.sleep(0.1)
+        self.engine.close()
+
+    def _has_more(self) -> bool:
+        if self.jobs or self.ended:
+            return True
+        open_runs = any(state not in SETTLED for state in self.states.values())
+        return open_runs and self.budget > 0 and not self.told
+
+    def _heed(self, stops: int) -> None:
+        if stops <= self.told:
+            return
+        if not self.told:
+            self.display.say(f"stopping: {len(self.jobs)} runs write their checkpoints; once more to kill them")
+        self.told = stops
+        for id in self.jobs:
+            self.engine.cancel(id, force=stops > 1)
+
+    def _collect(self) -> None:
+        """Ask the engine which jobs have ended."""
+        for id, status in self.engine.poll(list(self.jobs)).items():
+            if status.phase is Phase.ENDED:
+                record = self.jobs.pop(id).record
+                self.ended.append(Ended(record.key, record.attempt, self._otherwise(record, status)))
+
+    def _otherwise(self, record: Record, status: Status) -> Outcome:
+        """How a job ended that has not said so in the run's folder."""
+        if status.code == BUSY:
+            ending, message = Ending.BUSY, "another process holds the run's folder"
+        elif self.told:
+            ending, message = Ending.ABORTED, "stopped on request"
+        else:
+            ending = Ending.LOST
+            message = f"the job ended with code {status.code} and no outcome, see {self.queue.paths.jobs_log}"
+        return Outcome(ending, record.attempt, message=message, t=time.time())
+
+    def _room(self) -> int:
+        return 0 if self.told else max(0, min(self.engine.capacity(), self.budget))
+
+    def _due(self) -> bool:
+        """Whether a transaction is worth its cost: at 10,000 runs it rewrites 4 MB."""
+        since = time.monotonic() - self.last_tick
+        waiting = self.next_due is not None and self.next_due <= time.time()
+        if self.ended or (waiting and self._room() > 0):
+            return True
+        return since > (2.0 if self.launched else self.queue.policy.heartbeat / 2)
+
+    def _tick(self) -> None:
+        tick = self.queue.tick(self.owner, self._room(), self.ended, self.launched, self.weights.keys())
+        self.ended, self.launched = [], []
+        self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
+        for event in tick.events:
+            if event.record.key in self.weights:
+                self._report(event)
+        for record in tick.claimed:
+            self._launch(record)
+
+    def _launch(self, record: Record) -> None:
+        self.budget -= 1
+        try:
+            handle = self.engine.submit(replace(self.template, key=record.key, attempt=record.attempt))
+        except OSError as error:
+            failed = Outcome(Ending.LOST, record.attempt, message=f"can't start the job: {error}", t=time.time())
+            self.ended.append(Ended(record.key, record.attempt, failed))
+            return
+        self.jobs[handle.id] = _Job(record, handle.device, time.monotonic())
+        engine = {"kind": self.engine.kind, "id": handle.id}
+        self.launched.append(Launched(record.key, record.attempt, engine, handle.device))
+
+    def _report(self, event: Event) -> None:
+        record, outcome = event.record, event.outcome
+        if record.state is State.FAILED:
+            log = self.queue.paths.run(record.name).log(outcome.attempt)
+            self.display.say(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
+        elif record.state is State.QUEUED and not self.told:
+            self.display.say(
+                f"put back {record.name}, attempt {outcome.attempt} {outcome.status.value}: {record.error}"
+            )
+
+    def _view(self) -> View:
+        now = time.monotonic()
+        running, completed = [], 0.0
+        for job in self.jobs.values():
+            progress = read_progress(self.queue.paths.run(job.record.name))
+            running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
+            completed += self.weights[job.record.key] * (progress.fraction if progress else 0.0)
+        completed += sum(self.weights[key] for key, state in self.states.items() if state in SETTLED)
+        return View(count_states(self.states.values()), completed, running)
+
+
+def _weights(runs: Sequence[Run]) -> dict[str, float]:
+    """What each run counts for in the bar: in proportion to its steps where these are known, one on average."""
+    steps = [run.settings.nsteps if run.settings.epochs < 0 else 0 for run in runs]
+    if not all(steps):
+        return dict.fromkeys((run.key for run in runs), 1.0)
+    return {run.key: count * len(runs) / sum(steps) for run, count in zip(runs, steps, strict=True)}
+
+
+class _StopSignals:
+    """Counts the user's requests to stop, instead of being interrupted by them."""
+
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in self.NAMES if hasattr(signal, name)):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stands
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1

@@ -1,0 +1,180 @@
+"""What people see while an experiment runs: a bar and one line per running run, or plain lines where no terminal is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol, TextIO
+
+from tqdm import tqdm
+
+from ovis.runner.status import Progress, State
+
+__all__ = ["Display", "RunningRun", "View", "make_display"]
+
+#: Running runs that get a line of their own on a terminal.
+MAX_LINES = 8
+
+
+@dataclass(frozen=True)
+class RunningRun:
+    """A run under way.
+
+    Attributes:
+        name: its folder's name.
+        device: where it runs.
+        progress: how far it is; None: it has not said.
+        elapsed: seconds since this attempt started.
+    """
+
+    name: str
+    device: str
+    progress: Progress | None
+    elapsed: float
+
+    def __str__(self) -> str:
+        if self.progress is None:
+            return f"{self.name}  {self.device}  starting  {clock(self.elapsed)}"
+        loss = "" if self.progress.loss is None else f"  loss {self.progress.loss:.4g}"
+        steps = f"{self.progress.step}/{self.progress.nsteps}"
+        return f"{self.name}  {self.device}  step {steps}{loss}  {clock(self.elapsed)}"
+
+
+@dataclass(frozen=True)
+class View:
+    """The experiment at one moment.
+
+    Attributes:
+        counts: runs by state.
+        completed: runs completed, with a part for each running one.
+        running: the runs of this manager.
+    """
+
+    counts: Mapping[State, int]
+    completed: float
+    running: Sequence[RunningRun]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def summary(self) -> str:
+        """The counts, those that are zero left out."""
+        return ", ".join(f"{count} {state.value}" for state, count in self.counts.items() if count)
+
+
+class Display(Protocol):
+    """Shows the progress."""
+
+    def show(self, view: View) -> None:
+        """Bring what is seen up to date; called a few times a second."""
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+
+
+def make_display(stream: TextIO) -> Display:
+    """A bar where ``stream`` is a terminal, plain lines elsewhere."""
+    # A terminal that nobody looks at (a container's) may have no size: there tqdm would draw nothing at all.
+    drawable = stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
+    return _Bar(stream) if drawable else _Lines(stream)
+
+
+class _Bar:
+    """A tqdm bar in units of runs, and below it a line for each running one."""
+
+    FORMAT = "{l_bar}{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[NoReturn] | None = None
+        self._lines: list[tqdm[NoReturn]] = []
+        tqdm.monitor_interval = 0  # no thread of its own: the manager starts processes
+
+    def show(self, view: View) -> None:
+        bar = self._bar = self._bar or self._make_bar(view)
+        bar.set_postfix_str(view.summary(), refresh=False)
+        bar.update(view.completed - bar.n)
+        bar.refresh()
+        texts = [str(run) for run in view.running]
+        if len(texts) > MAX_LINES:
+            texts = [*texts[: MAX_LINES - 1], f"and {len(texts) - MAX_LINES + 1} more"]
+        while len(self._lines) < len(texts):
+            self._lines.append(self._make_line(len(self._lines) + 1))
+        texts += [""] * (len(self._lines) - len(texts))
+        for line, text in zip(self._lines, texts, strict=True):
+            line.set_description_str(text)
+
+    def _make_bar(self, view: View) -> tqdm[NoReturn]:
+        return tqdm(
+            total=view.total,
+            initial=view.completed,
+            unit="run",
+            bar_format=self.FORMAT,
+            file=self._stream,
+            dynamic_ncols=True,
+            smoothing=0.05,  # a rate over many runs: single ones differ
+            mininterval=0.0,
+        )
+
+    def _make_line(self, position: int) -> tqdm[NoReturn]:
+        return tqdm(
+            total=0,
+            bar_format="  {desc}",
+            position=position,
+            leave=False,
+            file=self._stream,
+            dynamic_ncols=True,
+        )
+
+    def say(self, line: str) -> None:
+        tqdm.write(line, file=self._stream)
+
+    def close(self) -> None:
+        for line in reversed(self._lines):
+            line.close()
+        if self._bar is not None:
+            self._bar.close()
+        self._lines, self._bar = [], None
+
+
+class _Lines:
+    """One plain line at first every ten seconds, after three minutes every minute."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begin = time.monotonic()
+        self._first: float | None = None
+        self._due = 0.0
+
+    def show(self, view: View) -> None:
+        elapsed = time.monotonic() - self._begin
+        if self._first is None:
+            self._first = view.completed
+        if elapsed < self._due:
+            return
+        self._due = elapsed + (10.0 if elapsed < 180.0 else 60.0)
+        gained = view.completed - self._first
+        left = f", about {clock((view.total - view.completed) * elapsed / gained)} left" if gained > 0 else ""
+        percent = 100 * view.completed / max(view.total, 1)
+        line = f"[{clock(elapsed)}] {percent:.0f}% of {view.total} runs{left}: {view.summary()}"
+        shown = "; ".join(str(run) for run in view.running[:3])
+        self.say(f"{line} | {shown}" if shown else line)
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``02:03``."""
+    minutes, rest = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

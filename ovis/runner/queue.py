@@ -1,0 +1,253 @@
+"""The queue of one experiment: every transaction on its ledger, its leases and its outcomes.
+
+The ledger holds transitions only. Heartbeats are the leases' mtimes, and a run's outcome is the file in its folder:
+that file is the commit point, and marking it in the ledger happens exactly once, whoever finds it first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ovis.runner import transitions
+from ovis.runner.leases import Leases
+from ovis.runner.ledger import Ledger, LedgerError, Row, Transaction
+from ovis.runner.paths import ExperimentPaths
+from ovis.runner.process import owner_is_dead
+from ovis.runner.status import Ending, Outcome, Record, State, read_outcome
+from ovis.runner.transitions import Level, Policy
+
+__all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
+
+#: A ledger of one file is rewritten at every transaction: beyond this it is the wrong tool.
+MAX_RUNS = 30_000
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that ended: how, if its folder holds no outcome of its own."""
+
+    key: str
+    attempt: int
+    otherwise: Outcome
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A job that was handed to the engine."""
+
+    key: str
+    attempt: int
+    engine: Mapping[str, str]
+    device: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """An attempt that was settled, and the run's record after it."""
+
+    record: Record
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one transaction of the manager found and did.
+
+    Attributes:
+        claimed: the runs to start now.
+        events: the attempts that were settled.
+        states: where each run stands, of those the manager asked about.
+        next_due: when the next queued run may start, seconds since 1970; None: none is queued.
+    """
+
+    claimed: list[Record]
+    events: list[Event]
+    states: dict[str, State]
+    next_due: float | None
+
+
+@dataclass
+class Queue:
+    """The queue of one experiment.
+
+    Attributes:
+        paths: the experiment's files.
+        policy: times and limits.
+    """
+
+    paths: ExperimentPaths
+    policy: Policy = field(default_factory=Policy)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.paths)
+        self.leases = Leases(self.paths)
+
+    def read(self) -> list[Record]:
+        """All records, without a lock.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        return [self._record(row) for row in self.ledger.read()]
+
+    def add(self, records: Sequence[Record]) -> int:
+        """Queue the runs that are not known yet; the known ones stay as they are.
+
+        Returns:
+            how many were new.
+        """
+        self.paths.folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        with self.ledger.transaction() as transaction:
+            new = {record.key: record for record in records if record.key not in transaction.rows}
+            if len(transaction.rows) + len(new) > MAX_RUNS:
+                raise LedgerError(
+                    f"{len(transaction.rows) + len(new)} runs in one experiment: the queue {self.paths.ledger} is made "
+                    f"for at most {MAX_RUNS}; split it"
+                )
+            transaction.insert({**record.to_row(), "created": now} for record in new.values())
+        return len(new)
+
+    def tick(
+        self,
+        owner: str,
+        room: int,
+        ended: Iterable[Ended] = (),
+        launched: Iterable[Launched] = (),
+        keys: Collection[str] | None = None,
+    ) -> Tick:
+        """One transaction: note the launched jobs, finish the ended ones, reap the lost ones, claim up to ``room``.
+
+        Args:
+            owner: name of the claiming process.
+            room: how many runs it can start now.
+            ended: its jobs that ended.
+            launched: its jobs that were started since the last tick.
+            keys: the runs it cares about; None: all.
+        """
+        now = time.time()
+        with self.ledger.transaction() as transaction:
+            for job in launched:
+                row = self._running(transaction, job.key, job.attempt)
+                if row is not None:
+                    row.update(engine=dict(job.engine), device=job.device)
+            events = [event for job in ended if (event := self._finish(transaction, job, now))]
+            events += self._reap(transaction, now)
+            mine = [row for key, row in transaction.rows.items() if keys is None or key in keys]
+            claimed = self._claim(transaction, mine, owner, room, now)
+            states = {row["key"]: State(row["state"]) for row in mine}
+            waiting = [row["not_before"] for row in mine if row["state"] == State.QUEUED.value]
+        for event in events:
+            self.leases.release(event.record.key, event.record.attempt)
+        return Tick(claimed, events, states, min(waiting, default=None))
+
+    def requeue(self, level: Level, keys: Collection[str] | None = None) -> list[Record]:
+        """Put runs back by how they ended; also marks those whose manager died.
+
+        The ledger is written first and says from which attempt on an outcome counts; only then the outcomes go.
+        """
+        now = time.time()
+        with self.ledger.transaction() as transaction:
+            self._reap(transaction, now)
+            chosen: list[Record] = []
+            for key, row in transaction.rows.items():
+                if (keys is None or key in keys) and transitions.requeued_by(row, level):
+                    transitions.requeue(row, now)
+                    transaction.touch(key)
+                    chosen.append(self._record(row))
+        for record in chosen:
+            run = self.paths.run(record.name)
+            published = read_outcome(run)
+            if published is None or published.attempt < record.valid_from:
+                run.success.unlink(missing_ok=True)
+                run.outcome.unlink(missing_ok=True)
+        return chosen
+
+    def clear(self) -> int:
+        """Forget every run and delete its folder.
+
+        Returns:
+            how many runs there were.
+
+        Raises:
+            LedgerError: a run is still running; nothing was deleted.
+        """
+        trash = self.paths.trash(uuid.uuid4().hex[:8])
+        with self.ledger.transaction() as transaction:
+            self._reap(transaction, time.time())
+            records = [self._record(row) for row in transaction.rows.values()]
+            running = [record for record in records if record.state is State.RUNNING]
+            if running:
+                raise LedgerError(f"{len(running)} runs are running, e.g. {running[0].name}: stop their manager first")
+            trash.mkdir()
+            for record in records:  # aside first: a kill leaves records without folders, never old folders for new runs
+                folder = self.paths.run(record.name).folder
+                if folder.exists() or folder.is_symlink():
+                    folder.rename(trash / record.name)
+            transaction.clear()
+        shutil.rmtree(trash, ignore_errors=True)
+        return len(records)
+
+    def sweep(self) -> None:
+        """Remove what earlier kills left behind."""
+        running = {f"{r.key}.{r.attempt}" for r in self.read() if r.state is State.RUNNING}
+        self.leases.sweep(running)
+
+    def _claim(self, transaction: Transaction, rows: Sequence[Row], owner: str, room: int, now: float) -> list[Record]:
+        ready = [row for row in rows if transitions.claimable(row, now)] if room > 0 else []
+        ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
+        del ready[room:]
+        for row in ready:
+            self.leases.create(row["key"], row["attempt"] + 1)
+            transitions.claim(row, owner, now)
+            transaction.touch(row["key"])
+        return [self._record(row) for row in ready]
+
+    def _finish(self, transaction: Transaction, job: Ended, now: float) -> Event | None:
+        row = self._running(transaction, job.key, job.attempt)
+        if row is None:  # late: somebody else has settled this attempt
+            return None
+        published = read_outcome(self.paths.run(row["name"]))
+        accepted = published is not None and transitions.accepts(row, published, job.attempt)
+        outcome = published if published is not None and accepted else job.otherwise
+        transitions.finish(row, outcome, self.policy, now)
+        return Event(self._record(row), outcome)
+
+    def _reap(self, transaction: Transaction, now: float) -> list[Event]:
+        """Settle the running rows whose manager died or whose job has fallen silent."""
+        events = []
+        dead: dict[str, bool] = {}
+        for key, row in transaction.rows.items():
+            if row["state"] != State.RUNNING.value:
+                continue
+            owner, attempt = row["owner"], row["attempt"]
+            if owner not in dead:
+                dead[owner] = owner_is_dead(owner)
+            if dead[owner]:
+                ending, message = Ending.ORPHANED, "its manager ended before it did"
+            elif self.leases.age(key, attempt) > self.policy.ttl:
+                ending, message = Ending.LOST, f"no sign of life for {self.policy.ttl:.0f} s"
+            else:
+                continue
+            self.leases.revoke(key, attempt)
+            otherwise = Outcome(ending, attempt, message=message, t=now)
+            event = self._finish(transaction, Ended(key, attempt, otherwise), now)
+            events += [event] if event else []
+        return events
+
+    def _running(self, transaction: Transaction, key: str, attempt: int) -> Row | None:
+        row = transaction.rows.get(key)
+        if row is None or row["state"] != State.RUNNING.value or row["attempt"] != attempt:
+            return None
+        transaction.touch(key)
+        return row
+
+    def _record(self, row: Row) -> Record:
+        try:
+            return Record.from_row(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LedgerError(f"can't read the queue {self.paths.ledger}: {error}") from None

@@ -1,0 +1,215 @@
+"""States, outcomes and progress of runs as data, and how to read them from a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ovis.runner.paths import RunPaths, is_safe_name
+
+__all__ = [
+    "ABORTED",
+    "BUSY",
+    "STALE",
+    "Ending",
+    "Outcome",
+    "Progress",
+    "Record",
+    "State",
+    "count_states",
+    "last_line",
+    "read_outcome",
+    "read_progress",
+]
+
+#: Exit code of a training that was asked to stop and has written its checkpoint.
+ABORTED = 3
+#: Exit code of a job that found another process in its run's folder.
+BUSY = 75
+#: Exit code of a job whose attempt was revoked: another one may be running.
+STALE = 76
+
+
+class State(str, Enum):
+    """Where a run stands in the queue."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Ending(str, Enum):
+    """How one attempt at a run ended."""
+
+    SUCCESS = "success"
+    EXCEPTION = "exception"  # the training left with an exit code of its own
+    SIGNAL = "signal"  # the training was killed
+    LOST = "lost"  # the job vanished without a word
+    ORPHANED = "orphaned"  # its manager ended, and it with it
+    ABORTED = "aborted"  # asked to stop, checkpointed
+    BUSY = "busy"  # another process still holds the run's folder
+
+    @property
+    def final(self) -> bool:
+        """Whether the training came to its own end: such an outcome stands whoever reports it."""
+        return self in (Ending.SUCCESS, Ending.EXCEPTION)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the content of ``outcome.json``.
+
+    Attributes:
+        status: the ending.
+        attempt: number of the attempt.
+        exit: exit code of the training, if it left by itself.
+        signal: number of the signal that ended it, if one did.
+        message: one line for people; empty on success.
+        t: when, in seconds since 1970.
+    """
+
+    status: Ending
+    attempt: int
+    exit: int | None = None
+    signal: int | None = None
+    message: str = ""
+    t: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "status": self.status.value}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run in the queue.
+
+    Attributes:
+        key: hash of the run's settings; no two records share one.
+        name: name of the run's folder.
+        arg: the run's settings as one command-line string.
+        state: where it stands.
+        reason: why it stands there, if not by itself: ``aborted``, ``lost``, ``exception``, ``requeued``...
+        attempt: number of the last attempt; only grows.
+        valid_from: outcomes of earlier attempts no longer count.
+        failures: how often it failed by an error of its own.
+        lost: how often it was killed or vanished.
+        not_before: not to be started before this time, seconds since 1970.
+        priority: higher ones start first.
+        owner: the manager that runs it, ``host:pid:starttime:uuid``.
+        engine: ``{"kind", "id"}`` of the job.
+        device: where it runs.
+        snapshot: the code it runs on.
+        created, started, ended: seconds since 1970; 0: not yet.
+        error: one line about its last failure.
+    """
+
+    key: str
+    name: str
+    arg: str
+    state: State = State.QUEUED
+    reason: str = ""
+    attempt: int = 0
+    valid_from: int = 1
+    failures: int = 0
+    lost: int = 0
+    not_before: float = 0.0
+    priority: int = 0
+    owner: str = ""
+    engine: Mapping[str, str] | None = None
+    device: str = ""
+    snapshot: str = ""
+    created: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    error: str = ""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Record:
+        """A record from its JSON object; fields of later versions are dropped.
+
+        Raises:
+            ValueError: a record that no queue of ours can have written.
+        """
+        known = {name: row[name] for name in _RECORD_FIELDS if name in row}
+        record = cls(**{**known, "state": State(row["state"])})
+        if not (is_safe_name(record.name) and is_safe_name(record.key)):
+            raise ValueError(f"unsafe run name {record.name!r} or key {record.key!r}")
+        return record
+
+    def to_row(self) -> dict[str, Any]:
+        return {**asdict(self), "state": self.state.value}
+
+
+_RECORD_FIELDS = tuple(item.name for item in fields(Record))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: the content of ``progress.json``."""
+
+    step: int
+    nsteps: int
+    loss: float | None = None
+    t: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        return min(max(self.step / self.nsteps, 0.0), 1.0) if self.nsteps > 0 else 0.0
+
+
+def read_outcome(run: RunPaths) -> Outcome | None:
+    """The outcome of the run's last attempt that published one; None where there is none that can be read."""
+    data = _read_object(run.outcome)
+    try:
+        return Outcome(**{**data, "status": Ending(data["status"]), "attempt": int(data["attempt"])}) if data else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def read_progress(run: RunPaths) -> Progress | None:
+    """The run's progress; None where it has not said any."""
+    data = _read_object(run.progress)
+    try:
+        if data is None:
+            return None
+        loss = data.get("loss")
+        return Progress(
+            int(data["step"]), int(data["nsteps"]), None if loss is None else float(loss), float(data.get("t", 0.0))
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def last_line(path: Path, size: int = 8192, width: int = 300) -> str:
+    """The last line of a log that is not empty, cut to ``width`` characters; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - size, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return "".join(c if c.isprintable() else " " for c in lines[-1])[:width] if lines else ""
+
+
+def count_states(states: Iterable[State]) -> dict[State, int]:
+    """How many runs are in each state, all states listed."""
+    counts = dict.fromkeys(State, 0)
+    for state in states:
+        counts[state] += 1
+    return counts
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

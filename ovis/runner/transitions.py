@@ -1,0 +1,121 @@
+"""The state machine of the queue: what each event does to one row. Pure: no files, no clock.
+
+``queued -> running -> done | failed`` and back ``running -> queued`` (retry, abort, lost). ``done``, ``failed`` and
+``cancelled`` are left only by an explicit requeue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ovis.runner.ledger import Row
+from ovis.runner.status import Ending, Outcome, State
+
+__all__ = ["Level", "Policy", "accepts", "claim", "claimable", "finish", "requeue", "requeued_by"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The queue's times and limits.
+
+    Attributes:
+        heartbeat: seconds between two signs of life of a job.
+        ttl: seconds of silence after which a job counts as lost.
+        max_failures: attempts that may fail by an error before the run does; 1: no retry, as an error tends to repeat.
+        max_lost: attempts that may be killed or vanish before the run fails.
+        backoff: seconds before the first retry; doubled for each further one.
+        max_backoff: the longest of these pauses.
+    """
+
+    heartbeat: float = 10.0
+    ttl: float = 60.0
+    max_failures: int = 1
+    max_lost: int = 20
+    backoff: float = 1.0
+    max_backoff: float = 300.0
+
+    def pause(self, count: int) -> float:
+        """Seconds to wait after the ``count``-th failure."""
+        return float(min(self.backoff * 2.0 ** min(max(count - 1, 0), 30), self.max_backoff))
+
+
+class Level(IntEnum):
+    """Which runs a requeue puts back, as the reference code numbers them."""
+
+    NOTHING = 0
+    LOST = 1  # aborted or lost
+    FAILED = 2  # and failed by an error
+    INCOMPLETE = 100  # and cancelled: everything that is not done
+    ALL = 10_000  # and done
+
+
+def claimable(row: Row, now: float) -> bool:
+    """Whether the run may be started now."""
+    return bool(row["state"] == State.QUEUED.value and row["not_before"] <= now)
+
+
+def claim(row: Row, owner: str, now: float) -> None:
+    """``queued -> running``, as attempt n+1."""
+    row.update(
+        state=State.RUNNING.value,
+        reason="",
+        attempt=row["attempt"] + 1,
+        owner=owner,
+        started=now,
+        ended=0.0,
+        engine=None,
+    )
+
+
+def accepts(row: Row, outcome: Outcome, attempt: int) -> bool:
+    """Whether an outcome found in the run's folder settles attempt ``attempt``.
+
+    It does if it is that attempt's own; or if an earlier attempt that was taken for lost came to its end after all.
+    """
+    return outcome.attempt == attempt or (outcome.status.final and outcome.attempt >= row["valid_from"])
+
+
+def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
+    """``running -> done | failed | queued``, by how the attempt ended."""
+    ending = outcome.status
+    row.update(reason=ending.value, ended=now, owner="", error=outcome.message)
+    if ending is Ending.SUCCESS:
+        row.update(state=State.DONE.value, reason="")
+    elif ending is Ending.ABORTED:
+        _queue(row, now)
+    elif ending is Ending.BUSY:  # not its fault: whoever holds the folder must end or be found lost first
+        _queue(row, now + policy.ttl, supersede=False)
+    elif ending is Ending.ORPHANED:  # nor this
+        _queue(row, now, supersede=False)
+    else:
+        counter, limit = ("failures", policy.max_failures) if ending.final else ("lost", policy.max_lost)
+        row[counter] += 1
+        if row[counter] >= limit:
+            row["state"] = State.FAILED.value
+        else:  # an attempt taken for lost may still publish; one that failed has spoken
+            revoked = policy.heartbeat if ending is Ending.LOST else 0.0  # it may live until its next heartbeat
+            _queue(row, now + max(policy.pause(row[counter]), revoked), supersede=ending.final)
+
+
+def requeued_by(row: Row, level: Level) -> bool:
+    """Whether a requeue at ``level`` puts this run back. Running and queued ones are never touched."""
+    state = State(row["state"])
+    if state is State.FAILED:
+        own_error = row["reason"] == Ending.EXCEPTION.value
+        return level >= (Level.FAILED if own_error else Level.LOST)
+    if state is State.CANCELLED:
+        return level >= Level.INCOMPLETE
+    return state is State.DONE and level >= Level.ALL
+
+
+def requeue(row: Row, now: float) -> None:
+    """``done | failed | cancelled -> queued``; every outcome published so far is void."""
+    row.update(reason="requeued", failures=0, lost=0, error="", ended=0.0)
+    _queue(row, now)
+
+
+def _queue(row: Row, not_before: float, supersede: bool = True) -> None:
+    row.update(state=State.QUEUED.value, not_before=not_before)
+    if supersede:
+        row["valid_from"] = row["attempt"] + 1
