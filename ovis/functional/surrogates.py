@@ -206,7 +206,7 @@ class _Attach(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1::2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads: list[Tensor | None] = [None]
         for factor in ctx.saved_tensors:
             grads += [None, factor * grad.reshape(grad.shape + (1,) * (factor.dim() - grad.dim()))]

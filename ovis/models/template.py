@@ -1,8 +1,8 @@
 """The contract between models and estimators.
 
 Two kinds of models are trained. One written to :class:`Template` takes a batch in which every datum is repeated once
-per particle. One written to :class:`ParticleModel` encodes each datum once and draws its particles from that: all models of
-this package are of that kind.
+per particle. One written to :class:`ParticleModel` encodes each datum once and draws its particles from that, as all
+models of this package do.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class ParticleModel(Template):
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
         """p(x|z) and the p(z_l | ...) of given samples, each [*lead, *event]."""
 
-    @final
-    def forward(  # type: ignore[misc]  # nn.Module declares forward as an attribute
+    @final  # type: ignore[misc]  # nn.Module declares forward as an attribute
+    def forward(
         self,
         x: Tensor,
         zgrads: bool = False,
