@@ -1,0 +1,42 @@
+"""What the stages of an estimator hand to each other. B data, M = mc bounds, K = iw particles, L layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ovis.functional.surrogates import Factors
+
+__all__ = ["Estimate", "Particles"]
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Scored samples, with the graph that an estimator differentiates. N = M K."""
+
+    log_px: Tensor  # [B, N], log p(x | z)
+    log_pz: Tensor  # [B, N, L], log p(z_l | ...)
+    log_qz: Tensor  # [B, N, L], log q(z_l | ...)
+    output: dict[str, Any]  # as the model returned it: px, z, qz, pz
+
+    @property
+    def z(self) -> list[Tensor]:
+        samples: list[Tensor] = self.output["z"]
+        return samples
+
+    def log_w(self, beta: float = 1.0, freebits: float | None = None) -> Tensor:
+        """Log-weights log p(x|z) - beta sum_l max(log q_l - log p_l, freebits), detached, shape [B, N]."""
+        gaps = self.log_qz.detach() - self.log_pz.detach()
+        if freebits is not None:
+            gaps = gaps.clamp(min=freebits)
+        return self.log_px.detach() - beta * gaps.sum(-1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a gradient estimator adds up."""
+
+    factors: Factors  # value [B, M], log_p and log_q [B, M, K]
+    extra: Tensor | None = None  # [B], a loss of which only the gradient counts (a baseline's, the sleep phase)

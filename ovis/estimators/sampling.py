@@ -1,0 +1,153 @@
+"""The only caller of ``model(...)``: draw particles, score them, check what the model returned."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ovis.estimators.records import Particles
+from ovis.models.distributions import detach_parameters
+from ovis.models.template import ParticleModel
+
+__all__ = ["draw", "encode", "score_dreams"]
+
+
+def encode(model: nn.Module, x: Tensor) -> Tensor | None:
+    """What q needs to know of x, computed once; None for a model that takes x repeated."""
+    return model.encode(x) if isinstance(model, ParticleModel) else None
+
+
+def draw(
+    model: nn.Module,
+    x: Tensor,
+    particles: int,
+    *,
+    encoded: Tensor | None = None,
+    reparameterize: bool = False,
+    tau: float = 0.0,
+    detach_q: bool = False,
+) -> Particles:
+    """Sample and score particles.
+
+    Args:
+        model: a :class:`ovis.models.template.ParticleModel`, or any module written to ``Template``, which is given x
+            repeated.
+        x: observations, shape [B, *event].
+        particles: N, samples for each datum.
+        encoded: the result of :func:`encode`.
+        reparameterize: keep the graph from the samples to the parameters of q.
+        tau: temperature of relaxed discrete samples.
+        detach_q: score with the parameters of q detached, so that log q is differentiated through z alone.
+
+    Returns:
+        the particles, [B, N].
+
+    Raises:
+        ValueError: samples that can't be reparameterized though asked for, or are though not asked for; an output that
+            lacks an entry or has the wrong shape.
+    """
+    if isinstance(model, ParticleModel):
+        output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded)
+        observed = x.unsqueeze(1)
+    else:
+        observed = x.repeat_interleave(particles, 0)
+        output = model(observed, **_keywords(model, reparameterize, tau))
+    _check_output(model, output)
+    _check_graph(model, output["z"], reparameterize)
+    return _score(output, observed, (len(x), particles), detach_q)
+
+
+def score_dreams(model: nn.Module, count: int) -> Tensor:
+    """log q(z | x) of pairs drawn from the model itself, (x, z) ~ p, for the sleep phase.
+
+    Args:
+        model: must draw from its prior and score given samples: a ParticleModel, or a module of which ``forward`` takes
+            the keyword ``z``.
+        count: number of pairs.
+
+    Returns:
+        shape [count], with the graph of q.
+
+    Raises:
+        ValueError: a model that can't do that.
+    """
+    if not isinstance(model, ParticleModel) and "z" not in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"wake-sleep scores given samples: {type(model).__name__}.forward must take the keyword z (a list of "
+            "samples, one for each layer) and then return their qz instead of drawing"
+        )
+    with torch.no_grad():
+        dream = model.sample_from_prior(count)  # type: ignore[operator]
+        x, z = dream["px"].sample(), dream["z"]
+    output = model(x, z=z)
+    return torch.stack([_joint(q, sample, (count,)) for q, sample in zip(output["qz"], z, strict=True)]).sum(0)
+
+
+def _keywords(model: nn.Module, reparameterize: bool, tau: float) -> dict[str, Any]:
+    """The settings that this model's forward names: the seed knows both ``zgrads`` and ``reparam``."""
+    parameters = inspect.signature(model.forward).parameters
+    settings = {"zgrads": reparameterize, "reparam": reparameterize, "tau": tau}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return settings
+    return {name: value for name, value in settings.items() if name in parameters}
+
+
+def _check_output(model: nn.Module, output: Any) -> None:
+    name = type(model).__name__
+    missing = {"px", "z", "qz", "pz"} - output.keys() if isinstance(output, Mapping) else {"px", "z", "qz", "pz"}
+    if missing:
+        raise ValueError(f"{name}.forward must return a dict with px, z, qz, pz; missing: {', '.join(sorted(missing))}")
+    sizes = {key: len(output[key]) if isinstance(output[key], Sequence) else None for key in ("z", "qz", "pz")}
+    if None in sizes.values() or len(set(sizes.values())) != 1:
+        raise ValueError(f"{name}.forward must return lists z, qz, pz of one length, one entry a layer; got {sizes}")
+
+
+def _check_graph(model: nn.Module, z: Sequence[Tensor], reparameterize: bool) -> None:
+    if not torch.is_grad_enabled():
+        return
+    name = type(model).__name__
+    if reparameterize and not all(sample.requires_grad for sample in z):
+        raise ValueError(
+            f"this estimator needs reparameterized samples, and {name} returned z without graph: use a q with rsample "
+            "(or relaxed samples, tau > 0), or a score-function estimator"
+        )
+    if not reparameterize and any(sample.requires_grad for sample in z):
+        raise ValueError(
+            f"this estimator needs exact samples without graph, and {name} returned reparameterized ones: sample under "
+            "zgrads=False with sample(), not rsample()"
+        )
+
+
+def _score(output: dict[str, Any], observed: Tensor, shape: tuple[int, int], detach_q: bool) -> Particles:
+    z: Sequence[Tensor] = output["z"]
+    qz = [detach_parameters(q) for q in output["qz"]] if detach_q else output["qz"]
+    return Particles(
+        log_px=_joint(output["px"], observed, shape),
+        log_pz=torch.stack([_joint(p, sample, shape) for p, sample in zip(output["pz"], z, strict=True)], -1),
+        log_qz=torch.stack([_joint(q, sample, shape) for q, sample in zip(qz, z, strict=True)], -1),
+        output=output,
+    )
+
+
+def _joint(distribution: Distribution, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """log-density summed over everything but the particles.
+
+    Raises:
+        ValueError: a log-density that has no such shape.
+    """
+    log_prob: Tensor = distribution.log_prob(value)
+    if log_prob.shape == shape:
+        return log_prob
+    rows = math.prod(shape)
+    if log_prob.shape[: len(shape)] == shape or log_prob.shape[:1] == (rows,):
+        return log_prob.reshape(*shape, -1).sum(-1)
+    raise ValueError(
+        f"log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)}; it must start with {shape} or "
+        f"[{rows}], one row for each particle"
+    )
