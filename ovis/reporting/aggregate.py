@@ -1,0 +1,170 @@
+"""From runs to numbers: one value per run, then the mean over seeds with its uncertainty. Tables in, tables out.
+
+Both tables that leave here hold the groups of runs in the same order, the best first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ovis.reporting.metrics import Metric, Pivot
+from ovis.reporting.read import Experiment
+
+__all__ = ["BANDS", "curve_table", "pivot_table", "run_values"]
+
+#: The bands that can be drawn around a mean over seeds, as a figure names them.
+BANDS = {"std": "± 0.5 std over seeds", "ci": "95 % CI of the mean", "none": ""}
+
+#: 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (scipy would take a second to import).
+STUDENT = np.array(
+    [
+        *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+        *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+        *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+    ]
+)
+
+
+def run_values(experiment: Experiment, pivot: Pivot) -> pd.Series[float]:
+    """One number per run, indexed by the run's name; runs without this metric are not in it.
+
+    A NaN that a run ends with stays NaN in its final value: a diverged run is not to look like its last good step.
+    """
+    rows = _metric_rows(experiment.curves, pivot.metric)
+    if pivot.aggregate == "last":
+        values = rows.drop_duplicates("run", keep="last").set_index("run")["value"]
+    else:
+        values = rows.groupby("run", observed=True)["value"].agg(pivot.aggregate)
+    values.index = values.index.astype(str)
+    return values
+
+
+def _metric_rows(curves: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The rows of one metric; they lie in order of run and step."""
+    if metric.name == "time":
+        rows = curves.drop_duplicates(["run", "step"]).dropna(subset=["time"])
+        return rows.assign(value=rows["time"])
+    return curves[curves["metric"] == metric.name]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Runs that are averaged.
+
+    Attributes:
+        number: the group of each run, indexed by the run's name.
+        about: one row per group: its keys, ``runs`` (how many it has) and ``done`` (how many of them are).
+    """
+
+    number: pd.Series[int]
+    about: pd.DataFrame
+
+
+def _group(runs: pd.DataFrame, keys: list[str]) -> _Groups:
+    groups = runs.groupby(keys, dropna=False, sort=False) if keys else runs.groupby(np.zeros(len(runs), dtype=int))
+    number = pd.Series(groups.ngroup().to_numpy(), index=runs["run"].astype(str))
+    about = runs[keys].groupby(number.to_numpy()).head(1).reset_index(drop=True)
+    done = (runs["state"] == "done").groupby(number.to_numpy())
+    return _Groups(number, about.assign(runs=done.size(), done=done.sum()))
+
+
+def pivot_table(experiment: Experiment, keys: Sequence[str], pivots: Sequence[Pivot]) -> pd.DataFrame:
+    """Mean over seeds and its standard error (std / sqrt(seeds), NaN for one seed), the best group first.
+
+    Args:
+        experiment: what was read.
+        keys: settings that tell groups of runs apart.
+        pivots: what to compute of each run; the first one ranks.
+
+    Returns:
+        one row per group and pivot, columns ``*keys, pivot, mean, se, seeds`` (runs with this metric), ``runs`` (all
+        of the group), ``done`` (how many of these).
+    """
+    groups = _group(experiment.runs, list(keys))
+    tables = [_over_seeds(run_values(experiment, pivot), groups).assign(pivot=pivot.name) for pivot in pivots]
+    order = _best_first(groups.about, tables[0]["mean"], pivots[0])
+    rows = pd.concat([table.loc[[group]] for group in order for table in tables])
+    return rows.join(groups.about)[[*keys, "pivot", "mean", "se", "seeds", "runs", "done"]].reset_index(drop=True)
+
+
+def _over_seeds(values: pd.Series[float], groups: _Groups) -> pd.DataFrame:
+    """Columns mean, se, seeds, one row per group; a NaN among the values makes a NaN."""
+    found = {int(group): part.to_numpy(float) for group, part in values.groupby(groups.number.reindex(values.index))}
+    rows = [_mean_and_error(found.get(group, np.empty(0))) for group in groups.about.index]
+    return pd.DataFrame(rows, columns=["mean", "se", "seeds"], index=groups.about.index)
+
+
+def _mean_and_error(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float, int]:
+    n = len(values)
+    with np.errstate(invalid="ignore"):  # inf - inf: a diverged run has no standard error
+        error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return (float(values.mean()) if n else math.nan), error, n
+
+
+def _best_first(about: pd.DataFrame, mean: pd.Series[float], pivot: Pivot) -> list[int]:
+    """The groups by their value, the best first and NaN last; data sets one after the other, as they don't compare."""
+    ascending = pivot.metric.kind.sign < 0 or (pivot.metric.kind.sign == 0 and pivot.aggregate == "min")
+    table = about.assign(_value=mean)
+    by = [name for name in ("dataset",) if name in about.columns]
+    table = table.sort_values([*by, "_value"], ascending=[*(True for _ in by), ascending], kind="stable")
+    return [int(group) for group in table.index]
+
+
+def curve_table(
+    experiment: Experiment, keys: Sequence[str], metrics: Sequence[Metric], band: str, order: pd.DataFrame
+) -> pd.DataFrame:
+    """Mean over seeds at every step, with a band.
+
+    Args:
+        experiment: what was read.
+        keys: settings that tell curves apart.
+        metrics: what to average.
+        band: a key of :data:`BANDS`.
+        order: a pivot table: its groups, in the order in which the curves are wanted.
+
+    Returns:
+        columns ``*keys, metric, step, mean, std, low, high, seeds``; low and high are NaN where there is no band.
+    """
+    keys, names = list(keys), [metric.name for metric in metrics]
+    groups = _group(experiment.runs, keys)
+    rows = experiment.curves[experiment.curves["metric"].isin(names)]
+    rows = rows.assign(group=rows["run"].astype(str).map(groups.number), metric=rows["metric"].astype(str))
+    table = rows.groupby(["group", "metric", "step"])["value"].agg(["mean", "std", "count", "min"]).reset_index()
+    table["low"], table["high"] = _band(table, band)
+    wanted = order[keys].drop_duplicates().reset_index(drop=True)
+    rank = _rank_groups(groups.about[keys], wanted)
+    table = table.assign(_rank=table["group"].map(rank), _metric=table["metric"].map(names.index))
+    table = table.sort_values(["_rank", "_metric", "step"]).join(groups.about[keys], on="group")
+    table = table.rename(columns={"count": "seeds"})
+    return table[[*keys, "metric", "step", "mean", "std", "low", "high", "seeds"]].reset_index(drop=True)
+
+
+def _rank_groups(keys: pd.DataFrame, wanted: pd.DataFrame) -> dict[int, int]:
+    """Group -> its place in ``wanted``."""
+    places = {_hashable(row): place for place, row in enumerate(wanted.itertuples(index=False))}
+    return {int(str(group)): places[_hashable(row)] for group, *row in keys.itertuples()}
+
+
+def _hashable(row: Sequence[object]) -> tuple[str, ...]:
+    """Text in place of values: NaN, a setting that an older run does not have, equals itself."""
+    return tuple(str(value) for value in row)
+
+
+def _band(table: pd.DataFrame, band: str) -> tuple[pd.Series[float], pd.Series[float]]:
+    seeds = table["count"].to_numpy()
+    if band == "std":
+        half = 0.5 * table["std"]
+    elif band == "ci":
+        quantile = np.where(seeds > len(STUDENT), 1.96 + 2.5 / seeds, STUDENT[np.clip(seeds - 2, 0, len(STUDENT) - 1)])
+        half = table["std"] * quantile / np.sqrt(seeds)
+    else:
+        half = table["std"] * math.nan
+    low = table["mean"] - half
+    # A band around positive values (an SNR, a variance) that reached below zero would leave a logarithmic axis.
+    low = low.where((low > 0) | (table["min"] <= 0) | half.isna(), table["min"])
+    return low, table["mean"] + half

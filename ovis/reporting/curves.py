@@ -1,0 +1,138 @@
+"""Curves against steps: one panel per metric (and one row per data set), one line per group of runs, one legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from ovis.reporting.legend import add_legend
+from ovis.reporting.metrics import Metric
+from ovis.reporting.series import Series, legend_looks, make_series
+from ovis.reporting.style import house_style
+
+__all__ = ["draw_curves"]
+
+#: Inches of one panel.
+PANEL = (2.55, 2.25)
+
+#: Panels side by side, at most.
+ROW = 4
+
+#: Markers on a line, about.
+MARKS = 6
+
+#: The share of the training whose values the axis of a bound must hold in full.
+SETTLED = 0.1
+
+Limits = Mapping[str, tuple[float, float]]
+
+
+def draw_curves(table: pd.DataFrame, keys: Sequence[str], limits: Limits | None = None, caption: str = "") -> Figure:
+    """Draw a table of curves.
+
+    Args:
+        table: columns ``*keys, metric, step, mean, low, high``, see :func:`ovis.reporting.aggregate.curve_table`; its
+            order is the legend's.
+        keys: settings that tell curves apart. Several data sets are drawn in rows, as their values don't compare.
+        limits: metric -> limits of its vertical axis.
+        caption: a line over the legend: what lines and bands are.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    metrics = [Metric(str(name)) for name in table["metric"].unique()]
+    sets = _data_sets(table, keys)
+    shown = [key for key in keys if not (key == "dataset" and len(sets) > 1)]
+    series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
+    columns = min(ROW, len(metrics)) if len(sets) == 1 else len(metrics)
+    rows = math.ceil(len(metrics) / columns) if len(sets) == 1 else len(sets)
+    with house_style():
+        figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        panels = [(metric, name) for name in sets for metric in metrics]
+        for axis, (metric, name) in zip(axes.flat, panels, strict=False):
+            part = table[table["metric"] == metric.name]
+            part = part[part["dataset"] == name] if name else part
+            _draw_panel(axis, part, shown, series, metric, (limits or {}).get(metric.name))
+            axis.set_title(name, fontsize="medium")
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        add_legend(figure, legend_looks(series), caption)
+    return figure
+
+
+def _data_sets(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """The data sets that need a row each; one empty name where there is nothing to tell apart."""
+    names = list(map(str, table["dataset"].unique())) if "dataset" in keys else []
+    return names if len(names) > 1 else [""]
+
+
+def _draw_panel(
+    axis: Axes,
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    series: Sequence[Series],
+    metric: Metric,
+    limits: tuple[float, float] | None,
+) -> None:
+    """One metric of one data set: all lines with their bands, scales and labels."""
+    if metric.kind.log and (table["mean"] > 0).any():
+        axis.set_yscale("log")
+    for place, item in enumerate(series):
+        rows = _rows_of(table, keys, item)
+        if rows.empty:
+            continue
+        front = 3 - place / len(series)  # the best lie on top
+        every = max(1, round(len(rows) / MARKS))
+        axis.plot(
+            rows["step"],
+            rows["mean"],
+            label=item.look.label,
+            zorder=front,
+            markevery=(place % every, every),  # not all at the same steps, where they would hide each other
+            **item.look.line,
+        )
+        if rows["low"].notna().any():
+            axis.fill_between(
+                rows["step"], rows["low"], rows["high"], color=item.look.color, alpha=0.2, linewidth=0, zorder=1
+            )
+    axis.set_xlabel("training steps")
+    axis.set_ylabel(metric.label)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    limits = limits or _settled_limits(table, metric)
+    if limits:
+        axis.set_ylim(*limits)
+
+
+def _rows_of(table: pd.DataFrame, keys: Sequence[str], item: Series) -> pd.DataFrame:
+    """The rows of one series; NaN, a setting that some runs do not have, equals itself."""
+    for key in keys:
+        value = item.keys[key]
+        table = table[table[key].isna() if pd.isna(value) else table[key] == value]
+    return table
+
+
+def _settled_limits(table: pd.DataFrame, metric: Metric) -> tuple[float, float] | None:
+    """Limits that leave out the first steep climb of a bound, beside which no difference between estimators shows.
+
+    Every line is whole from :data:`SETTLED` of the training on; lines enter from below. None: nothing to leave out.
+    """
+    values = table.assign(low=table["low"].fillna(table["mean"]), high=table["high"].fillna(table["mean"]))
+    values = values[np.isfinite(values[["low", "high"]]).all(axis=1)]
+    if metric.kind.sign != 1 or metric.kind.log or values.empty:
+        return None
+    settled = values[values["step"] >= SETTLED * values["step"].max()]
+    low, high = float(settled["low"].min()), float(values["high"].max())
+    if not low < high or low <= float(values["low"].min()):
+        return None
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin

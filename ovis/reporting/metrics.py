@@ -1,0 +1,133 @@
+"""What a metric's name means: its label and unit, whether more is better, how it is drawn and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ovis.names import nearest
+
+__all__ = ["AGGREGATES", "Metric", "Pivot", "parse_limits", "parse_pivot"]
+
+#: How the values of one run over its training become one number.
+AGGREGATES = {"max": "max", "min": "min", "mean": "mean", "last": "final"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all metrics of one kind share.
+
+    Attributes:
+        symbol: for figures (mathtext).
+        text: the same in plain letters.
+        unit: e.g. nats; empty for a plain number.
+        sign: 1 where more is better, -1 where less is, 0 where neither.
+        log: draw it on a logarithmic axis.
+        digits: format of a value in a table.
+    """
+
+    symbol: str
+    text: str
+    unit: str = ""
+    sign: int = 0
+    log: bool = False
+    digits: str = ".2f"
+
+
+#: By the part of the name after the split, ``test:loss/L_k`` -> ``loss/L_k``.
+KINDS = {
+    "loss/L_k": Kind(r"$\log\,p(x)$ bound $L_K$", "log p(x)", "nats", 1),
+    "loss/elbo": Kind("ELBO", "ELBO", "nats", 1),
+    "loss/kl": Kind(r"KL$(q(z|x)\,\|\,p(z))$", "KL(q||prior)", "nats"),
+    "loss/kl_q_p": Kind(r"KL$(q(z|x)\,\|\,p(z|x))$", "KL(q||p)", "nats", -1),
+    "loss/nll": Kind(r"$-\log\,p(x|z)$", "NLL", "nats", -1),
+    "loss/ess": Kind("effective sample size", "ESS", "", 1),
+    "loss/alpha": Kind(r"$\alpha$", "alpha", "", digits=".3f"),
+    "grads/snr": Kind("gradient SNR", "SNR", "", 1, log=True, digits=".3f"),
+    "grads/dsnr": Kind("gradient DSNR", "DSNR", "", 1, log=True, digits=".3f"),
+    "grads/variance": Kind("gradient variance", "variance", "", -1, log=True, digits=".2e"),
+    "grads/magnitude": Kind("gradient magnitude", "magnitude", "", log=True, digits=".2e"),
+    "grads/direction": Kind("cosine to the true gradient", "cosine", "", 1, digits=".3f"),
+    "active_units/au": Kind("active units", "active units", "", 1, digits=".0f"),
+    "gmm/posterior_mse": Kind(r"posterior $L_2$ error", "posterior L2", "", -1, log=True, digits=".4f"),
+    "gmm/prior_mse": Kind(r"prior $L_2$ error", "prior L2", "", -1, log=True, digits=".4f"),
+    "time": Kind("wall time per run", "time", "s", -1, digits=".1f"),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by its name, ``split:kind`` (or ``time``, the seconds since the run's start)."""
+
+    name: str
+
+    @property
+    def split(self) -> str:
+        head, colon, _ = self.name.partition(":")
+        return head if colon else ""
+
+    @property
+    def kind(self) -> Kind:
+        """What is known of it; an unknown metric is a plain number under its own name."""
+        key = self.name.partition(":")[2] or self.name
+        return KINDS.get(key, Kind(key.replace("_", " "), key, digits=".4g"))
+
+    @property
+    def label(self) -> str:
+        """For an axis: ``log p(x) bound L_K, train [nats]``."""
+        split = f", {self.split}" if self.split else ""
+        unit = f" [{self.kind.unit}]" if self.kind.unit else ""
+        return f"{self.kind.symbol}{split}{unit}"
+
+    @property
+    def text(self) -> str:
+        """For a table: ``train log p(x) [nats]``."""
+        unit = f" [{self.kind.unit}]" if self.kind.unit else ""
+        return f"{self.split} {self.kind.text}{unit}".strip()
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """One number per run: ``max:test:loss/L_k`` is the largest test log p(x) of the training."""
+
+    aggregate: str
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        return f"{self.aggregate}:{self.metric.name}"
+
+    @property
+    def heading(self) -> str:
+        """What was done to the metric, in one word: best, final, mean, max or min."""
+        if self.metric.name == "time":
+            return "per run"
+        best = {1: "max", -1: "min"}.get(self.metric.kind.sign)
+        return "best" if self.aggregate == best else AGGREGATES[self.aggregate]
+
+
+def parse_pivot(text: str) -> Pivot:
+    """Read ``agg:metric``.
+
+    Raises:
+        ValueError: no such aggregate.
+    """
+    aggregate, _, name = text.partition(":")
+    if aggregate not in AGGREGATES or not name:
+        raise ValueError(f"{text!r}: expected agg:metric, e.g. max:test:loss/L_k{nearest(aggregate, AGGREGATES)}")
+    return Pivot(aggregate, Metric(name))
+
+
+def parse_limits(text: str) -> tuple[str, tuple[float, float]]:
+    """Read ``metric:lo:hi``, e.g. ``test:loss/L_k:-94:-88``.
+
+    Raises:
+        ValueError: not of this form, or lo is not below hi.
+    """
+    name, *ends = text.rsplit(":", 2)
+    try:
+        low, high = (float(end) for end in ends)
+    except ValueError:
+        raise ValueError(f"{text!r}: expected metric:lo:hi, e.g. test:loss/L_k:-94:-88") from None
+    if not low < high:
+        raise ValueError(f"{text!r}: the lower limit must lie below the upper one")
+    return name, (low, high)

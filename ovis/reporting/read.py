@@ -1,0 +1,266 @@
+"""The only reader of run folders: an experiment's folder in, two tables and a list of what could not be read out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ovis.names import parse_estimator
+from ovis.runner.ledger import Ledger, LedgerError
+from ovis.runner.paths import ExperimentPaths, RunPaths
+
+__all__ = ["Experiment", "Skipped", "list_experiments", "read_experiment"]
+
+#: What the outcomes of a training mean here; any other one is a failure.
+ENDINGS = {"success": "done", "aborted": "aborted", "cancelled": "cancelled"}
+
+#: States of the queue that overrule an old failure: the run is tried again.
+PENDING = ("queued", "running", "cancelled")
+
+#: What a line of metrics.jsonl says about itself.
+NOT_METRICS = ("step", "time", "epoch")
+
+#: Steps beyond this are not ours (and would not fit an int64).
+LARGEST_STEP = 2**53
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A folder, or a queued run, without anything to draw.
+
+    Attributes:
+        name: of the folder.
+        reason: why, in a few words.
+        state: ``foreign`` (not a run), ``unreadable``, or where the queue says that the run stands.
+    """
+
+    name: str
+    reason: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is on disk of one experiment.
+
+    Attributes:
+        name: of the experiment.
+        runs: one row per run with an evaluation: ``run`` (the folder's name), ``state``, ``message`` (why it failed),
+            ``evaluations`` (how many), and one column per setting; estimators in their canonical form.
+        curves: one row per value: ``run``, ``step``, ``time`` (seconds since the start), ``metric``, ``value``.
+        skipped: what is not in these tables.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def settings(self) -> list[str]:
+        """The names of all settings."""
+        return [str(column) for column in self.runs.columns if column not in RUN_COLUMNS]
+
+    @property
+    def varying(self) -> list[str]:
+        """The names of the settings in which the runs differ."""
+        return [name for name in self.settings if self.runs[name].nunique(dropna=False) > 1]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics."""
+        return sorted(self.curves["metric"].unique())
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many runs there are in each state, foreign folders aside."""
+        states = [*self.runs["state"], *(item.state for item in self.skipped if item.state != "foreign")]
+        return {state: states.count(state) for state in dict.fromkeys(sorted(states, key=_state_order))}
+
+
+RUN_COLUMNS = ("run", "state", "message", "evaluations")
+
+STATE_ORDER = ("done", "running", "unfinished", "queued", "aborted", "failed", "cancelled", "unreadable")
+
+
+def _state_order(state: str) -> int:
+    return STATE_ORDER.index(state) if state in STATE_ORDER else len(STATE_ORDER)
+
+
+def list_experiments(root: Path) -> list[str]:
+    """The names of the experiments in ``root``; none where it does not exist."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read every run of an experiment; what is torn, foreign or empty is listed in ``skipped``.
+
+    Args:
+        folder: ``<root>/<exp>``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    paths = ExperimentPaths(folder)
+    queue = _read_queue(paths)
+    columns = _Columns()
+    read = [_read_run(run, queue.get(run.name), columns) for run in paths.runs()]
+    rows = [item for item in read if not isinstance(item, Skipped)]
+    skipped = [item for item in read if isinstance(item, Skipped)]
+    seen = {row["run"] for row in rows} | {item.name for item in skipped}
+    skipped += [Skipped(name, "no folder yet", state) for name, state in queue.items() if name not in seen]
+    runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(RUN_COLUMNS))
+    return Experiment(folder.name, runs, columns.frame(), tuple(skipped))
+
+
+def _read_run(run: RunPaths, queued: str | None, columns: _Columns) -> dict[str, Any] | Skipped:
+    """A run's row, its evaluations appended to ``columns``; or why there is nothing of it to draw."""
+    config = _read_config(run, queued)
+    if isinstance(config, Skipped):
+        return config
+    state, message = _read_state(run, queued)
+    evaluations = columns.extend(run)
+    if not evaluations:
+        return Skipped(run.name, f"no evaluation{f': {message}' if message else ''}", state)
+    return {"run": run.name, "state": state, "message": message, "evaluations": evaluations, **config}
+
+
+def _read_queue(paths: ExperimentPaths) -> dict[str, str]:
+    """Run name -> state in the queue; empty where no queue can be read: the folders tell enough."""
+    try:
+        rows = Ledger(paths).read()
+    except LedgerError:
+        return {}
+    return {str(row.get("name")): str(row.get("state")) for row in rows if isinstance(row, dict) and row.get("name")}
+
+
+def _read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
+    """The run's settings, or why there are none."""
+    if not run.config.is_file():
+        # A run of the queue has no configuration between the making of its folder and its first step.
+        return Skipped(run.name, "no config.json", queued or "foreign")
+    try:
+        config = json.loads(run.config.read_bytes())
+    except (OSError, ValueError) as error:
+        return Skipped(run.name, f"config.json can't be read ({type(error).__name__})", "unreadable")
+    settings = config.get("settings") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return Skipped(run.name, "config.json holds no settings", "foreign")
+    found = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
+    if "estimator" in found:
+        found["estimator"] = _canonical(str(found["estimator"]))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tables as text: a setting is a value that runs can be grouped by."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+
+
+def _canonical(estimator: str) -> str:
+    try:
+        return parse_estimator(estimator).canonical
+    except ValueError:
+        return estimator  # of another version: drawn under its own name
+
+
+def _read_state(run: RunPaths, queued: str | None) -> tuple[str, str]:
+    """The run's state, and why it failed."""
+    try:
+        outcome = json.loads(run.outcome.read_bytes())
+    except (OSError, ValueError):
+        outcome = None
+    if not isinstance(outcome, dict):
+        done = queued == "done" or run.success.is_file()
+        return ("done" if done else queued or "unfinished"), ""
+    state = ENDINGS.get(str(outcome.get("status")), "failed")
+    if state != "done" and queued in PENDING:
+        return queued, ""
+    return state, str(outcome.get("message") or "")
+
+
+@dataclass
+class _Columns:
+    """The table of curves while it is read: plain lists, and numbers in place of names, as a million rows may come."""
+
+    run: list[int] = field(default_factory=list)
+    step: list[int] = field(default_factory=list)
+    time: list[float] = field(default_factory=list)
+    metric: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    metrics: dict[str, int] = field(default_factory=dict)
+
+    def extend(self, paths: RunPaths) -> int:
+        """Append a run's evaluations in order of their steps; returns how many there are."""
+        code = len(self.runs)
+        self.runs.append(paths.name)
+        # After a resume a step may come twice: the later line is of the run that went on.
+        lines = {_step(line): line for line in _read_lines(paths.metrics)}
+        lines.pop(-1, None)
+        for step, line in sorted(lines.items()):
+            time = _number(line.get("time"))
+            values = {name: _number(raw) for name, raw in line.items() if name not in NOT_METRICS}
+            for name, value in values.items():
+                if value is not None:
+                    self.run.append(code)
+                    self.step.append(step)
+                    self.time.append(math.nan if time is None else time)
+                    self.metric.append(self.metrics.setdefault(name, len(self.metrics)))
+                    self.value.append(value)
+        return len(lines)
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "run": pd.Categorical.from_codes(np.array(self.run, dtype=np.int64), self.runs),
+                "step": np.array(self.step, dtype=np.int64),
+                "time": np.array(self.time, dtype=np.float64),
+                "metric": pd.Categorical.from_codes(np.array(self.metric, dtype=np.int64), list(self.metrics)),
+                "value": np.array(self.value, dtype=np.float64),
+            }
+        )
+
+
+def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects of a file; a line that a kill left torn is passed over."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for line in content.splitlines():
+        try:
+            data = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(data, dict):
+            yield data
+
+
+def _step(line: Mapping[str, Any]) -> int:
+    """The step of an evaluation, -1 where it has none."""
+    step = _number(line.get("step"))
+    return int(step) if step is not None and 0 <= step < LARGEST_STEP else -1
+
+
+def _number(value: Any) -> float | None:
+    """A metric's value: null counts as NaN, as JSON has no other word for it; None for what is not a number."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
