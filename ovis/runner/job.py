@@ -155,7 +155,7 @@ class _Training:
             return self._outcome(run, ABORTED)
         try:
             self._start(record, run, lock)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no such command; a NUL in an option
             return Outcome(Ending.EXCEPTION, self.spec.attempt, message=f"can't start: {error}", t=time.time())
         self._tell()
         code = self._wait()

@@ -15,7 +15,8 @@ from tinydb.storages import Storage
 from tinydb.table import Document
 
 from ovis.runner.atomic import write_json
-from ovis.runner.paths import ExperimentPaths
+from ovis.runner.paths import ExperimentPaths, is_safe_name
+from ovis.runner.status import State
 
 __all__ = ["AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
 
@@ -49,6 +50,8 @@ class AtomicStorage(Storage):
             raise LedgerError(f"can't read the queue {self.path}: {error}") from None
         if not (isinstance(data, dict) and all(isinstance(table, dict) for table in data.values())):
             raise LedgerError(f"can't read the queue {self.path}: it is not a TinyDB file")
+        for number, row in data.get(TABLE, {}).items():
+            _check_row(row, f"can't read the queue {self.path}: record {number}")
         return data
 
     def write(self, data: dict[str, dict[str, Any]]) -> None:
@@ -58,6 +61,29 @@ class AtomicStorage(Storage):
             raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
 
 
+def _check_row(row: Any, where: str) -> None:
+    """Refuse a record that no queue of ours can have written, or one that was made to lead out of the run root."""
+    if not isinstance(row, dict):
+        raise LedgerError(f"{where} is not an object")
+    for name, kind in _REQUIRED:
+        value = row.get(name)
+        if not isinstance(value, kind):
+            raise LedgerError(f"{where} has no valid {name!r}: {value!r}")
+    for name in (row["name"], row["key"]):
+        if not is_safe_name(name):
+            raise LedgerError(f"{where} has an unsafe run name or key {name!r}")
+    if row["state"] not in _STATES:
+        raise LedgerError(f"{where} has an unknown state {row['state']!r}")
+
+
+_STATES = frozenset(state.value for state in State)
+_NUMBERS = ("attempt", "valid_from", "failures", "lost", "not_before", "priority")
+_REQUIRED: list[tuple[str, tuple[type, ...]]] = [
+    *((name, (str,)) for name in ("key", "name", "arg", "state", "owner", "reason", "error")),
+    *((name, (int, float)) for name in _NUMBERS),
+]
+
+
 class Transaction:
     """The rows of the ledger by key, as they are while the lock is held.
 
@@ -65,7 +91,7 @@ class Transaction:
     """
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        self.rows: dict[str, Document] = {str(row["key"]): row for row in documents}
+        self.rows: dict[str, Document] = {row["key"]: row for row in documents}
         self.touched: set[str] = set()
         self.inserted: list[Row] = []
         self.cleared = False

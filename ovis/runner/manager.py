@@ -186,7 +186,8 @@ class _Manager:
         waiting = self.next_due is not None and self.next_due <= time.time()
         if self.ended or (waiting and self._room() > 0):
             return True
-        return since > (2.0 if self.launched else self.queue.policy.heartbeat / 2)
+        # More often while something is to be noted, or while all there is to wait for are another manager's runs.
+        return since > (2.0 if self.launched or not self.jobs else self.queue.policy.heartbeat / 2)
 
     def _tick(self) -> None:
         tick = self.queue.tick(self.owner, self._room(), self.ended, self.launched, self.weights.keys())

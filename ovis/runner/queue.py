@@ -92,7 +92,7 @@ class Queue:
         Raises:
             LedgerError: the ledger can't be read.
         """
-        return [self._record(row) for row in self.ledger.read()]
+        return [Record.from_row(row) for row in self.ledger.read()]
 
     def add(self, records: Sequence[Record]) -> int:
         """Queue the runs that are not known yet; the known ones stay as they are.
@@ -158,7 +158,7 @@ class Queue:
                 if (keys is None or key in keys) and transitions.requeued_by(row, level):
                     transitions.requeue(row, now)
                     transaction.touch(key)
-                    chosen.append(self._record(row))
+                    chosen.append(Record.from_row(row))
         for record in chosen:
             run = self.paths.run(record.name)
             published = read_outcome(run)
@@ -179,7 +179,7 @@ class Queue:
         trash = self.paths.trash(uuid.uuid4().hex[:8])
         with self.ledger.transaction() as transaction:
             self._reap(transaction, time.time())
-            records = [self._record(row) for row in transaction.rows.values()]
+            records = [Record.from_row(row) for row in transaction.rows.values()]
             running = [record for record in records if record.state is State.RUNNING]
             if running:
                 raise LedgerError(f"{len(running)} runs are running, e.g. {running[0].name}: stop their manager first")
@@ -205,7 +205,7 @@ class Queue:
             self.leases.create(row["key"], row["attempt"] + 1)
             transitions.claim(row, owner, now)
             transaction.touch(row["key"])
-        return [self._record(row) for row in ready]
+        return [Record.from_row(row) for row in ready]
 
     def _finish(self, transaction: Transaction, job: Ended, now: float) -> Event | None:
         row = self._running(transaction, job.key, job.attempt)
@@ -215,7 +215,7 @@ class Queue:
         accepted = published is not None and transitions.accepts(row, published, job.attempt)
         outcome = published if published is not None and accepted else job.otherwise
         transitions.finish(row, outcome, self.policy, now)
-        return Event(self._record(row), outcome)
+        return Event(Record.from_row(row), outcome)
 
     def _reap(self, transaction: Transaction, now: float) -> list[Event]:
         """Settle the running rows whose manager died or whose job has fallen silent."""
@@ -245,9 +245,3 @@ class Queue:
             return None
         transaction.touch(key)
         return row
-
-    def _record(self, row: Row) -> Record:
-        try:
-            return Record.from_row(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise LedgerError(f"can't read the queue {self.paths.ledger}: {error}") from None

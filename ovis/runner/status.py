@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ovis.runner.paths import RunPaths, is_safe_name
+from ovis.runner.paths import RunPaths
 
 __all__ = [
     "ABORTED",
@@ -131,16 +131,9 @@ class Record:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
-        """A record from its JSON object; fields of later versions are dropped.
-
-        Raises:
-            ValueError: a record that no queue of ours can have written.
-        """
+        """A record from its JSON object, as the ledger has checked it; fields of later versions are dropped."""
         known = {name: row[name] for name in _RECORD_FIELDS if name in row}
-        record = cls(**{**known, "state": State(row["state"])})
-        if not (is_safe_name(record.name) and is_safe_name(record.key)):
-            raise ValueError(f"unsafe run name {record.name!r} or key {record.key!r}")
-        return record
+        return cls(**{**known, "state": State(row["state"])})
 
     def to_row(self) -> dict[str, Any]:
         return {**asdict(self), "state": self.state.value}

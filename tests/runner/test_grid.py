@@ -1,0 +1,177 @@
+"""Experiment files: what they expand to, and that everything wrong with one is named in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovis.runner import grid
+from ovis.runner.grid import GridError, load_experiment, parse_experiment
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+VIMCO = {"args": ["--estimator vimco"]}
+
+
+def test_runs_are_the_product_of_args_and_lists() -> None:
+    experiment = parse_experiment(
+        {
+            "description": "a test",
+            "script": "train",
+            "args": ["--estimator vimco --id a", "--estimator rws --lr 1e-4"],
+            "global": "--nsteps 1e3 --lr 1e-3",
+            "parameters": {"iw": [20, 10], "seed": [1, 2, 3]},
+            "report": "--keys estimator",
+        }
+    )
+    runs = [run.settings for run in experiment.runs]
+    assert [(s.estimator, s.iw, s.seed) for s in runs] == [
+        (estimator, iw, seed) for estimator in ("vimco", "rws") for iw in (20, 10) for seed in (1, 2, 3)
+    ]
+    assert {s.nsteps for s in runs} == {1000}
+    assert [s.lr for s in runs] == [1e-3] * 6 + [1e-4] * 6  # an entry overrides what is global
+    assert {s.id for s in runs} == {"a", ""}
+    assert (experiment.description, experiment.report) == ("a test", "--keys estimator")
+
+
+def test_values_may_be_numbers_strings_and_booleans() -> None:
+    parameters = {
+        "learn_prior": [True, False],
+        "freebits": ["none", 0.5],
+        "lr": [1],
+        "grad_key": ["A,b"],
+        "iw": ["1e2"],
+    }
+    runs = [run.settings for run in parse_experiment({**VIMCO, "parameters": parameters}).runs]
+    assert [(s.learn_prior, s.freebits) for s in runs] == [(True, None), (True, 0.5), (False, None), (False, 0.5)]
+    assert {(s.lr, s.grad_key, s.iw) for s in runs} == {(1.0, "A,b", 100)}
+
+
+def test_words_are_split_as_by_a_shell_and_never_run_by_one() -> None:
+    (run,) = parse_experiment({"args": ["--id '$(touch x) ; a b'"]}).runs
+    assert run.settings.id == "$(touch x) ; a b"
+
+
+def test_where_to_run_may_be_said_for_all() -> None:
+    experiment = parse_experiment({**VIMCO, "global": "--data_root /data --device cpu", "parameters": {"seed": [1, 2]}})
+    assert (experiment.data_root, experiment.device) == ("/data", "cpu")
+    assert (parse_experiment(VIMCO).data_root, parse_experiment(VIMCO).device) == (None, None)
+
+
+REFUSED: list[tuple[Any, list[str]]] = [
+    ([], ["expected a JSON object", "a list"]),
+    ({"parametres": {}}, ["unknown key 'parametres'", "did you mean 'parameters'"]),
+    ({"script": "trian"}, ["script", "'trian'", "did you mean 'train'"]),
+    ({"description": 3}, ["description", "a string", "a number"]),
+    ({"global": ["--iw 3"]}, ["global", "a string", "a list"]),
+    ({"global": "--id 'open"}, ["global", "split"]),
+    ({"report": "--keys 'open"}, ["report", "split"]),
+    ({"args": "--estimator vimco"}, ["args", "a list of strings", "a string"]),
+    ({"args": []}, ["args", "empty"]),
+    ({"args": ["--iw 3", 4]}, ["args[1]", "a number"]),
+    ({"args": ["--estimator vimco", "--estimater rws"]}, ["args[1]", "'--estimater'", "did you mean '--estimator'"]),
+    ({"args": ["--iw=3 --lerning_rate=4"]}, ["args[0]", "unknown option", "--lerning_rate"]),
+    ({"args": ["--iw three"]}, ["args[0]", "--iw", "three"]),
+    ({"args": ["stray"]}, ["args[0]", "stray"]),
+    ({"args": ["--estimator vimko"]}, ["args[0]", "unknown estimator 'vimko'", "did you mean 'vimco'"]),
+    ({"global": "--dataset digitz"}, ["global", "--dataset", "did you mean 'digits'"]),
+    ({"global": "--nsteps 0"}, ["global", "--nsteps", "at least 1"]),
+    ({"global": "--exp other"}, ["global", "--exp", "manager.py"]),
+    ({"args": ["--root=/tmp"]}, ["args[0]", "--root", "manager.py"]),
+    ({"parameters": {"root": ["/tmp"]}}, ["parameters.root[0]", "--root", "manager.py"]),
+    ({"parameters": ["iw"]}, ["parameters", "an object of lists", "a list"]),
+    ({"parameters": {"iww": [3]}}, ["parameters", "'iww'", "did you mean 'iw'"]),
+    ({"parameters": {"iw": 3}}, ["parameters.iw", "a list of values", "a number"]),
+    ({"parameters": {"seed": [1], "iw": []}}, ["parameters.iw", "empty"]),
+    ({"parameters": {"iw": [3, "x"]}}, ["parameters.iw[1]", "x"]),
+    ({"parameters": {"iw": [3, 2.5]}}, ["parameters.iw[1]", "2.5"]),
+    ({"parameters": {"iw": [3, None]}}, ["parameters.iw[1]", "null"]),
+    ({"parameters": {"iw": [[3]]}}, ["parameters.iw[0]", "a list"]),
+    ({"parameters": {"iw": [True]}}, ["parameters.iw[0]", "a number or a string", "true"]),
+    ({"parameters": {"learn_prior": [1]}}, ["parameters.learn_prior[0]", "true or false", "1"]),
+    ({"parameters": {"learn_prior": ["true"]}}, ["parameters.learn_prior[0]", "true or false"]),
+    ({"parameters": {"estimator": ["vimco", "vimko"]}}, ["parameters.estimator[1]", "vimko", "did you mean 'vimco'"]),
+    ({"parameters": {"lr": [float("nan")]}}, ["parameters.lr[0]", "finite"]),
+    ({"args": ["--iw 3"], "parameters": {"iw": [4]}}, ["--iw", "args[0]", "and in parameters"]),
+    ({"global": "--iw=3", "parameters": {"iw": [4]}}, ["--iw", "global", "and in parameters"]),
+    ({"global": "--no-mini", "parameters": {"mini": [True]}}, ["--mini", "global", "and in parameters"]),
+    ({"args": ["--estimator vimco", "--estimator vimco-arithmetic"]}, ["one run", "args[0]", "args[1]"]),
+    ({"args": ["--lr 0.002", ""]}, ["one run", "args[0]", "args[1]"]),  # the default, said and unsaid
+    ({"parameters": {"seed": [1, 2, 1]}}, ["one run", "seed=1"]),
+    ({"parameters": {"device": ["cpu", "cuda"]}}, ["one run", "device=cpu"]),
+    ({"args": ["--device cpu --seed 1", "--device cuda --seed 2"]}, ["--device", "cpu, cuda"]),
+    ({"parameters": {"seed": list(range(200)), "iw": list(range(1, 201))}}, ["40000 runs", "split"]),
+]
+
+
+@pytest.mark.parametrize(("data", "fragments"), REFUSED, ids=[str(fragments) for _, fragments in REFUSED])
+def test_what_is_wrong_is_named_in_one_line(data: Any, fragments: list[str]) -> None:
+    with pytest.raises(GridError) as caught:
+        parse_experiment(data)
+    message = str(caught.value)
+    assert "\n" not in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_the_message_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"args": []}')
+    with pytest.raises(GridError, match=r"x\.json: args"):
+        load_experiment(path)
+
+
+def test_broken_json_is_shown_where_it_breaks(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{\n  "args": [,]\n}')
+    with pytest.raises(GridError, match=r"x\.json, line 2, column 12: not valid JSON"):
+        load_experiment(path)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"parameters": {"iw": [1], "seed": [1], "iw": [2]}}')
+    with pytest.raises(GridError, match=r"x\.json: the key 'iw' is there twice"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(GridError, match=r"can't read the experiment file .*x\.json"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(("name", "count"), [("gaussian-mixture-model", 400), ("gaussian-toy", 150)])
+def test_the_reference_experiments_have_their_size(name: str, count: int) -> None:
+    assert len(load_experiment(EXPERIMENTS / f"{name}.json").runs) == count
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_experiment_expands(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.description
+    assert len({run.record().name for run in experiment.runs}) == len(experiment.runs)
+
+
+def test_the_order_in_the_file_changes_no_run() -> None:
+    one = parse_experiment({"global": "--iw 3 --lr 1e-4", "parameters": {"seed": [1, 2], "N": [3, 4]}})
+    two = parse_experiment({"global": "--lr 0.0001 --iw=3", "parameters": {"N": [4, 3], "seed": [2, 1]}})
+    assert {run.key for run in one.runs} == {run.key for run in two.runs}
+
+
+def test_one_parser_serves_a_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    real = grid.build_parser
+    monkeypatch.setattr(grid, "build_parser", lambda **options: built.append(1) or real(**options))
+    parse_experiment({**VIMCO, "parameters": {"seed": list(range(50))}})
+    assert built == [1]
+
+
+def test_a_record_survives_json() -> None:
+    (run,) = parse_experiment(VIMCO).runs
+    assert type(run.record()).from_row(json.loads(json.dumps(run.record().to_row()))) == run.record()

@@ -1,0 +1,351 @@
+"""The manager from its command line to the last run, with a stub for the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from conftest import MANAGER, STUB, Lab, processes_of
+
+from ovis.cli.dbutils import main as dbutils
+from ovis.runner.devices import Device
+from ovis.runner.engines.local import LocalEngine
+from ovis.runner.grid import load_experiment
+from ovis.runner.job import JobSpec
+from ovis.runner.manager import run_experiment
+from ovis.runner.progress import View
+from ovis.runner.queue import Queue
+from ovis.runner.transitions import Policy
+
+SEEDS = {"seed": [1, 2, 3]}
+LONG = "--nsteps 100000"
+
+
+def test_every_run_is_done_once_and_a_second_start_runs_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco"], parameters=SEEDS)
+    assert lab.run() == 0
+    assert lab.counts() == {"done": 3}
+    once = lab.journal()
+    assert list(once.values()) == [["start at 0 in 1", "done in 1"]] * 3
+    assert all(run.success.exists() for run in lab.runs())
+    assert not list(lab.paths.leases.glob("*.1"))
+    assert lab.run() == 0
+    assert lab.journal() == once
+    assert "3 runs (0 new, 3 done)" in capsys.readouterr().out
+
+
+def test_a_failing_run_is_shown_and_the_others_go_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--id fail", "--estimator rws"], parameters=SEEDS)
+    assert lab.run() == 1
+    assert lab.counts() == {"done": 3, "failed": 3}
+    shown = capsys.readouterr()
+    failed = next(run for run in lab.runs() if run.name.startswith("fail"))
+    for text in (shown.err, shown.out):
+        assert failed.name in text
+        assert "ValueError: the loss is not finite" in text
+        assert str(failed.log(1)) in text
+    assert "--requeue_level 2" in shown.out
+    assert lab.run() == 1  # still: not every run is done
+    assert lab.counts() == {"done": 3, "failed": 3}
+
+
+def test_failed_runs_can_be_put_back(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--id fail", "--estimator rws"])
+    assert lab.run() == 1
+    there = ["--exp", "lab", "--root", str(lab.folder / "runs")]
+    capsys.readouterr()
+    assert dbutils([*there, "--check"]) == 0
+    text = capsys.readouterr().out
+    assert "ValueError: the loss is not finite" in text
+    assert all(run.name in text for run in lab.runs())
+    assert dbutils([*there, "--requeue_level", "1"]) == 0
+    assert lab.counts() == {"done": 1, "failed": 1}
+    assert dbutils([*there, "--requeue_level", "2"]) == 0
+    assert lab.counts() == {"done": 1, "queued": 1}
+    capsys.readouterr()
+    assert dbutils([*there, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["queued"] == 1
+
+
+def test_a_run_that_is_killed_is_tried_again_from_its_checkpoint(lab: Lab) -> None:
+    lab.write(args=["--id die", ""])
+    assert lab.run() == 0
+    (died,) = [lines for name, lines in lab.journal().items() if name.startswith("die")]
+    assert died == ["start at 0 in 1", "start at 3 in 2", "done in 2"]
+    assert sorted(record.lost for record in lab.records()) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [({"args": ["--estimater vimco"]}, "--estimater"), ({"args": []}, "empty"), ({"arg": []}, "did you mean 'args'")],
+)
+def test_nothing_is_written_for_a_bad_file(
+    lab: Lab, capsys: pytest.CaptureFixture[str], experiment: dict[str, object], message: str
+) -> None:
+    lab.write(**experiment)
+    assert lab.run() == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert sorted(os.listdir(lab.folder)) == ["lab.json"]
+
+
+@pytest.mark.parametrize("name", ["../lab", "/etc/passwd", "", ".", "a/b", "no-such-experiment", "-x.json", "no.json"])
+def test_a_hostile_or_unknown_experiment_is_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    from ovis.cli.manager import main
+
+    assert main([f"--exp={name}", "--dry_run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_dry_run_writes_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco"], parameters=SEEDS)
+    assert lab.run("--dry_run") == 0
+    shown = capsys.readouterr().out
+    assert "3 runs (3 new)" in shown
+    assert "on cpu: 2 runs at once" in shown
+    assert sorted(os.listdir(lab.folder)) == ["lab.json"]
+
+
+def test_a_dry_run_deletes_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco"])
+    lab.run()
+    before = lab.paths.ledger.read_bytes()
+    assert lab.run("--rf", "--dry_run") == 0
+    assert lab.runs()[0].name in capsys.readouterr().out
+    assert lab.paths.ledger.read_bytes() == before
+    assert lab.runs()[0].success.exists()
+
+
+def test_starting_from_scratch(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco"], parameters=SEEDS)
+    assert lab.run("--max_jobs", "1") == 1
+    assert lab.counts() == {"done": 1, "queued": 2}
+    capsys.readouterr()
+    assert lab.run("--rf", "--yes") == 0
+    assert all(run.name in capsys.readouterr().out for run in lab.runs()[:1])
+    assert list(lab.journal().values()) == [["start at 0 in 1", "done in 1"]] * 3
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("", 1), ("y", 0)])
+def test_deleting_asks_on_a_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+    lab.write(args=["--estimator vimco"])
+    lab.run()
+    (lab.runs()[0].folder / "mark").touch()
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda prompt: answer)
+    assert lab.run("--rf") == code
+    assert (lab.runs()[0].folder / "mark").exists() is (code == 1)
+
+
+def test_runs_no_longer_in_the_file_are_left_alone(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco --lr 1"])
+    assert lab.run("--max_jobs", "1") == 0
+    lab.write(args=["--estimator vimco --lr 2", "--id fail --lr 2"])
+    assert lab.run("--max_jobs", "1") == 1
+    lab.write(args=["--estimator vimco --lr 3"])
+    assert lab.run() == 0
+    assert lab.counts() == {"done": 3, "queued": 1}
+    assert "3 runs in its queue are not in the experiment file" in capsys.readouterr().out
+
+
+def test_a_killed_manager_takes_its_jobs_along_and_a_restart_converges(lab: Lab) -> None:
+    lab.write(args=["--id stubborn"], **{"global": "--nsteps 60"}, parameters=SEEDS)
+    manager = lab.start()
+    lab.wait_for_steps(5)
+    manager.kill()
+    manager.wait()
+    lab.wait(lambda: not processes_of(lab.paths.folder))
+    assert lab.counts() == {"running": 2, "queued": 1}
+    assert lab.run() == 0
+    journals = sorted(lab.journal().values())
+    assert [lines[-1] for lines in journals] == ["done in 1", "done in 2", "done in 2"]
+    resumed = [lines for lines in journals if len(lines) == 3]
+    assert len(resumed) == 2
+    assert all(int(lines[1].split()[2]) >= 5 for lines in resumed)  # from the checkpoint, not from the start
+    assert not any("overlap" in line for lines in journals for line in lines)
+    assert [record.lost for record in lab.records()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_lets_the_runs_checkpoint_and_puts_them_back(lab: Lab, number: signal.Signals) -> None:
+    lab.write(args=[""], **{"global": "--nsteps 60"}, parameters=SEEDS)
+    manager = lab.start()
+    lab.wait_for_steps(3)
+    manager.send_signal(number)
+    shown = manager.communicate(timeout=10)[0]
+    assert manager.returncode == 130
+    assert "stopping: 2 runs" in shown
+    assert lab.counts() == {"queued": 3}
+    assert sorted(lab.journal().values())[1:] == [["start at 0 in 1", "stopped in 1"]] * 2
+    assert [record.lost + record.failures for record in lab.records()] == [0, 0, 0]
+    assert lab.run() == 0
+    assert sorted(len(lines) for lines in lab.journal().values()) == [2, 4, 4]
+
+
+def test_a_second_stop_kills(lab: Lab) -> None:
+    lab.write(args=["--id stubborn"], **{"global": LONG}, parameters=SEEDS)
+    manager = lab.start()
+    lab.wait_for_steps(3)
+    manager.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        manager.wait(0.7)
+    manager.send_signal(signal.SIGINT)
+    manager.communicate(timeout=10)
+    assert manager.returncode == 130
+    lab.wait(lambda: not processes_of(lab.paths.folder))
+    assert lab.counts() == {"queued": 3}
+
+
+def test_two_managers_share_an_experiment(lab: Lab) -> None:
+    lab.write(args=[""], **{"global": "--nsteps 10"}, parameters={"seed": list(range(8))})
+    both = [lab.start(), lab.start()]
+    for manager in both:
+        manager.communicate(timeout=30)
+    assert [manager.returncode for manager in both] == [0, 0]
+    assert list(lab.journal().values()) == [["start at 0 in 1", "done in 1"]] * 8
+
+
+def test_an_unwritable_queue_is_one_line_and_stops_the_runs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.write(args=["", "--id stubborn --nsteps 40"])
+    real, calls = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 4:  # the file and the folder: once for adding, once for claiming
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert lab.run() == 2
+    monkeypatch.undo()
+    assert "can't write the queue" in capsys.readouterr().err.splitlines()[-1]
+    assert not processes_of(lab.paths.folder)
+    assert lab.counts() == {"running": 2}
+
+
+class Recorder:
+    """A display that only listens."""
+
+    def __init__(self) -> None:
+        self.views: list[View] = []
+
+    def show(self, view: View) -> None:
+        self.views.append(view)
+
+    def say(self, line: str) -> None:
+        raise AssertionError(line)
+
+    def close(self) -> None:
+        self.views.append(self.views[-1])
+
+
+def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovis.runner.engines.local.cores", lambda: 13)
+    runs = load_experiment(lab.write(args=["--nsteps 40"], parameters={"seed": [1, 2, 3, 4]})).runs
+    queue = Queue(lab.paths, Policy())
+    queue.add([run.record() for run in runs])
+    devices = [Device(f"cuda:{n}", "cuda", {"CUDA_VISIBLE_DEVICES": f"GPU-{n}"}) for n in (0, 1)]
+    display = Recorder()
+    template = JobSpec(queue.paths.folder, "", 0, command=STUB)
+    assert run_experiment(runs, queue, LocalEngine(devices, 2), display, template).complete
+    calls = [json.loads((run.folder / "call.json").read_text()) for run in lab.runs()]
+    assert sorted(call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls) == ["GPU-0", "GPU-0", "GPU-1", "GPU-1"]
+    assert {call["env"][name] for call in calls for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"3"}
+    assert all("--device=cuda" in call["argv"] for call in calls)
+    assert sorted(record.device for record in lab.records()) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+
+
+def test_progress_moves_within_runs_and_by_their_length(lab: Lab) -> None:
+    runs = load_experiment(lab.write(args=["--nsteps 150", "--nsteps 50"])).runs
+    queue = lab.queue
+    queue.add([run.record() for run in runs])
+    display = Recorder()
+    template = JobSpec(queue.paths.folder, "", 0, command=STUB)
+    engine = LocalEngine([Device("cpu", "cpu")], 2)
+    assert run_experiment(runs, queue, engine, display, template).complete
+    completed = [view.completed for view in display.views]
+    assert completed[0] == 0.0
+    assert completed[-1] == pytest.approx(2.0)
+    assert completed == sorted(completed)
+    assert len(set(completed)) > 4
+    both = [view for view in display.views if len(view.running) == 2 and all(run.progress for run in view.running)]
+    assert both
+    for view in both:
+        parts = [run.progress for run in view.running if run.progress]
+        assert view.completed == pytest.approx(sum({150: 1.5, 50: 0.5}[p.nsteps] * p.fraction for p in parts))
+
+
+def test_a_terminal_shows_a_bar_and_the_running_runs(lab: Lab) -> None:
+    lab.write(args=[""], **{"global": "--nsteps 40"}, parameters=SEEDS)
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "rows", "40", "cols", "150"], stdin=theirs, check=True)
+    command = [sys.executable, "-c", MANAGER, STUB[1], *lab.arguments()]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # how Linux says that the other side is closed
+            pass
+    os.close(ours)
+    text = shown.decode()
+    assert process.returncode == 0
+    assert "/3 runs [" in text
+    assert "1 queued, 2 running" in text
+    assert "3 done" in text
+    assert any(f"step {n}/40  loss" in text for n in range(1, 40))
+
+
+def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    fake = types.ModuleType("ovis.cli.report")
+    fake.main = lambda argv: calls.append(argv) or 5  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ovis.cli.report", fake)
+    lab.write(args=["", "--seed 2"], report="--keys 'a b'")
+    assert lab.run("--report", "--max_jobs", "1") == 1
+    assert calls == []
+    assert lab.run("--report") == 5
+    assert calls == [["--exp", "lab", "--root", str(lab.folder / "runs"), "--keys", "a b"]]
+
+
+def test_the_manager_starts_without_torch() -> None:
+    doors = "ovis.cli.manager, ovis.cli.dbutils, ovis.runner.job"
+    code = f"import sys, {doors}; print({{'torch', 'numpy', 'pandas'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "option", [["--processes", "0"], ["--max_jobs", "x"], ["--rf", "--resume"], ["--prozesses", "2"]]
+)
+def test_bad_options_are_refused(lab: Lab, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[""])
+    with pytest.raises(SystemExit) as caught:
+        lab.run(*option)
+    assert caught.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_a_root_that_cannot_be_written_is_one_line(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[""])
+    Path(lab.folder / "runs").write_text("a file")
+    assert lab.run() == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_dbutils_without_a_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("nothing", "../x", ""):
+        assert dbutils([f"--exp={name}", "--root", str(tmp_path)]) == 2
+        assert "there is no queue" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,83 @@
+"""What is shown, and reading what is shown from run folders that may be half there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from ovis.runner import progress as module
+from ovis.runner.paths import RunPaths
+from ovis.runner.progress import RunningRun, View, clock, make_display
+from ovis.runner.status import Progress, State, last_line, read_outcome, read_progress
+
+
+def view(completed: float) -> View:
+    counts = {State.QUEUED: 3, State.RUNNING: 1, State.DONE: 6, State.FAILED: 0}
+    return View(counts, completed, [RunningRun("some-run", "cpu", Progress(50, 200, 93.25), 61.0)])
+
+
+def test_plain_lines_come_every_ten_seconds_then_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    display = make_display(stream)
+    at: list[float] = []
+    for tenth in range(6001):
+        now[0] = 1000.0 + tenth / 10
+        before = len(stream.getvalue())
+        display.show(view(5.0))
+        if len(stream.getvalue()) > before:
+            at.append(round(tenth / 10))
+    assert at == [*range(0, 181, 10), *range(240, 601, 60)]
+
+
+def test_a_plain_line_says_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    display = make_display(stream)
+    display.show(view(6.0))
+    now[0] = 60.0
+    display.show(view(8.0))
+    first, second = stream.getvalue().splitlines()
+    assert (
+        first == "[00:00] 60% of 10 runs: 3 queued, 1 running, 6 done | some-run  cpu  step 50/200  loss 93.25  01:01"
+    )
+    assert second.startswith("[01:00] 80% of 10 runs, about 01:00 left: ")
+
+
+def test_a_run_that_has_not_said_anything_is_starting() -> None:
+    assert str(RunningRun("a", "cuda:1", None, 3.0)) == "a  cuda:1  starting  00:03"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "00:00"), (59.9, "00:59"), (3599, "59:59"), (36061, "10:01:01")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "3", '{"step": 3}', '{"step": "x", "nsteps": 3}', "\xff"])
+def test_what_cannot_be_read_is_not_there(tmp_path: Path, content: str | None) -> None:
+    run = RunPaths(tmp_path)
+    if content is not None:
+        run.progress.write_text(content)
+        run.outcome.write_text(content)
+    assert read_progress(run) is None
+    assert read_outcome(run) is None
+
+
+def test_fractions_stay_in_bounds() -> None:
+    assert [Progress(step, 10).fraction for step in (-1, 0, 5, 10, 11)] == [0, 0, 0.5, 1, 1]
+    assert Progress(3, 0).fraction == 0
+
+
+def test_the_last_line_is_the_last_that_says_something(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    assert last_line(path) == ""
+    path.write_bytes(b"a\n" * 10_000 + b"50%\r100%\rKeyError: '\xff\x1b[31mx'\n\n  \n")
+    line = last_line(path)
+    assert line.startswith("KeyError: '")
+    assert line.isprintable()
+    path.write_text("x" * 100_000)
+    assert len(last_line(path)) == 300
