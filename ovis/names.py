@@ -1,4 +1,4 @@
-"""The grammar of estimator ids, and the names of models, data sets and studies. No torch: the runner validates with this.
+"""The grammar of estimator ids, and the names of models, data sets and studies. No torch: the runner imports this.
 
 An estimator id is split at its dashes into tokens, and each token is looked up in a table; nothing is ever evaluated.
 
@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 __all__ = [
     "ALIASES",
@@ -157,14 +158,16 @@ def _finish_ovis(name: str, config: Config) -> EstimatorId:
         gamma = float(config["gamma"])
         if gamma > 1:
             raise ValueError(f"estimator {name!r}: gamma must lie in [0, 1]")
-        return EstimatorId(f"ovis-gamma{gamma:g}", "ovis-gamma", config)
+        return EstimatorId(f"ovis-gamma{_decimal(gamma)}", "ovis-gamma", config)
     if "auxiliary" in config and "gamma" not in config:
         count = config["auxiliary"]
+        assert isinstance(count, int | float)
         if count == 0:
             raise ValueError(f"estimator {name!r}: needs at least one auxiliary sample, e.g. ovis-S1")
         config.setdefault("exclusive", False)
         suffix = "-exclusive" if config["exclusive"] else ""
-        return EstimatorId(f"ovis-S{count}{suffix}", "ovis-S", config)
+        fraction = isinstance(count, float) and count.is_integer()  # 1.0 is all particles, 1 is one
+        return EstimatorId(f"ovis-S{_decimal(count)}{'.0' if fraction else ''}{suffix}", "ovis-S", config)
     raise ValueError(f"estimator {name!r}: needs gamma<g> or S<s>{nearest(name, EXAMPLES)}")
 
 
@@ -172,12 +175,20 @@ def _finish_tvo(name: str, config: Config) -> EstimatorId:
     partitions = int(config.get("partitions", 0))
     if partitions < 1 or ("first" not in config and partitions > 1):
         raise ValueError(f"estimator {name!r}: needs part<P> and beta<b>, config1 or config2{nearest(name, EXAMPLES)}")
-    first = config.setdefault("first", 0.5)  # with one partition there is no inner point: the value has no effect
-    if isinstance(first, float) and first >= 1:
-        raise ValueError(f"estimator {name!r}: beta must be above 0, the first partition is at 10^-beta")
+    first = config.setdefault("first", 0.5)
+    if isinstance(first, float) and not 0 < first < 1:
+        raise ValueError(f"estimator {name!r}: beta must lie in (0, 300], the first partition is at 10^-beta")
     integration = config.setdefault("integration", "left")
-    middle = "" if partitions == 1 else f"-{first if isinstance(first, str) else f'beta{-math.log10(first):g}'}"
-    return EstimatorId(f"tvo-part{partitions}{middle}-{integration}", "tvo", config)
+    if partitions == 1:  # there is no inner point: the value has no effect
+        return EstimatorId(f"tvo-part1-{integration}", "tvo", {**config, "first": 0.5})
+    middle = first if isinstance(first, str) else f"beta{_decimal(float(f'{-math.log10(first):.12g}'))}"
+    return EstimatorId(f"tvo-part{partitions}-{middle}-{integration}", "tvo", config)
+
+
+def _decimal(number: float | int) -> str:
+    """The shortest decimal that reads back as this number, without an exponent (its dash would split the id)."""
+    text = format(Decimal(repr(number)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 COMPOSED: dict[str, tuple[dict[str, Reader], Callable[[str, Config], EstimatorId]]] = {

@@ -1,4 +1,4 @@
-"""Every option of a training run, once: the command line, the defaults, the validation and the run's identity read it here.
+"""Every option of a training run, once: command line, defaults, validation and the run's identity are read from here.
 
 No torch: the manager and the reports import this in milliseconds.
 """
@@ -139,9 +139,9 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
     if value is None and type(None) in typing.get_args(kind):
         return
     wanted = _scalar(kind)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        if not (wanted is float and isinstance(value, int) and not isinstance(value, bool)):
-            raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
+    accepted = (int, float) if wanted is float else wanted
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
+        raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
     if meta["choices"] and value not in meta["choices"]:
         raise SettingsError(f"{name}: unknown value {value!r}{nearest(value, meta['choices'])}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -165,12 +165,14 @@ def differences(settings: TrainSettings) -> dict[str, Any]:
     The estimator is written in its canonical form, so ``vimco`` and ``vimco-arithmetic`` are one run.
     """
     found: dict[str, Any] = {}
+    types = typing.get_type_hints(type(settings))
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
         if item.name == "estimator":
             value = parse_estimator(value).canonical
         if item.metadata["identity"] and value != item.default:
-            found[item.name] = float(value) if isinstance(item.default, float) else value
+            real = _scalar(types[item.name]) is float and value is not None
+            found[item.name] = float(value) if real else value
     return found
 
 

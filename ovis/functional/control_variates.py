@@ -16,6 +16,7 @@ from ovis.functional.log_weights import (
     Alpha,
     centre,
     check_alpha,
+    check_auxiliary,
     check_log_weights,
     is_largest,
     iw_bound,
@@ -81,7 +82,8 @@ def vimco_geometric(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     check_log_weights(log_w, at_least=2)
     others = leave_one_out(log_w, check_alpha(alpha)).log_others
     mean = leave_one_out_mean(log_w)
-    return _log_sum(others, mean.reference + mean.depth, alpha) - math.log(log_w.shape[-1]) / (1 - alpha)
+    log_mean = torch.where(mean.reference.isinf(), mean.reference, mean.reference + mean.depth)
+    return _log_sum(others, log_mean, alpha) - math.log(log_w.shape[-1]) / (1 - alpha)
 
 
 def ovis_monte_carlo(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
@@ -102,7 +104,7 @@ def ovis_monte_carlo(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Te
         ValueError: a wrong shape, or alpha >= 1.
     """
     check_log_weights(log_w)
-    check_log_weights(log_w_aux, name="log_w_aux")
+    check_auxiliary(log_w, log_w_aux)
     others = leave_one_out(log_w, check_alpha(alpha)).log_others.unsqueeze(-2)  # [..., 1, K]
     fresh = log_w_aux.unsqueeze(-1)  # [..., S, 1]
     bounds = _log_sum(others, fresh, alpha) - math.log(log_w.shape[-1]) / (1 - alpha)
@@ -162,7 +164,7 @@ def leave_one_out_mean(log_w: Tensor) -> OthersMean:
     rest = torch.where(deepest, without_deepest, rest)
     reference = torch.where(largest, second, top)
     depth = torch.where(largest, without_top, rest) / (log_w.shape[-1] - 1)
-    return OthersMean(reference, depth.masked_fill(reference.isinf(), 0.0))
+    return OthersMean(reference, depth)
 
 
 def _log_sum(a: Tensor, b: Tensor, alpha: Alpha) -> Tensor:

@@ -24,6 +24,7 @@ from ovis.functional.control_variates import leave_one_out_mean, prefactor
 from ovis.functional.log_weights import (
     Alpha,
     check_alpha,
+    check_auxiliary,
     check_log_weights,
     leave_one_out,
     normalized_weights,
@@ -100,7 +101,7 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
     """d_k - c_k of OVIS_MC, shape [..., K], from log-weights [..., K] and auxiliary ones [..., S]."""
     check_log_weights(log_w)
-    check_log_weights(log_w_aux, name="log_w_aux")
+    check_auxiliary(log_w, log_w_aux)
     sums = leave_one_out(log_w, alpha)
     weights, log_rest = sums.weights.unsqueeze(-2), sums.log_rest.unsqueeze(-2)  # [..., 1, K]
     log_share = (_minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total).unsqueeze(-1)  # [..., S, 1]

@@ -185,6 +185,16 @@ def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> 
         raise ValueError(f"{name} must have shape [..., K] with K >= {at_least}, got {tuple(log_w.shape)}")
 
 
+def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
+    """Refuse auxiliary log-weights [..., S] that do not fit log-weights [..., K]."""
+    check_log_weights(log_w_aux, name="log_w_aux")
+    rows, rows_aux = log_w.shape[:-1], log_w_aux.shape[:-1]
+    fits = all(b in (1, a) for a, b in zip(reversed(rows), reversed(rows_aux), strict=False))
+    if len(rows_aux) > len(rows) or not fits:
+        shapes = f"{tuple(log_w_aux.shape)} beside {tuple(log_w.shape)}"
+        raise ValueError(f"log_w_aux must have shape [..., S] with the rows of log_w, got {shapes}")
+
+
 def check_alpha(alpha: Alpha) -> Alpha:
     """Refuse alpha >= 1. A tensor is taken on trust: reading it would make the device wait."""
     if isinstance(alpha, Tensor):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovis.functional.learning_signals import learning_signal
-from ovis.functional.log_weights import Alpha, check_alpha, check_log_weights, iw_bound, normalized_weights
+from ovis.functional.log_weights import Alpha, centre, check_alpha, check_log_weights, iw_bound, normalized_weights
 from ovis.functional.partitions import tvo_nodes, tvo_partition
 from ovis.names import EstimatorId, parse_estimator
 
@@ -133,16 +133,21 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") ->
     """
     count = log_w.shape[-1]
     correction = count / max(count - 1, 1)
+    top, depths = centre(log_w)  # so that a common offset costs the differences no digits
     value = torch.zeros_like(log_w[..., 0])
     log_p, log_q = torch.zeros_like(log_w), torch.zeros_like(log_w)
     for power, width in tvo_nodes(knots, integration):
         tempered = normalized_weights(log_w, 1 - power) if power else torch.full_like(log_w, 1 / count)
-        mean = torch.where(tempered == 0, 0.0, tempered * log_w).sum(-1, keepdim=True)
-        centred = torch.where(log_w == mean, 0.0, log_w - mean)
+        mean = torch.where(tempered == 0, 0.0, tempered * depths).sum(-1, keepdim=True)
+        centred = torch.where(depths == mean, 0.0, depths - mean)
         covariance = width * correction * torch.where(tempered == 0, 0.0, tempered * centred)
-        value = value + width * mean.squeeze(-1)
-        log_p = log_p + width * tempered + power * covariance
-        log_q = log_q - width * tempered + (1 - power) * covariance
+        value = value + width * torch.where(top.isinf(), top, top + mean).squeeze(-1)
+        log_p = log_p + width * tempered
+        log_q = log_q - width * tempered
+        if power > 0:  # the covariance may be infinite
+            log_p = log_p + power * covariance
+        if power < 1:
+            log_q = log_q + (1 - power) * covariance
     return Factors(value, log_p, log_q)
 
 
