@@ -1,6 +1,23 @@
 """Latent-variable models whose forward pass returns distributions."""
 
+from ovis.models.baseline import Baseline
+from ovis.models.conv_vae import ConvVAE
+from ovis.models.gaussian_mixture import GaussianMixture
+from ovis.models.gaussian_toy import GaussianToyVAE
+from ovis.models.gaussian_vae import GaussianVAE
 from ovis.models.sigmoid_belief_network import SigmoidBeliefNetwork
 from ovis.models.template import Output, ParticleModel, Template
+from ovis.models.vae import VAE
 
-__all__ = ["Output", "ParticleModel", "SigmoidBeliefNetwork", "Template"]
+__all__ = [
+    "VAE",
+    "Baseline",
+    "ConvVAE",
+    "GaussianMixture",
+    "GaussianToyVAE",
+    "GaussianVAE",
+    "Output",
+    "ParticleModel",
+    "SigmoidBeliefNetwork",
+    "Template",
+]

@@ -1,0 +1,88 @@
+"""Gaussian mixture with a learned prior (Le et al. 2019, "Revisiting reweighted wake-sleep", section 5.2; Figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from ovis.models.layers import mlp
+from ovis.models.template import Output, ParticleModel
+
+__all__ = ["GaussianMixture"]
+
+
+class GaussianMixture(ParticleModel):
+    """p(z) = softmax(theta)_z with z in {0..N-1}, p(x|z) = N(x; 10 z, 5^2), q(z|x) = softmax(phi(x))_z.
+
+    The data come from p*(z) proportional to 5 + z. A sample z is the index of its class, an integer tensor without
+    event dimensions, as nothing here is cheaper with one-hot vectors. Observations have shape [B, 1].
+
+    Args:
+        N: classes.
+        hdim: hidden units of phi, a perceptron 1-hdim(tanh)-N.
+    """
+
+    #: distance of the means of neighbouring classes, and standard deviation of each class
+    spacing = 10.0
+    scale = 5.0
+
+    true_logits: Tensor
+
+    def __init__(self, N: int = 20, hdim: int = 16):
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(N))
+        self.phi = mlp(1, N, hdim, layers=1)
+        self.register_buffer("true_logits", torch.log(5 + torch.arange(N, dtype=torch.get_default_dtype())))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Logits of q(z|x): [B, 1] -> [B, N]."""
+        logits: Tensor = self.phi(x)
+        return logits
+
+    def infer(
+        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        if zgrads:
+            raise ValueError("a Gaussian mixture has no reparameterized samples: use a score-function estimator")
+        posterior: Distribution = Categorical(logits=features, validate_args=False)
+        if given is not None:
+            return [given[0]], [posterior]
+        # all particles of a datum from one table of probabilities
+        z = posterior.sample() if len(lead) == 1 else posterior.sample(torch.Size(lead[1:])).squeeze(-1).T
+        return [z], [posterior]
+
+    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+        return self._observation(z[0]), [Categorical(logits=self.theta, validate_args=False)]
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
+        prior: Distribution = Categorical(logits=self.theta.expand(bs, -1), validate_args=False)
+        z = prior.sample()
+        return {"px": self._observation(z), "z": [z], "pz": [prior]}
+
+    def true_posterior(self, x: Tensor) -> Tensor:
+        """p*(z|x) proportional to (5 + z) N(x; 10 z, 5^2), exactly: [B, 1] -> [B, N]."""
+        classes = torch.arange(len(self.theta), device=x.device, dtype=x.dtype)
+        log_likelihood = -0.5 * ((x - self.spacing * classes) / self.scale) ** 2
+        return torch.softmax(self.true_logits + log_likelihood, -1)
+
+    @torch.no_grad()
+    def diagnostics(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Distances to the truth, the L2 norms of differences of probabilities over the N classes.
+
+        Args:
+            x: observations, shape [B, 1].
+
+        Returns:
+            under ``gmm``: ``posterior_mse``, |q(.|x) - p*(.|x)|, shape [B]; ``prior_mse``, |p - p*|, a scalar.
+        """
+        posterior = torch.softmax(self.encode(x), -1) - self.true_posterior(x)
+        prior = torch.softmax(self.theta, -1) - torch.softmax(self.true_logits, -1)
+        return {"gmm": {"posterior_mse": posterior.norm(dim=-1), "prior_mse": prior.norm()}}
+
+    def _observation(self, z: Tensor) -> Distribution:
+        means = self.spacing * z.unsqueeze(-1).to(self.theta.dtype)
+        return Independent(Normal(means, self.scale, validate_args=False), 1, validate_args=False)

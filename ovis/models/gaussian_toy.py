@@ -1,0 +1,102 @@
+"""Gaussian toy model with a known optimum, Figure 1 (Rainforth et al. 2018, "Tighter variational bounds ...")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+from torch.nn import functional as F
+
+from ovis.models.template import Output, ParticleModel
+
+__all__ = ["GaussianToyVAE"]
+
+
+class GaussianToyVAE(ParticleModel):
+    """p(z) = N(z; mu, I), p(x|z) = N(x; z, I), q(z|x) = N(z; A x + b, (2/3)^2 I), all in D dimensions.
+
+    The exact posterior is N((x + mu)/2, I/2). For data of mean m the bounds are largest near mu = m, A = I/2, b = m/2.
+    As in the paper's Figure 1, 2/3 is a standard deviation, so q is narrower than the posterior (Rainforth et al.: a
+    variance of 2/3).
+
+    Args:
+        D: dimensions.
+        x_mean: mean m of the data, shape [D], of which the optimum is a function; None: zeros.
+    """
+
+    #: standard deviation of q
+    scale = 2 / 3
+
+    data_mean: Tensor
+
+    def __init__(self, D: int = 20, x_mean: Tensor | None = None):
+        super().__init__()
+        self.mu = nn.Parameter(torch.zeros(D))
+        self.A = nn.Parameter(torch.zeros(D, D))
+        self.b = nn.Parameter(torch.zeros(D))
+        self.register_buffer("data_mean", torch.zeros(D) if x_mean is None else x_mean.detach().float().clone())
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Mean of q(z|x): [B, D] -> [B, D]."""
+        return F.linear(x, self.A, self.b)
+
+    def infer(
+        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        posterior = _normal(features, self.scale)
+        if given is not None:
+            return [given[0]], [posterior]
+        particles = posterior.expand(torch.Size(lead))
+        return [particles.rsample() if zgrads else particles.sample()], [posterior]
+
+    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+        return _normal(z[0]), [_normal(self.mu)]
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
+        prior = _normal(self.mu.expand(bs, -1))
+        z = prior.sample()
+        return {"px": _normal(z), "z": [z], "pz": [prior]}
+
+    def optimum(self) -> dict[str, Tensor]:
+        """The optimal parameters for data of the stored mean, as fresh tensors, in the order mu, A, b."""
+        mean = self.data_mean
+        return {"mu": mean.clone(), "A": torch.eye(len(mean), dtype=mean.dtype, device=mean.device) / 2, "b": mean / 2}
+
+    @torch.no_grad()
+    def set_optimal_parameters(self, x: Tensor) -> None:
+        """Store the mean of the data x [n, D] and set the parameters to its optimum."""
+        self.data_mean.copy_(x.mean(0))
+        for name, value in self.optimum().items():
+            self.get_parameter(name).copy_(value)
+
+    @torch.no_grad()
+    def perturb(self, epsilon: float, generator: torch.Generator | None = None) -> None:
+        """Set the parameters to the optimum + epsilon N(0, 1); calls do not accumulate.
+
+        Args:
+            epsilon: standard deviation of the perturbation.
+            generator: of the noise, drawn for mu, A, b in this order, on the generator's device.
+        """
+        for name, value in self.optimum().items():
+            device = value.device if generator is None else generator.device
+            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=device)
+            self.get_parameter(name).copy_(value + epsilon * noise.to(value.device))
+
+    @torch.no_grad()
+    def diagnostics(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Distances of the parameters to the optimum: L2 norms of the differences, scalars.
+
+        Args:
+            x: observations; the distances do not depend on them.
+
+        Returns:
+            under ``gaussian_toy``: ``mse_mu``, ``mse_A``, ``mse_b``.
+        """
+        return {"gaussian_toy": {f"mse_{k}": (self.get_parameter(k) - v).norm() for k, v in self.optimum().items()}}
+
+
+def _normal(mean: Tensor, scale: float = 1.0) -> Distribution:
+    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)

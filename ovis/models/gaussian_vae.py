@@ -1,0 +1,43 @@
+"""The Gaussian VAE of the paper's Figure 4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ovis.models.latents import NormalLatents
+from ovis.models.layers import mlp
+from ovis.models.single_layer import SingleLayerModel, start_at_mean
+
+__all__ = ["GaussianVAE"]
+
+
+class GaussianVAE(SingleLayerModel):
+    """p(x, z) = Bernoulli(x; MLP(z)) N(z; 0, I), q(z|x) = N(z; m, diag s^2) with (m, log s) = MLP((x - mean + 1)/2).
+
+    With the default sizes the encoder is 784-200-200-(200, 200) and the decoder 200-200-200-784 on 28x28 images, with
+    tanh, as the non-linear model of Masrani et al. 2019 ("The thermodynamic variational objective"). The decoder's bias
+    starts at the logits of the mean observation.
+
+    Args:
+        x_shape: shape of one observation.
+        N: latent variables.
+        hdim: units of a hidden layer.
+        nlayers: hidden layers of the encoder and of the decoder.
+        x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
+    """
+
+    def __init__(
+        self, x_shape: Sequence[int], N: int = 200, hdim: int = 200, nlayers: int = 2, x_mean: Tensor | None = None
+    ):
+        family = NormalLatents(N)
+        super().__init__(x_shape, family, learn_prior=False, x_mean=x_mean)
+        size = math.prod(self.x_shape)
+        self.inference_network = mlp(size, family.parameters, hdim, nlayers)
+        self.generative_model = start_at_mean(mlp(family.width, size, hdim, nlayers), self.mean)
+
+    def encode(self, x: Tensor) -> Tensor:
+        features: Tensor = self.inference_network(self.centre(x).flatten(1))
+        return features

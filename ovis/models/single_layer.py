@@ -1,0 +1,101 @@
+"""What all models with one stochastic layer and binary observations share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ovis.models.distributions import BernoulliVector
+from ovis.models.latents import Latents
+from ovis.models.sigmoid_belief_network import logits_of_mean
+from ovis.models.template import Output, ParticleModel
+
+__all__ = ["SingleLayerModel", "start_at_mean"]
+
+
+class SingleLayerModel(ParticleModel):
+    """p(x, z) = Bernoulli(x; decoder(z)) p(z) and q(z|x), where p(z) and q(z|x) are of one family.
+
+    A leaf builds ``inference_network``, which gives the parameters of q, and ``generative_model``, which takes a
+    sample's values, [R, *event], to the logits of x, R times the pixels of x.
+
+    Args:
+        x_shape: shape of one observation.
+        latents: the family of z.
+        learn_prior: learn the parameters of p(z); otherwise they are zeros: N(0, I), or uniform.
+        x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
+    """
+
+    mean: Tensor
+    prior: Tensor
+    inference_network: nn.Module
+    generative_model: nn.Module
+
+    def __init__(self, x_shape: Sequence[int], latents: Latents, learn_prior: bool, x_mean: Tensor | None):
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.latents = latents
+        mean = torch.full(self.x_shape, 0.5) if x_mean is None else x_mean.detach().float().reshape(self.x_shape)
+        self.register_buffer("mean", mean.clone())
+        prior = torch.zeros(latents.parameters)
+        if learn_prior:
+            self.prior = nn.Parameter(prior)
+        else:
+            self.register_buffer("prior", prior)
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """The parameters of q(z|x): [B, *x_shape] -> [B, latents.parameters]."""
+
+    @final
+    def centre(self, x: Tensor) -> Tensor:
+        """(x - mean + 1)/2: the network's input, in [0, 1]."""
+        return (x - self.mean + 1) / 2
+
+    @final
+    def infer(
+        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        if zgrads and tau == 0 and not self.latents.continuous:
+            raise ValueError(
+                "discrete latent variables have no reparameterized samples at tau = 0: set tau > 0 (relaxed samples), "
+                "or use a score-function estimator"
+            )
+        posterior = self.latents.distribution(features, tau if zgrads else 0.0)
+        if given is not None:
+            return [given[0]], [posterior]
+        particles = posterior.expand(torch.Size(lead))
+        return [particles.rsample() if zgrads else particles.sample()], [posterior]
+
+    @final
+    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+        lead = z[0].shape[: -self.latents.event_dims]
+        # one entry per leading dimension, so that the log-density stays a matrix product where it can be one
+        prior = self.latents.distribution(self.prior.expand(*(1 for _ in lead), -1), tau)
+        return self._observation(z[0], tau), [prior]
+
+    @final
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
+        prior = self.latents.distribution(self.prior.expand(bs, -1))
+        z = prior.sample()
+        return {"px": self._observation(z, 0.0), "z": [z], "pz": [prior]}
+
+    def _observation(self, z: Tensor, tau: float) -> Distribution:
+        values = self.latents.values(z, tau)
+        lead = values.shape[: -self.latents.event_dims]
+        logits = self.generative_model(values.flatten(0, len(lead) - 1))  # convolutions need one leading dimension
+        return BernoulliVector(logits.view(*lead, *self.x_shape), len(self.x_shape))
+
+
+@torch.no_grad()
+def start_at_mean(decoder: nn.Sequential, mean: Tensor) -> nn.Sequential:
+    """Set the bias of the last, linear layer to the logits of a mean observation: the best independent model."""
+    last = decoder[-1]
+    assert isinstance(last, nn.Linear)
+    last.bias.copy_(logits_of_mean(mean.flatten()))
+    return decoder

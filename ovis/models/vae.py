@@ -1,0 +1,64 @@
+"""Variational auto-encoder with one stochastic layer and perceptrons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ovis.models.latents import latents
+from ovis.models.layers import mlp
+from ovis.models.single_layer import SingleLayerModel, start_at_mean
+
+__all__ = ["VAE"]
+
+
+class VAE(SingleLayerModel):
+    """p(x, z) = Bernoulli(x; MLP(z)) p(z), q(z|x) = family(z; MLP((x - mean + 1)/2)).
+
+    The decoder's bias starts at the logits of the mean observation.
+
+    Args:
+        x_shape: shape of one observation.
+        prior: family of z: normal, categorical or bernoulli. Discrete families have relaxed samples at tau > 0.
+        learn_prior: learn the parameters of p(z); otherwise p(z) is N(0, I), or uniform.
+        N: latent variables.
+        K: categories of a categorical variable.
+        kdim: size of a category's embedding; 0: the decoder sees one-hot vectors.
+        hdim: units of a hidden layer.
+        nlayers: hidden layers of the encoder and of the decoder; 0: linear.
+        x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
+        normalization: of hidden layers, see :func:`ovis.models.layers.mlp`.
+        dropout: of hidden layers.
+
+    Raises:
+        ValueError: an unknown family or normalization.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        prior: str = "normal",
+        learn_prior: bool = False,
+        N: int = 32,
+        K: int = 8,
+        kdim: int = 0,
+        hdim: int = 64,
+        nlayers: int = 3,
+        x_mean: Tensor | None = None,
+        normalization: str = "none",
+        dropout: float = 0.0,
+    ):
+        family = latents(prior, N, K, kdim)
+        super().__init__(x_shape, family, learn_prior, x_mean)
+        size = math.prod(self.x_shape)
+        self.inference_network = mlp(
+            size, family.parameters, hdim, nlayers, normalization=normalization, dropout=dropout
+        )
+        decoder = mlp(family.width, size, hdim, nlayers, normalization=normalization, dropout=dropout)
+        self.generative_model = nn.Sequential(family.embedding(), start_at_mean(decoder, self.mean))
+
+    def encode(self, x: Tensor) -> Tensor:
+        features: Tensor = self.inference_network(self.centre(x).flatten(1))
+        return features
