@@ -1,7 +1,8 @@
 """Stands in for ``ovis.cli.train``: checkpoint, progress, exit codes; in milliseconds.
 
 It keeps a journal in the run's folder, which is what the tests believe. The label ``--id`` says how it behaves:
-``fail`` leaves with an error at step 3; ``die`` kills itself there, in its first attempt; ``stubborn`` ignores SIGTERM.
+``fail`` leaves with an error at step 3; ``die`` kills itself there, in its first attempt; ``wait`` stays there until it
+is told to stop, in its first attempt; ``stubborn`` ignores SIGTERM.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> int:
         note(f"start at {step} in")
         while step < options.nsteps:
             time.sleep(0.01)
-            step += 1
+            step += not (options.id == "wait" and step == 3 and options.attempt == 1)
             print("step", step)
             replace(checkpoint, str(step))
             replace(folder / "progress.json", json.dumps({"step": step, "nsteps": options.nsteps, "loss": 1 / step}))

@@ -181,12 +181,13 @@ def test_a_later_fence_is_never_lowered(lab: Lab) -> None:
 
 
 def test_an_attempt_overtaken_while_it_ran_publishes_nothing(lab: Lab) -> None:
-    bench = Bench(lab, arg="--nsteps=30")
+    bench = Bench(lab, arg="--id=wait")
     job = bench.start()
     bench.training()
     bench.run.fence.write_text("2\n")
+    job.terminate()
     assert job.wait(10) == STALE
-    assert bench.journal()[-1] == "done in 1"
+    assert bench.journal()[-1] == "stopped in 1"
     assert not bench.run.outcome.exists()
     assert not bench.run.success.exists()
 
