@@ -139,7 +139,7 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
     if value is None and type(None) in typing.get_args(kind):
         return
     wanted = _scalar(kind)
-    accepted = (int, float) if wanted is float else wanted
+    accepted: Any = (int, float) if wanted is float else wanted
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
     if meta["choices"] and value not in meta["choices"]:
@@ -228,7 +228,8 @@ def parse_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None 
 
     Args:
         argv: e.g. ``["--estimator", "vimco", "--iw", "10"]``.
-        parser: a parser to reuse when many runs are parsed (building one takes longer than using it).
+        parser: a parser to reuse when many runs are parsed (building one takes longer than using it), or one with
+            further options, which are not looked at here.
 
     Raises:
         SettingsError: an unknown option (the nearest valid one is named) or an invalid value.
@@ -238,4 +239,4 @@ def parse_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None 
     if unknown:
         valid = [f"--{f.name}" for f in dataclasses.fields(TrainSettings)]
         raise SettingsError(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
-    return TrainSettings(**vars(namespace))
+    return TrainSettings(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(TrainSettings)})

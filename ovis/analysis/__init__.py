@@ -1,0 +1,1 @@
+"""Analysis of gradients and of trained models."""

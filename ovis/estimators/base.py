@@ -163,7 +163,7 @@ class GradientEstimator(nn.Module, ABC):
         if return_diagnostics:
             diagnostics.update(bound_diagnostics(particles, settings.mc, settings.iw))
         if backward:
-            loss.mean().backward()  # type: ignore[no-untyped-call]
+            loss.mean().backward()
         return loss, diagnostics, particles.output
 
     def _settings(self, current: ParticleSettings, changes: dict[str, Any]) -> Any:

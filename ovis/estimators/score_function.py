@@ -50,8 +50,8 @@ class ReinforceBaseline(_ScoreFunction):
     optimizer (``estimator.parameters()``), of a higher learning rate.
 
     Args:
-        baseline: a module [B, *event] -> [B]; None: a :class:`ovis.models.Baseline` that learns the shape of x from the
-            first batch.
+        baseline: a module [B, *event] -> [B]; None: a :class:`ovis.models.Baseline` made at the first call, when the
+            shape of x is known (an optimizer made before that call misses its parameters).
         settings: see :class:`ovis.estimators.base.RenyiSettings`.
     """
 
@@ -59,11 +59,13 @@ class ReinforceBaseline(_ScoreFunction):
 
     def __init__(self, baseline: torch.nn.Module | None = None, **settings: Any):
         super().__init__(**settings)
-        self.baseline = Baseline() if baseline is None else baseline
+        self.baseline = baseline
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha
         signal = prefactor(sample.log_w, alpha)
+        if self.baseline is None:
+            self.baseline = Baseline(sample.x.shape[1:]).to(sample.x.device)
         baseline = self.baseline(sample.x)
         fit = (signal - baseline.view(-1, 1, 1)).square().mean((1, 2)) / 2
         return Estimate(score_factors(sample.log_w, signal - baseline.detach().view(-1, 1, 1), alpha), extra=fit)

@@ -99,7 +99,7 @@ def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: 
 def scale_gradient(z: Tensor, factor: Tensor) -> None:
     """Multiply the gradient that will flow into z [..., K, *event] by a factor [..., K]."""
     factor = factor.reshape(factor.shape + (1,) * (z.dim() - factor.dim()))
-    z.register_hook(lambda grad: grad * factor)  # type: ignore[no-untyped-call]
+    z.register_hook(lambda grad: grad * factor)
 
 
 def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:
@@ -196,7 +196,8 @@ def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
         shape [...]. Infinite x do no harm, as their values are not used.
     """
     flat = [tensor for pair in pairs for tensor in pair]
-    return _Attach.apply(value, *flat)  # type: ignore[no-untyped-call, no-any-return]
+    attached: Tensor = _Attach.apply(value, *flat)  # type: ignore[no-untyped-call]
+    return attached
 
 
 class _Attach(torch.autograd.Function):

@@ -30,7 +30,7 @@ from ovis.runner.queue import Queue
 from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome, Record, State, last_line, read_outcome
 from ovis.runner.transitions import accepts
 
-__all__ = ["TRAINING", "JobSpec", "main", "run_job"]
+__all__ = ["TRAINING", "JobSpec", "hold_run", "main", "publish_outcome", "read_fence", "run_job", "take_fence"]
 
 #: The training process; the run's options follow.
 TRAINING = (sys.executable, "-m", "ovis.cli.train")
@@ -121,17 +121,17 @@ def run_job(spec: JobSpec) -> int:
         return STALE
     run = paths.run(record.name)
     run.folder.mkdir(exist_ok=True)
-    with _hold(run) as lock:
+    with hold_run(run) as lock:
         if lock is None:
             return BUSY
-        if not _take_fence(run, spec.attempt):
+        if not take_fence(run, spec.attempt):
             return STALE
         if _settled(run, record):
             return 0
         outcome = training.run(record, run, lock)
-        if outcome is None or _fence(run) != spec.attempt:
+        if outcome is None or read_fence(run) != spec.attempt:
             return STALE
-        _publish(run, outcome)
+        publish_outcome(run, outcome)
     return 0
 
 
@@ -218,7 +218,7 @@ class _Training:
 
 
 @contextlib.contextmanager
-def _hold(run: RunPaths) -> Iterator[int | None]:
+def hold_run(run: RunPaths) -> Iterator[int | None]:
     """The run's lock, for the whole life of the job; None where another process has it."""
     handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
@@ -232,15 +232,15 @@ def _hold(run: RunPaths) -> Iterator[int | None]:
         os.close(handle)
 
 
-def _take_fence(run: RunPaths, attempt: int) -> bool:
+def take_fence(run: RunPaths, attempt: int) -> bool:
     """Say that from now on only this attempt may publish; False where a later one has said so already."""
-    if _fence(run) > attempt:
+    if read_fence(run) > attempt:
         return False
     write_text(run.fence, f"{attempt}\n")
     return True
 
 
-def _fence(run: RunPaths) -> int:
+def read_fence(run: RunPaths) -> int:
     try:
         return int(run.fence.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -257,7 +257,7 @@ def _settled(run: RunPaths, record: Record) -> bool:
     return False
 
 
-def _publish(run: RunPaths, outcome: Outcome) -> None:
+def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
     write_json(run.outcome, outcome.to_json())  # the commit point
     if outcome.status is Ending.SUCCESS:
         write_text(run.success, "")

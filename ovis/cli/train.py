@@ -1,0 +1,142 @@
+"""One training run: ``python -m ovis.cli.train --dataset digits --model sbm --estimator ovis-gamma1 --iw 10``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import platform
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+import ovis
+from ovis.runner.atomic import write_json
+from ovis.runner.identity import run_key, run_name
+from ovis.runner.job import hold_run, publish_outcome, read_fence, take_fence
+from ovis.runner.paths import RunPaths
+from ovis.runner.status import ABORTED, BUSY, Ending, Outcome
+from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train one run, from its last checkpoint if it has one.
+
+    Started by hand, it makes its own folder ``ROOT/EXP/NAME`` and keeps its log and its outcome there. The manager's
+    jobs do that for it, and say ``--run_dir`` and ``--attempt``.
+
+    Returns:
+        0: the run is complete; 3: it was asked to stop, and wrote a checkpoint; 1: it failed, 2: its options are wrong,
+        the last line on stderr says why; 75: another process is at work in its folder.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    place.add_argument("--run_dir", type=Path, default=None, help="folder of the run; by default ROOT/EXP/NAME")
+    place.add_argument("--attempt", type=int, default=0, help="number of the attempt, set by the manager")
+    parser = build_parser(prog="python -m ovis.cli.train", description="Train one model.", parents=[place])
+    try:
+        settings = parse_arguments(words, parser)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    where, _ = place.parse_known_args(words)
+    paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, run_name(settings)))
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    if where.attempt:
+        return _train(settings, paths)[0]
+    with hold_run(paths) as lock:
+        if lock is None:
+            print(f"error: another process is at work in {paths.folder}", file=sys.stderr)
+            return BUSY
+        return _train_alone(settings, paths)
+
+
+def _train_alone(settings: TrainSettings, paths: RunPaths) -> int:
+    """What a job does around a training, in this process."""
+    attempt = read_fence(paths) + 1
+    take_fence(paths, attempt)
+    paths.success.unlink(missing_ok=True)
+    paths.outcome.unlink(missing_ok=True)
+    handler = logging.FileHandler(paths.log(attempt))
+    logging.getLogger().addHandler(handler)
+    try:
+        code, message = _train(settings, paths)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    ending = {0: Ending.SUCCESS, ABORTED: Ending.ABORTED}.get(code, Ending.EXCEPTION)
+    publish_outcome(paths, Outcome(ending, attempt, exit=code, message=message, t=time.time()))
+    if ending is Ending.SUCCESS:
+        print(f"done: {paths.folder}")
+    return code
+
+
+def _train(settings: TrainSettings, paths: RunPaths) -> tuple[int, str]:
+    """Train; exit code, and one line where it failed."""
+    try:
+        with _asked_to_stop() as signals, logging_redirect_tqdm():
+            # torch takes seconds to import: not before the options are known to be right
+            import torch
+
+            from ovis.training.build import build_run
+            from ovis.training.loop import train
+
+            run = build_run(settings)
+            log.info("%s on %s, torch %s", paths.name, run.device, torch.__version__)
+            write_json(paths.config, _configuration(settings, str(run.device), torch.__version__))
+            complete = train(run, paths, stop=lambda: bool(signals), bar=sys.stderr.isatty())
+        return (0, "") if complete else (ABORTED, "stopped on request")
+    except SettingsError as error:
+        code, line = 2, str(error)
+    except Exception as error:  # whatever ends a run becomes one line, and a traceback in the log
+        log.exception("the run failed")
+        code, line = 1, f"{type(error).__name__}: {error}".splitlines()[0]
+    sys.stdout.flush()
+    print(f"error: {line}", file=sys.stderr)
+    return code, line
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C: the training looks at the list between two steps. A second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def remember(signum: int, frame: object) -> None:
+        if received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _configuration(settings: TrainSettings, device: str, torch_version: str) -> dict[str, object]:
+    return {
+        "settings": asdict(settings),
+        "run_id": run_key(settings),
+        "version": ovis.__version__,
+        "torch": torch_version,
+        "python": platform.python_version(),
+        "device": device,
+        "hostname": socket.gethostname(),
+        "started": time.time(),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""Statistics of a random vector from its draws: moments, signal-to-noise ratios, directions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["RunningMoments", "cosine", "directional_snr", "signal_to_noise"]
+
+
+class RunningMoments:
+    """Mean and variance of draws that are seen once, in float64 (Chan, Golub & LeVeque 1983).
+
+    Args:
+        size: D, entries of a draw.
+        device: where the draws are.
+    """
+
+    def __init__(self, size: int, device: torch.device | str = "cpu"):
+        self.count = 0
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self._squares = torch.zeros_like(self.mean)
+
+    def update(self, draws: Tensor) -> None:
+        """Take in draws, shape [n, D]."""
+        draws = draws.to(self.mean)
+        n = len(draws)
+        total = self.count + n
+        mean = draws.mean(0)
+        shift = mean - self.mean
+        self._squares += (draws - mean).square().sum(0) + shift.square() * (self.count * n / total)
+        self.mean = self.mean + shift * (n / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Unbiased variance of each entry, shape [D]; NaN for fewer than two draws."""
+        return self._squares / (self.count - 1) if self.count > 1 else torch.full_like(self.mean, torch.nan)
+
+
+def signal_to_noise(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> Tensor:
+    """|mean| / max(sd, eps) of each entry, shape [D] (Rainforth et al. 2018, eq. 3)."""
+    return mean.abs() / variance.sqrt().clamp(min=eps)
+
+
+def directional_snr(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
+    """Directional SNR: mean over draws of |g_par| / (eps + |g_perp|), parallel and normal to the mean.
+
+    (Rainforth et al. 2018, eq. 10; Tucker et al. 2019.)
+
+    Args:
+        draws: shape [M, D].
+        mean: shape [D], of which the direction is taken.
+        eps: keeps a draw without normal part finite.
+
+    Returns:
+        a tensor without dimensions.
+    """
+    draws = draws.to(mean)
+    unit = mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny)
+    parallel = draws @ unit
+    normal = (draws - parallel.unsqueeze(1) * unit).norm(dim=1)
+    ratio: Tensor = (parallel.abs() / (eps + normal)).mean()
+    return ratio
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between two vectors, shape [D] each; 0 where one is zero."""
+    norms = (a.norm() * b.norm()).clamp(min=torch.finfo(a.dtype).tiny)
+    ratio: Tensor = (a @ b.to(a)) / norms
+    return ratio

@@ -1,0 +1,114 @@
+"""From the settings of a run to the objects that it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ovis.datasets.config import load_dataset
+from ovis.datasets.splits import Splits
+from ovis.estimators.base import GradientEstimator
+from ovis.estimators.config import get_config
+from ovis.models.baseline import Baseline
+from ovis.models.config import build_model
+from ovis.models.template import ParticleModel
+from ovis.settings import SettingsError, TrainSettings
+
+__all__ = ["Run", "build_run", "pick_device", "seed_everything"]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a training run works with."""
+
+    settings: TrainSettings
+    device: torch.device
+    splits: Splits  # on the device
+    model: ParticleModel
+    estimator: GradientEstimator
+    optimizer: torch.optim.Optimizer
+
+
+def build_run(settings: TrainSettings) -> Run:
+    """Seed the random numbers, then make the parts of a run, in an order that the seed fixes.
+
+    Raises:
+        SettingsError: settings that don't fit together.
+        ValueError: a model or an estimator that can't work with them.
+    """
+    device = pick_device(settings.device)
+    seed_everything(settings.seed)
+    splits = load_dataset(settings).to(device)
+    model = build_model(settings, splits.x_shape, splits.mean.cpu()).to(device)
+    estimator = build_estimator(settings, splits.x_shape).to(device)
+    return Run(settings, device, splits, model, estimator, build_optimizer(settings, model, estimator))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a run; auto: CUDA where there is one.
+
+    Raises:
+        SettingsError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"--device: unknown device {name!r}; valid: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"--device: {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global random numbers of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (whatever a library draws from the global state)
+    torch.manual_seed(seed)
+
+
+def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> GradientEstimator:
+    """The estimator, with those options of the run that it has.
+
+    Raises:
+        SettingsError: an option that was set, and that this estimator does not have.
+    """
+    Estimator, config = get_config(settings.estimator)
+    valid = {item.name for item in dataclasses.fields(Estimator.Settings)}
+    for item in dataclasses.fields(settings):
+        if item.name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
+            value = getattr(settings, item.name)
+            if item.name in valid:
+                config.setdefault(item.name, value)
+            elif value != item.default:
+                raise SettingsError(f"--{item.name}: {settings.estimator} has no such setting")
+    if settings.warmup and "alpha" not in valid:
+        raise SettingsError(f"--warmup: {settings.estimator} has no alpha")
+    if settings.estimator == "reinforce-baseline":
+        config["baseline"] = Baseline(x_shape, settings.hdim, settings.b_nlayers)
+    return Estimator(**config)
+
+
+def build_optimizer(settings: TrainSettings, model: nn.Module, estimator: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, with the baseline's parameters in a group of their own learning rate."""
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": settings.lr}]
+    baseline: list[Tensor] = list(estimator.parameters())
+    if baseline:
+        groups.append({"params": baseline, "lr": settings.baseline_lr})
+    # one fused kernel for all parameters, where torch has it (on the CPU too)
+    fused: dict[str, Any] = {"fused": True} if settings.optimizer in ("adam", "sgd") else {}
+    return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, **fused)

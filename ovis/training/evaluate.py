@@ -1,0 +1,70 @@
+"""The bound with many particles, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ovis.diagnostics import Aggregator, Diagnostic
+from ovis.estimators.base import bound_diagnostics
+from ovis.estimators.records import Particles
+from ovis.estimators.sampling import draw, encode
+from ovis.functional.log_weights import effective_sample_size
+
+__all__ = ["evaluate"]
+
+#: Values of x that the decoder may produce at once: about 128 MB in float32, with what is computed from them.
+MAX_VALUES = 2**23
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    iw: int,
+    batch_size: int,
+    ess_particles: int | None = None,
+    max_values: int = MAX_VALUES,
+) -> Diagnostic:
+    """L_K of data, and what else the K weights tell, untempered. The model's mode is left as found.
+
+    Args:
+        model: the model; evaluated without dropout.
+        x: data, shape [n, *event].
+        iw: K; drawn in passes, so any K fits.
+        batch_size: data in a batch.
+        ess_particles: ESS is measured with so many of the particles (those of training); None: all.
+        max_values: memory bound, in values of x of one pass.
+
+    Returns:
+        means over the data, ``loss/`` L_k, elbo, kl, kl_q_p, nll in nats, ess in particles.
+    """
+    agg, training = Aggregator(), model.training
+    model.eval()
+    try:
+        for rows in x.split(batch_size):
+            rows = rows.float()
+            per_pass = max(1, max_values // max(1, rows.numel()))
+            particles = _draw_in_passes(model, rows, iw, per_pass)
+            diagnostics = bound_diagnostics(particles, 1, iw)
+            if ess_particles is not None and ess_particles < iw:
+                diagnostics["loss"]["ess"] = effective_sample_size(particles.log_w()[:, :ess_particles])
+            agg.update(diagnostics)
+    finally:
+        model.train(training)
+    return agg.data
+
+
+def _draw_in_passes(model: nn.Module, x: Tensor, iw: int, per_pass: int) -> Particles:
+    encoded = encode(model, x)
+    passes = math.ceil(iw / per_pass)
+    sizes = [iw // passes + (i < iw % passes) for i in range(passes)]
+    parts = [draw(model, x, size, encoded=encoded) for size in sizes]
+    return Particles(
+        torch.cat([p.log_px for p in parts], 1),
+        torch.cat([p.log_pz for p in parts], 1),
+        torch.cat([p.log_qz for p in parts], 1),
+        {},
+    )
