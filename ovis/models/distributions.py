@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
@@ -28,7 +29,7 @@ class BernoulliVector(Distribution):
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's declaration)
-    support = constraints.independent(constraints.boolean, 1)  # type: ignore[no-untyped-call]
+    support = constraints.independent(constraints.boolean, 1)
 
     def __init__(self, logits: Tensor, event_dims: int = 1):
         self.logits = logits
@@ -88,8 +89,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def detach_parameters(distribution: Distribution) -> Distribution:
     """The same distribution, of which no parameter carries a gradient: log_prob differentiates only the value.
 
-    Works for any torch distribution: every tensor that it holds, itself or in its base distributions, components and
-    transforms, is replaced by a detached one in a shallow copy. The original is left as it is.
+    Works for any torch distribution: every tensor that it holds, itself or in its base distributions, components,
+    transforms and modules, is replaced by a detached one in a shallow copy. The original is left as it is.
 
     Args:
         distribution: the distribution.
@@ -97,19 +98,24 @@ def detach_parameters(distribution: Distribution) -> Distribution:
     Returns:
         a detached copy.
     """
-    detached: Distribution = _detach(distribution)
+    detached: Distribution = _detach(distribution, {})
     return detached
 
 
-def _detach(item: Any) -> Any:
+def _detach(item: Any, done: dict[int, Any]) -> Any:
+    """``done``: the copies by the identity of their originals, as a transform and its inverse refer to each other."""
     if isinstance(item, Tensor):
         return item.detach()
     if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
-        return type(item)(_detach(part) for part in item)
-    if isinstance(item, Distribution | Transform):
-        clone = copy.copy(item)
-        for name, part in vars(item).items():
-            # a transform remembers its last value *with* the graph of the parameters: forget it
-            clone.__dict__[name] = (None, None) if name == "_cached_x_y" else _detach(part)
-        return clone
-    return item
+        return type(item)(_detach(part, done) for part in item)
+    if isinstance(item, dict):
+        return {key: _detach(part, done) for key, part in item.items()}
+    if isinstance(item, Distribution | Transform | nn.Module):
+        if id(item) not in done:
+            done[id(item)] = clone = copy.copy(item)
+            for name, part in vars(item).items():
+                # a transform remembers its last value *with* the graph of the parameters: forget it
+                clone.__dict__[name] = (None, None) if name == "_cached_x_y" else _detach(part, done)
+        return done[id(item)]
+    # some versions of torch keep a transform's inverse, if it lives, as a weak reference: let the copy make its own
+    return None if isinstance(item, weakref.ref) else item

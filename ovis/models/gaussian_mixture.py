@@ -18,8 +18,8 @@ __all__ = ["GaussianMixture"]
 class GaussianMixture(ParticleModel):
     """p(z) = softmax(theta)_z with z in {0..N-1}, p(x|z) = N(x; 10 z, 5^2), q(z|x) = softmax(phi(x))_z.
 
-    The data come from p*(z) proportional to 5 + z. A sample z is the index of its class, an integer tensor without
-    event dimensions, as nothing here is cheaper with one-hot vectors. Observations have shape [B, 1].
+    The data come from p*(z) proportional to 5 + z. A sample z is the index of its class, as a float without event
+    dimensions: nothing here is cheaper with one-hot vectors. Observations have shape [B, 1].
 
     Args:
         N: classes.
@@ -53,14 +53,14 @@ class GaussianMixture(ParticleModel):
             return [given[0]], [posterior]
         # all particles of a datum from one table of probabilities
         z = posterior.sample() if len(lead) == 1 else posterior.sample(torch.Size(lead[1:])).squeeze(-1).T
-        return [z], [posterior]
+        return [z.to(features.dtype)], [posterior]
 
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
         return self._observation(z[0]), [Categorical(logits=self.theta, validate_args=False)]
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
         prior: Distribution = Categorical(logits=self.theta.expand(bs, -1), validate_args=False)
-        z = prior.sample()
+        z = prior.sample().to(self.theta.dtype)
         return {"px": self._observation(z), "z": [z], "pz": [prior]}
 
     def true_posterior(self, x: Tensor) -> Tensor:
@@ -84,5 +84,5 @@ class GaussianMixture(ParticleModel):
         return {"gmm": {"posterior_mse": posterior.norm(dim=-1), "prior_mse": prior.norm()}}
 
     def _observation(self, z: Tensor) -> Distribution:
-        means = self.spacing * z.unsqueeze(-1).to(self.theta.dtype)
-        return Independent(Normal(means, self.scale, validate_args=False), 1, validate_args=False)
+        means = Normal(self.spacing * z.unsqueeze(-1), self.scale, validate_args=False)
+        return Independent(means, 1, validate_args=False)
