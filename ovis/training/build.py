@@ -111,4 +111,4 @@ def build_optimizer(settings: TrainSettings, model: nn.Module, estimator: nn.Mod
         groups.append({"params": baseline, "lr": settings.baseline_lr})
     # one fused kernel for all parameters, where torch has it (on the CPU too)
     fused: dict[str, Any] = {"fused": True} if settings.optimizer in ("adam", "sgd") else {}
-    return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, **fused)
+    return OPTIMIZERS[settings.optimizer](groups, **fused)
