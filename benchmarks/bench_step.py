@@ -23,7 +23,7 @@ DEFAULT = "reinforce,vimco,rws,tvo-part2-config1,ovis-gamma0,ovis-gamma1,ovis-S1
 
 
 def matrix_products(iw: int, device: torch.device) -> Callable[[], None]:
-    """The products of one step: forward, and the gradients of the weights (discrete samples need none of the inputs)."""
+    """The products of one step: forward, and the weights' gradients (discrete samples need none of the inputs)."""
     rows = BATCH * iw
     x, h = torch.rand(BATCH, PIXELS, device=device), torch.rand(rows, WIDTH, device=device)
     grad_x, grad_h = torch.rand(rows, PIXELS, device=device), torch.rand(rows, WIDTH, device=device)
