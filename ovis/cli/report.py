@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,14 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; None: that of the process.
 
     Returns:
-        0; 1 where no run has any data; 2 where something that was asked for does not exist.
+        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist.
     """
     options = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
     try:
         report(options)
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)
         return error.code
+    except BrokenPipeError:  # report.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return FAILED
     return 0
 
 
@@ -153,13 +162,13 @@ def _read(options: argparse.Namespace) -> Experiment:
     """The runs that were asked for; says what was read and what was not."""
     from ovis.reporting.read import list_experiments, read_experiment
     from ovis.reporting.select import select_runs
+    from ovis.runner.paths import is_safe_name
 
     root = Path(options.root)
-    try:
-        everything = read_experiment(root / options.exp)
-    except FileNotFoundError:
+    if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
         there = ", ".join(list_experiments(root)) or "none"
-        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED) from None
+        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
+    everything = read_experiment(root / options.exp)
     experiment = select_runs(everything, options.include, options.exclude)
     total = sum(experiment.states.values())
     counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())

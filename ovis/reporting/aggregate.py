@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ovis.reporting.metrics import Metric, Pivot
 from ovis.reporting.read import Experiment
@@ -94,12 +96,13 @@ def pivot_table(experiment: Experiment, keys: Sequence[str], pivots: Sequence[Pi
 
 def _over_seeds(values: pd.Series[float], groups: _Groups) -> pd.DataFrame:
     """Columns mean, se, seeds, one row per group; a NaN among the values makes a NaN."""
-    found = {int(group): part.to_numpy(float) for group, part in values.groupby(groups.number.reindex(values.index))}
+    parts = values.groupby(groups.number.reindex(values.index).to_numpy())
+    found = {int(str(group)): part.to_numpy(np.float64) for group, part in parts}
     rows = [_mean_and_error(found.get(group, np.empty(0))) for group in groups.about.index]
     return pd.DataFrame(rows, columns=["mean", "se", "seeds"], index=groups.about.index)
 
 
-def _mean_and_error(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float, int]:
+def _mean_and_error(values: NDArray[np.floating[Any]]) -> tuple[float, float, int]:
     n = len(values)
     with np.errstate(invalid="ignore"):  # inf - inf: a diverged run has no standard error
         error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ovis.reporting.legend import add_legend
 from ovis.reporting.metrics import Metric
@@ -20,7 +21,10 @@ from ovis.reporting.style import house_style
 __all__ = ["draw_curves"]
 
 #: Inches of one panel.
-PANEL = (2.55, 2.25)
+PANEL = (2.6, 2.6)
+
+#: Inches of the whole figure, at least: the legend needs room beside a single panel too.
+NARROWEST = 3.6
 
 #: Panels side by side, at most.
 ROW = 4
@@ -29,7 +33,10 @@ ROW = 4
 MARKS = 6
 
 #: The share of the training whose values the axis of a bound must hold in full.
-SETTLED = 0.1
+SETTLED = 0.2
+
+#: Logarithmic axes that span fewer powers of ten have labels in between.
+DECADES = 2.5
 
 Limits = Mapping[str, tuple[float, float]]
 
@@ -54,13 +61,14 @@ def draw_curves(table: pd.DataFrame, keys: Sequence[str], limits: Limits | None 
     columns = min(ROW, len(metrics)) if len(sets) == 1 else len(metrics)
     rows = math.ceil(len(metrics) / columns) if len(sets) == 1 else len(sets)
     with house_style():
-        figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+        size = (max(PANEL[0] * columns, NARROWEST), PANEL[1] * rows)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05))
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)
         panels = [(metric, name) for name in sets for metric in metrics]
         for axis, (metric, name) in zip(axes.flat, panels, strict=False):
-            part = table[table["metric"] == metric.name]
-            part = part[part["dataset"] == name] if name else part
+            part = table.loc[table["metric"] == metric.name]
+            part = part.loc[part["dataset"].astype(str) == name] if name else part
             _draw_panel(axis, part, shown, series, metric, (limits or {}).get(metric.name))
             axis.set_title(name, fontsize="medium")
         for axis in axes.flat[len(panels) :]:
@@ -107,18 +115,30 @@ def _draw_panel(
     axis.set_xlabel("training steps")
     axis.set_ylabel(metric.label)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     limits = limits or _settled_limits(table, metric)
     if limits:
         axis.set_ylim(*limits)
+    if axis.get_yscale() == "log":
+        _label_decades(axis)
+
+
+def _label_decades(axis: Axes) -> None:
+    """Where an axis holds few powers of ten, label 2 and 5 as well: one tick is no scale."""
+    low, high = axis.get_ylim()
+    if math.log10(high / low) < DECADES:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _rows_of(table: pd.DataFrame, keys: Sequence[str], item: Series) -> pd.DataFrame:
     """The rows of one series; NaN, a setting that some runs do not have, equals itself."""
+    mask = np.ones(len(table), dtype=bool)
     for key in keys:
         value = item.keys[key]
-        table = table[table[key].isna() if pd.isna(value) else table[key] == value]
-    return table
+        mask &= (table[key].isna() if pd.isna(value) else table[key] == value).to_numpy(bool)
+    return table.loc[mask]
 
 
 def _settled_limits(table: pd.DataFrame, metric: Metric) -> tuple[float, float] | None:
@@ -127,7 +147,7 @@ def _settled_limits(table: pd.DataFrame, metric: Metric) -> tuple[float, float] 
     Every line is whole from :data:`SETTLED` of the training on; lines enter from below. None: nothing to leave out.
     """
     values = table.assign(low=table["low"].fillna(table["mean"]), high=table["high"].fillna(table["mean"]))
-    values = values[np.isfinite(values[["low", "high"]]).all(axis=1)]
+    values = values.loc[np.isfinite(values[["low", "high"]].to_numpy()).all(axis=1)]
     if metric.kind.sign != 1 or metric.kind.log or values.empty:
         return None
     settled = values[values["step"] >= SETTLED * values["step"].max()]

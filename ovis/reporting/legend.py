@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from typing import TypeVar
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
@@ -15,6 +18,12 @@ __all__ = ["add_legend", "reading_order"]
 
 Item = TypeVar("Item")
 
+#: The legend's share of the figure's width, at most.
+WIDEST = 0.98
+
+#: Letters of the title to an inch, of the broader ones.
+LETTERS = 16
+
 
 def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend:
     """Add the legend above the panels, in as few rows as fit into the figure's width, read row by row.
@@ -22,20 +31,26 @@ def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend
     Args:
         figure: with ``layout="constrained"``, which keeps the panels clear of it.
         looks: the entries, in the order in which they are to be read.
-        title: a line above them.
+        title: above them, in lines that fit.
 
     Returns:
         the legend; the figure is higher by its height.
     """
-    for columns in range(len(looks), 0, -1):
-        legend = _place(figure, looks, title, columns)
-        box = legend.get_window_extent(figure.canvas.get_renderer()).transformed(figure.dpi_scale_trans.inverted())  # type: ignore[attr-defined]
-        if box.width <= 0.98 * figure.get_figwidth() or columns == 1:
+    title = textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
+    for rows in range(1, len(looks) + 1):
+        legend = _place(figure, looks, title, columns=math.ceil(len(looks) / rows))
+        width, height = _inches(figure, legend)
+        if width <= WIDEST * figure.get_figwidth() or rows == len(looks):
             break
         legend.remove()
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + box.height)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height)
     return legend
+
+
+def _inches(figure: Figure, legend: Legend) -> tuple[float, float]:
+    """Width and height of the legend."""
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())  # type: ignore[no-untyped-call]
+    return box.width / figure.dpi, box.height / figure.dpi
 
 
 def _place(figure: Figure, looks: Sequence[Look], title: str, columns: int) -> Legend:

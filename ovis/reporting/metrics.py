@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ovis.names import nearest
@@ -42,8 +43,8 @@ KINDS = {
     "loss/nll": Kind(r"$-\log\,p(x|z)$", "NLL", "nats", -1),
     "loss/ess": Kind("effective sample size", "ESS", "", 1),
     "loss/alpha": Kind(r"$\alpha$", "alpha", "", digits=".3f"),
-    "grads/snr": Kind("gradient SNR", "SNR", "", 1, log=True, digits=".3f"),
-    "grads/dsnr": Kind("gradient DSNR", "DSNR", "", 1, log=True, digits=".3f"),
+    "grads/snr": Kind("gradient SNR", "SNR", "", 1, log=True, digits=".4f"),
+    "grads/dsnr": Kind("gradient DSNR", "DSNR", "", 1, log=True, digits=".4f"),
     "grads/variance": Kind("gradient variance", "variance", "", -1, log=True, digits=".2e"),
     "grads/magnitude": Kind("gradient magnitude", "magnitude", "", log=True, digits=".2e"),
     "grads/direction": Kind("cosine to the true gradient", "cosine", "", 1, digits=".3f"),
@@ -128,6 +129,6 @@ def parse_limits(text: str) -> tuple[str, tuple[float, float]]:
         low, high = (float(end) for end in ends)
     except ValueError:
         raise ValueError(f"{text!r}: expected metric:lo:hi, e.g. test:loss/L_k:-94:-88") from None
-    if not low < high:
-        raise ValueError(f"{text!r}: the lower limit must lie below the upper one")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{text!r}: the lower limit must lie below the upper one, both finite")
     return name, (low, high)

@@ -222,12 +222,13 @@ class _Columns:
         return len(lines)
 
     def frame(self) -> pd.DataFrame:
+        codes = np.array(self.run, dtype=np.int64), np.array(self.metric, dtype=np.int64)
         return pd.DataFrame(
             {
-                "run": pd.Categorical.from_codes(np.array(self.run, dtype=np.int64), self.runs),
+                "run": pd.Categorical.from_codes(codes[0], pd.Index(self.runs, dtype=str)),
                 "step": np.array(self.step, dtype=np.int64),
                 "time": np.array(self.time, dtype=np.float64),
-                "metric": pd.Categorical.from_codes(np.array(self.metric, dtype=np.int64), list(self.metrics)),
+                "metric": pd.Categorical.from_codes(codes[1], pd.Index(list(self.metrics), dtype=str)),
                 "value": np.array(self.value, dtype=np.float64),
             }
         )

@@ -103,7 +103,7 @@ def _levels(others: pd.DataFrame) -> list[str]:
     if not names:
         return []
     distinct = others.drop_duplicates().sort_values(names, key=_sortable, kind="stable")
-    return [", ".join(_key_text(n, v) for n, v in row.items()) for row in distinct.to_dict("records")]
+    return [", ".join(_key_text(str(n), v) for n, v in row.items()) for row in distinct.to_dict("records")]
 
 
 def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:

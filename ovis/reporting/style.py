@@ -62,19 +62,19 @@ class Look:
 
 LOOKS = {
     "ovis-gamma1": Look("OVIS~ (γ=1)", "#E69F00", SOLID, ">"),
-    "ovis-gamma0": Look("OVIS~ (γ=0)", "#8F6B00", DASHED, "<"),
+    "ovis-gamma0": Look("OVIS~ (γ=0)", "#5E4600", DASHED, "<"),
     "ovis-S1-exclusive": Look("OVIS-MC (S=1)", "#F4A582", DOTTED, "^"),
     "ovis-S10-exclusive": Look("OVIS-MC (S=10)", "#D55E00", SOLID, "^"),
-    "ovis-S50-exclusive": Look("OVIS-MC (S=50)", "#7F3300", DASHDOT, "^"),
+    "ovis-S50-exclusive": Look("OVIS-MC (S=50)", "#992B00", DASHDOT, "^"),
     "tvo": Look("TVO", "#0072B2", DASHED, "P"),
     "wake-wake": Look("RWS", "#56B4E9", DASHDOT, "X"),
-    "wake-sleep": Look("wake-sleep", "#2B7FA8", DOTTED, "x"),
+    "wake-sleep": Look("Wake-Sleep", "#2B7FA8", DOTTED, "x"),
     "vimco-arithmetic": Look("VIMCO", "#009E73", DASHDOTDOT, "h"),
     "vimco-geometric": Look("VIMCO (geometric)", "#00543D", DOTTED, "H"),
-    "reinforce": Look("REINFORCE", "#7D8B80", LONG, "o"),
-    "reinforce-baseline": Look("REINFORCE + baseline", "#44504A", DASHDOT, "o"),
-    "pathwise-iwae": Look("IWAE", "#4D4D4D", SOLID, "s"),
-    "pathwise-vae": Look("VAE", "#999999", DOTTED, "D"),
+    "reinforce": Look("REINFORCE", "#5A625D", LONG, "o"),
+    "reinforce-baseline": Look("REINFORCE + baseline", "#2B332F", DASHDOT, "o"),
+    "pathwise-iwae": Look("IWAE", "#6E6E6E", SOLID, "s"),
+    "pathwise-vae": Look("VAE", "#A0A0A0", DOTTED, "D"),
     "stl": Look("STL", "#7B5EA7", DASHED, "2"),
     "dreg": Look("DReG", "#CC79A7", SOLID, "3"),
 }
@@ -179,5 +179,5 @@ def house_style() -> Iterator[None]:
     """Draw and save inside this block: the style holds here and nowhere else."""
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # its stubs list every key as a literal
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,10 +25,11 @@ HEADINGS = {"iw": "K", "alpha": "α", "dataset": "data"}
 
 @dataclass(frozen=True)
 class _Cell:
-    """A mean, its standard error and a note; the parts of a column are aligned on their own."""
+    """A mean, its standard error and a note on the seeds; each part of a column is aligned on its own."""
 
     mean: str
     error: str = ""
+    note: str = ""
 
 
 def wide_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def latex_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = ""
     body = []
     for i, group in enumerate(_rows(table)):
         cells = [_cell(group.iloc[j], pivot, float_format) for j, pivot in enumerate(pivots)]
-        values = [f"${c.mean} \\pm {c.error}$" if c.error else f"${c.mean}$" for c in cells]
+        values = [_latex_cell(cell) for cell in cells]
         body.append([*(_latex(names[key][i]) for key in keys), *values, _latex(_seeds(group))])
     rows = [r" & ".join(cells) + r" \\" for cells in body]
     lines = [
@@ -116,7 +117,7 @@ def _cell(row: pd.Series, pivot: Pivot, float_format: str) -> _Cell:
         return _Cell(ABSENT)
     note = f" (n={row['seeds']})" if row["seeds"] != row["runs"] else ""
     error = "" if math.isnan(row["se"]) else format(row["se"], digits)
-    return _Cell(format(row["mean"], digits), error + note if error else note.strip())
+    return _Cell(format(row["mean"], digits), error, note)
 
 
 def _seeds(group: pd.DataFrame) -> str:
@@ -129,7 +130,8 @@ def _aligned(cells: Sequence[_Cell]) -> list[str]:
     """Means above means and errors above errors."""
     means = _right([cell.mean for cell in cells])
     errors = _left([f" ± {cell.error}" if cell.error else "" for cell in cells])
-    return [mean + error for mean, error in zip(means, errors, strict=True)]
+    notes = _left([cell.note for cell in cells])
+    return ["".join(parts) for parts in zip(means, errors, notes, strict=True)]
 
 
 def _left(cells: Sequence[str]) -> list[str]:
@@ -158,6 +160,13 @@ def _spanning_heads(columns: list[list[str]], blanks: list[str], texts: Sequence
 
 LATEX = {"γ": r"$\gamma$", "α": r"$\alpha$", "~": r"$\sim$", "||": r"$\,\|\,$", "±": r"$\pm$"}
 ESCAPED = "&%$#_{}"
+
+
+def _latex_cell(cell: _Cell) -> str:
+    if cell.mean == ABSENT:
+        return ABSENT
+    error = rf" \pm {cell.error}" if cell.error else ""
+    return f"${cell.mean}{error}${cell.note}"
 
 
 def _latex(text: str) -> str:
