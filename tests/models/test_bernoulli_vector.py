@@ -1,0 +1,109 @@
+"""BernoulliVector against torch's Bernoulli."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Independent
+
+from ovis.models.distributions import BernoulliVector
+
+#: logits, value, dimensions of an event
+SHAPES = [
+    ((4,), (4,), 1),
+    ((3, 4), (3, 4), 1),
+    ((3, 4), (4,), 1),
+    ((4,), (3, 4), 1),
+    ((1, 4), (3, 4), 1),
+    ((3, 4), (1, 4), 1),
+    ((1, 4), (1, 4), 1),
+    ((2, 1, 4), (2, 5, 4), 1),
+    ((2, 5, 4), (2, 1, 4), 1),
+    ((1, 1, 4), (2, 5, 4), 1),
+    ((2, 1, 4), (1, 5, 4), 1),
+    ((2, 5, 4), (5, 4), 1),
+    ((1, 5, 4), (2, 5, 4), 1),
+    ((2, 3, 5, 4), (2, 1, 5, 4), 1),
+    ((2, 5, 1, 2, 2), (2, 1, 1, 2, 2), 3),
+    ((2, 1, 1, 2, 2), (2, 5, 1, 2, 2), 3),
+    ((2, 5, 3, 2, 2), (3, 2, 2), 3),
+]
+
+
+def pair(logits, value, dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(logits, generator=generator, dtype=dtype)
+    value = (torch.rand(value, generator=generator) < 0.5).to(dtype)
+    return logits.requires_grad_(), value.requires_grad_()
+
+
+def reference(logits, event_dims):
+    return Independent(Bernoulli(logits=logits, validate_args=False), event_dims)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("logits", "value", "event_dims"), SHAPES)
+def test_log_prob_and_its_gradients(logits, value, event_dims, dtype):
+    logits, value = pair(logits, value, dtype)
+    got = BernoulliVector(logits, event_dims).log_prob(value)
+    # torch's binary cross-entropy wants equal shapes and the linear form to differentiate the value
+    a, b = torch.broadcast_tensors(logits, value)
+    want = reference(a, event_dims).log_prob(b)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, want)
+    weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    for g, w in zip(
+        torch.autograd.grad((got * weights).sum(), (logits, value)),
+        torch.autograd.grad((want * weights).sum(), (logits, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(g, w)
+
+
+def test_extreme_logits_are_finite():
+    logits = torch.tensor([-2e4, 2e4, -2e4, 2e4])
+    value = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    assert BernoulliVector(logits[:2]).log_prob(value[:2]) == 0
+    assert BernoulliVector(logits[2:]).log_prob(value[2:]) == -4e4
+
+
+def test_shapes_entropy_and_moments():
+    logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got, want = BernoulliVector(logits, 2), reference(logits, 2)
+    assert got.batch_shape == want.batch_shape
+    assert got.event_shape == want.event_shape
+    torch.testing.assert_close(got.entropy(), want.entropy())
+    torch.testing.assert_close(got.mean, want.mean)
+    torch.testing.assert_close(got.variance, want.variance)
+    wide = got.expand((5, 2))
+    assert (wide.batch_shape, wide.event_shape) == ((5, 2), (3, 4))
+
+
+def test_samples_are_exact_and_of_the_right_mean():
+    torch.manual_seed(0)
+    logits = torch.tensor([[-6.0, -1.0, 0.0], [0.5, 2.0, 6.0]], requires_grad=True)
+    samples = BernoulliVector(logits).sample((40_000,))
+    assert samples.shape == (40_000, 2, 3)
+    assert not samples.requires_grad
+    assert ((samples == 0) | (samples == 1)).all()
+    probs = torch.sigmoid(logits.detach())
+    error = (probs * (1 - probs) / 40_000).sqrt()
+    assert ((samples.mean(0) - probs).abs() < 4.5 * error).all()
+
+
+def test_no_variable_is_drawn_against_its_logit():
+    samples = BernoulliVector(torch.tensor([-200.0, 200.0])).sample((10_000,))
+    assert samples.unique(dim=0).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("shared", ["logits", "value", "neither"])
+def test_vmap(shared):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 1 if shared == "logits" else 5, 4, generator=generator)
+    value = (torch.rand(6, 1 if shared == "value" else 5, 4, generator=generator) < 0.5).float()
+    got = torch.func.vmap(lambda a, v: BernoulliVector(a).log_prob(v))(logits, value)
+    assert got.shape == (6, 5)
+    torch.testing.assert_close(got, BernoulliVector(logits).log_prob(value))
+    drawn = torch.func.vmap(lambda a: BernoulliVector(a).sample(), randomness="different")(logits.expand(6, 5, 4))
+    assert drawn.shape == (6, 5, 4)
+    assert ((drawn == 0) | (drawn == 1)).all()

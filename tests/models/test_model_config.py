@@ -1,0 +1,127 @@
+"""The table of models, and building them from settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+
+from ovis import names
+from ovis.models import VAE, Baseline, ConvVAE, GaussianMixture, GaussianToyVAE, ParticleModel
+from ovis.models.config import MODELS, OPTIONS, build_model
+from ovis.models.latents import latents
+from ovis.settings import TrainSettings
+
+IMAGE = (1, 8, 8)
+
+
+def test_names_agree():
+    assert tuple(MODELS) == names.MODELS
+    assert MODELS.keys() == OPTIONS.keys()
+    assert set(names.IMPLIED_MODELS.values()) <= MODELS.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_options_are_settings_and_arguments(name):
+    fields = {field.name for field in dataclasses.fields(TrainSettings)}
+    arguments = inspect.signature(MODELS[name]).parameters
+    assert set(OPTIONS[name]) <= fields & arguments.keys()
+    # every argument of the model that is a setting is read
+    assert arguments.keys() & fields == set(OPTIONS[name])
+
+
+@pytest.mark.parametrize("name", ["sbm", "gaussian-vae", "vae", "conv-vae"])
+def test_build(name):
+    settings = TrainSettings(model=name, dataset="digits", N=7, hdim=12, nlayers=1, depth=2)
+    mean = torch.linspace(0.1, 0.9, 64).view(IMAGE)
+    model = build_model(settings, IMAGE, mean)
+    assert type(model) is MODELS[name]
+    drawn = model.sample_from_prior(2)
+    assert drawn["z"][0].shape == (2, 7)
+    assert drawn["px"].sample().shape == (2, *IMAGE)
+    # the decoder starts at the mean image
+    with torch.no_grad():
+        for parameter in model.generative_model.parameters():
+            if parameter.dim() == 2 or parameter.dim() == 4:
+                parameter.zero_()
+    torch.testing.assert_close(model.sample_from_prior(2)["px"].mean[0], mean)
+
+
+def test_settings_arrive():
+    settings = TrainSettings(
+        model="vae", dataset="shapes", prior="categorical", N=5, K=6, kdim=3, hdim=11, nlayers=2, learn_prior=True
+    )
+    model = build_model(settings, IMAGE, torch.full(IMAGE, 0.5))
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes["prior"] == (30,)
+    assert shapes["generative_model.0.0.weight"] == (3, 6)
+    assert shapes["generative_model.1.0.weight"] == (11, 15)
+    assert shapes["generative_model.1.2.weight"] == (11, 11)
+    assert shapes["inference_network.4.weight"] == (30, 11)
+
+
+def test_gaussian_vae_of_the_paper():
+    """784-200-200-(200, 200) and 200-200-200-784."""
+    model = MODELS["gaussian-vae"]((1, 28, 28))
+    weights = [tuple(p.shape) for n, p in model.named_parameters() if n.endswith("weight")]
+    assert weights == [(200, 784), (200, 200), (400, 200), (200, 200), (200, 200), (784, 200)]
+
+
+@pytest.mark.parametrize(("dataset", "kind"), [("gmm", GaussianMixture), ("gaussian-toy", GaussianToyVAE)])
+def test_data_that_brings_its_model(dataset, kind):
+    shape = {"gmm": (1,), "gaussian-toy": (6,)}[dataset]
+    model = build_model(TrainSettings(model="vae", dataset=dataset, N=6), shape, torch.ones(shape))
+    assert type(model) is kind
+    model(torch.zeros(2, *shape), particles=3)
+    if kind is GaussianToyVAE:
+        assert torch.equal(model.optimum()["mu"], torch.ones(6))
+
+
+@pytest.mark.parametrize("name", ["gmm", "gaussian-toy"])
+def test_models_of_other_data_are_refused(name):
+    with pytest.raises(ValueError, match=f"--dataset {name}"):
+        build_model(TrainSettings(model=name, dataset="digits"), IMAGE, torch.zeros(IMAGE))
+
+
+def test_every_model_is_a_final_leaf():
+    for model in MODELS.values():
+        assert issubclass(model, ParticleModel)
+        assert not inspect.isabstract(model)
+        assert not model.__subclasses__()
+
+
+def test_unknown_prior():
+    with pytest.raises(ValueError, match="normal, categorical, bernoulli"):
+        latents("gamma", 3)
+    with pytest.raises(ValueError, match="gamma"):
+        VAE(IMAGE, "gamma")
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 7, 8), (8, 8)])
+def test_conv_vae_refuses_what_is_no_image(shape):
+    with pytest.raises(ValueError, match="H, W >= 8"):
+        ConvVAE(shape)
+
+
+@pytest.mark.parametrize("side", range(8, 18))
+def test_conv_vae_of_any_size(side):
+    model = ConvVAE((3, side, side + 3), "bernoulli", N=2, hdim=3)
+    x = torch.zeros(2, 3, side, side + 3)
+    assert model(x, particles=4)["px"].log_prob(x.unsqueeze(1)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("shape", [(1,), (6,), (1, 8, 8)])
+@pytest.mark.parametrize("nlayers", [0, 2])
+def test_baseline_starts_as_none_and_learns(shape, nlayers):
+    torch.manual_seed(0)
+    baseline = Baseline(shape, hdim=5, nlayers=nlayers)
+    x = torch.randn(9, *shape)
+    assert torch.equal(baseline(x), torch.zeros(9))
+    (baseline(x) - x.flatten(1).sum(1)).square().mean().backward()
+    with torch.no_grad():
+        for parameter in baseline.parameters():
+            parameter -= 0.01 * parameter.grad
+    assert baseline(x).shape == (9,)
+    assert len(baseline(x).unique()) == 9
