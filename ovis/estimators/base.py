@@ -186,7 +186,7 @@ def _surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: 
     """Loss [B]: minus the mean of the bounds, with the gradient of the factors.
 
     log w holds beta (log p(z) - log q(z)) where it is not clamped: the factor of log p(z) is a beta, and that of log q
-    is b + a (1 - beta), for a, b the factors at beta = 1 (so nothing is subtracted there).
+    is b + a (1 - beta), for a, b the factors at beta = 1 (so nothing is subtracted there; a is that of phi's bound).
     """
     factors = estimate.factors
     batch, mc = factors.value.shape
@@ -201,7 +201,8 @@ def _surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: 
         if freebits is not None:
             free = free * (particles.log_qz.detach() - particles.log_pz.detach() >= freebits)
         layered = joint.unsqueeze(-1)
-        pairs += [(layered * free, particles.log_pz), (score.unsqueeze(-1) + layered * (1 - free), particles.log_qz)]
+        phi = layered if estimate.phi_weights is None else (scale * estimate.phi_weights).view(batch, -1, 1)
+        pairs += [(layered * free, particles.log_pz), (score.unsqueeze(-1) + phi * (1 - free), particles.log_qz)]
     loss = attach(-factors.value.mean(1), *pairs)
     if estimate.extra is not None:
         loss = attach(loss, (torch.ones_like(loss), loss), (torch.ones_like(loss), estimate.extra))

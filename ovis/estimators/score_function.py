@@ -20,6 +20,7 @@ from ovis.functional.learning_signals import (
     vimco_arithmetic_signal,
     vimco_geometric_signal,
 )
+from ovis.functional.log_weights import normalized_weights
 from ovis.functional.surrogates import auxiliary_count, inclusive_factors, score_factors
 from ovis.models.baseline import Baseline
 
@@ -171,7 +172,9 @@ class OvisMonteCarlo(_ScoreFunction):
     def estimate(self, sample: Draw) -> Estimate:
         settings = cast(OvisMonteCarloSettings, sample.settings)
         if not settings.exclusive:
-            return Estimate(inclusive_factors(sample.log_w, settings.count, settings.alpha))
+            weights = normalized_weights(sample.log_w[..., : -settings.count], settings.alpha)
+            factors = inclusive_factors(sample.log_w, settings.count, settings.alpha)
+            return Estimate(factors, phi_weights=torch.nn.functional.pad(weights, (0, settings.count)))
         auxiliary: Tensor = sample.auxiliary_log_w(settings.count)
         signal = ovis_monte_carlo_signal(sample.log_w, auxiliary, settings.alpha)
         return Estimate(score_factors(sample.log_w, signal, settings.alpha))
