@@ -17,7 +17,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 __all__ = [
     "ALIASES",
@@ -187,8 +186,12 @@ def _finish_tvo(name: str, config: Config) -> EstimatorId:
 
 def _decimal(number: float | int) -> str:
     """The shortest decimal that reads back as this number, without an exponent (its dash would split the id)."""
-    text = format(Decimal(repr(number)), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    text = f"{number}"  # torch.compile follows the parser, but not into repr() or the decimal module
+    if "e" in text:
+        digits, exponent = text.split("e")
+        places = len(digits.partition(".")[2]) - int(exponent)
+        text = f"{number:.{max(places, 0)}f}"
+    return text.removesuffix(".0")
 
 
 COMPOSED: dict[str, tuple[dict[str, Reader], Callable[[str, Config], EstimatorId]]] = {
