@@ -122,7 +122,8 @@ def parse_estimator(name: str) -> EstimatorId:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'? Valid: a, b, ...``."""
     valid = list(dict.fromkeys(valid))
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    close = [other for other in valid if other.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{hint} Valid: {', '.join(valid)}"
 
