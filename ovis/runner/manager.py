@@ -26,6 +26,9 @@ SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
 #: Seconds between two looks at the runs' progress.
 VIEW_INTERVAL = 0.25
 
+#: Seconds for the jobs to write their checkpoints when the manager itself has failed.
+GRACE = 20.0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -135,10 +138,10 @@ class _Manager:
         return more
 
     def abandon(self) -> None:
-        """After an error: let the jobs write their checkpoints, for at most twenty seconds; then kill them."""
+        """After an error: let the jobs write their checkpoints, for a while; then kill them."""
         for id in self.jobs:
             self.engine.cancel(id)
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + GRACE
         while self.jobs and time.monotonic() < deadline:
             self._collect()
             time.sleep(0.1)

@@ -143,6 +143,16 @@ def test_a_run_in_use_is_left_alone(lab: Lab) -> None:
     assert sorted(os.listdir(bench.run.folder)) == [".run.lock"]
 
 
+def test_two_jobs_never_share_a_run(lab: Lab) -> None:
+    bench = Bench(lab, arg="--id=wait")
+    first = bench.start()
+    bench.training()
+    assert bench.finish() == BUSY
+    first.terminate()
+    assert first.wait(10) == 0
+    assert bench.journal() == ["start at 0 in 1", "stopped in 1"]
+
+
 def test_an_orphaned_training_keeps_the_run(lab: Lab) -> None:
     """Where nothing kills the child of a killed job, the child has the lock itself."""
     bench = Bench(lab)

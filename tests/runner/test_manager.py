@@ -200,6 +200,7 @@ def test_a_second_stop_kills(lab: Lab) -> None:
     assert manager.returncode == 130
     lab.wait(lambda: not processes_of(lab.paths.folder))
     assert lab.counts() == {"queued": 3}
+    assert [record.lost for record in lab.records()] == [0, 0, 0]
 
 
 def test_two_managers_share_an_experiment(lab: Lab) -> None:
@@ -214,7 +215,8 @@ def test_two_managers_share_an_experiment(lab: Lab) -> None:
 def test_an_unwritable_queue_is_one_line_and_stops_the_runs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lab.write(args=["", "--id stubborn --nsteps 40"])
+    lab.write(args=["--nsteps 120", "--id wait", "--id stubborn --nsteps 100000"])
+    monkeypatch.setattr("ovis.runner.manager.GRACE", 0.5)
     real, calls = os.fsync, []
 
     def fsync(handle: int) -> None:
@@ -224,11 +226,13 @@ def test_an_unwritable_queue_is_one_line_and_stops_the_runs(
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert lab.run() == 2
+    assert lab.run("--processes", "3") == 2
     monkeypatch.undo()
     assert "can't write the queue" in capsys.readouterr().err.splitlines()[-1]
-    assert not processes_of(lab.paths.folder)
-    assert lab.counts() == {"running": 2}
+    lab.wait(lambda: not processes_of(lab.paths.folder))
+    assert lab.counts() == {"running": 3}
+    (waited,) = [lines for name, lines in lab.journal().items() if name.startswith("wait")]
+    assert waited == ["start at 0 in 1", "stopped in 1"]
 
 
 class Recorder:
@@ -249,7 +253,7 @@ class Recorder:
 
 def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ovis.runner.engines.local.cores", lambda: 13)
-    runs = load_experiment(lab.write(args=["--nsteps 40"], parameters={"seed": [1, 2, 3, 4]})).runs
+    runs = load_experiment(lab.write(args=["--nsteps 40"], parameters={"seed": [1, 2]})).runs
     queue = Queue(lab.paths, Policy())
     queue.add([run.record() for run in runs])
     devices = [Device(f"cuda:{n}", "cuda", {"CUDA_VISIBLE_DEVICES": f"GPU-{n}"}) for n in (0, 1)]
@@ -257,10 +261,10 @@ def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypat
     template = JobSpec(queue.paths.folder, "", 0, command=STUB)
     assert run_experiment(runs, queue, LocalEngine(devices, 2), display, template).complete
     calls = [json.loads((run.folder / "call.json").read_text()) for run in lab.runs()]
-    assert sorted(call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls) == ["GPU-0", "GPU-0", "GPU-1", "GPU-1"]
+    assert sorted(call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls) == ["GPU-0", "GPU-1"]
     assert {call["env"][name] for call in calls for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"3"}
     assert all("--device=cuda" in call["argv"] for call in calls)
-    assert sorted(record.device for record in lab.records()) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert sorted(record.device for record in lab.records()) == ["cuda:0", "cuda:1"]
 
 
 def test_progress_moves_within_runs_and_by_their_length(lab: Lab) -> None:

@@ -119,6 +119,13 @@ def test_runs_of_a_dead_manager_are_put_back_at_once(queue: Queue) -> None:
     assert not queue.paths.lease(r.key, 1).exists()  # revoked: should its job live after all, it stops
 
 
+def test_the_end_of_an_attempt_that_was_given_up_changes_nothing(queue: Queue) -> None:
+    (first,) = queue.tick(dead_owner(), 1).claimed
+    (second,) = queue.tick(ME, 1, keys={first.key}).claimed
+    assert queue.tick(ME, 0, ended=[lost(first)]).events == []
+    assert get(queue, first.key) == second
+
+
 def test_runs_of_a_living_manager_stay_its_own(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
     tick = queue.tick(new_owner(), 9)
