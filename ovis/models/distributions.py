@@ -114,8 +114,8 @@ def _detach(item: Any, done: dict[int, Any]) -> Any:
         if id(item) not in done:
             done[id(item)] = clone = copy.copy(item)
             for name, part in vars(item).items():
-                # a transform remembers its last value *with* the graph of the parameters: forget it
-                clone.__dict__[name] = (None, None) if name == "_cached_x_y" else _detach(part, done)
+                # (a transform finds its last value by identity: it will not take a detached copy for the value)
+                clone.__dict__[name] = _detach(part, done)
         return done[id(item)]
     # some versions of torch keep a transform's inverse, if it lives, as a weak reference: let the copy make its own
     return None if isinstance(item, weakref.ref) else item

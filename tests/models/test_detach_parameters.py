@@ -73,7 +73,7 @@ def _dirichlet():
 
 
 class _Scale(tt.Transform, nn.Module):
-    """A transform that is a module, as in normalizing flows."""
+    """A transform that is a module and holds another, as in normalizing flows."""
 
     domain = td.constraints.real
     codomain = td.constraints.real
@@ -81,13 +81,18 @@ class _Scale(tt.Transform, nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.randn(2, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.randn(2, dtype=torch.float64))
+        self.network = nn.Linear(1, 2, dtype=torch.float64)
+
+    @property
+    def log_scale(self):
+        return self.network(torch.ones(1, dtype=torch.float64))
 
     def _call(self, x):
-        return x * self.log_scale.exp()
+        return x * self.log_scale.exp() + self.shift
 
     def _inverse(self, y):
-        return y * (-self.log_scale).exp()
+        return (y - self.shift) * (-self.log_scale).exp()
 
     def log_abs_det_jacobian(self, x, y):
         return self.log_scale.expand_as(x)
@@ -96,7 +101,7 @@ class _Scale(tt.Transform, nn.Module):
 def _flow():
     base = td.Normal(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     flow = _Scale()
-    return td.TransformedDistribution(base, [flow]), [flow.log_scale]
+    return td.TransformedDistribution(base, [flow]), [flow.shift, flow.network.weight]
 
 
 CONTINUOUS = {
