@@ -47,11 +47,12 @@ def test_settings_that_vary(demo: Folder) -> None:
 def test_of_a_step_that_comes_twice_the_last_counts_and_steps_are_sorted(demo: Folder) -> None:
     run = demo.add("vimco", [1.0, 2.0, 3.0])
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 200, "time": 9.0, METRIC: 20.0}) + "\n")
+        for step, value in ((200, 20.0), (250, 25.0)):
+            file.write(json.dumps({"step": step, "time": 9.0, METRIC: value}) + "\n")
     experiment = read_experiment(demo.path)
-    assert values(experiment) == {100: 1.0, 200: 20.0, 300: 3.0}
-    assert list(experiment.curves["step"]) == [100, 200, 300]
-    assert list(experiment.curves["time"]) == [1.0, 9.0, 3.0]
+    assert values(experiment) == {100: 1.0, 200: 20.0, 250: 25.0, 300: 3.0}
+    assert list(experiment.curves["step"]) == [100, 200, 250, 300]
+    assert list(experiment.curves["time"]) == [1.0, 9.0, 9.0, 3.0]
 
 
 @pytest.mark.parametrize(
