@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ovis.names import nearest
-from ovis.runner.identity import run_arguments, run_key, run_name, words
+from ovis.runner.identity import Identity, identify, words
 from ovis.runner.status import Record
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 
@@ -50,17 +50,21 @@ class Run:
 
     Attributes:
         settings: its options, as the file says.
-        key: its identity.
+        identity: its key, its folder and its command line.
         source: where in the file it comes from, for messages.
     """
 
     settings: TrainSettings
-    key: str
+    identity: Identity
     source: str
+
+    @property
+    def key(self) -> str:
+        return self.identity.key
 
     def record(self) -> Record:
         """The run as it enters the queue."""
-        return Record(key=self.key, name=run_name(self.settings), arg=run_arguments(self.settings))
+        return Record(self.identity.key, self.identity.name, self.identity.arg)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
             described = ", ".join([source, *(f"{name}={value}" for name, value in chosen.items())])
             try:
                 settings = replace(base, **chosen)
-                yield Run(settings, run_key(settings), described)
+                yield Run(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None
 

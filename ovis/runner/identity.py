@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from typing import Any
 
 from ovis.names import IMPLIED_MODELS, parse_estimator
 from ovis.runner.paths import is_safe_name
 from ovis.settings import TrainSettings, differences
 
-__all__ = ["run_arguments", "run_key", "run_name", "words"]
+__all__ = ["Identity", "identify", "run_key", "run_name", "words"]
 
 #: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
 KEY_LENGTH = 12
@@ -21,35 +22,43 @@ KEY_LENGTH = 12
 LABEL_LENGTH = 60
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Who a run is.
+
+    Attributes:
+        key: twelve hexadecimal digits, equal for equal :func:`ovis.settings.differences`.
+        name: its folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``. Made of letters, digits and
+            ``. _ + = -`` only and never hidden, whatever the label holds.
+        arg: the run as one command-line string: what differs from the defaults, and nothing about where to run.
+    """
+
+    key: str
+    name: str
+    arg: str
+
+
+def identify(settings: TrainSettings) -> Identity:
+    """The identity of a run.
+
+    Raises:
+        ValueError: no safe folder name can be made of the settings.
+    """
+    found = differences(settings)
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+    arg = shlex.join(word for option, value in found.items() for word in words(option, value))
+    return Identity(key, _name(settings, key), arg)
+
+
 def run_key(settings: TrainSettings) -> str:
-    """The run's identity: twelve hexadecimal digits, equal for equal :func:`ovis.settings.differences`."""
-    text = json.dumps(differences(settings), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+    """The run's key, see :class:`Identity`."""
+    return identify(settings).key
 
 
 def run_name(settings: TrainSettings) -> str:
-    """The run's folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``.
-
-    Made of letters, digits and ``. _ + = -`` only and never hidden, whatever the label holds.
-    """
-    parts = [
-        _safe(settings.id),
-        settings.dataset,
-        IMPLIED_MODELS.get(settings.dataset, settings.model),
-        parse_estimator(settings.estimator).canonical,
-        f"iw{settings.iw}",
-        f"seed{settings.seed}",
-        run_key(settings),
-    ]
-    name = "-".join(part for part in parts if part)
-    if not is_safe_name(name):
-        raise ValueError(f"can't make a folder name of {name!r}")
-    return name
-
-
-def run_arguments(settings: TrainSettings) -> str:
-    """The run as one command-line string: what differs from the defaults, and nothing about where to run."""
-    return shlex.join(word for name, value in differences(settings).items() for word in words(name, value))
+    """The run's folder, see :class:`Identity`."""
+    return identify(settings).name
 
 
 def words(name: str, value: Any) -> list[str]:
@@ -57,6 +66,22 @@ def words(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     return [f"--{name}={value}"]
+
+
+def _name(settings: TrainSettings, key: str) -> str:
+    parts = [
+        _safe(settings.id),
+        settings.dataset,
+        IMPLIED_MODELS.get(settings.dataset, settings.model),
+        parse_estimator(settings.estimator).canonical,
+        f"iw{settings.iw}",
+        f"seed{settings.seed}",
+        key,
+    ]
+    name = "-".join(part for part in parts if part)
+    if not is_safe_name(name):
+        raise ValueError(f"can't make a folder name of {name!r}")
+    return name
 
 
 def _safe(label: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovis.names import EXAMPLES
-from ovis.runner.identity import run_arguments, run_key, run_name
+from ovis.runner.identity import identify, run_key, run_name
 from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.settings import TrainSettings, differences, parse_arguments
 
@@ -48,43 +48,47 @@ HOSTILE = [
 
 
 def test_the_name_can_be_read() -> None:
-    assert run_name(BASE) == f"iwbound-digits-sbm-ovis-gamma1-iw10-seed1-{run_key(BASE)}"
+    assert identify(BASE).name == f"iwbound-digits-sbm-ovis-gamma1-iw10-seed1-{identify(BASE).key}"
 
 
 def test_the_name_has_the_model_that_is_trained() -> None:
-    assert run_name(TrainSettings(dataset="gmm")).startswith("gmm-gmm-reinforce-iw1-seed1-")
+    assert identify(TrainSettings(dataset="gmm")).name.startswith("gmm-gmm-reinforce-iw1-seed1-")
 
 
 def test_the_key_is_pinned() -> None:
     """A change here would make every run of every user a new one."""
-    assert run_key(BASE) == "8e751b01788c"
+    assert identify(BASE).key == "8e751b01788c"
 
 
 def test_the_key_ignores_where_a_run_is_computed() -> None:
     moved = replace(BASE, root="/elsewhere", data_root="/data", exp="other", device="cpu")
-    assert run_key(moved) == run_key(BASE)
-    assert run_name(moved) == run_name(BASE)
+    assert identify(moved).key == identify(BASE).key
+    assert identify(moved).name == identify(BASE).name
+
+
+def test_key_and_name_are_the_identity_s() -> None:
+    assert (run_key(BASE), run_name(BASE)) == (identify(BASE).key, identify(BASE).name)
 
 
 def test_names_of_one_estimator_are_one_run() -> None:
-    assert run_key(TrainSettings(estimator="vimco")) == run_key(TrainSettings(estimator="vimco-arithmetic"))
+    assert identify(TrainSettings(estimator="vimco")).key == identify(TrainSettings(estimator="vimco-arithmetic")).key
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"iw": 11}, {"nsteps": 7}, {"id": "x"}, {"learn_prior": True}])
 def test_the_key_tells_runs_apart(change: dict[str, object]) -> None:
-    assert run_key(replace(BASE, **change)) != run_key(BASE)  # type: ignore[arg-type]
+    assert identify(replace(BASE, **change)).key != identify(BASE).key  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("label", HOSTILE)
 def test_a_hostile_label_stays_in_the_run_root(label: str, tmp_path: Path) -> None:
     settings = replace(BASE, id=label)
-    name = run_name(settings)
+    name = identify(settings).name
     assert is_safe_name(name)
     assert name.isascii()
     folder = ExperimentPaths(tmp_path).run(name).folder
     assert folder.resolve().parent == tmp_path.resolve()
     folder.mkdir()  # not too long either
-    assert parse_arguments(shlex.split(run_arguments(settings))) == replace(settings, exp="sandbox")
+    assert parse_arguments(shlex.split(identify(settings).arg)) == replace(settings, exp="sandbox")
 
 
 @pytest.mark.parametrize("name", ["..", "", ".", "a/b", "/a", ".a", "a\n", "a\0", "-a", "a" * 300])
@@ -95,11 +99,11 @@ def test_paths_refuse_a_hostile_name(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("estimator", EXAMPLES)
 def test_every_estimator_makes_a_folder(estimator: str) -> None:
-    assert is_safe_name(run_name(TrainSettings(estimator=estimator)))
+    assert is_safe_name(identify(TrainSettings(estimator=estimator)).name)
 
 
 def test_the_arguments_are_the_differences() -> None:
     settings = replace(BASE, learn_prior=True, freebits=0.5, lr=3e-4, alpha=0.7, epochs=3, root="/elsewhere")
-    again = parse_arguments(shlex.split(run_arguments(settings)))
+    again = parse_arguments(shlex.split(identify(settings).arg))
     assert differences(again) == differences(settings)
     assert again.root == TrainSettings().root
