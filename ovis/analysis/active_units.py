@@ -17,7 +17,8 @@ def active_units(
 ) -> Diagnostic:
     """Number of dimensions d with Var_x(E_q[z_d | x]) above a threshold (Burda et al. 2016, sec. 5.2).
 
-    Only the inference network runs, and each datum is encoded once.
+    Only the inference network runs, and each datum is encoded once. E_q[z_d | x] is the mean of the conditional means
+    of q(z_l | z_{l-1}), exact for the first layer; the variance that the samples themselves add is taken off.
 
     Args:
         model: the model.
@@ -30,11 +31,20 @@ def active_units(
         ``active_units/`` au, over all layers, and au_1, au_2, ... of each, the one nearest to x first.
     """
     batch = max(1, max_rows // mc_samples)
-    means: list[list[Tensor]] = []
+    moments: list[list[tuple[Tensor, Tensor]]] = []
     for rows in x.split(batch):
-        z, _ = model.infer(model.encode(rows).unsqueeze(1), (len(rows), mc_samples), False, 0.0, None)
-        means.append([sample.mean(1).flatten(1).double() for sample in z])
-    layers = [torch.cat(parts) for parts in zip(*means, strict=True)]
-    counts = [(layer.var(0) > threshold).sum() for layer in layers]
+        _, qz = model.infer(model.encode(rows).unsqueeze(1), (len(rows), mc_samples), False, 0.0, None)
+        moments.append([_mean_and_error(q.mean.flatten(2).double()) for q in qz])
+    counts = []
+    for layer in zip(*moments, strict=True):
+        means, errors = (torch.cat(parts) for parts in zip(*layer, strict=True))
+        counts.append((means.var(0) - errors.mean(0) > threshold).sum())
     stats = {f"au_{number}": count for number, count in enumerate(counts, start=1)}
     return Diagnostic({"active_units": {"au": torch.stack(counts).sum(), **stats}})
+
+
+def _mean_and_error(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the samples, and the variance of that mean: [B, S, D] -> [B, D] twice. S = 1: exact, no error."""
+    samples = means.shape[1]
+    error = means.var(1) / samples if samples > 1 else torch.zeros_like(means[:, 0])
+    return means.mean(1), error

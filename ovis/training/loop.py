@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ovis.runner.paths import RunPaths
 from ovis.training.build import Run
 from ovis.training.checkpoint import Position, load_checkpoint, save_checkpoint, save_model
-from ovis.training.measure import Measurements
+from ovis.training.measure import Measurements, own_random_state
 from ovis.training.sinks import Sinks
 from ovis.training.step import TrainingStep
 
@@ -136,7 +136,8 @@ class _Loop:
         if len(self.run.splits.x_shape) == 3:
             model = self.run.model
             training = model.training
-            images = model.eval().sample_from_prior(PRIOR_SAMPLES)["px"].mean
+            with own_random_state(self.run.settings.seed, self.run.device):
+                images = model.eval().sample_from_prior(PRIOR_SAMPLES)["px"].mean
             model.train(training)
             self.sinks.images(images, self.position.step)
 

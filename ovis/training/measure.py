@@ -17,7 +17,7 @@ from ovis.training.build import Run
 from ovis.training.evaluate import evaluate
 from ovis.training.step import estimator_config
 
-__all__ = ["Measurements"]
+__all__ = ["Measurements", "own_random_state"]
 
 #: Evaluations draw from a random state of their own, so that their number does not change the training.
 EVALUATION_SEED = 200_801_998
