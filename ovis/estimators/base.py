@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -51,6 +52,15 @@ class BoundSettings(ParticleSettings):
     beta: Alpha = 1.0
     tau: float = 0.0
     freebits: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tau >= 0:
+            raise ValueError(f"tau must be at least 0, got {self.tau}")
+        for name in ("beta", "freebits"):
+            value = getattr(self, name)
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"{name} must be a number, got {value}")
 
 
 @dataclass(frozen=True)

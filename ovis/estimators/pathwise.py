@@ -62,12 +62,11 @@ class DregSettings(RenyiSettings):
 class PathwiseDreg(GradientEstimator):
     """Doubly reparameterized gradients: a factor v_k^2 of the gradient through z_k (Tucker et al. 2019).
 
-     Unbiased for L_K.
-    With alpha and beta: v_k (1 - beta (1 - alpha)(1 - v_k)). One stochastic layer only: in a hierarchy, a layer's
-     samples also carry the gradient of the layers above, whose factor would count twice.
+    Unbiased for L_K. With alpha and beta the factor is v_k (1 - beta (1 - alpha)(1 - v_k)). One stochastic layer only:
+    in a hierarchy, a layer's samples also carry the gradient of the layers above, whose factor would count twice.
 
-     Raises:
-         ValueError: at the call, for a model with several stochastic layers.
+    Raises:
+        ValueError: at the call, for a model with several stochastic layers.
     """
 
     Settings: ClassVar = DregSettings

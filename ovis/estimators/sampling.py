@@ -17,6 +17,11 @@ from ovis.models.template import ParticleModel
 
 __all__ = ["draw", "encode", "score_dreams"]
 
+_NO_RSAMPLE = (
+    "this estimator needs reparameterized samples, and {} {}: use a q with rsample (or relaxed samples, tau > 0), or a "
+    "score-function estimator"
+)
+
 
 def encode(model: nn.Module, x: Tensor) -> Tensor | None:
     """What q needs to know of x, computed once; None for a model that takes x repeated."""
@@ -52,12 +57,17 @@ def draw(
         ValueError: samples that can't be reparameterized though asked for, or are though not asked for; an output that
             lacks an entry or has the wrong shape.
     """
-    if isinstance(model, ParticleModel):
-        output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded)
-        observed = x.unsqueeze(1)
-    else:
-        observed = x.repeat_interleave(particles, 0)
-        output = model(observed, **_keywords(model, reparameterize, tau))
+    try:
+        if isinstance(model, ParticleModel):
+            observed = x.unsqueeze(1)
+            output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded)
+        else:
+            observed = x.repeat_interleave(particles, 0)
+            output = model(observed, **_keywords(model, reparameterize, tau))
+    except NotImplementedError as error:  # what torch's rsample raises, without a word
+        if not reparameterize:
+            raise
+        raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
     _check_output(model, output)
     _check_graph(model, output["z"], reparameterize)
     return _score(output, observed, (len(x), particles), detach_q)
@@ -82,10 +92,14 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
             f"wake-sleep scores given samples: {type(model).__name__}.forward must take the keyword z (a list of "
             "samples, one for each layer) and then return their qz instead of drawing"
         )
+    if not hasattr(model, "sample_from_prior"):
+        raise ValueError(f"wake-sleep draws from the model: {type(model).__name__} has no sample_from_prior(bs)")
     with torch.no_grad():
         dream = model.sample_from_prior(count)  # type: ignore[operator]
         x, z = dream["px"].sample(), dream["z"]
     output = model(x, z=z)
+    if not all(a is b or torch.equal(a, b) for a, b in zip(output.get("z", z), z, strict=True)):
+        raise ValueError(f"{type(model).__name__}.forward was given z, and returned other samples")
     return torch.stack([_joint(q, sample, (count,)) for q, sample in zip(output["qz"], z, strict=True)]).sum(0)
 
 
@@ -113,10 +127,7 @@ def _check_graph(model: nn.Module, z: Sequence[Tensor], reparameterize: bool) ->
         return
     name = type(model).__name__
     if reparameterize and not all(sample.requires_grad for sample in z):
-        raise ValueError(
-            f"this estimator needs reparameterized samples, and {name} returned z without graph: use a q with rsample "
-            "(or relaxed samples, tau > 0), or a score-function estimator"
-        )
+        raise ValueError(_NO_RSAMPLE.format(name, "returned z without graph"))
     if not reparameterize and any(sample.requires_grad for sample in z):
         raise ValueError(
             f"this estimator needs exact samples without graph, and {name} returned reparameterized ones: sample under "

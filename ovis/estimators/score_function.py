@@ -66,10 +66,10 @@ class ReinforceBaseline(_ScoreFunction):
         alpha = sample.settings.alpha
         signal = prefactor(sample.log_w, alpha)
         if self.baseline is None:
-            self.baseline = Baseline(sample.x.shape[1:]).to(sample.x.device)
-        baseline = self.baseline(sample.x)
-        fit = (signal - baseline.view(-1, 1, 1)).square().mean((1, 2)) / 2
-        return Estimate(score_factors(sample.log_w, signal - baseline.detach().view(-1, 1, 1), alpha), extra=fit)
+            self.baseline = Baseline(sample.x.shape[1:]).to(sample.x)
+        baseline = self.baseline(sample.x).view(len(sample.x), 1, 1)
+        fit = (signal - baseline).square().mean((1, 2)) / 2
+        return Estimate(score_factors(sample.log_w, signal - baseline.detach(), alpha), extra=fit)
 
 
 class VimcoArithmetic(_ScoreFunction):

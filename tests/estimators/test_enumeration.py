@@ -154,7 +154,9 @@ def test_other_numbers_of_particles(name: str, iw: int) -> None:
 # ------------------------------------------------------------------------------------------------ modified objectives
 
 
-@pytest.mark.parametrize("objective", [{"beta": 0.6}, {"beta": 1.7}, {"freebits": 0.05}, {"beta": 0.6, "freebits": 0.05}])
+@pytest.mark.parametrize(
+    "objective", [{"beta": 0.6}, {"beta": 1.7}, {"freebits": 0.05}, {"beta": 0.6, "freebits": 0.05}]
+)
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("name", SAMPLED)
 def test_beta_and_free_bits(name: str, objective: dict[str, float], alpha: float) -> None:

@@ -1,0 +1,125 @@
+"""REINFORCE with a neural baseline: what it learns, and that it changes nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from estimator_cases import make
+from problems import OneBernoulli, ParticleForm, TwoBernoulli, exact_bound, expectation, gradient, phi_of, theta_of
+from torch import Tensor, nn
+
+from ovis.functional import iw_bound, normalized_weights
+from ovis.models import Baseline
+
+
+def observations(count: int) -> Tensor:
+    return (torch.arange(count, dtype=torch.float64) % 2).unsqueeze(-1)
+
+
+def test_the_baseline_has_the_gradient_of_least_squares() -> None:
+    """1/2 mean_k (d_k - b(x))^2 with d_k = bound - v_k, averaged over data and bounds; by autograd from the output."""
+    baseline = Baseline((1,), hdim=5).double()
+    nn.init.normal_(baseline.network[-1].weight)
+    estimator = make("reinforce-baseline", mc=2, iw=3, alpha=0.3, baseline=baseline)
+    x = observations(6)
+    loss, _, output = estimator(ParticleForm(TwoBernoulli()), x)
+    pairs = [(output["px"].log_prob(x.unsqueeze(1)), 1)]
+    pairs += [(p.log_prob(z), 1) for p, z in zip(output["pz"], output["z"], strict=True)]
+    pairs += [(q.log_prob(z), -1) for q, z in zip(output["qz"], output["z"], strict=True)]
+    log_w = sum(sign * item for item, sign in pairs).detach().view(6, 2, 3)
+    signal = iw_bound(log_w, 0.3).unsqueeze(-1) - normalized_weights(log_w, 0.3)
+    least_squares = ((signal - baseline(x).view(6, 1, 1)) ** 2).mean() / 2
+    parameters = list(baseline.parameters())
+    expected = gradient(least_squares, parameters)
+    assert expected.norm() > 0.1
+    torch.testing.assert_close(gradient(loss.mean(), parameters), expected)
+
+
+@pytest.mark.parametrize("level", [-3.0, 0.0, 40.0])
+def test_no_baseline_changes_the_expectation(level: float) -> None:
+    class Level(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return level * x[:, 0]
+
+    problem = TwoBernoulli()
+    result = expectation(make("reinforce-baseline", iw=3, baseline=Level()), ParticleForm(problem), problem, 1.0)
+    exact = exact_bound(problem, 1.0, 3)
+    assert result.value == pytest.approx(-exact.bound, abs=1e-12)
+    torch.testing.assert_close(-result.phi, exact.phi, rtol=0, atol=1e-11)
+    torch.testing.assert_close(-result.theta, exact.theta, rtol=0, atol=1e-12)
+
+
+def variance(estimator: nn.Module, problem: OneBernoulli, draws: int = 3000) -> float:
+    """Of one datum's gradient to q's bias."""
+    logits = problem.inference_network(observations(draws))
+    logits = logits.detach().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(problem, "posterior", lambda layer, features, z: torch.distributions.Bernoulli(logits=logits[:, None]))
+        loss, _, _ = estimator(ParticleForm(problem), observations(draws))
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    return grad.var().item()
+
+
+def test_the_baseline_learns_the_mean_signal() -> None:
+    """It tends to E d_k = L_K - 1/K of each datum, and lowers the variance; at the start it is far from both."""
+    problem = OneBernoulli()
+    torch.manual_seed(1)
+    baseline = Baseline((1,), hdim=8).double()
+    estimator = make("reinforce-baseline", iw=4, baseline=baseline)
+    wanted = torch.tensor([exact_bound(problem, x, 4).bound - 0.25 for x in (0.0, 1.0)], dtype=torch.float64)
+
+    def error() -> float:
+        return (baseline(observations(2)) - wanted).abs().max().item()
+
+    assert baseline(observations(2)).tolist() == [0.0, 0.0]
+    start, before = error(), variance(estimator, problem)
+    assert start > 0.3
+    optimizer = torch.optim.Adam(baseline.parameters(), lr=0.03)
+    model_before = [item.clone() for item in problem.parameters()]
+    for step in range(250):
+        optimizer.param_groups[0]["lr"] = 0.03 if step < 150 else 0.003
+        estimator(ParticleForm(problem), observations(200), backward=True)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert error() < 0.05
+    assert variance(estimator, problem) < 0.6 * before
+    assert before == pytest.approx(variance(make("reinforce", iw=4), problem), rel=0.2)
+    assert all(torch.equal(a, b) for a, b in zip(model_before, problem.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_default_baseline_is_made_at_the_first_call(dtype: torch.dtype) -> None:
+    estimator = make("reinforce-baseline", iw=3)
+    assert not list(estimator.parameters())
+    loss, _, _ = estimator(ParticleForm(OneBernoulli()).to(dtype), observations(4).to(dtype), backward=True)
+    assert loss.dtype == dtype
+    parameters = list(estimator.parameters())
+    assert parameters
+    assert all(item.dtype == dtype for item in parameters)
+    # its last layer starts at zero, so that only this layer has a gradient at first
+    assert estimator.baseline.network[-1].bias.grad.abs().sum() > 0
+    estimator(ParticleForm(OneBernoulli()).to(dtype), observations(4).to(dtype))
+    assert all(a is b for a, b in zip(parameters, estimator.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_baseline_of_the_wrong_shape_is_refused(count: int) -> None:
+    class PerPixel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.repeat(1, 2)
+
+    with pytest.raises(RuntimeError, match="shape"):
+        make("reinforce-baseline", iw=3, baseline=PerPixel())(ParticleForm(OneBernoulli()), observations(count))
+
+
+def test_model_gradients_do_not_reach_the_baseline_nor_the_reverse() -> None:
+    problem = OneBernoulli()
+    baseline = Baseline((1,)).double()
+    estimator = make("reinforce-baseline", iw=3, baseline=baseline)
+    torch.manual_seed(2)
+    with_zero = estimator(ParticleForm(problem), observations(4))[0]
+    torch.manual_seed(2)
+    plain = make("reinforce", iw=3)(ParticleForm(problem), observations(4))[0]
+    assert torch.equal(with_zero, plain)
+    for select in (phi_of, theta_of):
+        assert torch.equal(gradient(with_zero.sum(), select(problem)), gradient(plain.sum(), select(problem)))
