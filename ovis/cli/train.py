@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ovis
 from ovis.runner.atomic import write_json
-from ovis.runner.identity import run_key, run_name
+from ovis.runner.identity import identify
 from ovis.runner.job import hold_run, publish_outcome, read_fence, take_fence
 from ovis.runner.paths import RunPaths
 from ovis.runner.status import ABORTED, BUSY, Ending, Outcome
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     where, _ = place.parse_known_args(words)
-    paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, run_name(settings)))
+    paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, identify(settings).name))
     paths.folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     if where.attempt:
@@ -128,7 +128,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
 def _configuration(settings: TrainSettings, device: str, torch_version: str) -> dict[str, object]:
     return {
         "settings": asdict(settings),
-        "run_id": run_key(settings),
+        "run_id": identify(settings).key,
         "version": ovis.__version__,
         "torch": torch_version,
         "python": platform.python_version(),
