@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Distribution
 
 from ovis.diagnostics import Diagnostic
 from ovis.models.template import ParticleModel
@@ -34,13 +35,19 @@ def active_units(
     moments: list[list[tuple[Tensor, Tensor]]] = []
     for rows in x.split(batch):
         _, qz = model.infer(model.encode(rows).unsqueeze(1), (len(rows), mc_samples), False, 0.0, None)
-        moments.append([_mean_and_error(q.mean.flatten(2).double()) for q in qz])
+        moments.append([_mean_and_error(_means(q)) for q in qz])
     counts = []
     for layer in zip(*moments, strict=True):
         means, errors = (torch.cat(parts) for parts in zip(*layer, strict=True))
         counts.append((means.var(0) - errors.mean(0) > threshold).sum())
     stats = {f"au_{number}": count for number, count in enumerate(counts, start=1)}
     return Diagnostic({"active_units": {"au": torch.stack(counts).sum(), **stats}})
+
+
+def _means(q: Distribution) -> Tensor:
+    """Conditional means, shape [B, S, D]; of a class number, the probabilities of the classes."""
+    mean = q.probs if isinstance(q, Categorical) else q.mean
+    return mean.flatten(2).double()
 
 
 def _mean_and_error(means: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ovis.analysis.active_units import active_units
-from ovis.models import SigmoidBeliefNetwork
+from ovis.models import GaussianMixture, SigmoidBeliefNetwork
 
 
 @pytest.fixture
@@ -33,6 +33,11 @@ def x():
 def test_counts_the_units_that_depend_on_the_datum(model, x, max_rows):
     counts = active_units(model, x, mc_samples=200, max_rows=max_rows)["active_units"]
     assert {name: int(value) for name, value in counts.items()} == {"au": 3, "au_1": 2, "au_2": 1}
+
+
+def test_a_mixture_has_active_classes():
+    x = torch.linspace(0, 190, 20).unsqueeze(1)
+    assert int(active_units(GaussianMixture(N=20), x, mc_samples=10)["active_units"]["au"]) > 0
 
 
 def test_noise_of_the_samples_activates_nothing():
