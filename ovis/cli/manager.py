@@ -18,7 +18,7 @@ from ovis.runner.manager import Result, run_experiment
 from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.runner.progress import clock, make_display
 from ovis.runner.queue import Queue
-from ovis.runner.status import Record, State, count_states
+from ovis.runner.status import Record, count_states
 from ovis.runner.transitions import Level
 
 __all__ = ["main"]
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
     queue = Queue(ExperimentPaths(Path(options.root) / name))
     devices = list_devices(options.device or experiment.device or "auto")
     known = {record.key: record for record in queue.read()}
-    processes = options.processes or _processes(devices, experiment, {} if options.rf else known)
+    processes = options.processes or default_processes(devices)
     _print_plan(experiment, queue, known, devices, processes)
     if options.rf and known and not _confirm_deletion(queue, known, options):
         return 0 if options.dry_run else 1
@@ -118,12 +118,6 @@ def _locate(exp: str) -> tuple[Path, str]:
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
         raise GridError(f"there is no experiment file {path}; in {path.parent} there are: {there or 'none'}")
     return path, path.stem
-
-
-def _processes(devices: list[Device], experiment: Experiment, known: dict[str, Record]) -> int:
-    """The default number of runs per device: not more than there are left to do, so that the last ones get threads."""
-    left = sum(known[run.key].state is not State.DONE if run.key in known else True for run in experiment.runs)
-    return max(1, min(default_processes(devices), left))
 
 
 def _print_plan(
