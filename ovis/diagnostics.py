@@ -105,4 +105,4 @@ def _mean_and_size(leaf: Leaf) -> tuple[Leaf, int]:
         return leaf, 1
     leaf = leaf.detach()
     leaf = leaf if leaf.is_floating_point() else leaf.float()
-    return (leaf, 1) if leaf.dim() == 0 else (leaf.mean(0), len(leaf))
+    return (leaf.clone(), 1) if leaf.dim() == 0 else (leaf.mean(0), len(leaf))

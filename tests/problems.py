@@ -249,7 +249,7 @@ DISCRETE: dict[str, Callable[[], Problem]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------- two forms of the problems
+# ----------------------------------------------------------------------------------------- two forms of the problems
 
 
 class ParticleForm(ParticleModel):
@@ -427,19 +427,21 @@ def theta_of(model: nn.Module) -> list[nn.Parameter]:
 def gradient(value: Tensor, parameters: Sequence[nn.Parameter], retain: bool = True) -> Tensor:
     """One vector; zeros for parameters that do not matter."""
     grads = torch.autograd.grad(value, list(parameters), retain_graph=retain, allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, grads)])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, grads, strict=True)]
+    )
 
 
 def expectation(
     estimator: nn.Module, model: nn.Module, problem: Problem, x: float, *, extra: int = 0, **overrides: Any
 ) -> Expectation:
-    """Exact expectation of an estimator's loss and gradients, over all particles and ``extra`` auxiliary ones per bound.
+    """Exact expectation of an estimator's loss and gradients, over all particles and auxiliary ones.
 
     Args:
         estimator: its settings say how many particles are drawn.
         model: either form of the problem.
         x: the datum.
-        extra: S, of an estimator that draws S samples on top.
+        extra: S, of an estimator that draws S samples on top for each bound.
         overrides: passed on at the call.
     """
     settings = estimator._settings(estimator.settings, overrides)
@@ -472,7 +474,7 @@ def expectation_reparameterized(
     return Expectation(total.item(), gradient(total, phi_of(model)), gradient(total, theta_of(model), retain=False))
 
 
-# ------------------------------------------------------------------------------------------------------- exact answers
+# ----------------------------------------------------------------------------------------------------- exact answers
 
 
 class Exact(NamedTuple):

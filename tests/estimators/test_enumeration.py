@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -22,6 +23,7 @@ from problems import (
     expectation,
     gradient,
     phi_of,
+    scripted,
     theta_of,
 )
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ def test_the_table_is_that_of_the_names() -> None:
     assert {parse_estimator(name).family for name in ALL} == set(ESTIMATORS)
 
 
-# ------------------------------------------------------------------------------------------ every id, every problem
+# ------------------------------------------------------------------------------------------- every id, every problem
 
 
 def check(name: str, problem: Problem, model: nn.Module, x: float, alpha: float, iw: int, mc: int = 1, **objective):
@@ -151,7 +153,7 @@ def test_other_numbers_of_particles(name: str, iw: int) -> None:
     check(name, made, ParticleForm(made), 1.0, 0.0, iw=iw)
 
 
-# ------------------------------------------------------------------------------------------------ modified objectives
+# ----------------------------------------------------------------------------------------------- modified objectives
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_beta_and_free_bits(name: str, objective: dict[str, float], alpha: float
         assert (-result.phi - whole.phi).norm() > MARGIN
 
 
-# ----------------------------------------------------------------------------------------------------------------- TVO
+# --------------------------------------------------------------------------------------------------------------- TVO
 
 
 def naive_tvo(log_p: Tensor, log_q: Tensor, knots: list[float], rule: str) -> tuple[Tensor, Tensor]:
@@ -191,7 +193,7 @@ def naive_tvo(log_p: Tensor, log_q: Tensor, knots: list[float], rule: str) -> tu
     log_w = (log_p - log_q).detach()
     count = log_w.shape[-1]
     value, surrogate = torch.zeros(len(log_w)).double(), torch.zeros(len(log_w)).double()
-    for low, high in zip(knots[:-1], knots[1:], strict=True):
+    for low, high in itertools.pairwise(knots):
         for power, width in {
             "left": [(low, high - low)],
             "right": [(high, high - low)],
@@ -256,7 +258,7 @@ def test_every_id_is_held_to_what_it_says() -> None:
     assert silent == {*WAKE, *TVO[1:], "stl", "ovis-gamma0.3", "ovis-gamma1"}
 
 
-# ------------------------------------------------------------------------------------------------------- known values
+# ------------------------------------------------------------------------------------------------------ known values
 
 
 @pytest.mark.parametrize("problem", [OneBernoulli, TwoBernoulli, BernoulliNormal])
@@ -283,15 +285,33 @@ def test_the_quadrature_has_converged(nodes: int) -> None:
 #: K, alpha: L_K, dL/dlogit, and of the gradient to the logit: Var REINFORCE, VIMCO arithmetic, geometric, OVIS_MC with
 #: S -> inf, OVIS~ gamma = 0; E OVIS~ gamma = 1, E wake-phi (CHECKS.md)
 CHECKS = {
-    (2, 0.0): (-1.0642675237, 0.2320088126, 1.45742873, 0.13252962, 0.13252962, 0.00278463, 0.09380782, 0.38451068, 0.15250186),
-    (3, 0.0): (-1.0138559227, 0.1606030978, 1.73129488, 0.09470876, 0.07118854, 0.00204798, 0.01929858, 0.38235719, 0.22175409),
-}  # fmt: skip
+    (2, 0.0): (
+        -1.0642675237,
+        0.2320088126,
+        1.45742873,
+        0.13252962,
+        0.13252962,
+        0.00278463,
+        0.09380782,
+        0.38451068,
+        0.15250186,
+    ),
+    (3, 0.0): (
+        -1.0138559227,
+        0.1606030978,
+        1.73129488,
+        0.09470876,
+        0.07118854,
+        0.00204798,
+        0.01929858,
+        0.38235719,
+        0.22175409,
+    ),
+}
 
 
 def gradients_of_tuples(name: str, particles: int, alpha: float, auxiliary: list[float]) -> tuple[Tensor, Tensor]:
     """The gradient to q's logit of every tuple of particles, and their probabilities, at fixed auxiliary samples."""
-    from problems import scripted
-
     problem = OneBernoulli()
     index = all_tuples(2, particles).double()
     on = torch.sigmoid(torch.tensor(-0.4, dtype=torch.float64))

@@ -55,7 +55,7 @@ def parts(output: dict[str, Any], x: Tensor, rows: tuple[int, int], readme: bool
     return px.detach(), pz.detach(), qz.detach()
 
 
-# ---------------------------------------------------------------------------------------------------- value of the loss
+# ------------------------------------------------------------------------------------------------- value of the loss
 
 
 @pytest.mark.parametrize("readme", [False, True])
@@ -172,7 +172,7 @@ def test_evaluation_without_graph(name: str) -> None:
     assert diagnostics["loss"]["L_k"].shape == (5,)
 
 
-# -------------------------------------------------------------------------------------------------------- random numbers
+# ---------------------------------------------------------------------------------------------------- random numbers
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -203,7 +203,7 @@ def test_auxiliary_samples_are_fresh_ones() -> None:
     assert not torch.allclose(*grads)
 
 
-# ----------------------------------------------------------------------------------------------------------- x is encoded
+# ------------------------------------------------------------------------------------------------------ x is encoded
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "wake-sleep"])
@@ -228,7 +228,7 @@ def test_dreams_are_encoded_once_each() -> None:
     assert model.encoded_rows == [5, 30]
 
 
-# --------------------------------------------------------------------------------------------------------------- settings
+# ---------------------------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -390,7 +390,7 @@ def test_counts_of_auxiliary_samples_that_cannot_be(settings: dict[str, Any]) ->
         make("ovis-S1-exclusive", iw=4, **settings)
 
 
-# ----------------------------------------------------------------------------------------------------- models it refuses
+# ------------------------------------------------------------------------------------------------- models it refuses
 
 
 class Simple(Template):
@@ -522,7 +522,7 @@ def test_what_a_readme_model_is_given_and_gives() -> None:
     assert model.seen == ((24, 1), False, {"reparam": False, "tau": 0.0})
 
 
-# -------------------------------------------------------------------------------------------------------- two forms agree
+# --------------------------------------------------------------------------------------------------- two forms agree
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in (*PATHWISE, *WAKE)])
@@ -534,7 +534,7 @@ def test_both_forms_of_a_model_have_the_same_expectations(name: str) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
-# ------------------------------------------------------------------------------------------------------------ the classes
+# ------------------------------------------------------------------------------------------------------- the classes
 
 
 @pytest.mark.parametrize("family", ESTIMATORS)
@@ -554,7 +554,7 @@ def test_the_base_class_alone_is_nothing() -> None:
         GradientEstimator(iw=3)
 
 
-# ---------------------------------------------------------------------------------------------------- the seed's own code
+# ----------------------------------------------------------------------------------------------- the seed's own code
 
 
 def test_the_seed_code_as_it_stands() -> None:

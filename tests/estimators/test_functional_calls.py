@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import torch
 from estimator_cases import EXCLUSIVE, INCLUSIVE, PATHWISE, SCORE, TVO, make
-from problems import OneNormal, ParticleForm, ReadmeForm, SmallBeliefNetwork, TwoBernoulli, exact_bound, gradient, phi_of
+from problems import (
+    OneNormal,
+    ParticleForm,
+    ReadmeForm,
+    SmallBeliefNetwork,
+    TwoBernoulli,
+    exact_bound,
+    gradient,
+    phi_of,
+)
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 

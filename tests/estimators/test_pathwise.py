@@ -110,7 +110,7 @@ def test_the_quadrature_has_converged() -> None:
     assert exact_evidence(problem, X) == pytest.approx(log_evidence, abs=1e-12)
 
 
-# -------------------------------------------------------------------------------------------- many draws, more particles
+# ---------------------------------------------------------------------------------------- many draws, more particles
 
 
 class Draws:
@@ -166,7 +166,7 @@ def test_dreg_has_less_variance_than_iwae() -> None:
     assert (dreg.error < 0.5 * iwae.error).all()
 
 
-# ------------------------------------------------------------------------------------------------- at the optimum of q
+# ----------------------------------------------------------------------------------------------- at the optimum of q
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
@@ -185,7 +185,7 @@ def test_stl_and_dreg_are_zero_where_q_is_the_posterior(alpha: float) -> None:
     assert size["pathwise-iwae"] > 0.1
 
 
-# ---------------------------------------------------------------------------------------------- q of other distributions
+# ------------------------------------------------------------------------------------------ q of other distributions
 
 
 class FreeForm(Template):
@@ -324,7 +324,7 @@ def test_dreg_has_the_mean_of_iwae(q: type[FreeQ]) -> None:
     assert deviation(means["dreg"], means["stl"]).max() > 6, "STL is biased, and this test must see a bias"
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
+# ---------------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("form", [ParticleForm, ReadmeForm])

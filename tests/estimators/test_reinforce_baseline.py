@@ -54,7 +54,9 @@ def variance(estimator: nn.Module, problem: OneBernoulli, draws: int = 3000) -> 
     logits = problem.inference_network(observations(draws))
     logits = logits.detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(problem, "posterior", lambda layer, features, z: torch.distributions.Bernoulli(logits=logits[:, None]))
+        patch.setattr(
+            problem, "posterior", lambda layer, features, z: torch.distributions.Bernoulli(logits=logits[:, None])
+        )
         loss, _, _ = estimator(ParticleForm(problem), observations(draws))
     (grad,) = torch.autograd.grad(loss.sum(), logits)
     return grad.var().item()

@@ -15,6 +15,7 @@ from problems import (
     ReadmeForm,
     ReadmeFormGivenZ,
     SmallBeliefNetwork,
+    all_tuples,
     exact_bound,
     gradient,
     phi_of,
@@ -94,8 +95,6 @@ def test_it_is_minus_the_gradient_of_the_divergence() -> None:
 @pytest.mark.parametrize("problem", DISCRETE)
 def test_theta_follows_the_bound_and_dreams_leave_it_alone(problem: str, alpha: float) -> None:
     """All tuples of two particles; the dreams are z = 0, x = 0, of which theta must not hear."""
-    from problems import all_tuples
-
     made = DISCRETE[problem]()
     states, _ = made.states()
     probability = made.log_densities(X[1]).log_probability.detach()
@@ -135,7 +134,9 @@ def test_a_hierarchy_of_images() -> None:
 
 
 def test_a_model_that_cannot_score_given_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match="wake-sleep scores given samples: ReadmeForm.forward must take the keyword z"):
+    with pytest.raises(
+        ValueError, match=r"wake-sleep scores given samples: ReadmeForm\.forward must take the keyword z"
+    ):
         make("wake-sleep", iw=2)(ReadmeForm(OneBernoulli()), X)
 
 
@@ -157,5 +158,5 @@ def test_a_model_that_ignores_the_given_samples_is_refused() -> None:
         def forward(self, x: Tensor, zgrads: bool = False, z: Any = None, **kwargs: Any) -> Any:
             return super().forward(x, zgrads)
 
-    with pytest.raises(ValueError, match="Deaf.forward was given z"):
+    with pytest.raises(ValueError, match=r"Deaf\.forward was given z"):
         make("wake-sleep", iw=2)(Deaf(OneBernoulli()), X)
