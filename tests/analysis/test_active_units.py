@@ -36,8 +36,16 @@ def test_counts_the_units_that_depend_on_the_datum(model, x, max_rows):
 
 
 def test_a_mixture_has_active_classes():
-    x = torch.linspace(0, 190, 20).unsqueeze(1)
-    assert int(active_units(GaussianMixture(N=20), x, mc_samples=10)["active_units"]["au"]) > 0
+    """Two of four classes share the data between them."""
+    model, x = GaussianMixture(N=4), torch.linspace(-1, 1, 20).unsqueeze(1)
+    with torch.no_grad():
+        for p in model.phi.parameters():
+            p.zero_()
+        model.phi[0].weight[0] = 5.0
+        model.phi[-1].weight[0, 0] = 5.0
+        model.phi[-1].weight[1, 0] = -5.0
+        model.phi[-1].bias[2:] = -20.0
+    assert int(active_units(model, x, mc_samples=10)["active_units"]["au"]) == 2
 
 
 def test_noise_of_the_samples_activates_nothing():
