@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ovis.names import DATASETS, MODELS, nearest, parse_estimator
+from ovis.names import DATASETS, IMPLIED_MODELS, MODELS, nearest, parse_estimator
 
 __all__ = ["SettingsError", "TrainSettings", "differences", "parse_arguments"]
 
@@ -123,7 +124,7 @@ class TrainSettings:
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
 
     def __post_init__(self) -> None:
-        types = typing.get_type_hints(type(self))
+        types = _types(type(self))
         for item in dataclasses.fields(self):
             _check(item, types[item.name], getattr(self, item.name))
         try:
@@ -153,6 +154,12 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
         raise SettingsError(f"{name}: must be at most {high}, got {value}")
 
 
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    """The fields' types; looked up once, for a grid makes thousands of settings."""
+    return typing.get_type_hints(cls)
+
+
 def _scalar(kind: Any) -> type:
     """The type of the value: ``float`` for ``float | None``."""
     scalars = [t for t in typing.get_args(kind) or (kind,) if t is not type(None)]
@@ -162,12 +169,15 @@ def _scalar(kind: Any) -> type:
 def differences(settings: TrainSettings) -> dict[str, Any]:
     """What a run is: the options that differ from the defaults, sorted, without those that say only where to run.
 
-    The estimator is written in its canonical form, so ``vimco`` and ``vimco-arithmetic`` are one run.
+    The estimator is written in its canonical form, so ``vimco`` and ``vimco-arithmetic`` are one run; and the
+    model is left out where the data set brings its own.
     """
     found: dict[str, Any] = {}
-    types = typing.get_type_hints(type(settings))
+    types = _types(type(settings))
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
+        if item.name == "model" and settings.dataset in IMPLIED_MODELS:
+            continue
         if item.name == "estimator":
             value = parse_estimator(value).canonical
         if item.metadata["identity"] and value != item.default:
@@ -186,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(**kwargs: Any) -> argparse.ArgumentParser:
     """The command line of a training run: one option per field of :class:`TrainSettings`."""
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-    types = typing.get_type_hints(TrainSettings)
+    types = _types(TrainSettings)
     for item in dataclasses.fields(TrainSettings):
         kind, name, text = types[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
         if kind is bool:
