@@ -100,6 +100,39 @@ def test_the_loss_is_minus_the_bound_of_each_datum(name: str, readme: bool) -> N
         assert not diagnostics["loss"][key].requires_grad
 
 
+class Wide(Template):
+    """Three latents, an observation of shape [2, 4], and distributions that do not say what an event is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inference_network = nn.Linear(8, 3, dtype=torch.float64)
+        self.generative_model = nn.Linear(3, 8, dtype=torch.float64)
+        self.prior = nn.Parameter(torch.randn(1, 3, dtype=torch.float64))
+
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        q = Normal(self.inference_network(x.flatten(1)), 0.7)
+        z = q.rsample() if zgrads else q.sample()
+        px = Bernoulli(logits=self.generative_model(z).view(-1, 2, 4))
+        return {"px": px, "z": [z], "qz": [q], "pz": [Normal(self.prior, 1.0)]}
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", ["vimco", "dreg"])
+def test_densities_are_summed_over_events(name: str) -> None:
+    model, x = Wide(), torch.rand(5, 2, 4, dtype=torch.float64).round()
+    loss, diagnostics, output = make(name, iw=3)(model, x)
+    z = output["z"][0]
+    log_px = output["px"].log_prob(x.repeat_interleave(3, 0)).sum((1, 2))
+    log_w = log_px + (output["pz"][0].log_prob(z) - output["qz"][0].log_prob(z)).sum(1)
+    torch.testing.assert_close(loss, -(log_w.view(5, 3).logsumexp(1) - math.log(3)))
+    torch.testing.assert_close(diagnostics["loss"]["nll"], -log_px.view(5, 3).mean(1).detach())
+    weights = log_w.view(5, 3).softmax(1).detach().flatten()
+    expected = gradient(-(weights * log_w).sum(), [model.generative_model.weight, model.prior])
+    torch.testing.assert_close(gradient(loss.sum(), [model.generative_model.weight, model.prior]), expected)
+
+
 @pytest.mark.parametrize("name", ["pathwise-iwae", "dreg", "tvo-part2-config1", "ovis-gamma1"])
 def test_diagnostics_know_nothing_of_beta_and_free_bits(name: str) -> None:
     model, x = ParticleForm(problem_of(name)), observations()

@@ -10,6 +10,7 @@ from estimator_cases import make
 from problems import (
     DISCRETE,
     OneBernoulli,
+    OneNormal,
     ParticleForm,
     Problem,
     ReadmeForm,
@@ -109,6 +110,18 @@ def test_theta_follows_the_bound_and_dreams_leave_it_alone(problem: str, alpha: 
     exact = exact_bound(made, 1.0, 2, alpha)
     assert total.item() == pytest.approx(-exact.bound, abs=1e-12)
     torch.testing.assert_close(gradient(-total, theta_of(model)), exact.theta, rtol=0, atol=1e-12)
+
+
+def test_dreams_carry_no_gradient_to_theta_even_where_the_prior_is_reparameterized() -> None:
+    class Reparameterized(ReadmeFormGivenZ):
+        def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+            z = [self.problem.prior(0, []).expand((bs, 1)).rsample()]
+            assert not z[0].requires_grad
+            return {"px": self.problem.likelihood(z), "z": z, "pz": []}
+
+    problem = OneNormal()
+    loss, _, _ = make("wake-sleep", iw=2)(Reparameterized(problem), torch.ones(4, 1, dtype=torch.float64))
+    assert gradient(loss.sum(), phi_of(problem)).abs().min() > 0
 
 
 def test_as_many_dreams_as_particles() -> None:
