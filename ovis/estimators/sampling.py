@@ -69,7 +69,7 @@ def draw(
             raise
         raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
     _check_output(model, output)
-    _check_graph(model, output["z"], reparameterize)
+    _check_graph(model, output, reparameterize)
     return _score(output, observed, (len(x), particles), detach_q)
 
 
@@ -122,11 +122,15 @@ def _check_output(model: nn.Module, output: Any) -> None:
         raise ValueError(f"{name}.forward must return lists z, qz, pz of one length, one entry a layer; got {sizes}")
 
 
-def _check_graph(model: nn.Module, z: Sequence[Tensor], reparameterize: bool) -> None:
+def _check_graph(model: nn.Module, output: Mapping[str, Any], reparameterize: bool) -> None:
     if not torch.is_grad_enabled():
         return
     name = type(model).__name__
-    if reparameterize and not all(sample.requires_grad for sample in z):
+    z, qz = output["z"], output["qz"]
+    # a q that is not trained gives samples without graph, too
+    if reparameterize and any(
+        not sample.requires_grad and q.log_prob(sample).requires_grad for q, sample in zip(qz, z, strict=True)
+    ):
         raise ValueError(_NO_RSAMPLE.format(name, "returned z without graph"))
     if not reparameterize and any(sample.requires_grad for sample in z):
         raise ValueError(

@@ -361,3 +361,19 @@ def test_free_bits_stop_the_gradient_of_the_clamped_term(name: str) -> None:
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradient(loss.sum(), phi_of(problem)), gradient(expected.sum(), phi_of(problem)))
     assert gradient(loss.sum(), theta_of(problem)).abs().max() == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", PATHWISE)
+def test_the_model_can_be_trained_while_q_is_frozen(name: str, form: str) -> None:
+    """Samples of a q without trainable parameters have no graph, and need none."""
+    problem = OneNormal()
+    problem.inference_network.requires_grad_(False)
+    result = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        loss, _, _ = make(name, iw=3)(FORMS[form](problem), torch.ones(4, 1, dtype=torch.float64))
+        result.append(gradient(loss.sum(), theta_of(problem)))
+        problem.inference_network.requires_grad_(True)
+    assert result[0].abs().sum() > 0
+    torch.testing.assert_close(*result)
