@@ -124,7 +124,7 @@ class TrainSettings:
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
 
     def __post_init__(self) -> None:
-        types = _types(type(self))
+        types = _types()
         for item in dataclasses.fields(self):
             _check(item, types[item.name], getattr(self, item.name))
         try:
@@ -155,9 +155,9 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
 
 
 @functools.cache
-def _types(cls: type) -> dict[str, Any]:
+def _types() -> dict[str, Any]:
     """The fields' types; looked up once, for a grid makes thousands of settings."""
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(TrainSettings)
 
 
 def _scalar(kind: Any) -> type:
@@ -173,7 +173,7 @@ def differences(settings: TrainSettings) -> dict[str, Any]:
     model is left out where the data set brings its own.
     """
     found: dict[str, Any] = {}
-    types = _types(type(settings))
+    types = _types()
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
         if item.name == "model" and settings.dataset in IMPLIED_MODELS:
@@ -196,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(**kwargs: Any) -> argparse.ArgumentParser:
     """The command line of a training run: one option per field of :class:`TrainSettings`."""
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-    types = _types(TrainSettings)
+    types = _types()
     for item in dataclasses.fields(TrainSettings):
         kind, name, text = types[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
         if kind is bool:
