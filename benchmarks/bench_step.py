@@ -3,7 +3,7 @@
     python benchmarks/bench_step.py [--iw 50] [--estimators ovis-gamma1,vimco] [--device cpu]
 
 3 x 200 Bernoulli variables, 28 x 28 inputs, batch 24. All in one run, the floor measured anew beside each estimator, in
-turns: the ratio survives a noisy machine, the milliseconds do not.
+turns. Quote it from a quiet machine: memory traffic suffers from neighbours more than matrix products do.
 """
 
 from __future__ import annotations

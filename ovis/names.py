@@ -23,8 +23,13 @@ __all__ = [
     "DATASETS",
     "ESTIMATOR_FAMILIES",
     "IMPLIED_MODELS",
+    "LEAVE_ONE_OUT",
     "MODELS",
+    "MODEL_OPTIONS",
+    "OPTIONS_LACKING",
+    "REPARAMETERIZED",
     "EstimatorId",
+    "auxiliary_count",
     "nearest",
     "parse_estimator",
 ]
@@ -49,8 +54,32 @@ ESTIMATOR_FAMILIES = (*PLAIN_FAMILIES, "ovis-gamma", "ovis-S", "tvo")
 #: Short names and what they stand for.
 ALIASES = {"vimco": "vimco-arithmetic", "rws": "wake-wake", "vae": "pathwise-vae", "iwae": "pathwise-iwae"}
 
-#: The keys of ``ovis.models.config.MODELS``.
-MODELS = ("gmm", "gaussian-toy", "sbm", "gaussian-vae", "vae", "conv-vae")
+#: Families that leave one particle out: they need two.
+LEAVE_ONE_OUT = ("vimco-arithmetic", "vimco-geometric", "ovis-gamma", "tvo")
+
+#: Families that differentiate through the samples; all others need exact ones.
+REPARAMETERIZED = ("pathwise-vae", "pathwise-iwae", "stl", "dreg")
+
+#: Which of the options of an estimator a family does not have.
+OPTIONS_LACKING = {
+    "wake-wake": ("beta", "tau", "freebits"),
+    "wake-sleep": ("beta", "tau", "freebits"),
+    "pathwise-vae": ("alpha",),
+    "tvo": ("alpha",),
+    "dreg": ("freebits",),
+}
+
+#: The models, and the options that each reads: the keys of ``ovis.models.config.MODELS``.
+MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
+    "gmm": ("N", "hdim"),
+    "gaussian-toy": (),
+    "sbm": ("N", "depth", "nlayers", "hdim", "normalization", "dropout"),
+    "gaussian-vae": ("N", "hdim", "nlayers"),
+    "vae": ("prior", "learn_prior", "N", "K", "kdim", "hdim", "nlayers", "normalization", "dropout"),
+    "conv-vae": ("prior", "learn_prior", "N", "K", "kdim", "hdim"),
+}
+
+MODELS = tuple(MODEL_OPTIONS)
 
 #: The keys of ``ovis.datasets.config.DATASETS``.
 DATASETS = ("digits", "gmm", "gaussian-toy", "shapes")
@@ -102,6 +131,8 @@ def parse_estimator(name: str) -> EstimatorId:
     Raises:
         ValueError: an unknown id or token; the message names the nearest valid id.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"an estimator id is a string such as 'ovis-gamma1', got {name!r}")
     plain = ALIASES.get(name, name)
     if plain in PLAIN_FAMILIES:
         return EstimatorId(plain, plain, {})
@@ -117,6 +148,13 @@ def parse_estimator(name: str) -> EstimatorId:
             raise ValueError(f"{what} part {token!r} of estimator {name!r}{nearest(name, EXAMPLES)}")
         config.update(settings)
     return finish(name, config)
+
+
+def auxiliary_count(auxiliary: int | float, particles: int) -> int:
+    """S: an int is a count, a float is a fraction of the particles, rounded down (but 0.3 of 10 is 3), at least 1."""
+    if isinstance(auxiliary, int):
+        return auxiliary
+    return max(1, int(auxiliary * particles + 1e-9))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

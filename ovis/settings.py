@@ -14,9 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ovis.names import DATASETS, IMPLIED_MODELS, MODELS, nearest, parse_estimator
+from ovis.names import (
+    DATASETS,
+    IMPLIED_MODELS,
+    LEAVE_ONE_OUT,
+    MODEL_OPTIONS,
+    MODELS,
+    OPTIONS_LACKING,
+    REPARAMETERIZED,
+    auxiliary_count,
+    nearest,
+    parse_estimator,
+)
 
-__all__ = ["SettingsError", "TrainSettings", "differences", "parse_arguments"]
+__all__ = ["SettingsError", "TrainSettings", "check_combination", "differences", "parse_arguments"]
 
 
 class SettingsError(ValueError):
@@ -127,12 +138,65 @@ class TrainSettings:
         types = _types()
         for item in dataclasses.fields(self):
             _check(item, types[item.name], getattr(self, item.name))
+        if self.epochs == 0:
+            raise SettingsError("--epochs: 0 trains nothing; valid: -1 (then --nsteps decides) or 1 and more")
+        if self.grad_samples == 1:
+            raise SettingsError("--grad_samples: a variance needs 2 draws; valid: 0 (no analysis) or 2 and more")
         try:
             parse_estimator(self.estimator)
         except ValueError as error:
             raise SettingsError(f"--estimator: {error}") from None
-        if self.epochs == 0:
-            raise SettingsError("--epochs: 0 trains nothing; valid: -1 (then --nsteps decides) or 1 and more")
+
+    @property
+    def trained_model(self) -> str:
+        """The model that is trained: the data set's own, where it brings one."""
+        return IMPLIED_MODELS.get(self.dataset, self.model)
+
+
+def check_combination(settings: TrainSettings) -> None:
+    """Refuse options that are valid one by one but not together.
+
+    Raises:
+        SettingsError: an option that the estimator does not have, too few particles for it, a model it can't train.
+    """
+    _check_estimator(settings)
+    _check_model(settings)
+
+
+def _check_estimator(settings: TrainSettings) -> None:
+    name = settings.estimator
+    spec = parse_estimator(name)
+    lacking = OPTIONS_LACKING.get(spec.family, ())
+    for option in lacking:
+        if getattr(settings, option) != getattr(TrainSettings, option):
+            raise SettingsError(f"--{option}: {name} has no such setting")
+    if "alpha" in lacking and settings.warmup:
+        raise SettingsError(f"--warmup: {name} has no alpha")
+    if spec.family in LEAVE_ONE_OUT and settings.iw < 2:
+        raise SettingsError(f"--iw: {name} leaves one particle out and needs at least 2, got {settings.iw}")
+    if spec.family == "ovis-S" and not spec.config["exclusive"]:
+        count = auxiliary_count(spec.config["auxiliary"], settings.iw)  # type: ignore[arg-type]
+        if count >= settings.iw:
+            raise SettingsError(
+                f"--iw: {name} takes {count} of the particles as auxiliary samples, {settings.iw} are too few"
+            )
+    if settings.tau > 0 and spec.family not in REPARAMETERIZED:
+        raise SettingsError(f"--tau: {name} needs exact samples, tau must be 0")
+
+
+def _check_model(settings: TrainSettings) -> None:
+    model, name = settings.trained_model, settings.estimator
+    if settings.dataset not in IMPLIED_MODELS and model in IMPLIED_MODELS.values():
+        own = next(dataset for dataset, implied in IMPLIED_MODELS.items() if implied == model)
+        raise SettingsError(
+            f"--model: {model!r} is trained on its own data, use --dataset {own}, not {settings.dataset}"
+        )
+    if parse_estimator(name).family not in REPARAMETERIZED:
+        return
+    if model in ("sbm", "gmm"):
+        raise SettingsError(f"--estimator: {name} needs reparameterized samples, which {model!r} has not")
+    if "prior" in MODEL_OPTIONS[model] and settings.prior != "normal" and settings.tau == 0:
+        raise SettingsError(f"--estimator: {name} needs relaxed samples of a {settings.prior} prior: set --tau above 0")
 
 
 def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
@@ -167,23 +231,48 @@ def _scalar(kind: Any) -> type:
 
 
 def differences(settings: TrainSettings) -> dict[str, Any]:
-    """What a run is: the options that differ from the defaults, sorted, without those that say only where to run.
+    """What a run is: the options that differ from the defaults, sorted.
 
-    The estimator is written in its canonical form, so ``vimco`` and ``vimco-arithmetic`` are one run; and the
-    model is left out where the data set brings its own.
+    Left out are those that say only where to run, and those that nothing in this run reads (``--depth`` of a model with
+    one layer, say). The estimator is written in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
     """
     found: dict[str, Any] = {}
-    types = _types()
+    types, idle = _types(), _idle(settings)
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
-        if item.name == "model" and settings.dataset in IMPLIED_MODELS:
+        if not item.metadata["identity"] or item.name in idle:
             continue
         if item.name == "estimator":
             value = parse_estimator(value).canonical
-        if item.metadata["identity"] and value != item.default:
+        if value != item.default:
             real = _scalar(types[item.name]) is float and value is not None
             found[item.name] = float(value) if real else value
     return found
+
+
+def _idle(settings: TrainSettings) -> set[str]:
+    """The options that nothing reads in this run."""
+    model = settings.trained_model
+    read = set(MODEL_OPTIONS[model])
+    idle = {option for options in MODEL_OPTIONS.values() for option in options} | {"b_nlayers", "baseline_lr"}
+    if "prior" in read and settings.prior != "categorical":
+        read -= {"K", "kdim"}
+    if settings.estimator == "reinforce-baseline":
+        read |= {"hdim", "b_nlayers", "baseline_lr"}
+    if settings.dataset == "gaussian-toy":
+        read.add("N")  # the dimensions of the data
+    idle -= read
+    if settings.dataset in IMPLIED_MODELS:
+        idle.add("model")
+    if not settings.warmup:
+        idle |= {"alpha_init", "warmup_offset", "warmup_mode"}
+    if settings.epochs > 0:
+        idle.add("nsteps")
+    if not settings.grad_samples:
+        idle |= {"grad_bs", "grad_key", "grad_epsilon"}
+    if not settings.mc_au_analysis:
+        idle.add("npoints_au_analysis")
+    return idle
 
 
 class _Parser(argparse.ArgumentParser):
@@ -199,6 +288,8 @@ def build_parser(**kwargs: Any) -> argparse.ArgumentParser:
     types = _types()
     for item in dataclasses.fields(TrainSettings):
         kind, name, text = types[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
+        if item.metadata["choices"]:
+            text += f": {', '.join(item.metadata['choices'])}"
         if kind is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=item.default, help=text)
         else:
@@ -233,20 +324,27 @@ def _optional(read: type) -> Any:
     return reader
 
 
-def parse_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None = None) -> TrainSettings:
+def parse_arguments(
+    argv: Sequence[str], parser: argparse.ArgumentParser | None = None, partial: bool = False
+) -> TrainSettings:
     """Command-line words to validated settings.
 
     Args:
         argv: e.g. ``["--estimator", "vimco", "--iw", "10"]``.
         parser: a parser to reuse when many runs are parsed (building one takes longer than using it), or one with
             further options, which are not looked at here.
+        partial: these are only some of a run's options: whether they go together is not asked yet.
 
     Raises:
-        SettingsError: an unknown option (the nearest valid one is named) or an invalid value.
+        SettingsError: an unknown option (the nearest valid one is named), an invalid value, or a combination that
+            can't be.
     """
     parser = parser or build_parser()
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
         valid = [f"--{f.name}" for f in dataclasses.fields(TrainSettings)]
         raise SettingsError(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
-    return TrainSettings(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(TrainSettings)})
+    settings = TrainSettings(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(TrainSettings)})
+    if not partial:
+        check_combination(settings)
+    return settings

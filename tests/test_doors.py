@@ -62,9 +62,11 @@ assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyp
         (["-m", "ovis.cli.train", "--estimater", "vimco"], 2, "--estimator"),
         (["-m", "ovis.cli.train", "--estimator", "vimko"], 2, "vimco"),
         (["-m", "ovis.cli.train", "--iw", "0"], 2, "--iw"),
-        (["-m", "ovis.cli.train", "--estimator", "vimco", "--iw", "1", "--dataset", "digits"], 1, "at least 2"),
+        (["-m", "ovis.cli.train", "--estimator", "vimco", "--iw", "1", "--dataset", "digits"], 2, "at least 2"),
         (["-m", "ovis.cli.train", "--estimator", "vae", "--alpha", "0.5", "--dataset", "digits"], 2, "--alpha"),
-        (["-m", "ovis.cli.train", "--estimator", "iwae", "--model", "sbm", "--dataset", "digits"], 1, "score-function"),
+        (["-m", "ovis.cli.train", "--estimator", "iwae", "--model", "sbm", "--dataset", "digits"], 2, "iwae"),
+        (["-m", "ovis.cli.train", "--dataset", "digits", "--exp", "../evil"], 2, "--exp"),
+        (["-m", "ovis.cli.train", "--dataset", "digits", "--grad_key", "nobody"], 2, "--grad_key"),
         (["manager.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
         (["report.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
     ],
@@ -76,4 +78,17 @@ def test_bad_input_gets_one_line(words, code, said, tmp_path):
     assert result.returncode == code
     last = result.stderr.strip().splitlines()[-1]
     assert said in last
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_root_that_can_not_be_written_gets_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("-m", "ovis.cli.train", "--dataset", "digits", "--root", str(tmp_path / "file"))
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert str(tmp_path / "file") in result.stderr
+
+
+def test_a_refused_combination_leaves_nothing_behind(tmp_path):
+    run("-m", "ovis.cli.train", "--estimator", "rws", "--freebits", "1", "--root", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,7 @@ def limited(which: str) -> list[str]:
 
 
 def parse(*words: str) -> TrainSettings:
-    return parse_arguments(words, PARSER)
+    return parse_arguments(words, PARSER, partial=True)
 
 
 def test_nothing_said_gives_the_defaults():
@@ -237,8 +237,22 @@ def test_a_difference_is_what_is_not_the_default_and_matters(name):
         str: lambda default: next((c for c in item.metadata["choices"] or () if c != default), "vimco"),
     }
     value = other[kind](item.default)
+    readers = {
+        "baseline_lr": {"estimator": "reinforce-baseline"},
+        "b_nlayers": {"estimator": "reinforce-baseline"},
+        "alpha_init": {"warmup": 5},
+        "warmup_offset": {"warmup": 5},
+        "warmup_mode": {"warmup": 5},
+        "depth": {"model": "sbm"},
+        "K": {"prior": "categorical"},
+        "kdim": {"prior": "categorical"},
+        "npoints_au_analysis": {"mc_au_analysis": 5},
+    }
+    reader = readers.get(name, {})
     expected = {name: "vimco-arithmetic" if name == "estimator" else value} if item.metadata["identity"] else {}
-    assert differences(TrainSettings(**{name: value})) == expected
+    if name == "dataset":  # digits and shapes are images, gmm brings a model
+        value = expected[name] = "digits"
+    assert differences(TrainSettings(**reader, **{name: value})) == {**reader, **expected}
 
 
 def test_only_where_to_run_does_not_matter():
@@ -273,3 +287,58 @@ def test_infinities_are_refused_in_code_too():
     for value in (math.nan, math.inf):
         with pytest.raises(SettingsError, match=r"^--lr: must be finite"):
             TrainSettings(lr=value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--estimator rws --freebits 1", "--freebits"),
+        ("--estimator tvo-part2-config1 --iw 5 --warmup 10", "--warmup"),
+        ("--estimator vimco --iw 4 --tau 0.5", "--tau"),
+        ("--estimator ovis-S4 --iw 4", "--iw"),
+        ("--estimator iwae --model sbm", "reparameterized"),
+        ("--estimator iwae --dataset gmm", "reparameterized"),
+        ("--estimator iwae --prior categorical", "--tau"),
+        ("--model gmm --dataset digits", "--dataset gmm"),
+        ("--grad_samples 1", "--grad_samples"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words, said):
+    with pytest.raises(SettingsError, match=said):
+        parse_arguments(words.split())
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("--model sbm --prior normal", "--model sbm --prior bernoulli"),
+        ("--model vae --kdim 4", "--model vae"),
+        ("--model gaussian-vae --depth 5 --K 3", "--model gaussian-vae"),
+        ("--dataset gmm --model sbm", "--dataset gmm"),
+        ("--epochs 3 --nsteps 7", "--epochs 3"),
+        ("--alpha_init 0.5 --warmup_mode linear", ""),
+        ("--b_nlayers 3 --baseline_lr 1", ""),
+        ("--grad_samples 0 --grad_bs 3", "--grad_samples 0"),
+    ],
+)
+def test_options_that_nothing_reads_make_no_other_run(a, b):
+    assert differences(parse_arguments(a.split())) == differences(parse_arguments(b.split()))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("--model vae --prior categorical --kdim 4", "--model vae --prior categorical"),
+        ("--dataset gaussian-toy --N 3", "--dataset gaussian-toy"),
+        ("--estimator reinforce-baseline --b_nlayers 3", "--estimator reinforce-baseline"),
+        ("--estimator vimco --iw 2 --warmup 10 --alpha_init 0.5", "--estimator vimco --iw 2 --warmup 10"),
+        ("--nsteps 7", ""),
+        ("--model sbm --depth 2", "--model sbm"),
+    ],
+)
+def test_options_that_something_reads_make_another_run(a, b):
+    assert differences(parse_arguments(a.split())) != differences(parse_arguments(b.split()))
+
+
+def test_help_lists_the_valid_values():
+    assert "digits, gmm, gaussian-toy, shapes" in " ".join(build_parser().format_help().split())

@@ -16,7 +16,7 @@ __all__ = ["active_units"]
 def active_units(
     model: ParticleModel, x: Tensor, mc_samples: int = 1000, threshold: float = 1e-3, max_rows: int = 65536
 ) -> Diagnostic:
-    """Number of dimensions d with Var_x(E_q[z_d | x]) above a threshold (Burda et al. 2016, sec. 5.2).
+    """Number of dimensions d with Var_x(E_q[z_d | x]) above a threshold (Burda et al. 2016).
 
     Only the inference network runs, and each datum is encoded once. E_q[z_d | x] is the mean of the conditional means
     of q(z_l | z_{l-1}), exact for the first layer; the variance that the samples themselves add is taken off.

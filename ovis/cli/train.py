@@ -20,7 +20,7 @@ import ovis
 from ovis.runner.atomic import write_json
 from ovis.runner.identity import identify
 from ovis.runner.job import hold_run, publish_outcome, read_fence, take_fence
-from ovis.runner.paths import RunPaths
+from ovis.runner.paths import RunPaths, is_safe_name
 from ovis.runner.status import ABORTED, BUSY, Ending, Outcome
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 
@@ -50,20 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     where, _ = place.parse_known_args(words)
-    paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, identify(settings).name))
-    paths.folder.mkdir(parents=True, exist_ok=True)
+    if not is_safe_name(settings.exp):
+        print(f"error: --exp: {settings.exp!r} can't be the name of a folder in --root", file=sys.stderr)
+        return 2
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-    if where.attempt:
-        return _train(settings, paths)[0]
-    with hold_run(paths) as lock:
-        if lock is None:
-            print(f"error: another process is at work in {paths.folder}", file=sys.stderr)
-            return BUSY
-        return _train_alone(settings, paths)
+    paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, identify(settings).name))
+    try:
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        return _train(settings, paths)[0] if where.attempt else _train_alone(settings, paths)
+    except OSError as error:
+        print(f"error: {paths.folder}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _train_alone(settings: TrainSettings, paths: RunPaths) -> int:
     """What a job does around a training, in this process."""
+    with hold_run(paths) as lock:
+        if lock is None:
+            print(f"error: another process is at work in {paths.folder}", file=sys.stderr)
+            return BUSY
+        return _train_and_publish(settings, paths)
+
+
+def _train_and_publish(settings: TrainSettings, paths: RunPaths) -> int:
     attempt = read_fence(paths) + 1
     take_fence(paths, attempt)
     paths.success.unlink(missing_ok=True)

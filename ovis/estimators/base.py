@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.records import Estimate, Particles
 from ovis.estimators.sampling import draw, encode
-from ovis.functional.log_weights import Alpha, effective_sample_size, log_mean_exp
+from ovis.functional.log_weights import Alpha, check_alpha, effective_sample_size, log_mean_exp
 from ovis.functional.surrogates import attach
 
 __all__ = ["BoundSettings", "Draw", "GradientEstimator", "ParticleSettings", "RenyiSettings"]
@@ -75,8 +75,7 @@ class RenyiSettings(BoundSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.alpha, Tensor) and not self.alpha < 1:
-            raise ValueError(f"alpha must be below 1, got {self.alpha}")
+        check_alpha(self.alpha)
 
 
 @dataclass(frozen=True)

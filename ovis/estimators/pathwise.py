@@ -37,7 +37,11 @@ class PathwiseIwae(GradientEstimator):
 class PathwiseStl(GradientEstimator):
     """Sticking the landing: the pathwise gradient with phi detached in log q (Roeder et al. 2017).
 
-    Exactly 0 at q(z|x) = p(z|x). Biased for L_K where K > 1.
+    Exactly 0 at q(z|x) = p(z|x). Biased for L_K where K > 1. One stochastic layer only: in a hierarchy the parameters
+    of an upper q depend on the samples below it, and detaching them would cut that path, too.
+
+    Raises:
+        ValueError: at the call, for a model with several stochastic layers.
     """
 
     Settings: ClassVar = RenyiSettings
@@ -75,10 +79,6 @@ class PathwiseDreg(GradientEstimator):
     detached_q: ClassVar = True
 
     def estimate(self, sample: Draw) -> Estimate:
-        if len(sample.particles.z) != 1:
-            raise ValueError(
-                f"PathwiseDreg needs one stochastic layer, the model has {len(sample.particles.z)}; use stl or iwae"
-            )
         settings = sample.settings
         factors = pathwise_factors(sample.log_w, settings.alpha)
         z = sample.particles.z[0]

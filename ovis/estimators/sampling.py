@@ -24,8 +24,25 @@ _NO_RSAMPLE = (
 
 
 def encode(model: nn.Module, x: Tensor) -> Tensor | None:
-    """What q needs to know of x, computed once; None for a model that takes x repeated."""
-    return model.encode(x) if isinstance(model, ParticleModel) else None
+    """What q needs to know of x, computed once; None for a model that takes x repeated.
+
+    Raises:
+        ValueError: no data, or data that are not floating point.
+    """
+    if x.dim() < 1 or len(x) == 0:
+        raise ValueError(f"x must be a batch [B, *event] with B >= 1, got shape {tuple(x.shape)}")
+    particle_model = _particle_model(model)
+    if particle_model is None:
+        return None
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}: pass x.float()")
+    return particle_model.encode(x)
+
+
+def _particle_model(model: nn.Module) -> ParticleModel | None:
+    """The model itself, also under ``torch.compile(model)``; None for one that takes x repeated."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, ParticleModel) else None
 
 
 def draw(
@@ -55,10 +72,10 @@ def draw(
 
     Raises:
         ValueError: samples that can't be reparameterized though asked for, or are though not asked for; an output that
-            lacks an entry or has the wrong shape.
+            lacks an entry or has the wrong shape; detached parameters in a hierarchy.
     """
     try:
-        if isinstance(model, ParticleModel):
+        if _particle_model(model) is not None:
             observed = x.unsqueeze(1)
             output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded)
         else:
@@ -70,6 +87,8 @@ def draw(
         raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
     _check_output(model, output)
     _check_graph(model, output, reparameterize)
+    if detach_q and len(output["z"]) != 1:
+        raise ValueError(f"stl and dreg need one stochastic layer, the model has {len(output['z'])}; use pathwise-iwae")
     return _score(output, observed, (len(x), particles), detach_q)
 
 
@@ -77,8 +96,8 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
     """log q(z | x) of pairs drawn from the model itself, (x, z) ~ p, for the sleep phase.
 
     Args:
-        model: must draw from its prior and score given samples: a ParticleModel, or a module of which ``forward`` takes
-            the keyword ``z``.
+        model: must draw from its prior and score given samples: a ParticleModel; a module of which ``forward`` takes
+            the keyword ``z``; or one of a single layer, of which q(z|x) is the same whatever is drawn.
         count: number of pairs.
 
     Returns:
@@ -87,19 +106,23 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
     Raises:
         ValueError: a model that can't do that.
     """
-    if not isinstance(model, ParticleModel) and "z" not in inspect.signature(model.forward).parameters:
-        raise ValueError(
-            f"wake-sleep scores given samples: {type(model).__name__}.forward must take the keyword z (a list of "
-            "samples, one for each layer) and then return their qz instead of drawing"
-        )
+    name = type(model).__name__
     if not hasattr(model, "sample_from_prior"):
-        raise ValueError(f"wake-sleep draws from the model: {type(model).__name__} has no sample_from_prior(bs)")
+        raise ValueError(f"wake-sleep draws from the model: {name} has no sample_from_prior(bs)")
     with torch.no_grad():
         dream = model.sample_from_prior(count)  # type: ignore[operator]
         x, z = dream["px"].sample(), dream["z"]
-    output = model(x, z=z)
-    if not all(a is b or torch.equal(a, b) for a, b in zip(output.get("z", z), z, strict=True)):
-        raise ValueError(f"{type(model).__name__}.forward was given z, and returned other samples")
+    if _particle_model(model) is not None or "z" in inspect.signature(model.forward).parameters:
+        output = model(x, z=z)
+        if not all(a is b or torch.equal(a, b) for a, b in zip(output.get("z", z), z, strict=True)):
+            raise ValueError(f"{name}.forward was given z, and returned other samples")
+    elif len(z) == 1:
+        output = model(x, **_keywords(model, False, 0.0))
+    else:
+        raise ValueError(
+            f"wake-sleep scores given samples: {name}.forward must take the keyword z (a list of samples, one for each "
+            "layer) and then return their qz instead of drawing"
+        )
     return torch.stack([_joint(q, sample, (count,)) for q, sample in zip(output["qz"], z, strict=True)]).sum(0)
 
 

@@ -21,8 +21,9 @@ from ovis.functional.learning_signals import (
     vimco_geometric_signal,
 )
 from ovis.functional.log_weights import normalized_weights
-from ovis.functional.surrogates import auxiliary_count, inclusive_factors, score_factors
+from ovis.functional.surrogates import inclusive_factors, score_factors
 from ovis.models.baseline import Baseline
+from ovis.names import auxiliary_count
 
 __all__ = ["OvisAsymptotic", "OvisMonteCarlo", "Reinforce", "ReinforceBaseline", "VimcoArithmetic", "VimcoGeometric"]
 
@@ -51,8 +52,8 @@ class ReinforceBaseline(_ScoreFunction):
     optimizer (``estimator.parameters()``), of a higher learning rate.
 
     Args:
-        baseline: a module [B, *event] -> [B]; None: a :class:`ovis.models.Baseline` made at the first call, when the
-            shape of x is known (an optimizer made before that call misses its parameters).
+        baseline: a module [B, *event] -> [B]; None: a :class:`ovis.models.Baseline` that learns the shape of x from the
+            first batch.
         settings: see :class:`ovis.estimators.base.RenyiSettings`.
     """
 
@@ -60,13 +61,11 @@ class ReinforceBaseline(_ScoreFunction):
 
     def __init__(self, baseline: torch.nn.Module | None = None, **settings: Any):
         super().__init__(**settings)
-        self.baseline = baseline
+        self.baseline = Baseline() if baseline is None else baseline
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha
         signal = prefactor(sample.log_w, alpha)
-        if self.baseline is None:
-            self.baseline = Baseline(sample.x.shape[1:]).to(sample.x)
         baseline = self.baseline(sample.x).view(len(sample.x), 1, 1)
         fit = (signal - baseline).square().mean((1, 2)) / 2
         return Estimate(score_factors(sample.log_w, signal - baseline.detach(), alpha), extra=fit)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ovis.estimators.base import Draw, GradientEstimator, ParticleSettings
 from ovis.estimators.records import Estimate
 from ovis.estimators.sampling import score_dreams
-from ovis.functional.log_weights import Alpha, normalized_weights
+from ovis.functional.log_weights import Alpha, check_alpha, normalized_weights
 from ovis.functional.surrogates import score_factors
 
 __all__ = ["WakeSleep", "WakeWake"]
@@ -28,8 +27,7 @@ class WakeSettings(ParticleSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.alpha, Tensor) and not self.alpha < 1:
-            raise ValueError(f"alpha must be below 1, got {self.alpha}")
+        check_alpha(self.alpha)
 
 
 class WakeWake(GradientEstimator):

@@ -29,7 +29,7 @@ __all__ = ["ovis_asymptotic", "ovis_monte_carlo", "prefactor", "vimco_arithmetic
 
 
 def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """Prefactor of grad log q(z_k|x) without control variate, d_k = bound - v_k (OVIS, eq. 4).
+    """Prefactor of grad log q(z_k|x) without control variate, d_k = bound - v_k (Lievin et al. 2020).
 
     Args:
         log_w: log-weights, shape [..., K].
@@ -45,7 +45,7 @@ def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 
 
 def vimco_arithmetic(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """VIMCO, arithmetic: the mean of the other weights takes the place of z_k's (Mnih & Rezende 2016, sec. 3.1).
+    """VIMCO, arithmetic: the mean of the other weights takes the place of z_k's (Mnih & Rezende 2016).
 
     c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha). Independent of z_k.
 
@@ -128,8 +128,10 @@ def ovis_asymptotic(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0) -> Te
         shape [..., K].
 
     Raises:
-        ValueError: a wrong shape, K < 2, or alpha >= 1.
+        ValueError: a wrong shape, K < 2, gamma outside [0, 1], or alpha >= 1.
     """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
     check_log_weights(log_w, at_least=2)
     sums = leave_one_out(log_w, check_alpha(alpha))
     count = log_w.shape[-1]

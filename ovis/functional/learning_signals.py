@@ -33,6 +33,16 @@ from ovis.names import EstimatorId, nearest, parse_estimator
 
 __all__ = ["learning_signal"]
 
+#: What a message lists as valid methods.
+SIGNAL_METHODS = (
+    "reinforce",
+    "vimco-arithmetic",
+    "vimco-geometric",
+    "ovis-gamma<g>",
+    "ovis-S<s>",
+    "wake-wake",
+)
+
 #: Below this the series of h is exact to rounding in float64; above it the closed form loses at most 5 bits.
 SERIES_BELOW = 1 / 16
 SERIES_TERMS = 14
@@ -44,7 +54,7 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
     Args:
         log_w: log-weights, shape [..., K].
         method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, or rws, whose wake-phi
-            update has the factor v_k (Bornschein & Bengio 2015, eq. 12).
+            update has the factor v_k (Bornschein & Bengio 2015).
         alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
         log_w_aux: log-weights of auxiliary samples, shape [..., S]; ovis-S<s> only, of which s is then not used.
 
@@ -58,7 +68,7 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
     """
     spec = parse_estimator(method)
     if spec.family not in _SIGNALS:
-        raise ValueError(f"method {method!r} has no learning signal{nearest(method, _SIGNALS)}")
+        raise ValueError(f"method {method!r} has no learning signal{nearest(method, SIGNAL_METHODS)}")
     if (log_w_aux is None) is (spec.family == "ovis-S"):
         needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
         raise ValueError(f"method {method!r} {needs}")

@@ -39,14 +39,14 @@ class RunningMoments:
 
 
 def signal_to_noise(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> Tensor:
-    """|mean| / max(sd, eps) of each entry, shape [D] (Rainforth et al. 2018, eq. 3)."""
+    """|mean| / max(sd, eps) of each entry, shape [D] (Rainforth et al. 2018)."""
     return mean.abs() / variance.sqrt().clamp(min=eps)
 
 
 def directional_snr(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
     """Directional SNR: mean over draws of |g_par| / (eps + |g_perp|), parallel and normal to the mean.
 
-    (Rainforth et al. 2018, eq. 10; Tucker et al. 2019.)
+    (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better".)
 
     Args:
         draws: shape [M, D].

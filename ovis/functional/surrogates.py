@@ -14,7 +14,7 @@ from torch import Tensor
 from ovis.functional.learning_signals import learning_signal
 from ovis.functional.log_weights import Alpha, centre, check_alpha, check_log_weights, iw_bound, normalized_weights
 from ovis.functional.partitions import tvo_nodes, tvo_partition
-from ovis.names import EstimatorId, parse_estimator
+from ovis.names import EstimatorId, auxiliary_count, parse_estimator
 
 __all__ = ["Factors", "attach", "doubly_reparameterized_loss", "multisample_loss"]
 
@@ -151,13 +151,6 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") ->
     return Factors(value, log_p, log_q)
 
 
-def auxiliary_count(auxiliary: int | float, particles: int) -> int:
-    """S: an int is a count, a float is a fraction of the particles, rounded down (but 0.3 of 10 is 3), at least 1."""
-    if isinstance(auxiliary, int):
-        return auxiliary
-    return max(1, int(auxiliary * particles + 1e-9))
-
-
 def _factors(log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor | None) -> Factors:
     family, config, particles = spec.family, spec.config, log_w.shape[-1]
     if log_w_aux is not None and family != "ovis-S":
@@ -195,9 +188,24 @@ def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
     Returns:
         shape [...]. Infinite x do no harm, as their values are not used.
     """
+    if torch.compiler.is_compiling():
+        return _attach_by_differences(value, pairs)
     flat = [tensor for pair in pairs for tensor in pair]
     attached: Tensor = _Attach.apply(value, *flat)  # type: ignore[no-untyped-call]
     return attached
+
+
+def _attach_by_differences(value: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+    """The same by x - x.detach(), for Dynamo, which can't follow a Function without grad inputs or inside functorch.
+
+    An infinite x has no gradient here.
+    """
+    value = value.detach()
+    for factor, x in pairs:
+        still = x.detach()
+        move = torch.where(still.isinf(), 0.0, x - still) * factor.detach()
+        value = value + move.flatten(value.dim()).sum(-1)
+    return value
 
 
 class _Attach(torch.autograd.Function):

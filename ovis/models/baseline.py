@@ -18,18 +18,20 @@ class Baseline(nn.Module):
     Its last layer starts at zero, so training starts as if there were no baseline.
 
     Args:
-        x_shape: shape of one observation.
+        x_shape: shape of one observation; None: learned from the first batch (an optimizer may be made before it).
         hdim: units of a hidden layer.
-        nlayers: hidden layers; 0: linear.
+        nlayers: hidden layers; 0: linear (at least 1 where ``x_shape`` is None).
     """
 
-    def __init__(self, x_shape: Sequence[int], hdim: int = 64, nlayers: int = 1):
+    def __init__(self, x_shape: Sequence[int] | None = None, hdim: int = 64, nlayers: int = 1):
         super().__init__()
-        self.network = mlp(math.prod(x_shape), 1, hdim, nlayers)
+        inputs = None if x_shape is None else math.prod(x_shape)
+        self.network = mlp(inputs, 1, hdim, max(nlayers, 1) if inputs is None else nlayers)
         for parameter in self.network[-1].parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, *x_shape] -> [B], in nats."""
-        value: Tensor = self.network(x.flatten(1))
+        weight = next(self.network.parameters())
+        value: Tensor = self.network(x.flatten(1).to(weight.dtype))
         return value.squeeze(-1)

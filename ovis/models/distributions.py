@@ -65,15 +65,19 @@ class BernoulliVector(Distribution):
         """
         dims = len(self.event_shape)
         logits, value = self.logits.flatten(-dims), value.flatten(-dims)
-        return _dot(value, logits) - F.softplus(logits).sum(-1)
+        return _dot(value, logits) - _softplus(logits).sum(-1)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, summed over the event."""
         dims = len(self.event_shape)
-        return (F.softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
+        return (_softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
         return BernoulliVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape))
+
+
+def _softplus(logits: Tensor) -> Tensor:
+    return F.softplus(logits, threshold=40)  # torch's 20 costs float64 half its digits
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

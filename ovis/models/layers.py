@@ -8,7 +8,7 @@ __all__ = ["mlp"]
 
 
 def mlp(
-    inputs: int,
+    inputs: int | None,
     outputs: int,
     hidden: int = 64,
     layers: int = 0,
@@ -19,7 +19,7 @@ def mlp(
     """A perceptron on the last dimension.
 
     Args:
-        inputs: features in.
+        inputs: features in; None: as many as the first call brings.
         outputs: features out.
         hidden: units of each hidden layer.
         layers: hidden layers; 0: one linear map.
@@ -37,7 +37,7 @@ def mlp(
         raise ValueError(f"unknown normalization {normalization!r}; valid: none, layernorm, batchnorm")
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts.append(nn.Linear(inputs, hidden))
+        parts.append(_linear(inputs, hidden))
         if normalization == "layernorm":
             parts.append(nn.LayerNorm(hidden))
         elif normalization == "batchnorm":
@@ -46,8 +46,12 @@ def mlp(
         if dropout:
             parts.append(nn.Dropout(dropout))
         inputs = hidden
-    parts.append(nn.Linear(inputs, outputs))
+    parts.append(_linear(inputs, outputs))
     return nn.Sequential(*parts)
+
+
+def _linear(inputs: int | None, outputs: int) -> nn.Linear:
+    return nn.LazyLinear(outputs) if inputs is None else nn.Linear(inputs, outputs)
 
 
 class _BatchNorm(nn.Module):

@@ -27,7 +27,7 @@ from typing import Any
 from ovis.names import nearest
 from ovis.runner.identity import Identity, identify, words
 from ovis.runner.status import Record
-from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
+from ovis.settings import SettingsError, TrainSettings, build_parser, check_combination, parse_arguments
 
 __all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
 
@@ -160,6 +160,7 @@ def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
             described = ", ".join([source, *(f"{name}={value}" for name, value in chosen.items())])
             try:
                 settings = replace(base, **chosen)
+                check_combination(settings)
                 yield Run(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None
@@ -207,7 +208,7 @@ def _parse(options: list[str], where: str, parser: argparse.ArgumentParser) -> T
         if any(word.split("=")[0] == f"--{name}" for word in options):
             raise GridError(f"{where}: --{name} is not for experiment files; say it to manager.py")
     try:
-        return parse_arguments(options, parser)
+        return parse_arguments(options, parser, partial=True)
     except SettingsError as error:
         raise GridError(f"{where}: {error}") from None
 

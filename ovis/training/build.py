@@ -18,7 +18,7 @@ from ovis.estimators.config import get_config
 from ovis.models.baseline import Baseline
 from ovis.models.config import build_model
 from ovis.models.template import ParticleModel
-from ovis.settings import SettingsError, TrainSettings
+from ovis.settings import SettingsError, TrainSettings, check_combination
 
 __all__ = ["Run", "build_run", "pick_device", "seed_everything"]
 
@@ -46,9 +46,9 @@ def build_run(settings: TrainSettings) -> Run:
     """Seed the random numbers, then make the parts of a run, in an order that the seed fixes.
 
     Raises:
-        SettingsError: settings that don't fit together.
-        ValueError: a model or an estimator that can't work with them.
+        SettingsError: settings that don't fit together, or a device that is not here.
     """
+    check_combination(settings)
     device = pick_device(settings.device)
     seed_everything(settings.seed)
     splits = load_dataset(settings).to(device)
@@ -82,22 +82,12 @@ def seed_everything(seed: int) -> None:
 
 
 def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> GradientEstimator:
-    """The estimator, with those options of the run that it has.
-
-    Raises:
-        SettingsError: an option that was set, and that this estimator does not have.
-    """
+    """The estimator, with those options of the run that it has."""
     Estimator, config = get_config(settings.estimator)
     valid = {item.name for item in dataclasses.fields(Estimator.Settings)}
-    for item in dataclasses.fields(settings):
-        if item.name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
-            value = getattr(settings, item.name)
-            if item.name in valid:
-                config.setdefault(item.name, value)
-            elif value != item.default:
-                raise SettingsError(f"--{item.name}: {settings.estimator} has no such setting")
-    if settings.warmup and "alpha" not in valid:
-        raise SettingsError(f"--warmup: {settings.estimator} has no alpha")
+    for name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
+        if name in valid:
+            config[name] = getattr(settings, name)
     if settings.estimator == "reinforce-baseline":
         config["baseline"] = Baseline(x_shape, settings.hdim, settings.b_nlayers)
     return Estimator(**config)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ovis.analysis.active_units import active_units
-from ovis.analysis.gradients import get_gradients_statistics
+from ovis.analysis.gradients import get_gradients_statistics, select_parameters
 from ovis.datasets.splits import StoredData, as_float
 from ovis.diagnostics import Diagnostic
+from ovis.settings import SettingsError
 from ovis.training.build import Run
 from ovis.training.evaluate import evaluate
 from ovis.training.step import estimator_config
@@ -51,6 +52,11 @@ class Measurements:
                 ("test", run.splits.test, settings.iw_test, settings.test_bs),
             ):
                 self.splits[name] = (as_float(StoredData(points).subset(settings.max_eval).data), iw, batch)
+        if settings.grad_samples:
+            try:
+                select_parameters(run.model, settings.grad_key)
+            except ValueError as error:
+                raise SettingsError(f"--grad_key: {error}") from None
         self.gradient_points = train[: settings.grad_bs]
         self.unit_points = train[: settings.npoints_au_analysis]
 

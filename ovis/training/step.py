@@ -24,8 +24,9 @@ class TrainingStep:
     def __init__(self, run: Run, total: int):
         self.run = run
         self.total = total
-        self.rates = [group["lr"] for group in run.optimizer.param_groups]
-        self.halvings = 0
+        # from the settings: those of a resumed optimizer may have been halved already
+        self.rates = [run.settings.lr, run.settings.baseline_lr][: len(run.optimizer.param_groups)]
+        self.halvings = -1
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Take step number ``step`` (from 0) on a batch [B, *event]. Nothing here makes the device wait.

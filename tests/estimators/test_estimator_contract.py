@@ -13,6 +13,7 @@ import pytest
 import torch
 from estimator_cases import ALL, EXCLUSIVE, INCLUSIVE, LEAVE_ONE_OUT, PATHWISE, TVO, WAKE, WITH_ALPHA, make
 from problems import (
+    OneBernoulli,
     OneNormal,
     ParticleForm,
     ReadmeForm,
@@ -634,10 +635,6 @@ def test_the_seed_code_as_it_stands() -> None:
             with pytest.raises(ValueError, match="reparameterized"):
                 Estimator(mc=1, iw=16, **config)(model, loader[0], backward=False, **config)
             continue
-        if name == "wake-sleep":
-            with pytest.raises(ValueError, match="must take the keyword z"):
-                make(name, iw=4)(model, loader[0])
-            continue
         before = [item.detach().clone() for item in model.parameters()]
         Estimator, config = get_config(name)
         estimator = Estimator(mc=1, iw=16, **config)
@@ -649,3 +646,34 @@ def test_the_seed_code_as_it_stands() -> None:
             assert loss.shape == diagnostics["loss"]["L_k"].shape == (8,)
             assert output["z"][0].shape == (128, 10)
         assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), name
+
+
+def test_data_that_no_model_could_read_are_refused() -> None:
+    model = ParticleForm(OneBernoulli())
+    with pytest.raises(ValueError, match=r"B >= 1, got shape \(0, 1\)"):
+        make("vimco", iw=2)(model, observations(4)[:0])
+    with pytest.raises(ValueError, match=r"torch.uint8: pass x.float\(\)"):
+        make("vimco", iw=2)(model, observations(4).to(torch.uint8))
+
+
+def test_an_id_is_a_string() -> None:
+    with pytest.raises(TypeError, match="got None"):
+        get_config(None)
+
+
+def test_a_compiled_model_still_encodes_once() -> None:
+    problem = OneBernoulli()
+    plain, compiled = ParticleForm(problem), torch.compile(ParticleForm(problem), backend="eager")
+    rows = []
+    plain_encode = ParticleForm.encode
+
+    def encode(self: Any, x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return plain_encode(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ParticleForm, "encode", encode)
+        for model in (plain, compiled):
+            make("ovis-S2-exclusive", iw=8)(model, observations(4))
+            make("wake-sleep", iw=2)(model, observations(4))
+    assert rows == [4, 4, 8, 4, 4, 8]

@@ -16,6 +16,7 @@ from problems import (
     ReadmeForm,
     ReadmeFormGivenZ,
     SmallBeliefNetwork,
+    TwoBernoulli,
     all_tuples,
     exact_bound,
     gradient,
@@ -146,11 +147,23 @@ def test_a_hierarchy_of_images() -> None:
         assert item.grad.abs().sum() > 0
 
 
-def test_a_model_that_cannot_score_given_samples_is_refused() -> None:
+def test_one_layer_is_scored_without_the_keyword_z() -> None:
+    """q(z|x) of a single layer does not depend on what is drawn: the seed's own model can dream."""
+    problem = OneBernoulli()
+    losses = []
+    for form in (ReadmeForm, ReadmeFormGivenZ):
+        torch.manual_seed(3)
+        loss, _, _ = make("wake-sleep", iw=2)(form(problem), X)
+        losses.append(gradient(loss.sum(), phi_of(problem)))
+    assert losses[0].abs().min() > 0
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_a_hierarchy_that_cannot_score_given_samples_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"wake-sleep scores given samples: ReadmeForm\.forward must take the keyword z"
     ):
-        make("wake-sleep", iw=2)(ReadmeForm(OneBernoulli()), X)
+        make("wake-sleep", iw=2)(ReadmeForm(TwoBernoulli()), X)
 
 
 def test_a_model_that_cannot_dream_is_refused() -> None:

@@ -86,15 +86,15 @@ def test_training_learns(tmp_path):
     assert lines(paths)[-1]["valid:loss/L_k"] > -22
 
 
-@pytest.mark.parametrize("cut", [5, 7, 12])
-def test_a_resumed_run_is_the_run_that_was_not_stopped(cut, tmp_path):
-    """To the bit, on the CPU: parameters and all metrics but the time."""
-    whole, whole_paths = run_in(tmp_path / "whole")
+@pytest.mark.parametrize(("cut", "halvings"), [(5, 0), (7, 0), (12, 2)])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(cut, halvings, tmp_path):
+    """To the bit, on the CPU: parameters and all metrics but the time; after a halving of the learning rate, too."""
+    whole, whole_paths = run_in(tmp_path / "whole", lr_reduce_steps=halvings)
     train(whole, whole_paths)
     looks = iter(range(1, 10**6))
-    first, paths = run_in(tmp_path / "cut")
+    first, paths = run_in(tmp_path / "cut", lr_reduce_steps=halvings)
     assert not train(first, paths, stop=lambda: next(looks) == cut)
-    second, _ = run_in(tmp_path / "cut")
+    second, _ = run_in(tmp_path / "cut", lr_reduce_steps=halvings)
     assert train(second, paths)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
