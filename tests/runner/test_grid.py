@@ -12,7 +12,7 @@ from ovis.runner import grid
 from ovis.runner.grid import GridError, load_experiment, parse_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-VIMCO = {"args": ["--estimator vimco"]}
+VIMCO = {"args": ["--estimator vimco --iw 2"]}
 
 
 def test_runs_are_the_product_of_args_and_lists() -> None:
@@ -71,10 +71,12 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"args": "--estimator vimco"}, ["args", "a list of strings", "a string"]),
     ({"args": []}, ["args", "empty"]),
     ({"args": ["--iw 3", 4]}, ["args[1]", "a number"]),
-    ({"args": ["--estimator vimco", "--estimater rws"]}, ["args[1]", "'--estimater'", "did you mean '--estimator'"]),
+    ({"args": ["--estimator vimco --iw 2", "--estimater rws"]}, ["args[1]", "'--estimater'", "did you mean '--estimator'"]),
     ({"args": ["--iw=3 --lerning_rate=4"]}, ["args[0]", "unknown option", "--lerning_rate"]),
     ({"args": ["--iw three"]}, ["args[0]", "--iw", "three"]),
     ({"args": ["stray"]}, ["args[0]", "stray"]),
+    ({"args": ["--estimator vimco"]}, ["args[0]", "--iw", "at least 2"]),
+    ({"args": ["--estimator rws --freebits 1"]}, ["args[0]", "--freebits", "rws"]),
     ({"args": ["--estimator vimko"]}, ["args[0]", "unknown estimator 'vimko'", "did you mean 'vimco'"]),
     ({"global": "--dataset digitz"}, ["global", "--dataset", "did you mean 'digits'"]),
     ({"global": "--nsteps 0"}, ["global", "--nsteps", "at least 1"]),
@@ -97,7 +99,7 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"args": ["--iw 3"], "parameters": {"iw": [4]}}, ["--iw", "args[0]", "and in parameters"]),
     ({"global": "--iw=3", "parameters": {"iw": [4]}}, ["--iw", "global", "and in parameters"]),
     ({"global": "--no-mini", "parameters": {"mini": [True]}}, ["--mini", "global", "and in parameters"]),
-    ({"args": ["--estimator vimco", "--estimator vimco-arithmetic"]}, ["one run", "args[0]", "args[1]"]),
+    ({"args": ["--estimator vimco --iw 2", "--estimator vimco-arithmetic --iw 2"]}, ["one run", "args[0]", "args[1]"]),
     ({"args": ["--lr 0.002", ""]}, ["one run", "args[0]", "args[1]"]),  # the default, said and unsaid
     ({"parameters": {"seed": [1, 2, 1]}}, ["one run", "seed=1"]),
     ({"parameters": {"device": ["cpu", "cuda"]}}, ["one run", "device=cpu"]),
