@@ -7,9 +7,9 @@ An experiment file is a JSON object:
     args          one string of options per entry, e.g. "--estimator vimco --id iwbound"
     global        one string: options of all runs
     parameters    {"iw": [20, 10], "seed": [1, 2]}: the runs are the product of args and all these lists
-    report        one string: further options of report.py, for manager.py --report
 
-Options of an entry of ``args`` override ``global``; one that is also in ``parameters`` is refused.
+Options of an entry of ``args`` override ``global``; one that is also in ``parameters``, or twice in one string, is
+refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ovis.settings import SettingsError, TrainSettings, build_parser, check_comb
 __all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
 
 SCRIPTS = ("train",)
-KEYS = ("description", "script", "args", "global", "parameters", "report")
+KEYS = ("description", "script", "args", "global", "parameters")
 OPTIONS = tuple(item.name for item in fields(TrainSettings))
 BOOLEANS = frozenset(item.name for item in fields(TrainSettings) if isinstance(item.default, bool))
 
@@ -74,14 +74,12 @@ class Experiment:
     Attributes:
         description: what it is for.
         runs: its runs, no two of them the same.
-        report: further options of the report.
         data_root: where its data are, if the file says; else None.
         device: where it shall run, if the file says; else None.
     """
 
     description: str
     runs: tuple[Run, ...]
-    report: str = ""
     data_root: str | None = None
     device: str | None = None
 
@@ -102,6 +100,8 @@ def load_experiment(path: Path) -> Experiment:
         raise GridError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise GridError(f"{path}: can't be read as JSON: nested too deeply, or a number of too many digits") from None
     try:
         return parse_experiment(data)
     except GridError as error:
@@ -125,7 +125,6 @@ def parse_experiment(data: Any) -> Experiment:
     script = _text(data, "script") or "train"
     if script not in SCRIPTS:
         raise GridError(f"script: unknown study {script!r}{nearest(script, SCRIPTS)}")
-    _split(_text(data, "report"), "report")
     runs = tuple(_expand(data))
     _refuse_twins(runs)
     where = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
@@ -134,9 +133,7 @@ def parse_experiment(data: Any) -> Experiment:
             raise GridError(f"--{name}: all runs of an experiment share one, found {', '.join(sorted(values))}")
     defaults = TrainSettings()
     said = {name: value for name, (value,) in where.items() if value != getattr(defaults, name)}
-    return Experiment(
-        _text(data, "description"), runs, _text(data, "report"), said.get("data_root"), said.get("device")
-    )
+    return Experiment(_text(data, "description"), runs, said.get("data_root"), said.get("device"))
 
 
 def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
@@ -153,7 +150,7 @@ def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
         base = _parse([*shared, *entry], source, parser)
         for place, options in (("global", shared), (source, entry)):
             for name in parameters:
-                if any(word.split("=")[0] in (f"--{name}", f"--no-{name}") for word in options):
+                if name in _options(options):
                     raise GridError(f"--{name} is set both in {place} and in parameters: leave it out of one")
         for values in itertools.product(*parameters.values()):
             chosen = dict(zip(parameters, values, strict=True))
@@ -215,9 +212,21 @@ def _parse(options: list[str], where: str, parser: argparse.ArgumentParser) -> T
 
 def _split(text: str, where: str) -> list[str]:
     try:
-        return shlex.split(text)
+        found = shlex.split(text)
     except ValueError as error:
         raise GridError(f"{where}: can't split {text!r} into words: {error}") from None
+    options = _options(found)
+    twice = next((name for name in options if options.count(name) > 1), None)
+    if twice:
+        raise GridError(f"{where}: --{twice} is there twice: leave one out")
+    return found
+
+
+def _options(found: list[str]) -> list[str]:
+    """The names of the options among these words; ``--no-mini`` is ``mini``."""
+    heads = [word[2:].split("=")[0] for word in found if word.startswith("--")]
+    names = [head[3:] if head.startswith("no-") and head[3:] in BOOLEANS else head for head in heads]
+    return [name for name in names if name in OPTIONS]
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:

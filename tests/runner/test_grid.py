@@ -23,7 +23,6 @@ def test_runs_are_the_product_of_args_and_lists() -> None:
             "args": ["--estimator vimco --id a", "--estimator rws --lr 1e-4"],
             "global": "--nsteps 1e3 --lr 1e-3",
             "parameters": {"iw": [20, 10], "seed": [1, 2, 3]},
-            "report": "--keys estimator",
         }
     )
     runs = [run.settings for run in experiment.runs]
@@ -33,7 +32,7 @@ def test_runs_are_the_product_of_args_and_lists() -> None:
     assert {s.nsteps for s in runs} == {1000}
     assert [s.lr for s in runs] == [1e-3] * 6 + [1e-4] * 6  # an entry overrides what is global
     assert {s.id for s in runs} == {"a", ""}
-    assert (experiment.description, experiment.report) == ("a test", "--keys estimator")
+    assert experiment.description == "a test"
 
 
 def test_values_may_be_numbers_strings_and_booleans() -> None:
@@ -44,7 +43,7 @@ def test_values_may_be_numbers_strings_and_booleans() -> None:
         "grad_key": ["A,b"],
         "iw": ["1e2"],
     }
-    runs = [run.settings for run in parse_experiment({**VIMCO, "parameters": parameters}).runs]
+    runs = [run.settings for run in parse_experiment({"args": ["--estimator vimco"], "parameters": parameters}).runs]
     assert [(s.learn_prior, s.freebits) for s in runs] == [(True, None), (True, 0.5), (False, None), (False, 0.5)]
     assert {(s.lr, s.grad_key, s.iw) for s in runs} == {(1.0, "A,b", 100)}
 
@@ -67,11 +66,17 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"description": 3}, ["description", "a string", "a number"]),
     ({"global": ["--iw 3"]}, ["global", "a string", "a list"]),
     ({"global": "--id 'open"}, ["global", "split"]),
-    ({"report": "--keys 'open"}, ["report", "split"]),
+    ({"report": "--keys iw"}, ["unknown key 'report'"]),
+    ({"args": ["--iw 3 --iw 5"]}, ["args[0]", "--iw is there twice"]),
+    ({"args": ["--iw=3 --iw 3"]}, ["args[0]", "--iw is there twice"]),
+    ({"global": "--mini --no-mini"}, ["global", "--mini is there twice"]),
     ({"args": "--estimator vimco"}, ["args", "a list of strings", "a string"]),
     ({"args": []}, ["args", "empty"]),
     ({"args": ["--iw 3", 4]}, ["args[1]", "a number"]),
-    ({"args": ["--estimator vimco --iw 2", "--estimater rws"]}, ["args[1]", "'--estimater'", "did you mean '--estimator'"]),
+    (
+        {"args": ["--estimator vimco --iw 2", "--estimater rws"]},
+        ["args[1]", "'--estimater'", "did you mean '--estimator'"],
+    ),
     ({"args": ["--iw=3 --lerning_rate=4"]}, ["args[0]", "unknown option", "--lerning_rate"]),
     ({"args": ["--iw three"]}, ["args[0]", "--iw", "three"]),
     ({"args": ["stray"]}, ["args[0]", "stray"]),
@@ -136,6 +141,16 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"parameters": {"iw": [1], "seed": [1], "iw": [2]}}')
     with pytest.raises(GridError, match=r"x\.json: the key 'iw' is there twice"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"parameters": {"seed": [' + "1" * 5000 + "]}}"], ids=["deep", "long"]
+)
+def test_json_beyond_all_bounds_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(GridError, match=r"x\.json: can't be read as JSON: nested too deeply, or a number of too many"):
         load_experiment(path)
 
 
