@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovis.reporting.needs import ReportingUnavailableError, require_packages
 from ovis.runner.devices import Device, DeviceError, default_processes, list_devices
 from ovis.runner.engines.local import LocalEngine
 from ovis.runner.grid import Experiment, GridError, load_experiment
@@ -16,7 +16,7 @@ from ovis.runner.job import TRAINING, JobSpec
 from ovis.runner.ledger import LedgerError
 from ovis.runner.manager import Result, run_experiment
 from ovis.runner.paths import ExperimentPaths, is_safe_name
-from ovis.runner.progress import clock, make_display
+from ovis.runner.progress import clock, make_display, runs_text
 from ovis.runner.queue import Queue
 from ovis.runner.status import Record, count_states
 from ovis.runner.transitions import Level
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING) 
     options = _parser().parse_args(argv)
     try:
         return _run(options, tuple(training))
-    except (GridError, DeviceError, LedgerError) as error:
+    except (GridError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
         print(f"manager.py: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
+    if options.report:
+        require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
     experiment = load_experiment(path)
     queue = Queue(ExperimentPaths(Path(options.root) / name))
@@ -88,11 +90,11 @@ def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
     if options.dry_run:
         return 0
     if options.rf and known:
-        print(f"deleted {queue.clear()} runs")
+        print(f"deleted {runs_text(queue.clear())}")
     queue.add([run.record() for run in experiment.runs])
     keys = {run.key for run in experiment.runs}
     if options.resume:
-        print(f"put back {len(queue.requeue(Level.LOST, keys))} runs")
+        print(f"put back {runs_text(len(queue.requeue(Level.LOST, keys)))}")
     data_root = options.data_root or experiment.data_root or ""
     policy, folder = queue.policy, queue.paths.folder
     template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training)
@@ -106,7 +108,7 @@ def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
         if options.report:
             print(f"no report, as not every run is done; report.py --exp {name} draws what there is")
         return 1
-    return _report(experiment, name, options.root) if options.report else 0
+    return _report(name, options.root) if options.report else 0
 
 
 def _locate(exp: str) -> tuple[Path, str]:
@@ -126,17 +128,17 @@ def _print_plan(
     keys = {run.key for run in experiment.runs}
     states = count_states(record.state for key, record in known.items() if key in keys)
     parts = [f"{len(keys - known.keys())} new", *(f"{count} {state.value}" for state, count in states.items() if count)]
-    print(f"{queue.paths.folder}: {len(keys)} runs ({', '.join(parts)})")
+    print(f"{queue.paths.folder}: {runs_text(len(keys))} ({', '.join(parts)})")
     others = len(known.keys() - keys)
     if others:
-        print(f"{others} runs in its queue are not in the experiment file (any more): they are left alone")
+        print(f"left alone: {runs_text(others)} of its queue, not in the experiment file (any more)")
     labels = ", ".join(device.label for device in devices)
-    print(f"on {labels}: {processes * len(devices)} runs at once", flush=True)
+    print(f"on {labels}: {runs_text(processes * len(devices))} at once", flush=True)
 
 
 def _confirm_deletion(queue: Queue, known: dict[str, Record], options: argparse.Namespace) -> bool:
     """List what ``--rf`` deletes, and ask where there is somebody to ask."""
-    print(f"--rf deletes {len(known)} runs of {queue.paths.folder}:")
+    print(f"--rf deletes {runs_text(len(known))} of {queue.paths.folder}:")
     for record in known.values():
         print(f"  {record.name}  {record.state.value}")
     if options.dry_run:
@@ -156,10 +158,10 @@ def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> No
         print(f"put them back with: dbutils.py --exp {name} --root {queue.paths.folder.parent} --requeue_level 2")
 
 
-def _report(experiment: Experiment, name: str, root: str) -> int:
+def _report(name: str, root: str) -> int:
     from ovis.cli.report import main as report  # only here: it brings pandas and matplotlib along
 
-    return report(["--exp", name, "--root", root, *shlex.split(experiment.report)])
+    return report(["--exp", name, "--root", root])
 
 
 def _positive(text: str) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovis.reporting.needs import ReportingUnavailableError, require_packages
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -50,13 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; None: that of the process.
 
     Returns:
-        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist.
+        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist, or
+        a package is not installed.
     """
     options = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
     try:
+        require_packages("report.py")
         report(options)
+    except ReportingUnavailableError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return REFUSED
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)
         return error.code

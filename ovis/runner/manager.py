@@ -14,7 +14,7 @@ from ovis.runner.engines.base import Engine, Phase, Status
 from ovis.runner.grid import Run
 from ovis.runner.job import JobSpec
 from ovis.runner.process import new_owner
-from ovis.runner.progress import Display, RunningRun, View
+from ovis.runner.progress import Display, RunningRun, View, runs_text
 from ovis.runner.queue import Ended, Event, Launched, Queue
 from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, read_progress
 
@@ -157,7 +157,9 @@ class _Manager:
         if stops <= self.told:
             return
         if not self.told:
-            self.display.say(f"stopping: {len(self.jobs)} runs write their checkpoints; once more to kill them")
+            self.display.say(
+                f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
+            )
         self.told = stops
         for id in self.jobs:
             self.engine.cancel(id, force=stops > 1)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ovis.runner.status import Progress, State
 
-__all__ = ["Display", "RunningRun", "View", "make_display"]
+__all__ = ["Display", "RunningRun", "View", "clock", "make_display", "runs_text"]
 
 #: Running runs that get a line of their own on a terminal.
 MAX_LINES = 8
@@ -36,10 +36,11 @@ class RunningRun:
 
     def __str__(self) -> str:
         if self.progress is None:
-            return f"{self.name}  {self.device}  starting  {clock(self.elapsed)}"
+            return f"{self.device}  starting  {clock(self.elapsed)}  {self.name}"
         loss = "" if self.progress.loss is None else f"  loss {self.progress.loss:.4g}"
         steps = f"{self.progress.step}/{self.progress.nsteps}"
-        return f"{self.name}  {self.device}  step {steps}{loss}  {clock(self.elapsed)}"
+        # The name comes last: it is long, and a narrow terminal cuts a line at its end.
+        return f"{self.device}  step {steps}{loss}  {clock(self.elapsed)}  {self.name}"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class _Lines:
         gained = view.completed - self._first
         left = f", about {clock((view.total - view.completed) * elapsed / gained)} left" if gained > 0 else ""
         percent = 100 * view.completed / max(view.total, 1)
-        line = f"[{clock(elapsed)}] {percent:.0f}% of {view.total} runs{left}: {view.summary()}"
+        line = f"[{clock(elapsed)}] {percent:.0f}% of {runs_text(view.total)}{left}: {view.summary()}"
         shown = "; ".join(str(run) for run in view.running[:3])
         self.say(f"{line} | {shown}" if shown else line)
 
@@ -171,6 +172,11 @@ class _Lines:
 
     def close(self) -> None:
         pass
+
+
+def runs_text(count: int) -> str:
+    """``1 run`` or ``2 runs``."""
+    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def clock(seconds: float) -> str:

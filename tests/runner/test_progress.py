@@ -43,13 +43,13 @@ def test_a_plain_line_says_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     display.show(view(8.0))
     first, second = stream.getvalue().splitlines()
     assert (
-        first == "[00:00] 60% of 10 runs: 3 queued, 1 running, 6 done | some-run  cpu  step 50/200  loss 93.25  01:01"
+        first == "[00:00] 60% of 10 runs: 3 queued, 1 running, 6 done | cpu  step 50/200  loss 93.25  01:01  some-run"
     )
     assert second.startswith("[01:00] 80% of 10 runs, about 01:00 left: ")
 
 
 def test_a_run_that_has_not_said_anything_is_starting() -> None:
-    assert str(RunningRun("a", "cuda:1", None, 3.0)) == "a  cuda:1  starting  00:03"
+    assert str(RunningRun("a", "cuda:1", None, 3.0)) == "cuda:1  starting  00:03  a"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "00:00"), (59.9, "00:59"), (3599, "59:59"), (36061, "10:01:01")])

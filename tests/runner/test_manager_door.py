@@ -1,0 +1,81 @@
+"""What manager.py shows on a terminal, and its report."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import types
+
+import pytest
+from conftest import MANAGER, STUB, Lab
+
+from ovis.reporting import needs
+
+SEEDS = {"seed": [1, 2, 3]}
+
+
+def on_a_terminal(lab: Lab, columns: int) -> str:
+    """What the manager shows on a terminal of this width, up to its end."""
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "rows", "40", "cols", str(columns)], stdin=theirs, check=True)
+    command = [sys.executable, "-c", MANAGER, STUB[1], *lab.arguments()]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # how Linux says that the other side is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_bar_and_the_running_runs(lab: Lab) -> None:
+    lab.write(args=[""], **{"global": "--nsteps 40"}, parameters=SEEDS)
+    text = on_a_terminal(lab, 150)
+    assert "/3 runs [" in text
+    assert "1 queued, 2 running" in text
+    assert "3 done" in text
+    assert any(f"step {n}/40  loss" in text for n in range(1, 40))
+
+
+def test_a_narrow_terminal_shows_the_progress_of_a_run_with_a_long_name(lab: Lab) -> None:
+    lab.write(args=["--id " + "x" * 60], **{"global": "--nsteps 40"}, parameters={"seed": [1]})
+    lines = [line for line in on_a_terminal(lab, 70).replace("\n", "\r").split("\r") if "/40  loss" in line]
+    assert lines
+    for line in lines:
+        assert line.index("00:0") < 60  # the elapsed time is not cut
+        assert "xxxx" in line
+
+
+def test_one_run_is_no_plural(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[""])
+    assert lab.run("--dry_run", "--processes", "1") == 0
+    assert capsys.readouterr().out.splitlines() == [f"{lab.paths.folder}: 1 run (1 new)", "on cpu: 1 run at once"]
+
+
+def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    fake = types.ModuleType("ovis.cli.report")
+    fake.main = lambda argv: calls.append(argv) or 5  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ovis.cli.report", fake)
+    lab.write(args=["", "--seed 2"])
+    assert lab.run("--report", "--max_jobs", "1") == 1
+    assert calls == []
+    assert lab.run("--report") == 5
+    assert calls == [["--exp", "lab", "--root", str(lab.folder / "runs")]]
+
+
+def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "PACKAGES", ("ovis_has_no_such_package", "sys"))
+    lab.write(args=[""])
+    assert lab.run("--report") == 2
+    line = "manager.py: --report needs ovis_has_no_such_package: pip install -e '.[report]'\n"
+    assert capsys.readouterr().err == line
+    assert os.listdir(lab.folder) == ["lab.json"]
