@@ -19,9 +19,9 @@ __all__ = ["BernoulliVector", "detach_parameters"]
 class BernoulliVector(Distribution):
     """Independent Bernoulli variables as one event: ``log_prob`` sums over them.
 
-    The same as ``Independent(Bernoulli(logits=logits), event_dims)``, only faster: the term that is linear in the
-    value is a matrix product, so a value that all particles share is never repeated for them; sampling compares with
-    uniform numbers, where ``torch.bernoulli`` is slow on the CPU.
+    The same as ``Independent(Bernoulli(logits=logits), event_dims)``, only faster: nothing is repeated for values or
+    logits that all particles share, and sampling compares with uniform numbers, where ``torch.bernoulli`` is slow on the
+    CPU.
 
     Args:
         logits: log p/(1 - p), shape [*batch, *event].
@@ -65,6 +65,11 @@ class BernoulliVector(Distribution):
         """
         dims = len(self.event_shape)
         logits, value = self.logits.flatten(-dims), value.flatten(-dims)
+        if torch.broadcast_shapes(logits.shape, value.shape) == logits.shape:
+            # one kernel each way
+            losses = F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none")
+            return -losses.sum(-1)
+        # fewer logits than values: q(z|x), one row for all particles
         return _dot(value, logits) - _softplus(logits).sum(-1)
 
     def entropy(self) -> Tensor:
@@ -73,7 +78,10 @@ class BernoulliVector(Distribution):
         return (_softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
-        return BernoulliVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape))
+        shape = torch.Size(batch_shape) + self.event_shape
+        wide = BernoulliVector(self.logits.expand(shape), len(self.event_shape))
+        wide.__dict__["probs"] = self.probs.expand(shape)  # the sigmoids of what is there, not of its copies
+        return wide
 
 
 def _softplus(logits: Tensor) -> Tensor:
