@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
     try:
-        require_packages("report.py")
+        require_packages("drawing")
         report(options)
     except ReportingUnavailableError as error:
         print(f"report: {error}", file=sys.stderr)
@@ -130,8 +131,8 @@ def report(options: argparse.Namespace) -> None:
     from ovis.reporting.aggregate import BANDS, curve_table, pivot_table
     from ovis.reporting.curves import draw_curves
     from ovis.reporting.figures import save_figure
-    from ovis.reporting.metrics import parse_limits
-    from ovis.reporting.select import report_name
+    from ovis.reporting.metrics import parse_limits, parse_pivot
+    from ovis.reporting.select import report_name, shared_particles
     from ovis.reporting.tables import latex_table, text_table, wide_table
     from ovis.runner.atomic import write_text
 
@@ -145,18 +146,20 @@ def report(options: argparse.Namespace) -> None:
 
     pivot = pivot_table(experiment, keys, pivots)
     curves = curve_table(experiment, keys, metrics, options.band, pivot)
-    figure = draw_curves(curves, keys, limits, _caption(curves, pivots[0], BANDS[options.band]))
+    particles = shared_particles(experiment)
+    order = parse_pivot(pivots[0].name, particles)
+    figure = draw_curves(curves, keys, limits, _caption(curves, order, BANDS[options.band]), particles)
 
     folder = Path(options.output) / report_name(options.exp, options.include, options.exclude)
     folder.mkdir(parents=True, exist_ok=True)
-    text = text_table(pivot, keys, options.float_format)
+    text = text_table(pivot, keys, options.float_format, particles)
     files = {
         "curves.csv": curves.to_csv(index=False),
         "pivot.csv": wide_table(pivot, keys).to_csv(index=False),
         "table.txt": text,
     }
     if options.latex:
-        files["table.tex"] = latex_table(pivot, keys, options.float_format)
+        files["table.tex"] = latex_table(pivot, keys, options.float_format, particles)
     for name, content in files.items():
         write_text(folder / name, content, durable=False)
     figures = save_figure(figure, folder, "curves")
@@ -236,5 +239,6 @@ def _caption(curves: pd.DataFrame, first: Pivot, band: str) -> str:
     low, high = int(curves["seeds"].min()), int(curves["seeds"].max())
     seeds = f"{high}" if low == high else f"{low} to {high}"
     lines = "one seed" if high == 1 else f"mean over {seeds} seeds" + (f", band: {band}" if band else "")
-    order = f"ordered by {first.heading} {first.metric.text.partition(' [')[0]}"
+    metric = re.sub(r"\bL_(\w+)", r"$L_{\1}$", first.metric.text.partition(" [")[0])
+    order = f"ordered by {first.heading} {metric}"
     return f"{lines}; {order}"

@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
 from ovis.reporting.legend import add_legend
-from ovis.reporting.metrics import Metric
+from ovis.reporting.metrics import Metric, make_metric
 from ovis.reporting.series import Series, legend_looks, make_series
 from ovis.reporting.style import house_style
 
@@ -38,10 +39,19 @@ SETTLED = 0.2
 #: Logarithmic axes that span fewer powers of ten have labels in between.
 DECADES = 2.5
 
+#: Curves that are named in the caption where an axis cuts them, at most.
+NAMED = 2
+
 Limits = Mapping[str, tuple[float, float]]
 
 
-def draw_curves(table: pd.DataFrame, keys: Sequence[str], limits: Limits | None = None, caption: str = "") -> Figure:
+def draw_curves(
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    limits: Limits | None = None,
+    caption: str = "",
+    particles: Mapping[str, int] | None = None,
+) -> Figure:
     """Draw a table of curves.
 
     Args:
@@ -49,12 +59,13 @@ def draw_curves(table: pd.DataFrame, keys: Sequence[str], limits: Limits | None 
             order is the legend's.
         keys: settings that tell curves apart. Several data sets are drawn in rows, as their values don't compare.
         limits: metric -> limits of its vertical axis.
-        caption: a line over the legend: what lines and bands are.
+        caption: a line over the legend: what lines and bands are; which lines the axes cut is added.
+        particles: split -> with how many its bounds are evaluated, for the labels.
 
     Returns:
         a figure of no backend's global state; nothing is saved.
     """
-    metrics = [Metric(str(name)) for name in table["metric"].unique()]
+    metrics = [make_metric(str(name), particles) for name in table["metric"].unique()]
     sets = _data_sets(table, keys)
     shown = [key for key in keys if not (key == "dataset" and len(sets) > 1)]
     series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
@@ -65,15 +76,17 @@ def draw_curves(table: pd.DataFrame, keys: Sequence[str], limits: Limits | None 
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05))
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)
+        cut: set[str] = set()
         panels = [(metric, name) for name in sets for metric in metrics]
         for axis, (metric, name) in zip(axes.flat, panels, strict=False):
             part = table.loc[table["metric"] == metric.name]
             part = part.loc[part["dataset"].astype(str) == name] if name else part
-            _draw_panel(axis, part, shown, series, metric, (limits or {}).get(metric.name))
+            cut |= _draw_panel(axis, part, shown, series, metric, (limits or {}).get(metric.name))
             axis.set_title(name, fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        add_legend(figure, legend_looks(series), caption)
+        noted = [caption, _cut_text([item.look.label for item in series if item.look.label in cut], len(series))]
+        add_legend(figure, legend_looks(series), "; ".join(text for text in noted if text))
     return figure
 
 
@@ -90,8 +103,8 @@ def _draw_panel(
     series: Sequence[Series],
     metric: Metric,
     limits: tuple[float, float] | None,
-) -> None:
-    """One metric of one data set: all lines with their bands, scales and labels."""
+) -> set[str]:
+    """One metric of one data set: all lines with their bands, scales and labels; returns the lines the axis cuts."""
     if metric.kind.log and (table["mean"] > 0).any():
         axis.set_yscale("log")
     for place, item in enumerate(series):
@@ -99,13 +112,12 @@ def _draw_panel(
         if rows.empty:
             continue
         front = 3 - place / len(series)  # the best lie on top
-        every = max(1, round(len(rows) / MARKS))
         axis.plot(
             rows["step"],
             rows["mean"],
             label=item.look.label,
             zorder=front,
-            markevery=(place % every, every),  # not all at the same steps, where they would hide each other
+            markevery=_marked(rows["mean"].to_numpy(np.float64), place),
             **item.look.line,
         )
         if rows["low"].notna().any():
@@ -121,6 +133,28 @@ def _draw_panel(
         axis.set_ylim(*limits)
     if axis.get_yscale() == "log":
         _label_decades(axis)
+    return _cut_lines(axis) if limits else set()
+
+
+def _marked(values: NDArray[np.float64], place: int) -> list[int]:
+    """Which points of a line have markers: the last one, and a few that are not at the steps of the other lines'."""
+    every = max(1, round(len(values) / MARKS))
+    drawn = np.flatnonzero(np.isfinite(values))
+    return sorted({*range(place % every, len(values), every), *drawn[-1:].tolist()})
+
+
+def _cut_lines(axis: Axes) -> set[str]:
+    """The labels of the lines of which the axis does not hold every point."""
+    low, high = axis.get_ylim()
+    values = {str(line.get_label()): np.asarray(line.get_ydata(), np.float64) for line in axis.lines}
+    return {label for label, y in values.items() if ((y < low) | (y > high)).any()}
+
+
+def _cut_text(cut: Sequence[str], total: int) -> str:
+    """Which lines are not there in full: a line that enters at the frame has not started there."""
+    if not cut:
+        return ""
+    return "y axis cut: " + (", ".join(cut) if len(cut) <= NAMED else f"{len(cut)} of {total} curves")
 
 
 def _label_decades(axis: Axes) -> None:

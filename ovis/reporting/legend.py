@@ -61,7 +61,7 @@ def _place(figure: Figure, looks: Sequence[Look], title: str, columns: int) -> L
         ncols=columns,
         title=title or None,
         frameon=False,
-        handlelength=3.2,
+        handlelength=4.6,  # twice the longest dashes, beside the marker
         columnspacing=1.6,
     )
 

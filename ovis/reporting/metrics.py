@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ovis.names import nearest
 
-__all__ = ["AGGREGATES", "Metric", "Pivot", "parse_limits", "parse_pivot"]
+__all__ = ["AGGREGATES", "PARTICLES", "Metric", "Pivot", "make_metric", "parse_limits", "parse_pivot"]
 
 #: How the values of one run over its training become one number.
 AGGREGATES = {"max": "max", "min": "min", "mean": "mean", "last": "final"}
+
+
+#: The setting that says with how many particles a split is evaluated: not with the K of the training.
+PARTICLES = {"train": "iw_test", "valid": "iw_valid", "test": "iw_test"}
+
+#: Of a bound, in its symbol and in its text: with how many particles it is evaluated.
+COUNT = "<K>"
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Kind:
     """What all metrics of one kind share.
 
     Attributes:
-        symbol: for figures (mathtext).
+        symbol: for figures (mathtext); :data:`COUNT` stands for the number of particles.
         text: the same in plain letters.
         unit: e.g. nats; empty for a plain number.
         sign: 1 where more is better, -1 where less is, 0 where neither.
@@ -36,7 +44,7 @@ class Kind:
 
 #: By the part of the name after the split, ``test:loss/L_k`` -> ``loss/L_k``.
 KINDS = {
-    "loss/L_k": Kind(r"$\log\,p(x)$ bound $L_K$", "log p(x)", "nats", 1),
+    "loss/L_k": Kind(r"$\log\,p(x)$ bound $L_{<K>}$", "bound L_<K>", "nats", 1),
     "loss/elbo": Kind("ELBO", "ELBO", "nats", 1),
     "loss/kl": Kind(r"KL$(q(z|x)\,\|\,p(z))$", "KL(q||prior)", "nats"),
     "loss/kl_q_p": Kind(r"KL$(q(z|x)\,\|\,p(z|x))$", "KL(q||p)", "nats", -1),
@@ -57,9 +65,15 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by its name, ``split:kind`` (or ``time``, the seconds since the run's start)."""
+    """A metric by its name, ``split:kind`` (or ``time``, the seconds since the run's start).
+
+    Attributes:
+        name: as the runs write it.
+        particles: with how many it is evaluated; None: the runs differ, or it is not known.
+    """
 
     name: str
+    particles: int | None = None
 
     @property
     def split(self) -> str:
@@ -74,16 +88,19 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """For an axis: ``log p(x) bound L_K, train [nats]``."""
+        """For an axis: ``log p(x) bound L_100, train [nats]``."""
         split = f", {self.split}" if self.split else ""
         unit = f" [{self.kind.unit}]" if self.kind.unit else ""
-        return f"{self.kind.symbol}{split}{unit}"
+        return f"{self._counted(self.kind.symbol)}{split}{unit}"
 
     @property
     def text(self) -> str:
-        """For a table: ``train log p(x) [nats]``."""
+        """For a table: ``train bound L_100 [nats]``."""
         unit = f" [{self.kind.unit}]" if self.kind.unit else ""
-        return f"{self.split} {self.kind.text}{unit}".strip()
+        return f"{self.split} {self._counted(self.kind.text)}{unit}".strip()
+
+    def _counted(self, words: str) -> str:
+        return words.replace(COUNT, "K" if self.particles is None else str(self.particles))
 
 
 @dataclass(frozen=True)
@@ -106,8 +123,12 @@ class Pivot:
         return "best" if self.aggregate == best else AGGREGATES[self.aggregate]
 
 
-def parse_pivot(text: str) -> Pivot:
+def parse_pivot(text: str, particles: Mapping[str, int] | None = None) -> Pivot:
     """Read ``agg:metric``.
+
+    Args:
+        text: what to read.
+        particles: split -> with how many it is evaluated, see :func:`ovis.reporting.select.shared_particles`.
 
     Raises:
         ValueError: no such aggregate.
@@ -115,7 +136,12 @@ def parse_pivot(text: str) -> Pivot:
     aggregate, _, name = text.partition(":")
     if aggregate not in AGGREGATES or not name:
         raise ValueError(f"{text!r}: expected agg:metric, e.g. max:test:loss/L_k{nearest(aggregate, AGGREGATES)}")
-    return Pivot(aggregate, Metric(name))
+    return Pivot(aggregate, make_metric(name, particles))
+
+
+def make_metric(name: str, particles: Mapping[str, int] | None = None) -> Metric:
+    """The metric of this name, evaluated with that many particles, by split."""
+    return Metric(name, (particles or {}).get(Metric(name).split))
 
 
 def parse_limits(text: str) -> tuple[str, tuple[float, float]]:

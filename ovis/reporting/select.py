@@ -6,12 +6,22 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 
+import pandas as pd
+
 from ovis.names import nearest
-from ovis.reporting.metrics import Metric, Pivot
+from ovis.reporting.metrics import PARTICLES, Metric, Pivot
 from ovis.reporting.read import Experiment
 from ovis.settings import TrainSettings
 
-__all__ = ["check_keys", "check_metrics", "check_pivots", "mixed_settings", "report_name", "select_runs"]
+__all__ = [
+    "check_keys",
+    "check_metrics",
+    "check_pivots",
+    "mixed_settings",
+    "report_name",
+    "select_runs",
+    "shared_particles",
+]
 
 #: Settings that say where and not what was computed, and the seed: runs that differ here only are averaged.
 AVERAGED = {"seed", *(item.name for item in dataclasses.fields(TrainSettings) if not item.metadata["identity"])}
@@ -96,3 +106,14 @@ def mixed_settings(experiment: Experiment, keys: Sequence[str]) -> list[str]:
         return names
     groups = runs.groupby(list(keys), dropna=False, sort=False)
     return [name for name in names if groups[name].nunique(dropna=False).max() > 1]
+
+
+def shared_particles(experiment: Experiment) -> dict[str, int]:
+    """Split -> the number of particles it is evaluated with; without the splits in which the runs differ."""
+    found = {split: experiment.runs[name] for split, name in PARTICLES.items() if name in experiment.runs}
+    # An older run may lack the setting, and a foreign one may hold anything.
+    return {
+        split: int(column.iloc[0])
+        for split, column in found.items()
+        if column.nunique(dropna=False) == 1 and pd.api.types.is_integer_dtype(column)
+    }

@@ -27,6 +27,7 @@ DOTTED: Dash = (0, (1, 1.2))
 DASHDOT: Dash = (0, (4, 1.2, 1, 1.2))
 LONG: Dash = (0, (9, 2))
 DASHDOTDOT: Dash = (0, (4, 1, 1, 1, 1, 1))
+LONGSHORT: Dash = (0, (7, 1.4, 2, 1.4))
 
 DASHES = (SOLID, DASHED, DOTTED, DASHDOT, LONG, DASHDOTDOT)
 
@@ -62,9 +63,9 @@ class Look:
 
 LOOKS = {
     "ovis-gamma1": Look("OVIS~ (γ=1)", "#E69F00", SOLID, ">"),
-    "ovis-gamma0": Look("OVIS~ (γ=0)", "#5E4600", DASHED, "<"),
+    "ovis-gamma0": Look("OVIS~ (γ=0)", "#5E4600", DOTTED, "<"),
     "ovis-S1-exclusive": Look("OVIS-MC (S=1)", "#F4A582", DOTTED, "^"),
-    "ovis-S10-exclusive": Look("OVIS-MC (S=10)", "#D55E00", SOLID, "^"),
+    "ovis-S10-exclusive": Look("OVIS-MC (S=10)", "#D55E00", LONGSHORT, "^"),
     "ovis-S50-exclusive": Look("OVIS-MC (S=50)", "#992B00", DASHDOT, "^"),
     "tvo": Look("TVO", "#0072B2", DASHED, "P"),
     "wake-wake": Look("RWS", "#56B4E9", DASHDOT, "X"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -19,6 +20,8 @@ __all__ = ["latex_table", "text_table", "wide_table"]
 ABSENT = "-"
 
 GAP = "  "
+
+Particles = Mapping[str, int] | None
 
 HEADINGS = {"iw": "K", "alpha": "α", "dataset": "data"}
 
@@ -44,15 +47,16 @@ def wide_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def text_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "") -> str:
+def text_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "", particles: Particles = None) -> str:
     """Mean ± standard error over seeds, in aligned columns under two lines of headings.
 
     Args:
         table: a pivot table.
         keys: settings that tell its rows apart.
         float_format: of all numbers, e.g. ``.2f``; empty: each metric has its own.
+        particles: split -> with how many its bounds are evaluated, for the headings.
     """
-    pivots = _pivots(table)
+    pivots = _pivots(table, particles)
     names = _key_columns(table, keys)
     numbers = [[_cell(group.iloc[i], pivot, float_format) for group in _rows(table)] for i, pivot in enumerate(pivots)]
     columns = [
@@ -66,9 +70,9 @@ def text_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "")
     return "\n".join([top.rstrip(), lines[0], rule, *lines[1:]]) + "\n"
 
 
-def latex_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "") -> str:
+def latex_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "", particles: Particles = None) -> str:
     """The same as a LaTeX tabular (package booktabs)."""
-    pivots, names = _pivots(table), _key_columns(table, keys)
+    pivots, names = _pivots(table, particles), _key_columns(table, keys)
     spans = [(text, len(list(members))) for text, members in groupby(pivot.metric.text for pivot in pivots)]
     top = [*("" for _ in keys), *(rf"\multicolumn{{{n}}}{{c}}{{{_latex(text)}}}" for text, n in spans), ""]
     head = [*(_latex(HEADINGS.get(key, key)) for key in keys), *(pivot.heading for pivot in pivots), "seeds"]
@@ -91,8 +95,8 @@ def latex_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = ""
     return "\n".join(lines) + "\n"
 
 
-def _pivots(table: pd.DataFrame) -> list[Pivot]:
-    return [parse_pivot(str(name)) for name in table["pivot"].unique()]
+def _pivots(table: pd.DataFrame, particles: Particles) -> list[Pivot]:
+    return [parse_pivot(str(name), particles) for name in table["pivot"].unique()]
 
 
 def _rows(table: pd.DataFrame) -> list[pd.DataFrame]:
@@ -174,4 +178,4 @@ def _latex(text: str) -> str:
     text = "".join(f"\\{character}" if character in ESCAPED else character for character in text)
     for plain, command in LATEX.items():
         text = text.replace(plain, command)
-    return text
+    return re.sub(r"L\\_(\w+)", r"$L_{\1}$", text)

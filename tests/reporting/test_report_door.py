@@ -12,6 +12,7 @@ import pytest
 from synthetic_runs import METRIC, Folder
 
 from ovis.cli.report import main
+from ovis.reporting import needs
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -46,7 +47,7 @@ def test_defaults(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> Non
     # Best first, and numbers by hand: the last of gamma=1 are -19 and -18.
     assert [line.split("  ")[0] for line in table[3:]] == ["OVIS~ (γ=1)", "RWS", "VIMCO", "REINFORCE"]
     assert table[3].split("  ")[2] == "-18.50 ± 0.50"
-    for text in ("test log p(x) [nats]", "train log p(x) [nats]", "train SNR", "train ESS", "time [s]"):
+    for text in ("test bound L_K [nats]", "train bound L_K [nats]", "train SNR", "train ESS", "time [s]"):
         assert text in table[0]
     curves = pd.read_csv(folder / "curves.csv")
     assert list(curves["metric"].unique()) == ["train:loss/L_k", METRIC, "train:grads/snr"]
@@ -202,3 +203,13 @@ def test_help_comes_at_once() -> None:
     assert shown.stdout.splitlines()[-1] == "[]"
     assert "--pivot_metrics" in shown.stdout
     assert time.monotonic() - start < 5  # 0.06 s on an idle machine
+
+
+def test_without_the_optional_packages_it_says_what_to_install(
+    quickstart: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "PACKAGES", ("ovis_no_such_package", "sys", "ovis_nor_this"))
+    assert run(quickstart) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "report: drawing needs ovis_no_such_package and ovis_nor_this: pip install -e '.[report]'\n"
+    assert shown.out == ""

@@ -67,6 +67,28 @@ def test_three_panels_with_every_series_in_its_look(table: pd.DataFrame) -> None
         assert len(axes.collections) == len(ESTIMATORS)  # the bands
 
 
+def test_every_line_has_a_marker_on_its_last_finite_point(table: pd.DataFrame) -> None:
+    diverged = table.copy()
+    diverged.loc[(diverged["estimator"] == "reinforce") & (diverged["step"] == STEPS[-1]), "mean"] = np.nan
+    wanted = {estimator_look(e).label: len(STEPS) - (2 if e == "reinforce" else 1) for e in ESTIMATORS}
+    for axes in draw_curves(diverged, ["estimator"]).axes:
+        assert all(wanted[line.get_label()] in line.get_markevery() for line in axes.lines)
+
+
+def test_the_caption_says_what_an_axis_cuts(table: pd.DataFrame) -> None:
+    def caption(part: pd.DataFrame, limits: dict[str, tuple[float, float]] | None = None) -> str:
+        text = draw_curves(part, ["estimator"], limits, "means").legends[0].get_title().get_text()
+        return text.replace("\n", " ")
+
+    test = table[table["metric"] == METRICS[1]]
+    assert caption(test) == "means; y axis cut: 7 of 7 curves"
+    two = test[test["estimator"].isin(["ovis-gamma1", "reinforce"])]
+    assert caption(two) == "means; y axis cut: OVIS~ (γ=1), REINFORCE"
+    assert caption(two[(two["estimator"] == "reinforce") | (two["step"] > 500)]) == "means; y axis cut: REINFORCE"
+    assert caption(test, {METRICS[1]: (-100.0, 0.0)}) == "means"
+    assert caption(table[table["metric"] == METRICS[2]]) == "means"
+
+
 def test_the_best_lie_in_front(table: pd.DataFrame) -> None:
     heights = [line.get_zorder() for line in draw_curves(table, ["estimator"]).axes[0].lines]
     assert heights == sorted(heights, reverse=True)
@@ -91,8 +113,8 @@ def test_axes_have_labels_units_and_scales(table: pd.DataFrame) -> None:
     figure = draw_curves(table, ["estimator"])
     assert [axes.get_xlabel() for axes in figure.axes] == ["training steps"] * 3
     assert list(panels(figure)) == [
-        r"$\log\,p(x)$ bound $L_K$, train [nats]",
-        r"$\log\,p(x)$ bound $L_K$, test [nats]",
+        r"$\log\,p(x)$ bound $L_{K}$, train [nats]",
+        r"$\log\,p(x)$ bound $L_{K}$, test [nats]",
         "gradient SNR, train",
     ]
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from synthetic_runs import METRIC, Folder
 
-from ovis.reporting.metrics import Metric, parse_limits, parse_pivot
+from ovis.reporting.metrics import Metric, make_metric, parse_limits, parse_pivot
 from ovis.reporting.read import read_experiment
 from ovis.reporting.select import (
     check_keys,
@@ -14,6 +14,7 @@ from ovis.reporting.select import (
     mixed_settings,
     report_name,
     select_runs,
+    shared_particles,
 )
 
 
@@ -121,7 +122,7 @@ def test_wrong_limits(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "label", "text"),
     [
-        ("train:loss/L_k", r"$\log\,p(x)$ bound $L_K$, train [nats]", "train log p(x) [nats]"),
+        ("train:loss/L_k", r"$\log\,p(x)$ bound $L_{K}$, train [nats]", "train bound L_K [nats]"),
         ("train:grads/snr", "gradient SNR, train", "train SNR"),
         ("time", "wall time per run [s]", "time [s]"),
         ("train:new/some_thing", "new/some thing, train", "train new/some_thing"),
@@ -129,6 +130,18 @@ def test_wrong_limits(text: str) -> None:
 )
 def test_labels_of_metrics(name: str, label: str, text: str) -> None:
     assert (Metric(name).label, Metric(name).text) == (label, text)
+
+
+def test_a_bound_says_with_how_many_particles_it_is_evaluated(demo: Folder) -> None:
+    for seed in (1, 2):
+        demo.add("rws", [-1.0], seed=seed, iw_test=100, iw_valid=10 * seed)
+    particles = shared_particles(read_experiment(demo.path))
+    assert particles == {"train": 100, "test": 100}  # the runs differ in iw_valid
+    assert parse_pivot("max:test:loss/L_k", particles).metric.text == "test bound L_100 [nats]"
+    assert make_metric("train:loss/L_k", particles).label == r"$\log\,p(x)$ bound $L_{100}$, train [nats]"
+    assert make_metric("valid:loss/L_k", particles).text == "valid bound L_K [nats]"
+    demo.add("vimco", [-1.0])  # of a version without this setting
+    assert shared_particles(read_experiment(demo.path)) == {}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ def test_quickstart_is_told_apart_by_markers_alone() -> None:
     assert len({estimator_look(name).marker for name in QUICKSTART}) == len(QUICKSTART)
 
 
+def test_quickstart_is_told_apart_by_dashes_alone() -> None:
+    assert len({estimator_look(name).dash for name in QUICKSTART}) == len(QUICKSTART)
+
+
 def test_quickstart_is_told_apart_by_colour_blind_readers() -> None:
     for one, other in combinations(map(estimator_look, QUICKSTART), 2):
         for kind in ("protanopia", "deuteranopia"):

@@ -26,7 +26,7 @@ def table(demo: Folder) -> pd.DataFrame:
 
 def test_text(table: pd.DataFrame) -> None:
     assert text_table(table, KEYS) == (
-        "                     test log p(x) [nats]            train SNR   time [s]\n"
+        "                    test bound L_K [nats]            train SNR   time [s]\n"
         "estimator    K            best          final             mean    per run       seeds\n"
         "-------------------------------------------------------------------------------------\n"
         "OVIS~ (γ=1)  10   -3.00 ± 1.00   -4.00 ± 1.00  0.6250 ± 0.1250  2.0 ± 0.0  2 (1 done)\n"
@@ -63,7 +63,7 @@ def test_latex(table: pd.DataFrame) -> None:
     lines = latex_table(table, KEYS).splitlines()
     assert lines[0] == r"\begin{tabular}{llrrrrr}"
     assert lines[2] == (
-        r" &  & \multicolumn{2}{c}{test log p(x) [nats]} & \multicolumn{1}{c}{train SNR} & "
+        r" &  & \multicolumn{2}{c}{test bound $L_{K}$ [nats]} & \multicolumn{1}{c}{train SNR} & "
         r"\multicolumn{1}{c}{time [s]} &  \\"
     )
     assert lines[5] == (
