@@ -20,8 +20,8 @@ class BernoulliVector(Distribution):
     """Independent Bernoulli variables as one event: ``log_prob`` sums over them.
 
     The same as ``Independent(Bernoulli(logits=logits), event_dims)``, only faster: nothing is repeated for values or
-    logits that all particles share, and sampling compares with uniform numbers, where ``torch.bernoulli`` is slow on the
-    CPU.
+    logits that all particles share, and sampling compares with uniform numbers, where ``torch.bernoulli`` is slow on
+    the CPU.
 
     Args:
         logits: log p/(1 - p), shape [*batch, *event].
