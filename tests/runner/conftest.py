@@ -1,99 +1,12 @@
-"""What the tests of the runner share: a stub training, experiments on it, and a manager in a process of its own."""
+"""Fixtures of the runner's tests."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from ovis.cli.manager import main
-from ovis.runner.paths import ExperimentPaths, RunPaths
-from ovis.runner.queue import Queue
-from ovis.runner.status import Record, State, count_states
-
-STUB = (sys.executable, str(Path(__file__).with_name("stub_training.py")))
-
-#: ``manager.py`` with the stub: the rest of the command line is the manager's.
-MANAGER = (
-    "import sys; from ovis.cli.manager import main; raise SystemExit(main(sys.argv[2:], [sys.executable, sys.argv[1]]))"
-)
-
-
-@dataclass
-class Lab:
-    """An experiment of stub runs in a folder of its own."""
-
-    folder: Path
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def paths(self) -> ExperimentPaths:
-        return ExperimentPaths(self.folder / "runs" / "lab")
-
-    @property
-    def queue(self) -> Queue:
-        return Queue(self.paths)
-
-    def write(self, **experiment: Any) -> Path:
-        path = self.folder / "lab.json"
-        path.write_text(json.dumps(experiment))
-        return path
-
-    def arguments(self, *more: str) -> list[str]:
-        places = ["--exp", str(self.folder / "lab.json"), "--root", str(self.folder / "runs")]
-        return [*places, "--device", "cpu", "--processes", "2", *more]
-
-    def run(self, *more: str) -> int:
-        """The manager, here."""
-        return main(self.arguments(*more), STUB)
-
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        """The manager, in a process of its own."""
-        process = subprocess.Popen(
-            [sys.executable, "-c", MANAGER, STUB[1], *self.arguments(*more)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def counts(self) -> dict[str, int]:
-        return {s.value: n for s, n in count_states(record.state for record in self.queue.read()).items() if n}
-
-    def records(self) -> list[Record]:
-        return self.queue.read()
-
-    def runs(self) -> list[RunPaths]:
-        return [self.paths.run(record.name) for record in self.queue.read()]
-
-    def journal(self) -> dict[str, list[str]]:
-        """What each run's trainings say they did."""
-        files = {run.name: run.folder / "journal.txt" for run in self.runs()}
-        return {name: file.read_text().splitlines() if file.exists() else [] for name, file in files.items()}
-
-    def wait(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"in vain: {self.counts()} {self.journal()}"
-            time.sleep(0.02)
-
-    def wait_for_steps(self, step: int, runs: int = 2) -> None:
-        """Until ``runs`` trainings have come to ``step``."""
-
-        def there() -> bool:
-            files = list(self.paths.folder.glob("*/checkpoint.txt"))
-            return sum(int(file.read_text()) >= step for file in files) >= runs
-
-        self.wait(there)
+from laboratory import Lab
 
 
 @pytest.fixture
@@ -103,36 +16,3 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     for process in lab.processes:
         process.kill()
         process.communicate()
-
-
-def record(key: str = "a" * 12, **changes: Any) -> Record:
-    return Record(**{"key": key, "name": f"run-{key}", "arg": "--estimator=vimco-arithmetic", **changes})
-
-
-def dead_owner() -> str:
-    """The owner's name of a process that has ended."""
-    code = "from ovis.runner.process import new_owner; print(new_owner())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def processes_of(folder: Path) -> list[int]:
-    """The processes that have ``folder`` on their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if str(folder) in (entry / "cmdline").read_text() and is_running(int(entry.name)):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-__all__ = ["STUB", "Lab", "State", "dead_owner", "is_running", "processes_of", "record"]

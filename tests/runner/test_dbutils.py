@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Lab, dead_owner, record
 from filelock import FileLock
+from laboratory import Lab, dead_owner, record
 
 from ovis.cli.dbutils import main as dbutils
 from ovis.runner.process import new_owner

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import STUB, Lab, is_running, record
+from laboratory import STUB, Lab, is_running, record
 
 from ovis.runner.job import JobSpec
 from ovis.runner.process import new_owner

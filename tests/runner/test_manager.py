@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import STUB, Lab, processes_of
+from laboratory import STUB, Lab, processes_of
 
 from ovis.runner.devices import Device
 from ovis.runner.engines.local import LocalEngine

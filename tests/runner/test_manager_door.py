@@ -9,7 +9,7 @@ import sys
 import types
 
 import pytest
-from conftest import MANAGER, STUB, Lab
+from laboratory import MANAGER, STUB, Lab
 
 from ovis.reporting import needs
 

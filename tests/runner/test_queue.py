@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Lab, dead_owner, record
 from filelock import FileLock
+from laboratory import Lab, dead_owner, record
 
 from ovis.runner import queue as queue_module
 from ovis.runner.atomic import TEMPORARY, write_json

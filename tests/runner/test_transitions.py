@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import record
+from laboratory import record
 
 from ovis.runner.status import Ending, Outcome, State
 from ovis.runner.transitions import Level, Policy, accepts, claim, claimable, finish, requeue, requeued_by
