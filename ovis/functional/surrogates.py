@@ -198,12 +198,13 @@ def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
 def _attach_by_differences(value: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
     """The same by x - x.detach(), for Dynamo, which can't follow a Function without grad inputs or inside functorch.
 
-    An infinite x has no gradient here.
+    An infinite x has no gradient here, and an infinite factor counts as the largest number: 0 times it is 0.
     """
     value = value.detach()
+    largest = torch.finfo(value.dtype).max
     for factor, x in pairs:
         still = x.detach()
-        move = torch.where(still.isinf(), 0.0, x - still) * factor.detach()
+        move = torch.where(still.isinf(), 0.0, x - still) * factor.detach().clamp(-largest, largest)
         value = value + move.flatten(value.dim()).sum(-1)
     return value
 

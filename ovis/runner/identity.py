@@ -13,7 +13,7 @@ from ovis.names import IMPLIED_MODELS, parse_estimator
 from ovis.runner.paths import is_safe_name
 from ovis.settings import TrainSettings, differences
 
-__all__ = ["Identity", "identify", "run_key", "run_name", "words"]
+__all__ = ["Identity", "identify", "words"]
 
 #: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
 KEY_LENGTH = 12
@@ -49,16 +49,6 @@ def identify(settings: TrainSettings) -> Identity:
     key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
     arg = shlex.join(word for option, value in found.items() for word in words(option, value))
     return Identity(key, _name(settings, key), arg)
-
-
-def run_key(settings: TrainSettings) -> str:
-    """The run's key, see :class:`Identity`."""
-    return identify(settings).key
-
-
-def run_name(settings: TrainSettings) -> str:
-    """The run's folder, see :class:`Identity`."""
-    return identify(settings).name
 
 
 def words(name: str, value: Any) -> list[str]:

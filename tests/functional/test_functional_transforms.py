@@ -131,6 +131,16 @@ def test_losses_compile_without_gradient_and_around_transforms(method):
     torch.testing.assert_close(compiled(grad(mapped_sum, argnums=(0, 1)))(log_p, log_q), expected)
 
 
+@pytest.mark.parametrize("method", ["vimco", "ovis-gamma0", "rws"])
+def test_one_particle_with_all_the_weight_makes_no_nan_in_a_compiled_value(method):
+    """Its learning signal is infinite, the bound is not."""
+    log_p, log_q = torch.tensor([1.0, -torch.inf, -torch.inf]), torch.zeros(3)
+    leaves = log_p.requires_grad_(), log_q.requires_grad_()
+    found = compiled(lambda p, q: multisample_loss(p, q, method))(*leaves)
+    torch.testing.assert_close(found, multisample_loss(*leaves, method))
+    assert found.isfinite()
+
+
 def test_the_doubly_reparameterized_loss_compiles_to_one_graph_with_its_gradient():
     mean, noise = moderate_log_weights(4, 5).requires_grad_(), moderate_log_weights(4, 6, 5, seed=1)
     expected, found = dreg(mean, noise), compiled(dreg)(mean, noise)

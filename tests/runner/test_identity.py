@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovis.names import EXAMPLES
-from ovis.runner.identity import identify, run_key, run_name
+from ovis.runner.identity import identify
 from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.settings import TrainSettings, differences, parse_arguments
 
@@ -64,10 +64,6 @@ def test_the_key_ignores_where_a_run_is_computed() -> None:
     moved = replace(BASE, root="/elsewhere", data_root="/data", exp="other", device="cpu")
     assert identify(moved).key == identify(BASE).key
     assert identify(moved).name == identify(BASE).name
-
-
-def test_key_and_name_are_the_identity_s() -> None:
-    assert (run_key(BASE), run_name(BASE)) == (identify(BASE).key, identify(BASE).name)
 
 
 def test_names_of_one_estimator_are_one_run() -> None:
