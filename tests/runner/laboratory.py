@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_hear_ctrl_c,
         )
         self.processes.append(process)
         return process
@@ -92,6 +94,11 @@ class Lab:
             return sum(int(file.read_text()) >= step for file in files) >= runs
 
         self.wait(there)
+
+
+def _hear_ctrl_c() -> None:
+    """A shell that starts the tests in its background makes them, and so the manager, deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def record(key: str = "a" * 12, **changes: Any) -> Record:
