@@ -19,7 +19,7 @@ from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.runner.progress import clock, make_display, runs_text
 from ovis.runner.queue import Queue
 from ovis.runner.status import Record, count_states
-from ovis.runner.transitions import Level
+from ovis.runner.transitions import Level, Policy
 
 __all__ = ["main"]
 
@@ -27,19 +27,20 @@ EXPERIMENTS = Path("experiments")
 INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING) -> int:
+def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, policy: Policy | None = None) -> int:
     """Run an experiment from the command line.
 
     Args:
         argv: the command line; None: this process's.
         training: the command of a training run, to which a run's options are added.
+        policy: the queue's times and limits; None: the usual ones.
 
     Returns:
         0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
     """
     options = _parser().parse_args(argv)
     try:
-        return _run(options, tuple(training))
+        return _run(options, tuple(training), policy or Policy())
     except (GridError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
@@ -75,12 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
+def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy) -> int:
     if options.report:
         require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
     experiment = load_experiment(path)
-    queue = Queue(ExperimentPaths(Path(options.root) / name))
+    queue = Queue(ExperimentPaths(Path(options.root) / name), policy)
     devices = list_devices(options.device or experiment.device or "auto")
     known = {record.key: record for record in queue.read()}
     processes = options.processes or default_processes(devices)
@@ -96,8 +97,9 @@ def _run(options: argparse.Namespace, training: tuple[str, ...]) -> int:
     if options.resume:
         print(f"put back {runs_text(len(queue.requeue(Level.LOST, keys)))}")
     data_root = options.data_root or experiment.data_root or ""
-    policy, folder = queue.policy, queue.paths.folder
-    template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training)
+    template = JobSpec(
+        queue.paths.folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training
+    )
     engine = LocalEngine(devices, processes)
     begin = time.monotonic()
     result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)

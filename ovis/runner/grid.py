@@ -6,9 +6,11 @@ An experiment file is a JSON object:
     script        which study: "train"
     args          one string of options per entry, e.g. "--estimator vimco --id iwbound"
     global        one string: options of all runs
-    parameters    {"iw": [20, 10], "seed": [1, 2]}: the runs are the product of args and all these lists
+    parameters    {"iw": [20, 10], "bs": [24, 50]}: the runs are the product of args and all these lists
+    zip           {"iw": [10, 50], "lr": [1e-3, 5e-4]}: lists that are walked together; or a list of such objects
+    seeds         3, which stands for the seeds 1, 2, 3; or a list of seeds
 
-Options of an entry of ``args`` override ``global``; one that is also in ``parameters``, or twice in one string, is
+Options of an entry of ``args`` override ``global``; one that two of the other keys set, or one string sets twice, is
 refused.
 """
 
@@ -19,7 +21,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from ovis.settings import SettingsError, TrainSettings, build_parser, check_comb
 __all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
 
 SCRIPTS = ("train",)
-KEYS = ("description", "script", "args", "global", "parameters")
+KEYS = ("description", "script", "args", "global", "parameters", "zip", "seeds")
 OPTIONS = tuple(item.name for item in fields(TrainSettings))
 BOOLEANS = frozenset(item.name for item in fields(TrainSettings) if isinstance(item.default, bool))
 
@@ -141,19 +143,16 @@ def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
     shared = _split(_text(data, "global"), "global")
     _parse(shared, "global", parser)
     entries = _entries(data.get("args", [""]))
-    parameters = _parameters(data.get("parameters", {}), parser)
-    count = len(entries) * math.prod(len(values) for values in parameters.values())
+    axes = _axes(data, parser)
+    count = len(entries) * math.prod(len(axis.choices) for axis in axes)
     if count > MAX_RUNS:
         raise GridError(f"{count} runs: at most {MAX_RUNS} fit one experiment, split it")
     for source, entry in entries.items():
         _parse(entry, source, parser)
         base = _parse([*shared, *entry], source, parser)
-        for place, options in (("global", shared), (source, entry)):
-            for name in parameters:
-                if name in _options(options):
-                    raise GridError(f"--{name} is set both in {place} and in parameters: leave it out of one")
-        for values in itertools.product(*parameters.values()):
-            chosen = dict(zip(parameters, values, strict=True))
+        _refuse_overlap(axes, {"global": _options(shared), source: _options(entry)})
+        for choices in itertools.product(*(axis.choices for axis in axes)):
+            chosen = {name: value for choice in choices for name, value in choice.items()}
             described = ", ".join([source, *(f"{name}={value}" for name, value in chosen.items())])
             try:
                 settings = replace(base, **chosen)
@@ -161,6 +160,62 @@ def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
                 yield Run(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One factor of the product: the choices along it, each some options' values."""
+
+    source: str
+    choices: list[dict[str, Any]]
+
+
+def _axes(data: Mapping[str, Any], parser: argparse.ArgumentParser) -> list[_Axis]:
+    lists = _lists(data.get("parameters", {}), "parameters", parser)
+    axes = [_Axis("parameters", [{name: value} for value in values]) for name, values in lists.items()]
+    zips = data.get("zip", [])
+    for source, lists in [("zip", zips)] if isinstance(zips, dict) else _numbered(zips):
+        paired = _lists(lists, source, parser)
+        lengths = {name: len(values) for name, values in paired.items()}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise GridError(f"{source}: lists that are walked together must be of one length: {found}")
+        if paired:
+            axes.append(
+                _Axis(source, [dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)])
+            )
+    if "seeds" in data:
+        axes.append(_Axis("seeds", [{"seed": seed} for seed in _seeds(data["seeds"], parser)]))
+    return axes
+
+
+def _numbered(zips: Any) -> list[tuple[str, Any]]:
+    if not isinstance(zips, list):
+        raise GridError(f"zip: expected an object of lists, or a list of such objects, got {_kind(zips)}")
+    return [(f"zip[{index}]", lists) for index, lists in enumerate(zips)]
+
+
+def _seeds(seeds: Any, parser: argparse.ArgumentParser) -> list[Any]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if not 1 <= seeds <= MAX_RUNS:
+            raise GridError(f"seeds: expected a number of seeds from 1 to {MAX_RUNS}, or a list of seeds, got {seeds}")
+        seeds = list(range(1, seeds + 1))
+    elif not isinstance(seeds, list):
+        raise GridError(f"seeds: expected a number of seeds or a list of seeds, got {_kind(seeds)}")
+    return _lists({"seed": seeds}, "seeds", parser)["seed"]
+
+
+def _refuse_overlap(axes: Sequence[_Axis], strings: Mapping[str, Sequence[str]]) -> None:
+    """Refuse an option that two places set, as one of them would silently win."""
+    seen: dict[str, str] = {}
+    for axis in axes:
+        for name in axis.choices[0]:
+            other = seen.setdefault(name, axis.source)
+            if other is not axis.source:
+                raise GridError(f"--{name} is set both in {other} and in {axis.source}: leave it out of one")
+            for place, options in strings.items():
+                if name in options:
+                    raise GridError(f"--{name} is set both in {place} and in {axis.source}: leave it out of one")
 
 
 def _entries(args: Any) -> dict[str, list[str]]:
@@ -175,20 +230,20 @@ def _entries(args: Any) -> dict[str, list[str]]:
     return {f"args[{index}] {entry!r}": _split(entry, f"args[{index}]") for index, entry in enumerate(args)}
 
 
-def _parameters(parameters: Any, parser: argparse.ArgumentParser) -> dict[str, list[Any]]:
-    """The lists of ``parameters``, each value as the setting it stands for."""
-    if not isinstance(parameters, dict):
-        raise GridError(f"parameters: expected an object of lists, got {_kind(parameters)}")
-    lists: dict[str, list[Any]] = {}
-    for name, values in parameters.items():
+def _lists(lists: Any, where: str, parser: argparse.ArgumentParser) -> dict[str, list[Any]]:
+    """The lists of an object, each value as the setting it stands for."""
+    if not isinstance(lists, dict):
+        raise GridError(f"{where}: expected an object of lists, got {_kind(lists)}")
+    found: dict[str, list[Any]] = {}
+    for name, values in lists.items():
         if name not in OPTIONS:
-            raise GridError(f"parameters: unknown option {name!r}{nearest(name, OPTIONS)}")
+            raise GridError(f"{where}: unknown option {name!r}{nearest(name, OPTIONS)}")
         if not isinstance(values, list):
-            raise GridError(f"parameters.{name}: expected a list of values, got {_kind(values)}")
+            raise GridError(f"{where}.{name}: expected a list of values, got {_kind(values)}")
         if not values:
-            raise GridError(f"parameters.{name}: the list is empty, so there is nothing to run")
-        lists[name] = [_value(name, value, f"parameters.{name}[{i}]", parser) for i, value in enumerate(values)]
-    return lists
+            raise GridError(f"{where}.{name}: the list is empty, so there is nothing to run")
+        found[name] = [_value(name, value, f"{where}.{name}[{i}]", parser) for i, value in enumerate(values)]
+    return found
 
 
 def _value(name: str, value: Any, where: str, parser: argparse.ArgumentParser) -> Any:

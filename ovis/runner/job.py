@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from ovis.runner.atomic import write_json, write_text
+from ovis.runner.failpoints import failpoint
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import LedgerError
 from ovis.runner.paths import ExperimentPaths, RunPaths
@@ -126,12 +127,14 @@ def run_job(spec: JobSpec) -> int:
             return BUSY
         if not take_fence(run, spec.attempt):
             return STALE
+        failpoint("job.fenced")
         if _settled(run, record):
             return 0
         outcome = training.run(record, run, lock)
         if outcome is None or read_fence(run) != spec.attempt:
             return STALE
         publish_outcome(run, outcome)
+        failpoint("outcome.published")
     return 0
 
 
@@ -157,6 +160,7 @@ class _Training:
             self._start(record, run, lock)
         except (OSError, ValueError) as error:  # no such command; a NUL in an option
             return Outcome(Ending.EXCEPTION, self.spec.attempt, message=f"can't start: {error}", t=time.time())
+        failpoint("job.spawned")
         self._tell()
         code = self._wait()
         return None if code is None else self._outcome(run, code)

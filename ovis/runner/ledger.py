@@ -14,7 +14,8 @@ from tinydb.middlewares import CachingMiddleware
 from tinydb.storages import Storage
 from tinydb.table import Document
 
-from ovis.runner.atomic import write_json
+from ovis.runner.atomic import replace_file
+from ovis.runner.failpoints import failpoint
 from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.runner.status import State
 
@@ -56,7 +57,9 @@ class AtomicStorage(Storage):
 
     def write(self, data: dict[str, dict[str, Any]]) -> None:
         try:
-            write_json(self.path, data, indent=None)
+            with replace_file(self.path) as temporary:
+                temporary.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+                failpoint("ledger.temporary")
         except OSError as error:
             raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
 

@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from ovis.runner.engines.base import Engine, Phase, Status
+from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Run
 from ovis.runner.job import JobSpec
 from ovis.runner.process import new_owner
@@ -170,6 +171,7 @@ class _Manager:
             if status.phase is Phase.ENDED:
                 record = self.jobs.pop(id).record
                 self.ended.append(Ended(record.key, record.attempt, self._otherwise(record, status)))
+                failpoint("finish.seen")
 
     def _otherwise(self, record: Record, status: Status) -> Outcome:
         """How a job ended that has not said so in the run's folder."""
@@ -202,7 +204,9 @@ class _Manager:
             if event.record.key in self.weights:
                 self._report(event)
         for record in tick.claimed:
+            failpoint("claim.committed")
             self._launch(record)
+            failpoint("job.submitted")
 
     def _launch(self, record: Record) -> None:
         self.budget -= 1

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ovis.runner import transitions
+from ovis.runner.failpoints import failpoint
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import Ledger, LedgerError, Row, Transaction
 from ovis.runner.paths import ExperimentPaths
@@ -159,6 +160,7 @@ class Queue:
                     transitions.requeue(row, now)
                     transaction.touch(key)
                     chosen.append(Record.from_row(row))
+        failpoint("requeue.written")
         for record in chosen:
             run = self.paths.run(record.name)
             published = read_outcome(run)
@@ -188,6 +190,7 @@ class Queue:
                 folder = self.paths.run(record.name).folder
                 if folder.exists() or folder.is_symlink():
                     folder.rename(trash / record.name)
+            failpoint("clear.renamed")
             transaction.clear()
         shutil.rmtree(trash, ignore_errors=True)
         return len(records)
@@ -203,6 +206,7 @@ class Queue:
         del ready[room:]
         for row in ready:
             self.leases.create(row["key"], row["attempt"] + 1)
+            failpoint("claim.leased")
             transitions.claim(row, owner, now)
             transaction.touch(row["key"])
         return [Record.from_row(row) for row in ready]

@@ -13,6 +13,7 @@ from ovis.runner.grid import GridError, load_experiment, parse_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 VIMCO = {"args": ["--estimator vimco --iw 2"]}
+RWS = {"args": ["--estimator rws"]}
 
 
 def test_runs_are_the_product_of_args_and_lists() -> None:
@@ -46,6 +47,31 @@ def test_values_may_be_numbers_strings_and_booleans() -> None:
     runs = [run.settings for run in parse_experiment({"args": ["--estimator vimco"], "parameters": parameters}).runs]
     assert [(s.learn_prior, s.freebits) for s in runs] == [(True, None), (True, 0.5), (False, None), (False, 0.5)]
     assert {(s.lr, s.grad_key, s.iw) for s in runs} == {(1.0, "A,b", 100)}
+
+
+def test_zipped_lists_are_walked_together() -> None:
+    runs = parse_experiment(
+        {**RWS, "zip": {"iw": [5, 50], "lr": [1e-3, 1e-4]}, "parameters": {"bs": [24, 50]}, "seeds": 2}
+    ).runs
+    assert [(s.bs, s.iw, s.lr, s.seed) for s in (run.settings for run in runs)] == [
+        (bs, iw, lr, seed) for bs in (24, 50) for iw, lr in ((5, 1e-3), (50, 1e-4)) for seed in (1, 2)
+    ]
+
+
+def test_several_zips_multiply() -> None:
+    runs = parse_experiment({**RWS, "zip": [{"iw": [5, 50], "bs": [1, 2]}, {"lr": [0.1, 0.2, 0.3]}]}).runs
+    assert {(s.iw, s.bs, s.lr) for s in (run.settings for run in runs)} == {
+        (iw, bs, lr) for iw, bs in ((5, 1), (50, 2)) for lr in (0.1, 0.2, 0.3)
+    }
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [(3, [1, 2, 3]), ([13, 7], [13, 7])])
+def test_seeds(seeds: Any, expected: list[int]) -> None:
+    runs = parse_experiment({**VIMCO, "seeds": seeds}).runs
+    assert [run.settings.seed for run in runs] == expected
+    assert {run.key for run in runs} == {
+        run.key for run in parse_experiment({**VIMCO, "parameters": {"seed": expected}}).runs
+    }
 
 
 def test_words_are_split_as_by_a_shell_and_never_run_by_one() -> None:
@@ -109,6 +135,20 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"parameters": {"seed": [1, 2, 1]}}, ["one run", "seed=1"]),
     ({"parameters": {"device": ["cpu", "cuda"]}}, ["one run", "device=cpu"]),
     ({"args": ["--device cpu --seed 1", "--device cuda --seed 2"]}, ["--device", "cpu, cuda"]),
+    ({"zip": 3}, ["zip", "an object of lists", "a number"]),
+    ({"zip": {"iw": [2, 3], "lr": [1]}}, ["zip", "one length", "iw has 2, lr has 1"]),
+    ({"zip": {"iww": [2]}}, ["zip", "'iww'", "did you mean 'iw'"]),
+    ({"zip": [{"iw": [2]}, {"lr": []}]}, ["zip[1].lr", "empty"]),
+    ({"zip": [{"iw": [2]}, {"iw": [3]}]}, ["--iw", "zip[0] and in zip[1]"]),
+    ({"zip": {"iw": [2]}, "parameters": {"iw": [3]}}, ["--iw", "parameters and in zip"]),
+    ({"zip": {"iw": [2]}, "global": "--iw 4"}, ["--iw", "global and in zip"]),
+    ({"zip": {"seed": [2]}, "seeds": 3}, ["--seed", "zip and in seeds"]),
+    ({"seeds": 3, "parameters": {"seed": [3]}}, ["--seed", "parameters and in seeds"]),
+    ({"seeds": 0}, ["seeds", "from 1 to", "got 0"]),
+    ({"seeds": True}, ["seeds", "a number of seeds or a list", "true/false"]),
+    ({"seeds": [1, "x"]}, ["seeds.seed[1]", "x"]),
+    ({"seeds": []}, ["seeds.seed", "empty"]),
+    ({"seeds": [4, 4]}, ["one run", "seed=4"]),
     ({"parameters": {"seed": list(range(200)), "iw": list(range(1, 201))}}, ["40000 runs", "split"]),
 ]
 
