@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import Lab
+from laboratory import Lab, record
+from queue_by_hand import KEYS
+
+from ovis.runner.queue import Queue
+from ovis.runner.transitions import Policy
 
 
 @pytest.fixture
@@ -16,3 +20,11 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     for process in lab.processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def queue(lab: Lab) -> Queue:
+    """A queue of eight runs that nobody works on."""
+    queue = Queue(lab.paths, Policy(max_failures=1))
+    queue.add([record(key) for key in KEYS])
+    return queue

@@ -13,42 +13,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from laboratory import Lab, dead_owner, record
+from queue_by_hand import KEYS, ME, get, lost, publish, states
 
 from ovis.runner import queue as queue_module
-from ovis.runner.atomic import TEMPORARY, write_json
+from ovis.runner.atomic import TEMPORARY
 from ovis.runner.ledger import LedgerError
 from ovis.runner.process import new_owner
-from ovis.runner.queue import Ended, Launched, Queue
-from ovis.runner.status import Ending, Outcome, Record, State
-from ovis.runner.transitions import Level, Policy
-
-ME = new_owner()
-KEYS = [f"{n:012x}" for n in range(8)]
-
-
-@pytest.fixture
-def queue(lab: Lab) -> Queue:
-    queue = Queue(lab.paths, Policy(max_failures=1))
-    queue.add([record(key) for key in KEYS])
-    return queue
-
-
-def states(queue: Queue) -> dict[str, str]:
-    return {r.key: r.state.value for r in queue.read()}
-
-
-def get(queue: Queue, key: str) -> Record:
-    return next(r for r in queue.read() if r.key == key)
-
-
-def publish(queue: Queue, r: Record, ending: Ending, attempt: int | None = None) -> None:
-    run = queue.paths.run(r.name)
-    run.folder.mkdir(exist_ok=True)
-    write_json(run.outcome, Outcome(ending, attempt or r.attempt, message="said so").to_json())
-
-
-def lost(r: Record) -> Ended:
-    return Ended(r.key, r.attempt, Outcome(Ending.LOST, r.attempt, message="no word"))
+from ovis.runner.queue import Launched, Queue
+from ovis.runner.status import Ending, State
 
 
 def test_adding_keeps_what_is_known(queue: Queue) -> None:
@@ -164,34 +136,6 @@ def test_an_attempt_taken_for_lost_may_still_bring_the_outcome(queue: Queue) -> 
     publish(queue, first, Ending.SUCCESS)  # an orphan nobody could kill
     tick = queue.tick(ME, 0, ended=[lost(second)])
     assert tick.states[first.key] is State.DONE
-
-
-def test_requeueing_voids_the_outcome_even_if_it_could_not_be_removed(queue: Queue) -> None:
-    (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.SUCCESS)
-    queue.tick(ME, 0, ended=[lost(r)])
-    assert [c.key for c in queue.requeue(Level.ALL)] == [r.key]
-    assert not queue.paths.run(r.name).outcome.exists()
-    publish(queue, r, Ending.SUCCESS)  # as if killed before the removal
-    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
-    assert (again.key, again.attempt) == (r.key, 2)
-    tick = queue.tick(ME, 0, ended=[lost(again)])
-    assert tick.states[r.key] is State.QUEUED
-
-
-def test_requeueing_leaves_the_outcome_of_a_newer_attempt(queue: Queue) -> None:
-    (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.EXCEPTION)
-    queue.tick(ME, 0, ended=[lost(r)])
-    publish(queue, r, Ending.SUCCESS, attempt=2)
-    queue.requeue(Level.FAILED)
-    assert queue.paths.run(r.name).outcome.exists()
-
-
-def test_requeueing_never_touches_a_running_run(queue: Queue) -> None:
-    queue.tick(ME, 2)
-    assert queue.requeue(Level.ALL) == []
-    assert list(states(queue).values()).count("running") == 2
 
 
 def test_what_was_launched_is_noted(queue: Queue) -> None:
@@ -328,25 +272,3 @@ def test_a_queue_has_its_limit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(LedgerError, match="8 runs in one experiment"):
         lab.queue.add([record(key) for key in KEYS])
     assert lab.queue.read() == []
-
-
-def test_clearing_deletes_the_runs_and_nothing_else(queue: Queue) -> None:
-    folder = queue.paths.run(record(KEYS[0]).name).folder
-    folder.mkdir()
-    (folder / "checkpoint.pt").touch()
-    mine = queue.paths.folder / "notes.txt"
-    mine.touch()
-    assert queue.clear() == len(KEYS)
-    assert queue.read() == []
-    assert not folder.exists()
-    assert mine.exists()
-    assert not list(queue.paths.folder.glob(".trash-*"))
-
-
-def test_clearing_waits_for_running_runs(queue: Queue) -> None:
-    (r,) = queue.tick(ME, 1).claimed
-    queue.paths.run(r.name).folder.mkdir()
-    with pytest.raises(LedgerError, match="1 runs are running"):
-        queue.clear()
-    assert queue.paths.run(r.name).folder.exists()
-    assert len(queue.read()) == len(KEYS)
