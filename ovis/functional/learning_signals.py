@@ -47,6 +47,9 @@ SIGNAL_METHODS = (
 SERIES_BELOW = 1 / 16
 SERIES_TERMS = 14
 
+#: So many normalized weights at most can reach 1/16.
+FEW = 16
+
 
 def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
     """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound.
@@ -109,12 +112,42 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 
 
 def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """d_k - c_k of OVIS_MC, shape [..., K], from log-weights [..., K] and auxiliary ones [..., S]."""
+    """d_k - c_k of OVIS_MC, shape [..., K], from log-weights [..., K] and auxiliary ones [..., S].
+
+    O(S K) where K is small. Where it is large, only the few largest v_k are done so: all others from one power series
+    in v_k, whose coefficients are means over the auxiliary samples, O(S + K).
+    """
     check_log_weights(log_w)
     check_auxiliary(log_w, log_w_aux)
     sums = leave_one_out(log_w, alpha)
-    weights, log_rest = sums.weights.unsqueeze(-2), sums.log_rest.unsqueeze(-2)  # [..., 1, K]
     log_share = (_minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total).unsqueeze(-1)  # [..., S, 1]
+    if log_w.shape[-1] <= 2 * FEW:
+        return _monte_carlo_each(sums.weights, sums.log_rest, log_share, alpha)
+    largest, where = sums.weights.topk(FEW)
+    each = _monte_carlo_each(largest, sums.log_rest.gather(-1, where), log_share, alpha)
+    return _monte_carlo_series(sums.weights, log_share, alpha).scatter(-1, where, each)
+
+
+def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of v_k < 1/16, for any u. With b = u/(1 + u),
+
+    (1 - alpha) (d - c) = mean_s [-h(b) - alpha b] + v mean_s [alpha (1 - b) - (1 - alpha) b^2]
+                          + sum_{n > 1} v^n mean_s [(1 - b)^n (1/n + (1 - alpha) b)]
+    """
+    share = log_share.squeeze(-1)
+    b, rest = share.sigmoid(), (-share).sigmoid()  # rest = 1 - b
+    total = torch.zeros_like(weights)
+    for n in range(SERIES_TERMS, 1, -1):
+        coefficient = rest**n * (1 / n + (1 - alpha) * b)
+        total = torch.addcmul(coefficient.mean(-1, keepdim=True), total, weights)
+    linear = (alpha * rest - (1 - alpha) * b.square()).mean(-1, keepdim=True)
+    constant = (-h(b, torch.nn.functional.logsigmoid(-share)) - alpha * b).mean(-1, keepdim=True)
+    return (constant + weights * (linear + weights * total)) / (1 - alpha)
+
+
+def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S, 1], one by one."""
+    weights, log_rest = weights.unsqueeze(-2), log_rest.unsqueeze(-2)  # [..., 1, K]
     share = log_share.exp()
     shift = weights - share
     replaced = torch.logaddexp(log_rest, log_share)  # log of the sum with z^(s) in slot k, as a share of the sum
