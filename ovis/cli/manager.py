@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from ovis.reporting.needs import ReportingUnavailableError, require_packages
 from ovis.runner.devices import Device, DeviceError, default_processes, list_devices
 from ovis.runner.engines.local import LocalEngine
-from ovis.runner.grid import Experiment, GridError, load_experiment
+from ovis.runner.grid import Experiment, GridError
 from ovis.runner.job import TRAINING, JobSpec
 from ovis.runner.ledger import LedgerError
 from ovis.runner.manager import Result, run_experiment
@@ -19,7 +20,9 @@ from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.runner.progress import clock, make_display, runs_text
 from ovis.runner.queue import Queue
 from ovis.runner.status import Record, count_states
+from ovis.runner.sweep import SweepError, begin_sweep, plan_sweep
 from ovis.runner.transitions import Level, Policy
+from ovis.settings import TrainSettings
 
 __all__ = ["main"]
 
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, 
     options = _parser().parse_args(argv)
     try:
         return _run(options, tuple(training), policy or Policy())
-    except (GridError, DeviceError, LedgerError, ReportingUnavailableError) as error:
+    except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
         print(f"manager.py: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
@@ -70,8 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry_run", action="store_true", help="show the plan and write nothing")
     add("--report", action="store_true", help="draw the report when every run is done")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="also put back runs that failed because they were lost")
+    again.add_argument("--resume", action="store_true",
+        help="go on with the runs as they were queued, and put back those that failed as they were lost")  # fmt: skip
     again.add_argument("--rf", action="store_true", help="restart from scratch: delete the experiment's previous runs")
+    add("--update_exp", action="store_true", help="take the experiment file as it is now and queue its new runs")
+    add("--update_lib", action="store_true", help="run on the code as it is now, not as it was when they were queued")
     add("--yes", action="store_true", help="do not ask before --rf deletes")
     return parser
 
@@ -80,23 +86,28 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy)
     if options.report:
         require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
-    experiment = load_experiment(path)
     queue = Queue(ExperimentPaths(Path(options.root) / name), policy)
+    sweep = plan_sweep(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
+        update_lib=options.update_lib)  # fmt: skip
+    experiment = sweep.experiment
     devices = list_devices(options.device or experiment.device or "auto")
     known = {record.key: record for record in queue.read()}
     processes = options.processes or default_processes(devices)
     _print_plan(experiment, queue, known, devices, processes)
+    for note in sweep.notes:
+        print(note, flush=True)
     if options.rf and known and not _confirm_deletion(queue, known, options):
         return 0 if options.dry_run else 1
     if options.dry_run:
         return 0
     if options.rf and known:
         print(f"deleted {runs_text(queue.clear())}")
-    queue.add([run.record() for run in experiment.runs])
+    begin_sweep(sweep, queue)
     keys = {run.key for run in experiment.runs}
     if options.resume:
         print(f"put back {runs_text(len(queue.requeue(Level.LOST, keys)))}")
-    data_root = options.data_root or experiment.data_root or ""
+    # Absolute, as the trainings are started in the folder of their code.
+    data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
     template = JobSpec(
         queue.paths.folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training
     )

@@ -78,12 +78,14 @@ class Experiment:
         runs: its runs, no two of them the same.
         data_root: where its data are, if the file says; else None.
         device: where it shall run, if the file says; else None.
+        text: the file itself.
     """
 
     description: str
     runs: tuple[Run, ...]
     data_root: str | None = None
     device: str | None = None
+    text: str = ""
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -105,7 +107,7 @@ def load_experiment(path: Path) -> Experiment:
     except (ValueError, RecursionError):
         raise GridError(f"{path}: can't be read as JSON: nested too deeply, or a number of too many digits") from None
     try:
-        return parse_experiment(data)
+        return replace(parse_experiment(data), text=text)
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
 

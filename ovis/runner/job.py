@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ttl", type=float, default=60.0, help="seconds of silence that mean death")
     parser.add_argument("--parent", type=int, default=0, help="process to die with; 0: none")
     options = vars(parser.parse_args(argv))
+    options["folder"] = Path(os.path.abspath(options["folder"]))  # the training is started in another one
     spec = JobSpec(**{**options, "command": tuple(options["command"] or TRAINING)})
     try:
         return run_job(spec)
@@ -170,17 +171,32 @@ class _Training:
         where = [f"--exp={folder.name}", f"--root={folder.parent}", f"--device={spec.device}"]
         where += [f"--data_root={spec.data_root}"] if spec.data_root else []
         where += [f"--run_dir={run.folder}", f"--attempt={spec.attempt}"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # else the last line of the log need not be the last said
+        code = self._code(record)
+        if code is not None:
+            search = [str(code), os.environ.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         with run.log(spec.attempt).open("ab") as log:
             self.process = subprocess.Popen(
                 [*spec.command, *shlex.split(record.arg), *where],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},  # else the last line of the log need not be the last said
+                env=environment,
+                cwd=code,  # python -m looks there first, before PYTHONPATH: the user's folder may be a clone
                 start_new_session=True,
                 preexec_fn=parent_guard(),
                 pass_fds=(lock,),  # should this job be killed where nothing kills its child, the child keeps the lock
             )
+
+    def _code(self, record: Record) -> Path | None:
+        """Where the training's code is; None: it is this very package."""
+        if not record.snapshot:
+            return None
+        code = ExperimentPaths(self.spec.folder).snapshot(record.snapshot)
+        if not (code / "ovis" / "__init__.py").is_file():  # another ovis would be found, and run
+            raise FileNotFoundError(f"the snapshot of the code {code} is gone: manager.py --update_lib takes a new one")
+        return code
 
     def _tell(self) -> None:
         if self.stopping and self.process is not None and not self.told:

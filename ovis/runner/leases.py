@@ -73,16 +73,17 @@ class Leases:
             running: names ``<key>.<attempt>`` of the leases in use.
         """
         for path in self.paths.leases.glob("*") if self.paths.leases.is_dir() else ():
-            if path.name not in running and not path.name.startswith(".") and self._is_rubbish(path):
+            if path.name not in running and not path.name.startswith(".") and self.is_rubbish(path):
                 path.unlink(missing_ok=True)
         for path in self.paths.folder.glob(f"{TEMPORARY}*"):
-            if self._is_rubbish(path):
+            if self.is_rubbish(path):
                 path.unlink(missing_ok=True)
         for path in self.paths.folder.glob(self.paths.trash("*").name):
-            if self._is_rubbish(path):
+            if self.is_rubbish(path):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _is_rubbish(self, path: Path) -> bool:
+    def is_rubbish(self, path: Path) -> bool:
+        """Whether nothing has touched this path, that nobody claims, for a minute."""
         try:
             return self._now() - path.stat().st_mtime > RUBBISH
         except FileNotFoundError:

@@ -1,4 +1,8 @@
-"""The queue's ledger: a TinyDB table in one file that is replaced whole, changed under a lock, read without one."""
+"""The queue's ledger: two TinyDB tables in one file that is replaced whole, changed under a lock, read without one.
+
+``runs`` holds a row for each run; ``snapshots`` one for each copy of the code that runs refer to, and the last of them
+is the one that attempts run on from now on.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,10 @@ from ovis.runner.failpoints import failpoint
 from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.runner.status import State
 
-__all__ = ["AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
+__all__ = ["SNAPSHOTS", "AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
 
 TABLE = "runs"
+SNAPSHOTS = "snapshots"
 
 #: Seconds to wait for the lock. A transaction takes 0.1 s at 10,000 runs, but waiting for it is not fair.
 LOCK_TIMEOUT = 60.0
@@ -53,6 +58,8 @@ class AtomicStorage(Storage):
             raise LedgerError(f"can't read the queue {self.path}: it is not a TinyDB file")
         for number, row in data.get(TABLE, {}).items():
             _check_row(row, f"can't read the queue {self.path}: record {number}")
+        for number, row in data.get(SNAPSHOTS, {}).items():
+            _check_snapshot(row, f"can't read the queue {self.path}: snapshot {number}")
         return data
 
     def write(self, data: dict[str, dict[str, Any]]) -> None:
@@ -66,17 +73,29 @@ class AtomicStorage(Storage):
 
 def _check_row(row: Any, where: str) -> None:
     """Refuse a record that no queue of ours can have written, or one that was made to lead out of the run root."""
-    if not isinstance(row, dict):
-        raise LedgerError(f"{where} is not an object")
-    for name, kind in _REQUIRED:
-        value = row.get(name)
-        if not isinstance(value, kind):
-            raise LedgerError(f"{where} has no valid {name!r}: {value!r}")
+    _check_fields(row, _REQUIRED, where)
     for name in (row["name"], row["key"]):
         if not is_safe_name(name):
             raise LedgerError(f"{where} has an unsafe run name or key {name!r}")
     if row["state"] not in _STATES:
         raise LedgerError(f"{where} has an unknown state {row['state']!r}")
+    if row.get("snapshot") and not (isinstance(row["snapshot"], str) and is_safe_name(row["snapshot"])):
+        raise LedgerError(f"{where} has an unsafe snapshot {row['snapshot']!r}")
+
+
+def _check_snapshot(row: Any, where: str) -> None:
+    _check_fields(row, _SNAPSHOT, where)
+    if not is_safe_name(row["id"]):
+        raise LedgerError(f"{where} has an unsafe id {row['id']!r}")
+
+
+def _check_fields(row: Any, required: Iterable[tuple[str, tuple[type, ...]]], where: str) -> None:
+    if not isinstance(row, dict):
+        raise LedgerError(f"{where} is not an object")
+    for name, kind in required:
+        value = row.get(name)
+        if not isinstance(value, kind):
+            raise LedgerError(f"{where} has no valid {name!r}: {value!r}")
 
 
 _STATES = frozenset(state.value for state in State)
@@ -84,6 +103,12 @@ _NUMBERS = ("attempt", "valid_from", "failures", "lost", "not_before", "priority
 _REQUIRED: list[tuple[str, tuple[type, ...]]] = [
     *((name, (str,)) for name in ("key", "name", "arg", "state", "owner", "reason", "error")),
     *((name, (int, float)) for name in _NUMBERS),
+]
+_SNAPSHOT: list[tuple[str, tuple[type, ...]]] = [
+    *((name, (str,)) for name in ("id", "digest", "commit", "diff", "version")),
+    ("dirty", (bool,)),
+    ("time", (int, float)),
+    ("defaults", (dict,)),
 ]
 
 
@@ -93,11 +118,23 @@ class Transaction:
     Change a row in place and :meth:`touch` it, or hand new ones to :meth:`insert`; leaving the block writes them once.
     """
 
-    def __init__(self, documents: Iterable[Document]) -> None:
+    def __init__(self, documents: Iterable[Document], snapshots: Iterable[Row] = ()) -> None:
         self.rows: dict[str, Document] = {row["key"]: row for row in documents}
+        self.snapshots = list(snapshots)
         self.touched: set[str] = set()
         self.inserted: list[Row] = []
-        self.cleared = False
+        self.cleared = self.resnapped = False
+
+    @property
+    def snapshot(self) -> str:
+        """The id of the snapshot that attempts run on from now on; empty: none, the code at hand."""
+        return str(self.snapshots[-1]["id"]) if self.snapshots else ""
+
+    def use_snapshot(self, row: Row) -> None:
+        """Let attempts run on this snapshot from now on, and forget those that no run refers to."""
+        used = {run.get("snapshot") for run in self.rows.values()} - {row["id"]}
+        self.snapshots = [*(old for old in self.snapshots if old["id"] in used), row]
+        self.resnapped = True
 
     def touch(self, key: str) -> None:
         self.touched.add(key)
@@ -106,8 +143,9 @@ class Transaction:
         self.inserted += rows
 
     def clear(self) -> None:
-        """Forget every row."""
+        """Forget every row and every snapshot."""
         self.rows, self.touched, self.cleared = {}, set(), True
+        self.snapshots, self.resnapped = [], True
 
     def commit(self, database: TinyDB) -> None:
         """Bring the changes into TinyDB: one pass over the table for all changed rows, one for all new ones."""
@@ -118,6 +156,9 @@ class Transaction:
             table.update(lambda row: row.update(self.rows[row["key"]]), doc_ids=self._touched_ids())
         if self.inserted:
             table.insert_multiple(self.inserted)
+        if self.resnapped:
+            database.table(SNAPSHOTS).truncate()
+            database.table(SNAPSHOTS).insert_multiple(self.snapshots)
 
     def _touched_ids(self) -> list[int]:
         return [self.rows[key].doc_id for key in self.touched]
@@ -133,10 +174,10 @@ class Ledger:
     def __init__(self, paths: ExperimentPaths) -> None:
         self.paths = paths
 
-    def read(self) -> list[Row]:
-        """All rows, as of the last complete write. Takes no lock and writes nothing."""
+    def read(self, table: str = TABLE) -> list[Row]:
+        """All rows of a table, as of the last complete write. Takes no lock and writes nothing."""
         data = AtomicStorage(self.paths.ledger).read() or {}
-        return list(data.get(TABLE, {}).values())
+        return list(data.get(table, {}).values())
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -148,7 +189,7 @@ class Ledger:
         with self._locked():
             # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
             database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
-            transaction = Transaction(database.table(TABLE).all())
+            transaction = Transaction(database.table(TABLE).all(), database.table(SNAPSHOTS).all())
             yield transaction
             transaction.commit(database)
             database.close()

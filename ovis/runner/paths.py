@@ -102,6 +102,25 @@ class ExperimentPaths:
         return self.leases / f"{key}.{attempt}"
 
     @property
+    def experiment(self) -> Path:
+        """The experiment file as it was when its runs were queued."""
+        return self.folder / ".experiment.json"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / ".snapshots"
+
+    def snapshot(self, id: str) -> Path:
+        """The folder that holds a copy of the package, to be searched for modules.
+
+        Raises:
+            ValueError: the id could lead out of the experiment's folder.
+        """
+        if not is_safe_name(id):
+            raise ValueError(f"unsafe id of a snapshot {id!r}")
+        return self.snapshots / id
+
+    @property
     def jobs_log(self) -> Path:
         """What the job wrappers themselves print: empty unless one of them fails."""
         return self.folder / ".jobs.log"

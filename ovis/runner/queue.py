@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from ovis.runner import transitions
 from ovis.runner.failpoints import failpoint
 from ovis.runner.leases import Leases
-from ovis.runner.ledger import Ledger, LedgerError, Row, Transaction
+from ovis.runner.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
 from ovis.runner.paths import ExperimentPaths
 from ovis.runner.process import owner_is_dead
+from ovis.runner.snapshot import Snapshot
 from ovis.runner.status import Ending, Outcome, Record, State, read_outcome
 from ovis.runner.transitions import Level, Policy
 
@@ -95,8 +96,21 @@ class Queue:
         """
         return [Record.from_row(row) for row in self.ledger.read()]
 
-    def add(self, records: Sequence[Record]) -> int:
+    def snapshot(self) -> Snapshot | None:
+        """The code that attempts run on from now on; None: none was taken, they run on the code at hand.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        rows = self.ledger.read(SNAPSHOTS)
+        return Snapshot.from_row(rows[-1]) if rows else None
+
+    def add(self, records: Sequence[Record], snapshot: Snapshot | None = None) -> int:
         """Queue the runs that are not known yet; the known ones stay as they are.
+
+        Args:
+            records: the runs.
+            snapshot: the code that attempts run on from now on, those of other managers too; None: as it was.
 
         Returns:
             how many were new.
@@ -111,6 +125,8 @@ class Queue:
                     f"for at most {MAX_RUNS}; split it"
                 )
             transaction.insert({**record.to_row(), "created": now} for record in new.values())
+            if snapshot is not None:
+                transaction.use_snapshot(snapshot.to_row())
         return len(new)
 
     def tick(
@@ -170,7 +186,7 @@ class Queue:
         return chosen
 
     def clear(self) -> int:
-        """Forget every run and delete its folder.
+        """Forget every run and delete its folder, the snapshots and the copy of the experiment file.
 
         Returns:
             how many runs there were.
@@ -191,6 +207,9 @@ class Queue:
                 if folder.exists() or folder.is_symlink():
                     folder.rename(trash / record.name)
             failpoint("clear.renamed")
+            self.paths.experiment.unlink(missing_ok=True)
+            if self.paths.snapshots.exists():
+                self.paths.snapshots.rename(trash / self.paths.snapshots.name)
             transaction.clear()
         shutil.rmtree(trash, ignore_errors=True)
         return len(records)
@@ -199,6 +218,10 @@ class Queue:
         """Remove what earlier kills left behind."""
         running = {f"{r.key}.{r.attempt}" for r in self.read() if r.state is State.RUNNING}
         self.leases.sweep(running)
+        kept = {row["id"] for row in self.ledger.read(SNAPSHOTS)}
+        for folder in self.paths.snapshots.glob("*") if self.paths.snapshots.is_dir() else ():
+            if folder.name not in kept and self.leases.is_rubbish(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _claim(self, transaction: Transaction, rows: Sequence[Row], owner: str, room: int, now: float) -> list[Record]:
         ready = [row for row in rows if transitions.claimable(row, now)] if room > 0 else []
@@ -207,7 +230,7 @@ class Queue:
         for row in ready:
             self.leases.create(row["key"], row["attempt"] + 1)
             failpoint("claim.leased")
-            transitions.claim(row, owner, now)
+            transitions.claim(row, owner, now, transaction.snapshot)
             transaction.touch(row["key"])
         return [Record.from_row(row) for row in ready]
 

@@ -55,13 +55,14 @@ def claimable(row: Row, now: float) -> bool:
     return bool(row["state"] == State.QUEUED.value and row["not_before"] <= now)
 
 
-def claim(row: Row, owner: str, now: float) -> None:
-    """``queued -> running``, as attempt n+1."""
+def claim(row: Row, owner: str, now: float, snapshot: str = "") -> None:
+    """``queued -> running``, as attempt n+1, on this snapshot of the code."""
     row.update(
         state=State.RUNNING.value,
         reason="",
         attempt=row["attempt"] + 1,
         owner=owner,
+        snapshot=snapshot,
         started=now,
         ended=0.0,
         engine=None,

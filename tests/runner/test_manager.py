@@ -130,9 +130,9 @@ def test_runs_no_longer_in_the_file_are_left_alone(lab: Lab, capsys: pytest.Capt
     lab.write(args=["--estimator vimco --iw 2 --lr 1"])
     assert lab.run("--max_jobs", "1") == 0
     lab.write(args=["--estimator vimco --iw 2 --lr 2", "--id fail --lr 2"])
-    assert lab.run("--max_jobs", "1") == 1
+    assert lab.run("--max_jobs", "1", "--update_exp") == 1
     lab.write(args=["--estimator vimco --iw 2 --lr 3"])
-    assert lab.run() == 0
+    assert lab.run("--update_exp") == 0
     assert lab.counts() == {"done": 3, "queued": 1}
     assert "left alone: 3 runs of its queue" in capsys.readouterr().out
 
@@ -201,7 +201,7 @@ def test_an_unwritable_queue_is_one_line_and_stops_the_runs(
 
     def fsync(handle: int) -> None:
         calls.append(handle)
-        if len(calls) > 4:  # the file and the folder: once for adding, once for claiming
+        if len(calls) > 6:  # a file and its folder: for adding, for the copy of the experiment file, for claiming
             raise OSError(28, "No space left on device")
         real(handle)
 
