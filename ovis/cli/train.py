@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import platform
 import signal
@@ -19,9 +20,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import ovis
 from ovis.runner.atomic import write_json
 from ovis.runner.identity import identify
-from ovis.runner.job import hold_run, publish_outcome, read_fence, take_fence
+from ovis.runner.job import Superseded, check_fence, hold_run, publish_outcome, read_fence, take_fence
 from ovis.runner.paths import RunPaths, is_safe_name
-from ovis.runner.status import ABORTED, BUSY, Ending, Outcome
+from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 
 __all__ = ["main"]
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0: the run is complete; 3: it was asked to stop, and wrote a checkpoint; 1: it failed, 2: its options are wrong,
-        the last line on stderr says why; 75: another process is at work in its folder.
+        the last line on stderr says why; 75: another process is at work in its folder; 76: another attempt has taken
+        the run over, and nothing was written since.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -54,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: --exp: {settings.exp!r} can't be the name of a folder in --root", file=sys.stderr)
         return 2
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    logging.raiseExceptions = False  # a full disk is told once, not at each line of the log
     paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, identify(settings).name))
     try:
         paths.folder.mkdir(parents=True, exist_ok=True)
-        return _train(settings, paths)[0] if where.attempt else _train_alone(settings, paths)
+        return _train(settings, paths, where.attempt)[0] if where.attempt else _train_alone(settings, paths)
     except OSError as error:
-        print(f"error: {paths.folder}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         return 1
 
 
@@ -80,19 +83,29 @@ def _train_and_publish(settings: TrainSettings, paths: RunPaths) -> int:
     handler = logging.FileHandler(paths.log(attempt))
     logging.getLogger().addHandler(handler)
     try:
-        code, message = _train(settings, paths)
+        code, message = _train(settings, paths, attempt)
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+    if code == STALE or read_fence(paths) != attempt:
+        return STALE
     ending = {0: Ending.SUCCESS, ABORTED: Ending.ABORTED}.get(code, Ending.EXCEPTION)
-    publish_outcome(paths, Outcome(ending, attempt, exit=code, message=message, t=time.time()))
+    try:
+        publish_outcome(paths, Outcome(ending, attempt, exit=code, message=message, t=time.time()))
+    except OSError:
+        if ending is not Ending.EXCEPTION:  # which has been told already, perhaps of the same full disk
+            raise
     if ending is Ending.SUCCESS:
         print(f"done: {paths.folder}")
     return code
 
 
-def _train(settings: TrainSettings, paths: RunPaths) -> tuple[int, str]:
+def _train(settings: TrainSettings, paths: RunPaths, attempt: int) -> tuple[int, str]:
     """Train; exit code, and one line where it failed."""
+
+    def guard() -> None:
+        check_fence(paths, attempt)
+
     try:
         with _asked_to_stop() as signals, logging_redirect_tqdm():
             # torch takes seconds to import: not before the options are known to be right
@@ -103,17 +116,31 @@ def _train(settings: TrainSettings, paths: RunPaths) -> tuple[int, str]:
 
             run = build_run(settings)
             log.info("%s on %s, torch %s", paths.name, run.device, torch.__version__)
+            guard()
             write_json(paths.config, _configuration(settings, str(run.device), torch.__version__))
-            complete = train(run, paths, stop=lambda: bool(signals), bar=sys.stderr.isatty())
+            complete = train(run, paths, stop=lambda: bool(signals), guard=guard, bar=sys.stderr.isatty())
         return (0, "") if complete else (ABORTED, "stopped on request")
     except SettingsError as error:
         code, line = 2, str(error)
+    except Superseded as error:
+        code, line = STALE, str(error)
+    except OSError as error:
+        if error.filename is None:  # from where, only a traceback can tell
+            log.exception("the run failed")
+        code, line = 1, _told(error)
     except Exception as error:  # whatever ends a run becomes one line, and a traceback in the log
         log.exception("the run failed")
         code, line = 1, f"{type(error).__name__}: {error}".splitlines()[0]
     sys.stdout.flush()
     print(f"error: {line}", file=sys.stderr)
     return code, line
+
+
+def _told(error: OSError) -> str:
+    """What is wrong with which file, in one line."""
+    known = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
+    reason = known.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{reason}: {error.filename}"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replace_file", "write_json", "write_text"]
+__all__ = ["naming", "replace_file", "sweep", "write_json", "write_text"]
 
 TEMPORARY = ".tmp-"
 
@@ -24,19 +24,20 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
         durable: flush the content and the folder to the disk before returning (outcomes, checkpoints).
 
     Raises:
-        OSError: nothing was replaced, and the temporary file is gone.
+        OSError: nothing was replaced, and the temporary file is gone; its ``filename`` is ``path``, if nothing else.
     """
     handle, name = tempfile.mkstemp(prefix=TEMPORARY + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        if durable:
-            _flush(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from the group
-        os.replace(temporary, path)
-        if durable:
-            _flush(path.parent)
+        with naming(path):
+            yield temporary
+            if durable:
+                _flush(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from the group
+            os.replace(temporary, path)
+            if durable:
+                _flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -52,6 +53,23 @@ def write_json(path: Path, data: Any, durable: bool = True, indent: int | None =
     """Replace the content of ``path`` by ``data`` as JSON (compact where ``indent`` is None), whole or not at all."""
     separators = (",", ":") if indent is None else None
     write_text(path, json.dumps(data, indent=indent, separators=separators) + "\n", durable)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block that does not say which file it is about (a full disk's doesn't) say ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed. Only for whoever is alone in the folder."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

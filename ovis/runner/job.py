@@ -31,7 +31,18 @@ from ovis.runner.queue import Queue
 from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome, Record, State, last_line, read_outcome
 from ovis.runner.transitions import accepts
 
-__all__ = ["TRAINING", "JobSpec", "hold_run", "main", "publish_outcome", "read_fence", "run_job", "take_fence"]
+__all__ = [
+    "TRAINING",
+    "JobSpec",
+    "Superseded",
+    "check_fence",
+    "hold_run",
+    "main",
+    "publish_outcome",
+    "read_fence",
+    "run_job",
+    "take_fence",
+]
 
 #: The training process; the run's options follow.
 TRAINING = (sys.executable, "-m", "ovis.cli.train")
@@ -164,7 +175,7 @@ class _Training:
         failpoint("job.spawned")
         self._tell()
         code = self._wait()
-        return None if code is None else self._outcome(run, code)
+        return None if code is None or code == STALE else self._outcome(run, code)
 
     def _start(self, record: Record, run: RunPaths, lock: int) -> None:
         spec, folder = self.spec, self.spec.folder
@@ -265,6 +276,21 @@ def read_fence(run: RunPaths) -> int:
         return int(run.fence.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return 0
+
+
+class Superseded(RuntimeError):
+    """Another attempt has taken the run's fence: this one may not publish anything more."""
+
+
+def check_fence(run: RunPaths, attempt: int) -> None:
+    """Return if this attempt may publish, now.
+
+    Raises:
+        Superseded: it may not.
+    """
+    current = read_fence(run)
+    if current != attempt:
+        raise Superseded(f"attempt {attempt} is superseded, {run.fence} says {current}: nothing more is written")
 
 
 def _settled(run: RunPaths, record: Record) -> bool:

@@ -45,6 +45,11 @@ class RunPaths:
         return self.folder / "checkpoint.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before; used where the last one is missing or corrupt."""
+        return self.folder / "checkpoint.previous.pt"
+
+    @property
     def best(self) -> Path:
         """The model's parameters at the best evaluation so far."""
         return self.folder / "best.pt"

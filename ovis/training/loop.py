@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ovis.runner.atomic import sweep
+from ovis.runner.failpoints import failpoint
 from ovis.runner.paths import RunPaths
 from ovis.training.build import Run
 from ovis.training.checkpoint import Position, load_checkpoint, save_checkpoint, save_model
@@ -18,12 +21,15 @@ from ovis.training.measure import Measurements, own_random_state
 from ovis.training.sinks import Sinks
 from ovis.training.step import TrainingStep
 
-__all__ = ["Diverged", "train"]
+__all__ = ["Diverged", "batches", "train"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the loss: each makes the device wait once.
 PULSE = 1.0
+
+#: Seconds between two checkpoints, at most: so much work a kill may cost. Evaluations write one anyway.
+CHECKPOINT_SECONDS = 120.0
 
 #: Samples from the prior that are drawn at an evaluation.
 PRIOR_SAMPLES = 64
@@ -33,114 +39,174 @@ class Diverged(RuntimeError):
     """The loss or a parameter is no longer a finite number."""
 
 
-def train(run: Run, paths: RunPaths, stop: Callable[[], bool] = lambda: False, bar: bool = False) -> bool:
+def train(
+    run: Run,
+    paths: RunPaths,
+    stop: Callable[[], bool] = lambda: False,
+    guard: Callable[[], None] = lambda: None,
+    bar: bool = False,
+) -> bool:
     """Train from the last checkpoint, or from the first step, to the end.
+
+    On the CPU the result is the same to the bit however often, and wherever, the run was cut off and started again.
 
     Args:
         run: the parts of the run.
-        paths: its files; the folder exists.
+        paths: its files; the folder exists, and nobody else writes to it.
         stop: asked between steps; once true, a checkpoint is written and the loop left.
+        guard: called before anything is published; what it raises ends the run (another attempt has taken over).
         bar: show a progress bar.
 
     Returns:
         whether the run is complete.
 
     Raises:
-        Diverged: the loss is not finite; the last checkpoint is kept.
-        ValueError: the checkpoint can't be read.
+        CheckpointError: the run can't go on from its checkpoints.
+        Diverged: the loss or a parameter is not finite; the last checkpoint is kept.
+        OSError: no room on the disk; the last checkpoint is kept, and ``filename`` says what could not be written.
     """
-    position = load_checkpoint(paths.checkpoint, run) if paths.checkpoint.exists() else Position()
+    guard()
+    sweep(paths.folder)
+    position = load_checkpoint(paths, run)
+    if position is None:
+        position = Position()
+        paths.best.unlink(missing_ok=True)
+    elif position.step == position.best_step:
+        save_model(paths.best, run)  # perhaps the run was killed between the checkpoint and this
     sinks = Sinks(paths, position.step)
     try:
-        return _Loop(run, paths, sinks, position, stop, bar).go()
+        return _Loop(run, paths, sinks, position, stop, guard, bar).go()
     finally:
         sinks.close()
 
 
+def batches(run: Run, start: int, end: int) -> Iterator[Tensor]:
+    """The batches of the steps from ``start`` (counted from 0) up to ``end``, float, shape [B, *event].
+
+    All randomness of an epoch is of a generator of its own, which depends on the seed and the epoch's number: a batch
+    is the same wherever one begins.
+    """
+    settings, train = run.settings, run.splits.train
+    per_epoch = train.batches_per_epoch(settings.bs)
+    step = start
+    while step < end:
+        epoch, skip = divmod(step, per_epoch)
+        generator = torch.Generator(run.device).manual_seed(settings.seed * 1_000_003 + epoch)
+        for x in itertools.islice(train.batches(settings.bs, generator), skip, skip + end - step):
+            yield x
+            step += 1
+
+
 class _Loop:
     def __init__(
-        self, run: Run, paths: RunPaths, sinks: Sinks, position: Position, stop: Callable[[], bool], bar: bool
+        self,
+        run: Run,
+        paths: RunPaths,
+        sinks: Sinks,
+        position: Position,
+        stop: Callable[[], bool],
+        guard: Callable[[], None],
+        bar: bool,
     ):
         settings = run.settings
-        self.run, self.paths, self.sinks, self.position, self.stop = run, paths, sinks, position, stop
+        self.run, self.paths, self.sinks, self.position = run, paths, sinks, position
+        self.stop, self.guard = stop, guard
         self.per_epoch = run.splits.train.batches_per_epoch(settings.bs)
         self.total = settings.nsteps if settings.epochs < 0 else settings.epochs * self.per_epoch
         self.every = settings.eval_freq * self.per_epoch
         self.take = TrainingStep(run, self.total)
         self.measure = Measurements(run)
         self.started = time.monotonic() - position.seconds
-        self.pulse = time.monotonic()
+        self.pulse = self.saved = time.monotonic()
         self.bar = tqdm(total=self.total, initial=position.step, unit="step", disable=not bar, desc="train")
 
     def go(self) -> bool:
         self.run.model.train()
-        position, loss = self.position, torch.zeros(())
+        position = self.position
         with self.bar:
-            for x in self._batches(position.step):
+            for x in batches(self.run, position.step, self.total):
                 loss = self.take(x, position.step)
                 position.step += 1
                 self.bar.update()
                 if position.step % self.every == 0 or position.step == self.total:
-                    self._look(loss)
+                    self._look(loss, thorough=True)
                     self._evaluate()
-                elif time.monotonic() - self.pulse > PULSE:
-                    self._look(loss)
-                if self.stop():
-                    self._save()
+                    stopped = self.stop()
+                else:
+                    stopped, now = self.stop(), time.monotonic()
+                    if stopped or now - self.saved > CHECKPOINT_SECONDS:
+                        self._look(loss, thorough=True)
+                        self._save()
+                    elif now - self.pulse > PULSE:
+                        self._look(loss)
+                if stopped:
                     return position.step >= self.total
         return True
 
-    def _batches(self, step: int) -> Iterator[Tensor]:
-        """The batches from this step to the last; the order of an epoch depends on the seed and its number only."""
-        settings, train = self.run.settings, self.run.splits.train
-        while step < self.total:
-            epoch, skip = divmod(step, self.per_epoch)
-            generator = torch.Generator(self.run.device).manual_seed(settings.seed * 1_000_003 + epoch)
-            for number, x in enumerate(train.batches(settings.bs, generator)):
-                if number >= skip and step < self.total:
-                    yield x
-                    step += 1
+    def _look(self, loss: Tensor, thorough: bool = False) -> None:
+        """Read the loss, which waits for the device; tell how far we are.
 
-    def _look(self, loss: Tensor) -> None:
-        """Read the loss, which waits for the device; tell how far we are."""
+        Args:
+            loss: of the last step.
+            thorough: look at the parameters, too. What is saved has to be worth going on from.
+
+        Raises:
+            Diverged: something is not finite.
+        """
         self.pulse, value = time.monotonic(), float(loss)
-        if not math.isfinite(value):
-            raise Diverged(f"step {self.position.step}: the loss is {value}{self._culprit()}; a smaller --lr may help")
+        finite = math.isfinite(value)
+        culprit = self._culprit() if thorough or not finite else ""
+        if culprit or not finite:
+            found = f"the loss is {value}{' and ' * bool(culprit)}{culprit}"
+            raise Diverged(f"step {self.position.step}: {found}; a smaller --lr may help")
         self.bar.set_postfix(loss=f"{value:.3f}", refresh=False)
         self.sinks.progress(self.position.step, self.total, value)
 
     def _culprit(self) -> str:
         for name, parameter in self.run.model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                return f" and parameter {name} is not finite"
+                return f"parameter {name} is not finite"
         return ""
 
     def _evaluate(self) -> None:
+        """Measure, then publish: the numbers, the checkpoint that knows of them, the best parameters.
+
+        In this order a kill leaves nothing of the future that the next start would not cut off or write again.
+        """
         position = self.position
         values = self.measure(position.step)
-        seconds = time.monotonic() - self.started
         values["train:schedule/lr"] = float(self.run.optimizer.param_groups[0]["lr"])
-        self.sinks.evaluation(position.step, position.step / self.per_epoch, seconds, values)
-        self._draw_prior()
+        images = self._prior_samples()
+        seconds = time.monotonic() - self.started
+        self.guard()
+        self.sinks.evaluation(position.step, position.step / self.per_epoch, seconds, values, images)
+        failpoint("evaluation.recorded")
         score = values[self.measure.selection]
-        if score > position.best:
+        better = score > position.best
+        if better:
             position.best, position.best_step = score, position.step
-            save_model(self.paths.best, self.run)
         self._save()
+        if better:
+            self.guard()
+            save_model(self.paths.best, self.run)
+            failpoint("best.saved")
         shown = "  ".join(f"{name} {values[name]:.3f}" for name in values if name.endswith("loss/L_k"))
         log.info("step %d/%d  %s  %.0f s", position.step, self.total, shown, seconds)
 
     @torch.no_grad()
-    def _draw_prior(self) -> None:
-        """Samples from the prior, where the data are pictures [C, H, W]."""
-        if len(self.run.splits.x_shape) == 3:
-            model = self.run.model
-            training = model.training
-            with own_random_state(self.run.settings.seed, self.run.device):
-                images = model.eval().sample_from_prior(PRIOR_SAMPLES)["px"].mean
-            model.train(training)
-            self.sinks.images(images, self.position.step)
+    def _prior_samples(self) -> Tensor | None:
+        """Samples from the prior, [n, C, H, W], where the data are pictures."""
+        if len(self.run.splits.x_shape) != 3:
+            return None
+        model = self.run.model
+        training = model.training
+        with own_random_state(self.run.settings.seed, self.run.device):
+            images: Tensor = model.eval().sample_from_prior(PRIOR_SAMPLES)["px"].mean
+        model.train(training)
+        return images
 
     def _save(self) -> None:
+        self.guard()
         self.position.seconds = time.monotonic() - self.started
-        save_checkpoint(self.paths.checkpoint, self.run, self.position)
+        save_checkpoint(self.paths, self.run, self.position)
+        self.saved = time.monotonic()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ovis.runner.atomic import replace_file, write_json
+from ovis.runner.atomic import naming, replace_file, write_json, write_text
 from ovis.runner.paths import RunPaths
 
 __all__ = ["Sinks", "image_grid"]
@@ -24,23 +26,43 @@ class Sinks:
     Args:
         paths: the run's files.
         step: steps already taken: what was written of later ones, by an attempt that was cut off, is removed.
+
+    Raises:
+        OSError: a file can't be written; its ``filename`` says which.
     """
 
     def __init__(self, paths: RunPaths, step: int = 0):
         self.paths = paths
         _cut_after(paths.metrics, step)
-        self.metrics = paths.metrics.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(paths.folder), purge_step=step + 1 if step else None)
+        self.metrics = paths.metrics.open("ab", buffering=0)
+        with naming(paths.folder / "events"):
+            # TensorBoard drops what earlier event files hold of the steps from purge_step on
+            self.board = SummaryWriter(str(paths.folder), purge_step=step + 1)
 
-    def evaluation(self, step: int, epoch: float, seconds: float, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, and the same numbers to TensorBoard. Numbers that are not finite become null."""
+    def evaluation(
+        self, step: int, epoch: float, seconds: float, values: dict[str, float], images: Tensor | None = None
+    ) -> None:
+        """Tell of an evaluation, so that it outlives a kill.
+
+        Args:
+            step: optimizer steps so far.
+            epoch: the same in epochs.
+            seconds: spent on training so far.
+            values: one line of metrics.jsonl and as many scalars in TensorBoard; what is not finite becomes null.
+            images: pictures [n, C, H, W] in [0, 1], kept as a file and in TensorBoard.
+
+        Raises:
+            OSError: no room on the disk; metrics.jsonl is as it was.
+        """
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": round(epoch, 4), "time": round(seconds, 3), **shown}
-        self.metrics.write(json.dumps(line) + "\n")
-        self.metrics.flush()
-        for tag, value in values.items():
-            self.board.add_scalar(tag, value, step)
-        self.board.flush()
+        self._append(json.dumps(line) + "\n")
+        with naming(self.paths.folder / "events"):
+            for tag, value in values.items():
+                self.board.add_scalar(tag, value, step)
+            if images is not None:
+                self._draw(image_grid(images), step)
+            self.board.flush()
 
     def progress(self, step: int, nsteps: int, loss: float) -> None:
         """Tell whoever watches how far the run is. A disk that is full then is no reason to stop."""
@@ -55,16 +77,28 @@ class Sinks:
         except OSError:
             return
 
-    def images(self, images: Tensor, step: int) -> None:
-        """Keep pictures [n, C, H, W] in [0, 1], as a file and in TensorBoard."""
-        grid = image_grid(images)
+    def close(self) -> None:
+        """Close the files. Nothing is lost where the board can't: each evaluation was flushed."""
+        self.metrics.close()
+        with contextlib.suppress(OSError):
+            self.board.close()
+
+    def _append(self, line: str) -> None:
+        """One line of metrics.jsonl, whole or not at all; on the disk before the checkpoint that counts on it."""
+        end, rest = self.metrics.seek(0, os.SEEK_END), line.encode()
+        with naming(self.paths.metrics):
+            try:
+                while rest:
+                    rest = rest[self.metrics.write(rest) :]
+                os.fsync(self.metrics.fileno())
+            except OSError:
+                self.metrics.truncate(end)
+                raise
+
+    def _draw(self, grid: Tensor, step: int) -> None:
         with replace_file(self.paths.samples, durable=False) as temporary:
             Image.fromarray(grid.numpy()).save(temporary, format="png")
         self.board.add_image("prior/samples", grid.unsqueeze(0), step, dataformats="CHW")
-
-    def close(self) -> None:
-        self.metrics.close()
-        self.board.close()
 
 
 def image_grid(images: Tensor, gap: int = 2, height: int = 480) -> Tensor:
@@ -91,15 +125,15 @@ def image_grid(images: Tensor, gap: int = 2, height: int = 480) -> Tensor:
 
 
 def _cut_after(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to this step; a torn last line goes too."""
+    """Keep the lines of metrics.jsonl up to this step; a torn line goes too."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    text, kept = path.read_text(encoding="utf-8", errors="replace"), []
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    with replace_file(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    if "".join(kept) != text:
+        write_text(path, "".join(kept))
