@@ -43,9 +43,9 @@ SIGNAL_METHODS = (
     "wake-wake",
 )
 
-#: Below this the series of h is exact to rounding in float64; above it the closed form loses at most 5 bits.
+#: Below this so many terms of the series of h are exact to rounding; above it the closed form loses at most 5 bits.
 SERIES_BELOW = 1 / 16
-SERIES_TERMS = 14
+SERIES_TERMS = {torch.float64: 14, torch.float32: 7}
 
 #: So many normalized weights at most can reach 1/16.
 FEW = 16
@@ -137,7 +137,7 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
     share = log_share.squeeze(-1)
     b, rest = share.sigmoid(), (-share).sigmoid()  # rest = 1 - b
     total = torch.zeros_like(weights)
-    for n in range(SERIES_TERMS, 1, -1):
+    for n in range(_terms(weights), 1, -1):
         coefficient = rest**n * (1 / n + (1 - alpha) * b)
         total = torch.addcmul(coefficient.mean(-1, keepdim=True), total, weights)
     linear = (alpha * rest - (1 - alpha) * b.square()).mean(-1, keepdim=True)
@@ -165,10 +165,15 @@ def h(t: Tensor, log_rest: Tensor) -> Tensor:
         t: any shape.
         log_rest: log(1 - t), accurate near t = 1.
     """
-    series = torch.full_like(t, 1 / SERIES_TERMS)
-    for n in range(SERIES_TERMS - 1, 1, -1):
+    terms = _terms(t)
+    series = torch.full_like(t, 1 / terms)
+    for n in range(terms - 1, 1, -1):
         series = series * t + 1 / n
     return torch.where(t.abs() < SERIES_BELOW, series * t * t, -log_rest - t)
+
+
+def _terms(t: Tensor) -> int:
+    return SERIES_TERMS.get(t.dtype, 7)  # half precision needs no more than float32
 
 
 def _minus(a: Tensor, b: Tensor) -> Tensor:
