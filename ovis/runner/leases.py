@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Container
 from pathlib import Path
 
@@ -20,7 +21,7 @@ RUBBISH = 60.0
 class Leases:
     """The leases of one experiment.
 
-    Ages compare two mtimes of the same file system, so neither a wrong clock nor one that is set back matters.
+    Ages compare two mtimes of the same file system, so that hosts whose clocks differ agree on them.
 
     Args:
         paths: the experiment's files.
@@ -28,6 +29,7 @@ class Leases:
 
     def __init__(self, paths: ExperimentPaths) -> None:
         self.paths = paths
+        self._seen: dict[str, tuple[float, float]] = {}  # mtime, and our own clock when it was first seen
 
     def create(self, key: str, attempt: int) -> None:
         """Make the lease; before the claim is written, so that a running record always has one."""
@@ -49,12 +51,21 @@ class Leases:
             return False
         return True
 
-    def age(self, key: str, attempt: int) -> float:
-        """Seconds since the last sign of life; infinite where there is no lease."""
+    def silent(self, key: str, attempt: int, ttl: float, confirm: float) -> bool:
+        """Whether an attempt has given no sign of life for ``ttl`` seconds, ``confirm`` of them before our eyes.
+
+        A clock that is set forward, or a machine that slept, makes every lease look old at once: whoever lives renews
+        his within ``confirm`` seconds of our own clock, which neither of the two moves.
+        """
+        path = self.paths.lease(key, attempt)
         try:
-            return self._now() - self.paths.lease(key, attempt).stat().st_mtime
+            mtime = path.stat().st_mtime
         except FileNotFoundError:
-            return float("inf")
+            return True
+        seen = self._seen.get(path.name)
+        if seen is None or seen[0] != mtime:
+            seen = self._seen[path.name] = (mtime, time.monotonic())
+        return self._now() - mtime > ttl and time.monotonic() - seen[1] >= confirm
 
     def revoke(self, key: str, attempt: int) -> None:
         """Take the lease away: the job, should it still live, stops at its next heartbeat."""

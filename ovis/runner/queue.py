@@ -64,12 +64,14 @@ class Tick:
         events: the attempts that were settled.
         states: where each run stands, of those the manager asked about.
         next_due: when the next queued run may start, seconds since 1970; None: none is queued.
+        attempts: of the runs under way, by key: a job of any other attempt was given up.
     """
 
     claimed: list[Record]
     events: list[Event]
     states: dict[str, State]
     next_due: float | None
+    attempts: dict[str, int]
 
 
 @dataclass
@@ -157,24 +159,42 @@ class Queue:
             mine = [row for key, row in transaction.rows.items() if keys is None or key in keys]
             claimed = self._claim(transaction, mine, owner, room, now)
             states = {row["key"]: State(row["state"]) for row in mine}
-            waiting = [row["not_before"] for row in mine if row["state"] == State.QUEUED.value]
+            waiting = [transitions.due(row, self.policy, now) for row in mine if row["state"] == State.QUEUED.value]
+            attempts = {row["key"]: row["attempt"] for row in mine if row["state"] == State.RUNNING.value}
         for event in events:
             self.leases.release(event.record.key, event.record.attempt)
-        return Tick(claimed, events, states, min(waiting, default=None))
+        return Tick(claimed, events, states, min(waiting, default=None), attempts)
 
-    def requeue(self, level: Level, keys: Collection[str] | None = None) -> list[Record]:
-        """Put runs back by how they ended; also marks those whose manager died.
+    def requeue(self, level: Level, keys: Collection[str] | None = None, strict: bool = False) -> list[Record]:
+        """Put runs back by how they ended, and those whose manager died.
 
         The ledger is written first and says from which attempt on an outcome counts; only then the outcomes go.
+
+        Args:
+            level: which runs.
+            keys: of these only; None: of all.
+            strict: refuse where one of them is running, instead of leaving it alone.
+
+        Returns:
+            those put back.
+
+        Raises:
+            LedgerError: as of ``strict``; nothing was changed.
         """
+        if level is Level.NOTHING:
+            return []
         now = time.time()
         with self.ledger.transaction() as transaction:
-            self._reap(transaction, now)
+            lost = [event.record for event in self._reap(transaction, now)]
+            rows = [row for key, row in transaction.rows.items() if keys is None or key in keys]
+            running = [row["name"] for row in rows if row["state"] == State.RUNNING.value]
+            if strict and running:
+                raise LedgerError(f"nothing was put back, as {_are_running(running)}: cancel first")
             chosen: list[Record] = []
-            for key, row in transaction.rows.items():
-                if (keys is None or key in keys) and transitions.requeued_by(row, level):
+            for row in rows:
+                if transitions.requeued_by(row, level):
                     transitions.requeue(row, now)
-                    transaction.touch(key)
+                    transaction.touch(row["key"])
                     chosen.append(Record.from_row(row))
         failpoint("requeue.written")
         for record in chosen:
@@ -183,7 +203,32 @@ class Queue:
             if published is None or published.attempt < record.valid_from:
                 run.success.unlink(missing_ok=True)
                 run.outcome.unlink(missing_ok=True)
-        return chosen
+        return chosen + [r for r in lost if r.state is State.QUEUED and (keys is None or r.key in keys)]
+
+    def cancel(self, keys: Collection[str]) -> list[Record]:
+        """Cancel runs: a queued one won't start; a running one loses its lease, so that its job stops.
+
+        One that has come to its end by itself, which nobody has noted yet, is settled by that instead.
+
+        Returns:
+            those cancelled; others of ``keys`` were settled before.
+        """
+        now = time.time()
+        cancelled = []
+        with self.ledger.transaction() as transaction:
+            for key, row in transaction.rows.items():
+                if key not in keys or not transitions.is_open(row):
+                    continue
+                transaction.touch(key)
+                self.leases.revoke(key, row["attempt"])
+                published = read_outcome(self.paths.run(row["name"]))
+                if published is not None and published.status.final and published.attempt >= row["valid_from"]:
+                    transitions.finish(row, published, self.policy, now)
+                if transitions.is_open(row):
+                    transitions.cancel(row, now)
+                    cancelled.append(Record.from_row(row))
+        failpoint("cancel.written")
+        return cancelled
 
     def clear(self) -> int:
         """Forget every run and delete its folder, the snapshots and the copy of the experiment file.
@@ -200,7 +245,7 @@ class Queue:
             records = [Record.from_row(row) for row in transaction.rows.values()]
             running = [record for record in records if record.state is State.RUNNING]
             if running:
-                raise LedgerError(f"{len(running)} runs are running, e.g. {running[0].name}: stop their manager first")
+                raise LedgerError(f"{_are_running([record.name for record in running])}: stop the manager first")
             trash.mkdir()
             for record in records:  # aside first: a kill leaves records without folders, never old folders for new runs
                 folder = self.paths.run(record.name).folder
@@ -224,7 +269,7 @@ class Queue:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _claim(self, transaction: Transaction, rows: Sequence[Row], owner: str, room: int, now: float) -> list[Record]:
-        ready = [row for row in rows if transitions.claimable(row, now)] if room > 0 else []
+        ready = [row for row in rows if transitions.claimable(row, self.policy, now)] if room > 0 else []
         ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
         del ready[room:]
         for row in ready:
@@ -256,7 +301,7 @@ class Queue:
                 dead[owner] = owner_is_dead(owner)
             if dead[owner]:
                 ending, message = Ending.ORPHANED, "its manager ended before it did"
-            elif self.leases.age(key, attempt) > self.policy.ttl:
+            elif self.leases.silent(key, attempt, self.policy.ttl, 1.5 * self.policy.heartbeat):
                 ending, message = Ending.LOST, f"no sign of life for {self.policy.ttl:.0f} s"
             else:
                 continue
@@ -272,3 +317,7 @@ class Queue:
             return None
         transaction.touch(key)
         return row
+
+
+def _are_running(names: Sequence[str]) -> str:
+    return f"{names[0]} is running" if len(names) == 1 else f"{len(names)} runs are running, e.g. {names[0]}"

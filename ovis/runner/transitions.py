@@ -1,7 +1,7 @@
 """The state machine of the queue: what each event does to one row. Pure: no files, no clock.
 
-``queued -> running -> done | failed`` and back ``running -> queued`` (retry, abort, lost). ``done``, ``failed`` and
-``cancelled`` are left only by an explicit requeue.
+``queued -> running -> done | failed`` and back ``running -> queued`` (retry, abort, lost); ``queued | running ->
+cancelled``. ``done``, ``failed`` and ``cancelled`` are left only by an explicit requeue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ from enum import IntEnum
 from ovis.runner.ledger import Row
 from ovis.runner.status import Ending, Outcome, State
 
-__all__ = ["Level", "Policy", "accepts", "claim", "claimable", "finish", "requeue", "requeued_by"]
+__all__ = [
+    "Level",
+    "Policy",
+    "accepts",
+    "cancel",
+    "claim",
+    "claimable",
+    "due",
+    "finish",
+    "is_open",
+    "requeue",
+    "requeued_by",
+]
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,18 @@ class Level(IntEnum):
     ALL = 10_000  # and done
 
 
-def claimable(row: Row, now: float) -> bool:
+def due(row: Row, policy: Policy, now: float) -> float:
+    """When a queued run may be started, seconds since 1970.
+
+    That is ``not_before``, unless it is further off than any pause is long: then the clock was set back since.
+    """
+    not_before = float(row["not_before"])
+    return not_before if not_before <= now + max(policy.max_backoff, policy.ttl) else now
+
+
+def claimable(row: Row, policy: Policy, now: float) -> bool:
     """Whether the run may be started now."""
-    return bool(row["state"] == State.QUEUED.value and row["not_before"] <= now)
+    return row["state"] == State.QUEUED.value and due(row, policy, now) <= now
 
 
 def claim(row: Row, owner: str, now: float, snapshot: str = "") -> None:
@@ -97,6 +118,21 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         else:  # an attempt taken for lost may still publish; one that failed has spoken
             revoked = policy.heartbeat if ending is Ending.LOST else 0.0  # it may live until its next heartbeat
             _queue(row, now + max(policy.pause(row[counter]), revoked), supersede=ending.final)
+
+
+def is_open(row: Row) -> bool:
+    """Whether the run is still to come to an end: all other states are left only by an explicit requeue."""
+    return row["state"] in (State.QUEUED.value, State.RUNNING.value)
+
+
+def cancel(row: Row, now: float) -> None:
+    """``queued | running -> cancelled``. An attempt under way is given up: what it still publishes settles nothing.
+
+    Not now, as only a running row is settled, nor after a requeue, which voids every outcome so far.
+    """
+    if row["state"] == State.RUNNING.value:
+        row.update(ended=now, owner="")
+    row.update(state=State.CANCELLED.value, reason="")
 
 
 def requeued_by(row: Row, level: Level) -> bool:

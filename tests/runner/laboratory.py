@@ -17,20 +17,26 @@ from ovis.cli.manager import main
 from ovis.runner.paths import ExperimentPaths, RunPaths
 from ovis.runner.queue import Queue
 from ovis.runner.status import Record, State, count_states
+from ovis.runner.transitions import Policy
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub_training.py")))
 
-#: ``manager.py`` with the stub: the rest of the command line is the manager's.
-MANAGER = (
-    "import sys; from ovis.cli.manager import main; raise SystemExit(main(sys.argv[2:], [sys.executable, sys.argv[1]]))"
-)
+#: ``manager.py`` with the stub; the heartbeat, the time to live and the manager's options follow.
+MANAGER = (sys.executable, str(Path(__file__).with_name("stub_manager.py")))
 
 
 @dataclass
 class Lab:
-    """An experiment of stub runs in a folder of its own."""
+    """An experiment of stub runs in a folder of its own.
+
+    Attributes:
+        folder: where it is.
+        policy: the queue's times for managers in processes of their own.
+        processes: those managers.
+    """
 
     folder: Path
+    policy: Policy = field(default_factory=Policy)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -52,12 +58,14 @@ class Lab:
 
     def run(self, *more: str) -> int:
         """The manager, here."""
-        return main(self.arguments(*more), STUB)
+        return main(self.arguments(*more), STUB, self.policy)
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        """The manager, in a process of its own."""
+    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
+        """The manager, in a process of its own, with these variables."""
+        times = [str(self.policy.heartbeat), str(self.policy.ttl)]
         process = subprocess.Popen(
-            [sys.executable, "-c", MANAGER, STUB[1], *self.arguments(*more)],
+            [*MANAGER, *times, *self.arguments(*more)],
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,7 +2,7 @@
 
 It keeps a journal in the run's folder, which is what the tests believe. The label ``--id`` says how it behaves:
 ``fail`` leaves with an error at step 3; ``die`` kills itself there, in its first attempt; ``wait`` stays there until it
-is told to stop, in its first attempt; ``stubborn`` ignores SIGTERM.
+is told to stop, in its first attempt; ``stubborn`` ignores SIGTERM; ``step250`` takes 250 ms for a step and notes each.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
+
+from ovis.runner.failpoints import failpoint
 
 
 def main() -> int:
@@ -27,6 +30,8 @@ def main() -> int:
     options, _ = parser.parse_known_args()
     folder: Path = options.run_dir
     (folder / "call.json").write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}))
+    pace = re.fullmatch(r"step(\d+)", options.id)
+    pause = int(pace[1]) / 1000 if pace else 0.01
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
 
@@ -43,9 +48,11 @@ def main() -> int:
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         note(f"start at {step} in")
         while step < options.nsteps:
-            time.sleep(0.01)
+            time.sleep(pause)
             step += not (options.id == "wait" and step == 3 and options.attempt == 1)
             print("step", step)
+            if pace:
+                note(f"step {step} in")
             replace(checkpoint, str(step))
             replace(folder / "progress.json", json.dumps({"step": step, "nsteps": options.nsteps, "loss": 1 / step}))
             if options.id == "fail" and step == 3:
@@ -63,6 +70,7 @@ def main() -> int:
 def replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text)
+    failpoint(f"{path.stem}.temporary")
     temporary.replace(path)
 
 

@@ -105,14 +105,26 @@ def test_runs_of_a_living_manager_stay_its_own(queue: Queue) -> None:
     assert r.key not in [c.key for c in tick.claimed]
 
 
-def test_a_silent_job_is_lost(queue: Queue) -> None:
+def test_a_silent_job_is_lost(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     (r,) = queue.tick(ME, 1).claimed
     old = time.time() - queue.policy.ttl - 5
     os.utime(queue.paths.lease(r.key, 1), (old, old))
+    assert queue.tick(ME, 0).events == []  # first it gets the time to renew its lease before our eyes
+    later = time.monotonic() + 2 * queue.policy.heartbeat
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     (event,) = queue.tick(ME, 0).events
     assert (event.outcome.status, event.record.state, event.record.lost) == (Ending.LOST, State.QUEUED, 1)
     assert event.record.not_before > time.time() + queue.policy.heartbeat - 2
     assert queue.leases.beat(r.key, 1) is False
+
+
+def test_a_machine_that_slept_loses_no_job(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    lease, now = queue.paths.lease(r.key, 1), time.monotonic()
+    for beat in range(1, 5):  # an hour has passed on the wall; the job gets to its heartbeat after the manager's look
+        os.utime(lease, (time.time() - 3600 - beat, time.time() - 3600 - beat))
+        assert queue.tick(ME, 0).events == []
+        monkeypatch.setattr(time, "monotonic", lambda: now + beat * queue.policy.heartbeat)  # noqa: B023
 
 
 def test_ages_do_not_depend_on_our_clock(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,18 @@ import pytest
 from laboratory import record
 
 from ovis.runner.status import Ending, Outcome, State
-from ovis.runner.transitions import Level, Policy, accepts, claim, claimable, finish, requeue, requeued_by
+from ovis.runner.transitions import (
+    Level,
+    Policy,
+    accepts,
+    cancel,
+    claim,
+    claimable,
+    finish,
+    is_open,
+    requeue,
+    requeued_by,
+)
 
 NOW = 1000.0
 POLICY = Policy(heartbeat=10.0, ttl=60.0, max_failures=2, max_lost=3, backoff=2.0)
@@ -32,7 +43,14 @@ def test_claiming_makes_a_new_attempt() -> None:
     + [(state, 0.0, False) for state in ("done", "failed", "cancelled")],
 )
 def test_only_a_due_queued_run_is_claimed(state: str, not_before: float, expected: bool) -> None:
-    assert claimable(record(state=State(state), not_before=not_before).to_row(), NOW) is expected
+    assert claimable(record(state=State(state), not_before=not_before).to_row(), POLICY, NOW) is expected
+
+
+def test_a_clock_set_back_does_not_put_a_run_off_for_hours() -> None:
+    longest = max(POLICY.max_backoff, POLICY.ttl)
+    row = record(not_before=NOW + longest).to_row()
+    assert not claimable(row, POLICY, NOW)
+    assert claimable(row, POLICY, NOW - 3600)
 
 
 #: ending, counters before -> state, failures, lost, pause, whether earlier outcomes are void from now on
@@ -111,3 +129,23 @@ def test_requeueing_starts_afresh_but_counts_on() -> None:
     requeue(row, NOW)
     assert (row["state"], row["attempt"], row["valid_from"], row["failures"], row["lost"]) == ("queued", 7, 8, 0, 0)
     assert row["error"] == ""
+
+
+def test_cancelling_ends_an_attempt_under_way() -> None:
+    row = running()
+    cancel(row, NOW + 5)
+    assert (row["state"], row["owner"], row["ended"], row["attempt"]) == ("cancelled", "", NOW + 5, 1)
+    requeue(row, NOW + 6)
+    claim(row, "host:1:2:me", NOW + 7)
+    assert not accepts(row, Outcome(Ending.SUCCESS, 1), 2)
+
+
+def test_cancelling_a_queued_run_leaves_the_times_of_its_last_attempt() -> None:
+    row = record(attempt=1, started=NOW, ended=NOW + 1).to_row()
+    cancel(row, NOW + 5)
+    assert (row["state"], row["ended"]) == ("cancelled", NOW + 1)
+
+
+@pytest.mark.parametrize("state", State)
+def test_open_runs_are_those_that_will_still_end(state: State) -> None:
+    assert is_open(record(state=state).to_row()) is (state in (State.QUEUED, State.RUNNING))

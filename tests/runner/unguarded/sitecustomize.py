@@ -1,0 +1,20 @@
+"""Takes guards away from every Python process that has this folder on its path: for the tests that must then fail.
+
+``OVIS_UNGUARDED`` lists them: ``deathsignal`` (a child dies with its parent), ``runlock`` (one job in
+a run's folder).
+"""
+
+import fcntl
+import os
+import sys
+
+guards = os.environ.get("OVIS_UNGUARDED", "").split(",")
+
+if "deathsignal" in guards:
+    from ovis.runner import process
+
+    process.parent_guard = lambda: None
+    process.die_with_parent = lambda parent: True
+
+if "runlock" in guards and "ovis.runner.job" in sys.orig_argv:
+    fcntl.flock = lambda handle, operation: None
