@@ -120,7 +120,7 @@ class Transaction:
 
     def __init__(self, documents: Iterable[Document], snapshots: Iterable[Row] = ()) -> None:
         self.rows: dict[str, Document] = {row["key"]: row for row in documents}
-        self.snapshots = list(snapshots)
+        self.snapshots = [dict(row) for row in snapshots]  # without the numbers they have in the table
         self.touched: set[str] = set()
         self.inserted: list[Row] = []
         self.cleared = self.resnapped = False
