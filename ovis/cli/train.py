@@ -19,8 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ovis
 from ovis.runner.atomic import write_json
+from ovis.runner.guards import Superseded, check_fence, hold_run, publish_outcome, read_fence, take_fence
 from ovis.runner.identity import identify
-from ovis.runner.job import Superseded, check_fence, hold_run, publish_outcome, read_fence, take_fence
 from ovis.runner.paths import RunPaths, is_safe_name
 from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments

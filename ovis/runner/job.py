@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ovis.runner.atomic import write_json, write_text
 from ovis.runner.failpoints import failpoint
+from ovis.runner.guards import hold_run, publish_outcome, read_fence, take_fence
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import LedgerError
 from ovis.runner.paths import ExperimentPaths, RunPaths
@@ -31,18 +30,7 @@ from ovis.runner.queue import Queue
 from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome, Record, State, last_line, read_outcome
 from ovis.runner.transitions import accepts
 
-__all__ = [
-    "TRAINING",
-    "JobSpec",
-    "Superseded",
-    "check_fence",
-    "hold_run",
-    "main",
-    "publish_outcome",
-    "read_fence",
-    "run_job",
-    "take_fence",
-]
+__all__ = ["TRAINING", "JobSpec", "main", "run_job"]
 
 #: The training process; the run's options follow.
 TRAINING = (sys.executable, "-m", "ovis.cli.train")
@@ -248,51 +236,6 @@ class _Training:
         return Outcome(Ending.EXCEPTION, attempt, exit=code, message=message, t=now)
 
 
-@contextlib.contextmanager
-def hold_run(run: RunPaths) -> Iterator[int | None]:
-    """The run's lock, for the whole life of the job; None where another process has it."""
-    handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield handle
-    finally:
-        os.close(handle)
-
-
-def take_fence(run: RunPaths, attempt: int) -> bool:
-    """Say that from now on only this attempt may publish; False where a later one has said so already."""
-    if read_fence(run) > attempt:
-        return False
-    write_text(run.fence, f"{attempt}\n")
-    return True
-
-
-def read_fence(run: RunPaths) -> int:
-    try:
-        return int(run.fence.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-class Superseded(RuntimeError):
-    """Another attempt has taken the run's fence: this one may not publish anything more."""
-
-
-def check_fence(run: RunPaths, attempt: int) -> None:
-    """Return if this attempt may publish, now.
-
-    Raises:
-        Superseded: it may not.
-    """
-    current = read_fence(run)
-    if current != attempt:
-        raise Superseded(f"attempt {attempt} is superseded, {run.fence} says {current}: nothing more is written")
-
-
 def _settled(run: RunPaths, record: Record) -> bool:
     """Whether an earlier attempt, taken for lost, has come to its end after all; else what it left is removed."""
     outcome = read_outcome(run)
@@ -301,12 +244,6 @@ def _settled(run: RunPaths, record: Record) -> bool:
     run.success.unlink(missing_ok=True)
     run.outcome.unlink(missing_ok=True)
     return False
-
-
-def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
-    write_json(run.outcome, outcome.to_json())  # the commit point
-    if outcome.status is Ending.SUCCESS:
-        write_text(run.success, "")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What keeps two processes out of one run: its lock on one host, its fence across hosts, and its outcome as an end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from ovis.runner.atomic import write_json, write_text
+from ovis.runner.paths import RunPaths
+from ovis.runner.status import Ending, Outcome
+
+__all__ = ["Superseded", "check_fence", "hold_run", "publish_outcome", "read_fence", "take_fence"]
+
+
+@contextlib.contextmanager
+def hold_run(run: RunPaths) -> Iterator[int | None]:
+    """The run's lock, for the whole life of the job; None where another process has it."""
+    handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield handle
+    finally:
+        os.close(handle)
+
+
+def take_fence(run: RunPaths, attempt: int) -> bool:
+    """Say that from now on only this attempt may publish; False where a later one has said so already."""
+    if read_fence(run) > attempt:
+        return False
+    write_text(run.fence, f"{attempt}\n")
+    return True
+
+
+def read_fence(run: RunPaths) -> int:
+    """The attempt that may publish here; 0 where none ever could."""
+    try:
+        return int(run.fence.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+class Superseded(RuntimeError):
+    """Another attempt has taken the run's fence: this one may not publish anything more."""
+
+
+def check_fence(run: RunPaths, attempt: int) -> None:
+    """Return if this attempt may publish, now.
+
+    Raises:
+        Superseded: it may not.
+    """
+    current = read_fence(run)
+    if current != attempt:
+        raise Superseded(f"attempt {attempt} is superseded, {run.fence} says {current}: nothing more is written")
+
+
+def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
+    """Write how the run ended, and the reference code's mark of success."""
+    write_json(run.outcome, outcome.to_json())  # the commit point
+    if outcome.status is Ending.SUCCESS:
+        write_text(run.success, "")
