@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovis.reporting.needs import ReportingUnavailableError, require_packages
-from ovis.runner.devices import Device, DeviceError, default_processes, list_devices
+from ovis.runner.availability import DeviceSource, Limits
+from ovis.runner.devices import DeviceError, default_processes, list_devices
 from ovis.runner.engines.local import LocalEngine
 from ovis.runner.grid import Experiment, GridError
 from ovis.runner.job import TRAINING, JobSpec
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, 
     except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"manager.py: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"manager.py: {error.filename or options.root}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("manager.py: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -69,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
     add("--processes", type=_positive, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
         "on the CPU 1 for each core, with one thread each)")  # fmt: skip
+    add("--max_gpus", type=_positive, metavar="N", help="use at most N GPUs at once (default: all that are free)")
+    add("--max_load", type=_fraction, default=Limits.max_load, metavar="F",
+        help="leave a GPU alone that is busy for more than this fraction of time (default: %(default)s)")  # fmt: skip
+    add("--max_memory", type=_fraction, default=Limits.max_memory, metavar="F",
+        help="leave a GPU alone that has more than this fraction of memory in use (default: %(default)s)")  # fmt: skip
     add("--max_jobs", type=_positive, metavar="N", help="start at most N runs, then stop")
     add("--dry_run", action="store_true", help="show the plan and write nothing")
     add("--report", action="store_true", help="draw the report when every run is done")
@@ -91,17 +97,23 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy)
         update_lib=options.update_lib)  # fmt: skip
     experiment = sweep.experiment
     devices = list_devices(options.device or experiment.device or "auto")
+    source = DeviceSource(devices, Limits(options.max_gpus, options.max_load, options.max_memory))
     known = {record.key: record for record in queue.read()}
     processes = options.processes or default_processes(devices)
-    _print_plan(experiment, queue, known, devices, processes)
+    engine = LocalEngine(source, processes)
+    _print_plan(experiment, queue, known, f"on {source}: {runs_text(processes * source.at_once)} at once")
+    if busy := engine.waiting():
+        print(f"not free now: {busy}", flush=True)
     for note in sweep.notes:
         print(note, flush=True)
-    if options.rf and known and not _confirm_deletion(queue, known, options):
+    doomed = _doomed(experiment, queue, known) if options.rf else {}
+    if doomed and not _confirm_deletion(queue, doomed, options):
         return 0 if options.dry_run else 1
     if options.dry_run:
         return 0
-    if options.rf and known:
-        print(f"deleted {runs_text(queue.clear())}")
+    if doomed:
+        queue.clear(doomed)
+        print(f"deleted {runs_text(len(doomed))}")
     begin_sweep(sweep, queue)
     keys = {run.key for run in experiment.runs}
     if options.resume:
@@ -111,7 +123,6 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy)
     template = JobSpec(
         queue.paths.folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training
     )
-    engine = LocalEngine(devices, processes)
     begin = time.monotonic()
     result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
     _print_result(result, queue, name, time.monotonic() - begin)
@@ -135,9 +146,7 @@ def _locate(exp: str) -> tuple[Path, str]:
     return path, path.stem
 
 
-def _print_plan(
-    experiment: Experiment, queue: Queue, known: dict[str, Record], devices: list[Device], processes: int
-) -> None:
+def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], placement: str) -> None:
     keys = {run.key for run in experiment.runs}
     states = count_states(record.state for key, record in known.items() if key in keys)
     parts = [f"{len(keys - known.keys())} new", *(f"{count} {state.value}" for state, count in states.items() if count)]
@@ -145,15 +154,21 @@ def _print_plan(
     others = len(known.keys() - keys)
     if others:
         print(f"left alone: {runs_text(others)} of its queue, not in the experiment file (any more)")
-    labels = ", ".join(device.label for device in devices)
-    print(f"on {labels}: {runs_text(processes * len(devices))} at once", flush=True)
+    print(placement, flush=True)
 
 
-def _confirm_deletion(queue: Queue, known: dict[str, Record], options: argparse.Namespace) -> bool:
+def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:
+    """What ``--rf`` deletes: names of runs, and where they stand."""
+    names = [run.identity.name for run in experiment.runs if run.key not in known]
+    strays = {name: "not in the queue" for name in names if queue.paths.run(name).folder.exists()}
+    return {**{record.name: record.state.value for record in known.values()}, **strays}
+
+
+def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Namespace) -> bool:
     """List what ``--rf`` deletes, and ask where there is somebody to ask."""
-    print(f"--rf deletes {runs_text(len(known))} of {queue.paths.folder}:")
-    for record in known.values():
-        print(f"  {record.name}  {record.state.value}")
+    print(f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}:")
+    for name, state in doomed.items():
+        print(f"  {name}  {state}")
     if options.dry_run:
         return False
     if options.yes or not sys.stdin.isatty():
@@ -181,4 +196,14 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a fraction from 0 to 1, got {text}")
     return value

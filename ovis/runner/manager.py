@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -26,6 +27,12 @@ SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
 
 #: Seconds between two looks at the runs' progress.
 VIEW_INTERVAL = 0.25
+
+#: Seconds between two lines that say why queued runs don't start.
+WAIT_INTERVAL = 60.0
+
+#: A figure in such a line, which changes from look to look; not the number of a device.
+FIGURE = re.compile(r"(?<![\w:.-])\d+")
 
 #: Seconds for the jobs to write their checkpoints when the manager itself has failed.
 GRACE = 20.0
@@ -120,7 +127,8 @@ class _Manager:
         self.told = 0
         self.states: dict[str, State] = {}
         self.next_due: float | None = 0.0
-        self.last_tick = self.last_view = float("-inf")
+        self.last_tick = self.last_view = self.last_wait = float("-inf")
+        self.wait = ""
 
     def step(self, stops: int) -> bool:
         """Look at the jobs once and do what is due; False when there is nothing left to do.
@@ -132,6 +140,8 @@ class _Manager:
         self._collect()
         if self._due():
             self._tick()
+        else:
+            self._explain_wait()
         more = self._has_more()
         if not more or time.monotonic() - self.last_view > VIEW_INTERVAL:
             self.last_view = time.monotonic()
@@ -187,11 +197,26 @@ class _Manager:
     def _room(self) -> int:
         return 0 if self.told else max(0, min(self.engine.capacity(), self.budget))
 
+    def _is_waiting(self) -> bool:
+        """Whether a queued run could start, were there a device."""
+        return self.next_due is not None and self.next_due <= time.time()
+
+    def _explain_wait(self) -> None:
+        """Say why queued runs don't start: once, and again when the reason is another one, at most once a minute."""
+        if self.told or self.budget <= 0 or not self._is_waiting():
+            return
+        text = self.engine.waiting()
+        reason, now = FIGURE.sub("", text), time.monotonic()
+        if not reason:
+            self.wait = ""  # all that there is, is in use by our own jobs
+        elif reason != self.wait and now - self.last_wait >= WAIT_INTERVAL:
+            self.wait, self.last_wait = reason, now
+            self.display.say(f"waiting: {text}")
+
     def _due(self) -> bool:
         """Whether a transaction is worth its cost: at 10,000 runs it rewrites 4 MB."""
         since = time.monotonic() - self.last_tick
-        waiting = self.next_due is not None and self.next_due <= time.time()
-        if self.ended or (waiting and self._room() > 0):
+        if self.ended or (self._is_waiting() and self._room() > 0):
             return True
         # More often while something is to be noted, or while all there is to wait for are another manager's runs.
         return since > (2.0 if self.launched or not self.jobs else self.queue.policy.heartbeat / 2)

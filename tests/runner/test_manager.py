@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from laboratory import STUB, Lab, processes_of
 
+from ovis.runner.availability import DeviceSource
 from ovis.runner.devices import Device
 from ovis.runner.engines.local import LocalEngine
 from ovis.runner.grid import load_experiment
@@ -239,7 +240,7 @@ def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypat
     devices = [Device(f"cuda:{n}", "cuda", {"CUDA_VISIBLE_DEVICES": f"GPU-{n}"}) for n in (0, 1)]
     display = Recorder()
     template = JobSpec(queue.paths.folder, "", 0, command=STUB)
-    assert run_experiment(runs, queue, LocalEngine(devices, 2), display, template).complete
+    assert run_experiment(runs, queue, LocalEngine(DeviceSource(devices), 2), display, template).complete
     calls = [json.loads((run.folder / "call.json").read_text()) for run in lab.runs()]
     assert sorted(call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls) == ["GPU-0", "GPU-1"]
     assert {call["env"][name] for call in calls for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"3"}
@@ -253,7 +254,7 @@ def test_progress_moves_within_runs_and_by_their_length(lab: Lab) -> None:
     queue.add([run.record() for run in runs])
     display = Recorder()
     template = JobSpec(queue.paths.folder, "", 0, command=STUB)
-    engine = LocalEngine([Device("cpu", "cpu")], 2)
+    engine = LocalEngine(DeviceSource([Device("cpu", "cpu")]), 2)
     assert run_experiment(runs, queue, engine, display, template).complete
     completed = [view.completed for view in display.views]
     assert completed[0] == 0.0

@@ -60,6 +60,12 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """How many more jobs it can take now."""
 
+    def waiting(self) -> str:
+        """What it can't use for now though it would, and why: ``cuda:0 load 97 %, memory 41 %; cuda:1 ...``.
+
+        Empty where there is nothing, or only jobs of its own to wait for.
+        """
+
     def submit(self, job: JobSpec) -> Handle:
         """Start a job.
 
