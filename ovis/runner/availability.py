@@ -109,15 +109,18 @@ class DeviceSource:
         look = self._look(device.gpu)
         if look.reading is None:
             return Verdict(False, f"can't be read: {look.problem}")
-        if self._reservations.is_taken(device.gpu):
-            return Verdict(False, "another manager has just started a run there")
         just_left = time.monotonic() - self._left.get(device.gpu, float("-inf")) < ECHO
         if self._sees_processes and (ours or just_left):
-            return self._judge(look.others.load, look.others.memory, "others' ")
-        if ours:
-            return Verdict(True)
-        verdict = self._judge(look.reading.load, look.reading.memory)
-        return Verdict(verdict.free) if just_left else verdict  # not a word while it may be the load of our own run
+            verdict = self._judge(look.others.load, look.others.memory, "others' ")
+        elif ours:
+            verdict = Verdict(True)
+        else:
+            verdict = self._judge(look.reading.load, look.reading.memory)
+            if just_left:  # not a word while it may be the load of our own run
+                verdict = Verdict(verdict.free)
+        if verdict.free and self._reservations.is_taken(device.gpu):
+            return Verdict(False, "another manager has just started a run there")
+        return verdict
 
     def load(self, device: Device) -> float:
         """The fraction of the time the device was busy when last looked at, 0..1; 0 where that can't be told."""
