@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import random
@@ -293,3 +294,13 @@ def test_the_cores_are_shared_out(
     engine = box.engine(processes, request_, **limits)
     for device, name in itertools.product(engine._source.devices, local.THREADS):
         assert engine._environment(device)[name] == threads
+
+
+def test_managers_that_only_look_do_not_see_each_other(box: Box) -> None:
+    engine = box.engine()
+    box.fill(engine)
+    engine.close()
+    for path in (box.folder / f"ovis-{os.getuid()}").iterdir():
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            assert engine.capacity() == 2
