@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -15,7 +16,7 @@ from ovis.diagnostics import Diagnostic
 from ovis.estimators.records import Estimate, Particles
 from ovis.estimators.sampling import draw, encode
 from ovis.functional.log_weights import Alpha, check_alpha, effective_sample_size, log_mean_exp
-from ovis.functional.surrogates import attach
+from ovis.functional.surrogates import attach, scale_gradient
 
 __all__ = ["BoundSettings", "Draw", "GradientEstimator", "ParticleSettings", "RenyiSettings"]
 
@@ -80,22 +81,13 @@ class RenyiSettings(BoundSettings):
 
 @dataclass(frozen=True)
 class Draw:
-    """What a leaf sees of one call: the scored particles, and the means to draw more."""
+    """What a leaf sees of one call: the weights of the particles, and the means to draw more."""
 
     model: nn.Module
     x: Tensor  # [B, *event]
-    encoded: Tensor | None
-    particles: Particles
     log_w: Tensor  # [B, M, K], detached
     settings: Any  # of the leaf's settings class
-
-    @torch.no_grad()
-    def auxiliary_log_w(self, count: int) -> Tensor:
-        """Log-weights of further samples of q, shape [B, M, count], without graph."""
-        mc = self.log_w.shape[1]
-        fresh = draw(self.model, self.x, mc * count, encoded=self.encoded)
-        log_w = fresh.log_w(self.settings.beta, self.settings.freebits)
-        return log_w.view(len(self.x), mc, count)
+    auxiliary_log_w: Callable[[int], Tensor]  # S -> log-weights of S more samples of q, [B, M, S], without graph
 
 
 class GradientEstimator(nn.Module, ABC):
@@ -153,7 +145,7 @@ class GradientEstimator(nn.Module, ABC):
             TypeError: an override that is no setting of this estimator.
             ValueError: a setting or a model that this estimator can't work with.
         """
-        settings = self._settings(self.settings, overrides) if overrides else self.settings
+        settings = self.configured(**overrides)
         encoded = encode(model, x)
         particles = draw(
             model,
@@ -166,7 +158,13 @@ class GradientEstimator(nn.Module, ABC):
         )
         beta, freebits = getattr(settings, "beta", 1.0), getattr(settings, "freebits", None)
         log_w = particles.log_w(beta, freebits).view(len(x), settings.mc, settings.iw)
-        estimate = self.estimate(Draw(model, x, encoded, particles, log_w, settings))
+
+        @torch.no_grad()
+        def auxiliary_log_w(count: int) -> Tensor:
+            fresh = draw(model, x, settings.mc * count, encoded=encoded)
+            return fresh.log_w(beta, freebits).view(len(x), settings.mc, count)
+
+        estimate = self.estimate(Draw(model, x, log_w, settings, auxiliary_log_w))
         loss = _surrogate(particles, estimate, beta, freebits)
         diagnostics = Diagnostic()
         if return_diagnostics:
@@ -174,6 +172,14 @@ class GradientEstimator(nn.Module, ABC):
         if backward:
             loss.mean().backward()
         return loss, diagnostics, particles.output
+
+    def configured(self, **overrides: Any) -> Any:
+        """The settings of a call with these overrides.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward`.
+        """
+        return self._settings(self.settings, overrides) if overrides else self.settings
 
     def _settings(self, current: ParticleSettings, changes: dict[str, Any]) -> Any:
         valid = [item.name for item in dataclasses.fields(self.Settings)]
@@ -199,6 +205,9 @@ def _surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: 
     """
     factors = estimate.factors
     batch, mc = factors.value.shape
+    if estimate.path is not None and particles.z[0].requires_grad:
+        z, path = particles.z[0], estimate.path.flatten(1)
+        scale_gradient(z, path if z.shape[:2] == path.shape else path.flatten())
     scale = -1 / mc
     joint = (scale * factors.log_p).view(batch, -1)
     score = (scale * factors.log_q).view(batch, -1)

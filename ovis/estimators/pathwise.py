@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ovis.estimators.base import BoundSettings, Draw, GradientEstimator, RenyiSettings
 from ovis.estimators.records import Estimate
-from ovis.functional.surrogates import elbo_factors, pathwise_factors, scale_gradient
+from ovis.functional.surrogates import elbo_factors, pathwise_factors
 
 __all__ = ["PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]
 
@@ -81,9 +81,4 @@ class PathwiseDreg(GradientEstimator):
     def estimate(self, sample: Draw) -> Estimate:
         settings = sample.settings
         factors = pathwise_factors(sample.log_w, settings.alpha)
-        z = sample.particles.z[0]
-        if z.requires_grad:
-            factor = 1 - settings.beta * (1 - settings.alpha) * (1 - factors.log_p)
-            particles = factor.flatten(1) if z.shape[:2] == factor.flatten(1).shape else factor.flatten()
-            scale_gradient(z, particles)
-        return Estimate(factors)
+        return Estimate(factors, path=1 - settings.beta * (1 - settings.alpha) * (1 - factors.log_p))

@@ -41,3 +41,4 @@ class Estimate:
     factors: Factors  # value [B, M], log_p and log_q [B, M, K]
     extra: Tensor | None = None  # [B], a loss of which only the gradient counts (a baseline's, the sleep phase)
     phi_weights: Tensor | None = None  # [B, M, K], v_k of phi's bound; None: those of theta's, factors.log_p
+    path: Tensor | None = None  # [B, M, K], multiplies the gradient that flows into z_k; None: 1

@@ -47,8 +47,8 @@ SIGNAL_METHODS = (
 SERIES_BELOW = 1 / 16
 SERIES_TERMS = {torch.float64: 14, torch.float32: 7}
 
-#: So many normalized weights at most can reach 1/16.
-FEW = 16
+#: So many normalized weights at most can exceed 1/16.
+FEW = 15
 
 
 def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
@@ -136,10 +136,12 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
     """
     share = log_share.squeeze(-1)
     b, rest = share.sigmoid(), (-share).sigmoid()  # rest = 1 - b
+    orders = torch.arange(2, _terms(weights) + 1, dtype=b.dtype, device=b.device).unsqueeze(-1)
+    powers = rest.unsqueeze(-2).expand(*rest.shape[:-1], len(orders) + 1, -1).cumprod(-2)[..., 1:, :]
+    coefficients = (powers * (1 / orders + (1 - alpha) * b.unsqueeze(-2))).mean(-1)
     total = torch.zeros_like(weights)
-    for n in range(_terms(weights), 1, -1):
-        coefficient = rest**n * (1 / n + (1 - alpha) * b)
-        total = torch.addcmul(coefficient.mean(-1, keepdim=True), total, weights)
+    for coefficient in reversed(coefficients.unbind(-1)):
+        total = torch.addcmul(coefficient.unsqueeze(-1), total, weights)
     linear = (alpha * rest - (1 - alpha) * b.square()).mean(-1, keepdim=True)
     constant = (-h(b, torch.nn.functional.logsigmoid(-share)) - alpha * b).mean(-1, keepdim=True)
     return (constant + weights * (linear + weights * total)) / (1 - alpha)

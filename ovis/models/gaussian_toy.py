@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,24 +17,25 @@ __all__ = ["GaussianToyVAE"]
 
 
 class GaussianToyVAE(ParticleModel):
-    """p(z) = N(z; mu, I), p(x|z) = N(x; z, I), q(z|x) = N(z; A x + b, (2/3)^2 I), all in D dimensions.
+    """p(z) = N(z; mu, I), p(x|z) = N(x; z, I), q(z|x) = N(z; A x + b, scale^2 I), all in D dimensions.
 
     The exact posterior is N((x + mu)/2, I/2). For data of mean m the bounds are largest near mu = m, A = I/2, b = m/2.
-    As in the paper's Figure 1, 2/3 is a standard deviation, so q is narrower than the posterior (Rainforth et al.: a
-    variance of 2/3).
 
     Args:
         D: dimensions.
         x_mean: mean m of the data, shape [D], of which the optimum is a function; None: zeros.
+        scale: standard deviation of q. 2/3 as in the paper's Figure 1: q is narrower than the posterior, weights are
+            unbounded. Rainforth et al. have a *variance* of 2/3, ``scale=(2 / 3) ** 0.5``: wider, bounded weights.
     """
 
-    #: standard deviation of q
-    scale = 2 / 3
+    #: the parameter that moves the location of q: d location / d b = 1
+    location = "b"
 
     data_mean: Tensor
 
-    def __init__(self, D: int = 20, x_mean: Tensor | None = None):
+    def __init__(self, D: int = 20, x_mean: Tensor | None = None, scale: float = 2 / 3):
         super().__init__()
+        self.scale = scale
         self.mu = nn.Parameter(torch.zeros(D))
         self.A = nn.Parameter(torch.zeros(D, D))
         self.b = nn.Parameter(torch.zeros(D))
@@ -59,6 +61,35 @@ class GaussianToyVAE(ParticleModel):
         prior = _normal(self.mu.expand(bs, -1))
         z = prior.sample()
         return {"px": _normal(z), "z": [z], "pz": [prior]}
+
+    def noise_log_weights(self, x: Tensor, noise: Tensor) -> Tensor:
+        """log p(x, z) - log q(z|x) of the samples z = A x + b + scale noise, a quadratic form of the noise.
+
+        Args:
+            x: observations, shape [B, D].
+            noise: standard normal, shape [B, D, N].
+
+        Returns:
+            shape [B, N], in nats.
+        """
+        mean, s = self.encode(x), self.scale
+        constant = -0.5 * ((x - mean).square() + (mean - self.mu).square()).sum(-1) + len(self.mu) * (
+            math.log(s) - 0.5 * math.log(2 * math.pi)
+        )
+        linear = s * self._pull(x, mean)
+        product = torch.baddbmm(constant.view(-1, 1, 1), linear.unsqueeze(1), noise).squeeze(1)
+        return torch.add(product, noise.square().sum(1), alpha=0.5 - s * s)
+
+    def noise_slopes(self, x: Tensor) -> tuple[Tensor, float]:
+        """The gradient of log p(x, z) with respect to z = A x + b + scale noise: (offset [B, D], slope).
+
+        It is offset + slope noise.
+        """
+        return self._pull(x, self.encode(x)), -2 * self.scale
+
+    def _pull(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Gradient of log p(x, z) at the mean of q."""
+        return x + self.mu - 2 * mean
 
     def optimum(self) -> dict[str, Tensor]:
         """The optimal parameters for data of the stored mean, as fresh tensors, in the order mu, A, b."""

@@ -1,0 +1,43 @@
+"""Random numbers by number: a generator for each draw, so that no result depends on how the draws are grouped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["fill_normal", "stream"]
+
+
+def stream(device: torch.device, seed: int, *keys: int) -> torch.Generator:
+    """A generator that is a function of the seed and the keys.
+
+    The last key counts: as torch's CPU generator takes 32 bits of a seed, equal keys but the last never meet within
+    2^32 counts.
+
+    Args:
+        device: of the generator.
+        seed: of the study.
+        keys: what the numbers are for, e.g. the stream and the number of the draw.
+    """
+    *purpose, count = keys
+    state = seed
+    for key in purpose:
+        state = _mix(state * 0x9E3779B9 + key + 1)
+    return torch.Generator(device).manual_seed(_mix((_mix(state) + count) & 0xFFFFFFFF))
+
+
+def fill_normal(rows: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+    """Fill rows [R, ...] with standard normal numbers, an equal share of the rows from each stream in turn."""
+    for share, generator in zip(rows.chunk(len(streams)), streams, strict=True):
+        share.normal_(generator=generator)
+    return rows
+
+
+def _mix(n: int) -> int:
+    """A bijection of 32-bit numbers that spreads neighbours (Murmur3's finalizer)."""
+    n &= 0xFFFFFFFF
+    n = (n ^ n >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    n = (n ^ n >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return n ^ n >> 16
