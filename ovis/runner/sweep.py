@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovis.runner.atomic import write_text
+from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Experiment, GridError, load_experiment
 from ovis.runner.progress import runs_text
 from ovis.runner.queue import Queue
@@ -64,7 +65,8 @@ def plan_sweep(
         OSError: the code can't be read.
     """
     known = set() if fresh else {record.key for record in queue.read()}
-    kept = queue.paths.experiment if known and not update_exp and queue.paths.experiment.is_file() else None
+    copy = queue.paths.experiment
+    kept = copy if copy.is_file() and not fresh and not update_exp else None
     experiment, notes = _choose_runs(path, kept, resume)
     here, current = read_code(live_package()), None if fresh else queue.snapshot()
     if current is None:
@@ -99,6 +101,7 @@ def begin_sweep(sweep: Sweep, queue: Queue) -> None:
     if sweep.code is not None:
         snapshot = take_snapshot(queue.paths, sweep.code, live_package(), option_defaults())
     queue.add([run.record() for run in sweep.experiment.runs], snapshot)
+    failpoint("sweep.queued")
     if _text(queue.paths.experiment) != sweep.experiment.text:
         write_text(queue.paths.experiment, sweep.experiment.text)
 
