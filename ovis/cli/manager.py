@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, 
     except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"manager.py: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"manager.py: {error.filename or options.root}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("manager.py: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -106,12 +106,14 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy)
         print(f"not free now: {busy}", flush=True)
     for note in sweep.notes:
         print(note, flush=True)
-    if options.rf and known and not _confirm_deletion(queue, known, options):
+    doomed = _doomed(experiment, queue, known) if options.rf else {}
+    if doomed and not _confirm_deletion(queue, doomed, options):
         return 0 if options.dry_run else 1
     if options.dry_run:
         return 0
-    if options.rf and known:
-        print(f"deleted {runs_text(queue.clear())}")
+    if doomed:
+        queue.clear(doomed)
+        print(f"deleted {runs_text(len(doomed))}")
     begin_sweep(sweep, queue)
     keys = {run.key for run in experiment.runs}
     if options.resume:
@@ -155,11 +157,18 @@ def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], 
     print(placement, flush=True)
 
 
-def _confirm_deletion(queue: Queue, known: dict[str, Record], options: argparse.Namespace) -> bool:
+def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:
+    """What ``--rf`` deletes: names of runs, and where they stand."""
+    names = [run.identity.name for run in experiment.runs if run.key not in known]
+    strays = {name: "not in the queue" for name in names if queue.paths.run(name).folder.exists()}
+    return {**{record.name: record.state.value for record in known.values()}, **strays}
+
+
+def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Namespace) -> bool:
     """List what ``--rf`` deletes, and ask where there is somebody to ask."""
-    print(f"--rf deletes {runs_text(len(known))} of {queue.paths.folder}:")
-    for record in known.values():
-        print(f"  {record.name}  {record.state.value}")
+    print(f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}:")
+    for name, state in doomed.items():
+        print(f"  {name}  {state}")
     if options.dry_run:
         return False
     if options.yes or not sys.stdin.isatty():

@@ -49,17 +49,17 @@ class AtomicStorage(Storage):
 
     def read(self) -> dict[str, dict[str, Any]] | None:
         try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
+            data: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+            _check(data)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise LedgerError(f"can't read the queue {self.path}: {error}") from None
-        if not (isinstance(data, dict) and all(isinstance(table, dict) for table in data.values())):
-            raise LedgerError(f"can't read the queue {self.path}: it is not a TinyDB file")
-        for number, row in data.get(TABLE, {}).items():
-            _check_row(row, f"can't read the queue {self.path}: record {number}")
-        for number, row in data.get(SNAPSHOTS, {}).items():
-            _check_snapshot(row, f"can't read the queue {self.path}: snapshot {number}")
+        except OSError as error:
+            raise LedgerError(f"can't read the queue {self.path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise LedgerError(
+                f"the queue {self.path} is broken: {error}; move it aside, and manager.py makes it anew from the run "
+                f"folders"
+            ) from None
         return data
 
     def write(self, data: dict[str, dict[str, Any]]) -> None:
@@ -71,31 +71,44 @@ class AtomicStorage(Storage):
             raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
 
 
+def _check(data: Any) -> None:
+    """Refuse what no queue of ours can have written, or what was made to lead out of the run root.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    if not (isinstance(data, dict) and all(isinstance(table, dict) for table in data.values())):
+        raise ValueError("it is not a TinyDB file")
+    for number, row in data.get(TABLE, {}).items():
+        _check_row(row, f"record {number}")
+    for number, row in data.get(SNAPSHOTS, {}).items():
+        _check_snapshot(row, f"snapshot {number}")
+
+
 def _check_row(row: Any, where: str) -> None:
-    """Refuse a record that no queue of ours can have written, or one that was made to lead out of the run root."""
     _check_fields(row, _REQUIRED, where)
     for name in (row["name"], row["key"]):
         if not is_safe_name(name):
-            raise LedgerError(f"{where} has an unsafe run name or key {name!r}")
+            raise ValueError(f"{where} has an unsafe run name or key {name!r}")
     if row["state"] not in _STATES:
-        raise LedgerError(f"{where} has an unknown state {row['state']!r}")
+        raise ValueError(f"{where} has an unknown state {row['state']!r}")
     if row.get("snapshot") and not (isinstance(row["snapshot"], str) and is_safe_name(row["snapshot"])):
-        raise LedgerError(f"{where} has an unsafe snapshot {row['snapshot']!r}")
+        raise ValueError(f"{where} has an unsafe snapshot {row['snapshot']!r}")
 
 
 def _check_snapshot(row: Any, where: str) -> None:
     _check_fields(row, _SNAPSHOT, where)
     if not is_safe_name(row["id"]):
-        raise LedgerError(f"{where} has an unsafe id {row['id']!r}")
+        raise ValueError(f"{where} has an unsafe id {row['id']!r}")
 
 
 def _check_fields(row: Any, required: Iterable[tuple[str, tuple[type, ...]]], where: str) -> None:
     if not isinstance(row, dict):
-        raise LedgerError(f"{where} is not an object")
+        raise ValueError(f"{where} is not an object")
     for name, kind in required:
         value = row.get(name)
         if not isinstance(value, kind):
-            raise LedgerError(f"{where} has no valid {name!r}: {value!r}")
+            raise ValueError(f"{where} has no valid {name!r}: {value!r}")
 
 
 _STATES = frozenset(state.value for state in State)

@@ -17,8 +17,8 @@ from ovis.runner.grid import Run
 from ovis.runner.job import JobSpec
 from ovis.runner.process import new_owner
 from ovis.runner.progress import Display, RunningRun, View, runs_text
-from ovis.runner.queue import Ended, Event, Launched, Queue
-from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, read_progress
+from ovis.runner.queue import Ended, Event, Launched, Queue, Tick
+from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, last_line, read_progress
 
 __all__ = ["Result", "run_experiment"]
 
@@ -34,7 +34,7 @@ WAIT_INTERVAL = 60.0
 #: A figure in such a line, which changes from look to look; not the number of a device.
 FIGURE = re.compile(r"(?<![\w:.-])\d+")
 
-#: Seconds for the jobs to write their checkpoints when the manager itself has failed.
+#: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed.
 GRACE = 20.0
 
 
@@ -124,6 +124,7 @@ class _Manager:
         self.budget = max_jobs if max_jobs is not None else len(runs) * 1000
         self.launched: list[Launched] = []
         self.ended: list[Ended] = []
+        self.given_up: dict[str, float] = {}  # jobs that were told to stop, and when they are killed
         self.told = 0
         self.states: dict[str, State] = {}
         self.next_due: float | None = 0.0
@@ -176,12 +177,16 @@ class _Manager:
             self.engine.cancel(id, force=stops > 1)
 
     def _collect(self) -> None:
-        """Ask the engine which jobs have ended."""
+        """Ask the engine which jobs have ended; kill those that should have."""
         for id, status in self.engine.poll(list(self.jobs)).items():
             if status.phase is Phase.ENDED:
                 record = self.jobs.pop(id).record
+                self.given_up.pop(id, None)
                 self.ended.append(Ended(record.key, record.attempt, self._otherwise(record, status)))
                 failpoint("finish.seen")
+        for id, deadline in self.given_up.items():
+            if deadline < time.monotonic():
+                self.engine.cancel(id, force=True)
 
     def _otherwise(self, record: Record, status: Status) -> Outcome:
         """How a job ended that has not said so in the run's folder."""
@@ -191,7 +196,9 @@ class _Manager:
             ending, message = Ending.ABORTED, "stopped on request"
         else:
             ending = Ending.LOST
-            message = f"the job ended with code {status.code} and no outcome, see {self.queue.paths.jobs_log}"
+            log = self.queue.paths.jobs_log  # where the job prints an error of its own
+            said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
+            message = f"the job ended with code {status.code} and no outcome: {said or f'see {log}'}"
         return Outcome(ending, record.attempt, message=message, t=time.time())
 
     def _room(self) -> int:
@@ -228,10 +235,21 @@ class _Manager:
         for event in tick.events:
             if event.record.key in self.weights:
                 self._report(event)
+        self._give_up(tick)
         for record in tick.claimed:
             failpoint("claim.committed")
             self._launch(record)
             failpoint("job.submitted")
+
+    def _give_up(self, tick: Tick) -> None:
+        """Stop the jobs whose attempts no longer count: cancelled, or taken for lost. Nor does what they still say."""
+        for id, job in self.jobs.items():
+            record = job.record
+            if tick.attempts.get(record.key) != record.attempt and id not in self.given_up:
+                cancelled = tick.states.get(record.key) is State.CANCELLED
+                self.display.say(f"{'cancelled' if cancelled else 'given up'}: {record.name}, its job is being stopped")
+                self.engine.cancel(id)
+                self.given_up[id] = time.monotonic() + GRACE
 
     def _launch(self, record: Record) -> None:
         self.budget -= 1
@@ -261,7 +279,8 @@ class _Manager:
         for job in self.jobs.values():
             progress = read_progress(self.queue.paths.run(job.record.name))
             running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
-            completed += self.weights[job.record.key] * (progress.fraction if progress else 0.0)
+            if self.states.get(job.record.key) not in SETTLED:  # a cancelled one is complete already
+                completed += self.weights[job.record.key] * (progress.fraction if progress else 0.0)
         completed += sum(self.weights[key] for key, state in self.states.items() if state in SETTLED)
         return View(count_states(self.states.values()), completed, running)
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ovis.runner import transitions
+from ovis.runner.adoption import new_row
 from ovis.runner.failpoints import failpoint
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
@@ -110,6 +111,8 @@ class Queue:
     def add(self, records: Sequence[Record], snapshot: Snapshot | None = None) -> int:
         """Queue the runs that are not known yet; the known ones stay as they are.
 
+        A run whose folder is there without a record goes on from it.
+
         Args:
             records: the runs.
             snapshot: the code that attempts run on from now on, those of other managers too; None: as it was.
@@ -118,15 +121,16 @@ class Queue:
             how many were new.
         """
         self.paths.folder.mkdir(parents=True, exist_ok=True)
-        now = time.time()
+        now, known = time.time(), {row["key"] for row in self.ledger.read()}
+        rows = {r.key: new_row(self.paths, r, self.policy, now) for r in records if r.key not in known}
         with self.ledger.transaction() as transaction:
-            new = {record.key: record for record in records if record.key not in transaction.rows}
+            new = [row for key, row in rows.items() if key not in transaction.rows]
             if len(transaction.rows) + len(new) > MAX_RUNS:
                 raise LedgerError(
                     f"{len(transaction.rows) + len(new)} runs in one experiment: the queue {self.paths.ledger} is made "
                     f"for at most {MAX_RUNS}; split it"
                 )
-            transaction.insert({**record.to_row(), "created": now} for record in new.values())
+            transaction.insert(new)
             if snapshot is not None:
                 transaction.use_snapshot(snapshot.to_row())
         return len(new)
@@ -230,8 +234,11 @@ class Queue:
         failpoint("cancel.written")
         return cancelled
 
-    def clear(self) -> int:
+    def clear(self, others: Collection[str] = ()) -> int:
         """Forget every run and delete its folder, the snapshots and the copy of the experiment file.
+
+        Args:
+            others: names of run folders without a record that are deleted too.
 
         Returns:
             how many runs there were.
@@ -247,10 +254,11 @@ class Queue:
             if running:
                 raise LedgerError(f"{_are_running([record.name for record in running])}: stop the manager first")
             trash.mkdir()
-            for record in records:  # aside first: a kill leaves records without folders, never old folders for new runs
-                folder = self.paths.run(record.name).folder
+            # Aside first: a kill leaves records without folders, never old folders for new runs.
+            for name in {*(record.name for record in records), *others}:
+                folder = self.paths.run(name).folder
                 if folder.exists() or folder.is_symlink():
-                    folder.rename(trash / record.name)
+                    folder.rename(trash / name)
             failpoint("clear.renamed")
             self.paths.experiment.unlink(missing_ok=True)
             if self.paths.snapshots.exists():

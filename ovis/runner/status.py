@@ -144,12 +144,21 @@ _RECORD_FIELDS = tuple(item.name for item in fields(Record))
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: the content of ``progress.json``."""
+    """How far a run has come: the content of ``progress.json``.
+
+    Attributes:
+        step: steps taken.
+        nsteps: steps in all.
+        loss: the last one; None where it is not finite.
+        t: when this was said, in seconds since 1970.
+        begin: the step that this attempt began at; None where that is not said.
+    """
 
     step: int
     nsteps: int
     loss: float | None = None
     t: float = 0.0
+    begin: int | None = None
 
     @property
     def fraction(self) -> float:
@@ -171,16 +180,27 @@ def read_progress(run: RunPaths) -> Progress | None:
     try:
         if data is None:
             return None
-        loss = data.get("loss")
+        loss, begin = data.get("loss"), data.get("begin")
         return Progress(
-            int(data["step"]), int(data["nsteps"]), None if loss is None else float(loss), float(data.get("t", 0.0))
+            int(data["step"]),
+            int(data["nsteps"]),
+            None if loss is None else float(loss),
+            float(data.get("t", 0.0)),
+            None if begin is None else int(begin),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # int of an infinity
         return None
 
 
-def last_line(path: Path, size: int = 8192, width: int = 300) -> str:
-    """The last line of a log that is not empty, cut to ``width`` characters; empty where there is none."""
+def last_line(path: Path, size: int = 8192, width: int = 300, after: str = "") -> str:
+    """The last line of a log that is not empty, cut to ``width`` characters; empty where there is none.
+
+    Args:
+        path: the log.
+        size: bytes to look at, from its end.
+        width: most characters to give.
+        after: of the lines that begin with this, what follows it.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -189,6 +209,7 @@ def last_line(path: Path, size: int = 8192, width: int = 300) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    lines = [line.removeprefix(after) for line in lines if line.startswith(after)]
     return "".join(c if c.isprintable() else " " for c in lines[-1])[:width] if lines else ""
 
 

@@ -14,10 +14,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from laboratory import MANAGER, Lab, processes_of
+from laboratory import MANAGER, Lab, command_of, processes_of
 
 from ovis.runner.ledger import LedgerError
 from ovis.runner.status import State
@@ -25,6 +26,9 @@ from ovis.runner.transitions import Policy
 
 #: Who is killed, with what weight.
 TARGETS = {"manager": 35, "job": 30, "training": 35}
+
+#: What the kinds of processes have on their command lines.
+WORDS = {"job": "ovis.runner.job", "training": "--run_dir="}
 
 UNGUARDED = Path(__file__).with_name("unguarded")
 
@@ -71,6 +75,7 @@ class Chaos:
         step: seconds per step of a training; it has twelve.
         seed: of the killer's choices.
         unguarded: guards to take away, see unguarded/sitecustomize.py.
+        targets: who is killed, with what weight.
         timeout: seconds.
     """
 
@@ -82,20 +87,23 @@ class Chaos:
     step: float = 0.25
     seed: int = 0
     unguarded: str = ""
+    targets: Mapping[str, int] = field(default_factory=lambda: TARGETS)
     timeout: float = 240.0
 
-    def run(self) -> Verdict:
-        """Kill until enough were killed, then wait until every run is done."""
+    def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.verdict = Verdict(self.runs)
         self.settled: dict[str, dict[str, object]] = {}
+
+    def run(self) -> Verdict:
+        """Kill until enough were killed, then wait until every run is done."""
         options = f"--estimator vimco --iw 2 --nsteps 12 --id step{round(1000 * self.step)}"
         self.lab.write(args=[options], seeds=self.runs)
         self.alive = [self._start_manager() for _ in range(self.managers)]
         begin = due = time.monotonic()
         try:
             while time.monotonic() - begin < self.timeout and not self._finished():
-                self._watch()
+                self.watch()
                 if time.monotonic() > due and sum(self.verdict.kills.values()) < self.kills:
                     self._kill()
                     due = time.monotonic() + self.random.uniform(0.15, 0.45)
@@ -106,7 +114,7 @@ class Chaos:
         finally:
             for pid in [manager.pid for manager in self.alive] + processes_of(self.lab.paths.folder):
                 _kill(pid)
-        self._watch()
+        self.watch()
         return self._judge()
 
     def _start_manager(self) -> subprocess.Popen[bytes]:
@@ -126,12 +134,11 @@ class Chaos:
         return all(manager.poll() == 0 for manager in self.alive)
 
     def _kill(self) -> None:
-        kind = self.random.choices(list(TARGETS), weights=list(TARGETS.values()))[0]
+        kind = self.random.choices(list(self.targets), weights=list(self.targets.values()))[0]
         if kind == "manager":
             found = [manager.pid for manager in self.alive if manager.poll() is None]
         else:
-            word = {"job": "ovis.runner.job", "training": "--run_dir="}[kind]
-            found = [pid for pid in processes_of(self.lab.paths.folder) if word in _command(pid)]
+            found = [pid for pid in processes_of(self.lab.paths.folder) if WORDS[kind] in command_of(pid)]
         if found and self._under_way():
             _kill(self.random.choice(sorted(found)))
             self.verdict.kills[kind] += 1
@@ -140,7 +147,7 @@ class Chaos:
         """Whether the managers have come so far that there is something to lose."""
         return any(self.lab.paths.folder.glob("*/journal.txt"))
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
         """Read the ledger as ``dbutils.py --watch`` would; a record that says done must never change again."""
         try:
             records = self.lab.queue.read()
@@ -169,13 +176,6 @@ class Chaos:
                 newest = max(newest, attempt)
         verdict.refused = (self.lab.folder / "managers.log").read_text(errors="replace").count(" busy: ")
         return verdict
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
 
 
 def _kill(pid: int) -> None:

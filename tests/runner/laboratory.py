@@ -60,8 +60,15 @@ class Lab:
         """The manager, here."""
         return main(self.arguments(*more), STUB, self.policy)
 
-    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
-        """The manager, in a process of its own, with these variables."""
+    def start(
+        self, *more: str, prepare: Callable[[], None] = lambda: None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """The manager, in a process of its own, with these variables; ``prepare`` is called in it before it starts."""
+
+        def before() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background makes the tests deaf to it
+            prepare()
+
         times = [str(self.policy.heartbeat), str(self.policy.ttl)]
         process = subprocess.Popen(
             [*MANAGER, *times, *self.arguments(*more)],
@@ -69,7 +76,7 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_hear_ctrl_c,
+            preexec_fn=before,
         )
         self.processes.append(process)
         return process
@@ -104,11 +111,6 @@ class Lab:
         self.wait(there)
 
 
-def _hear_ctrl_c() -> None:
-    """A shell that starts the tests in its background makes them, and so the manager, deaf to SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def record(key: str = "a" * 12, **changes: Any) -> Record:
     return Record(**{"key": key, "name": f"run-{key}", "arg": "--estimator=vimco-arithmetic", **changes})
 
@@ -139,4 +141,12 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-__all__ = ["STUB", "Lab", "State", "dead_owner", "is_running", "processes_of", "record"]
+def command_of(pid: int) -> str:
+    """The process's command line; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+__all__ = ["STUB", "Lab", "State", "command_of", "dead_owner", "is_running", "processes_of", "record"]

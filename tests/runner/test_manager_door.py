@@ -9,7 +9,7 @@ import sys
 import types
 
 import pytest
-from laboratory import MANAGER, STUB, Lab
+from laboratory import MANAGER, Lab
 
 from ovis.reporting import needs
 
@@ -20,7 +20,7 @@ def on_a_terminal(lab: Lab, columns: int) -> str:
     """What the manager shows on a terminal of this width, up to its end."""
     ours, theirs = pty.openpty()
     subprocess.run(["stty", "rows", "40", "cols", str(columns)], stdin=theirs, check=True)
-    command = [sys.executable, "-c", MANAGER, STUB[1], *lab.arguments()]
+    command = [*MANAGER, "10", "60", *lab.arguments()]
     with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""

@@ -264,7 +264,7 @@ def test_two_managers_adding_one_grid_add_it_once(lab: Lab) -> None:
 def test_a_broken_ledger_is_one_clear_line_and_stays(queue: Queue, content: str) -> None:
     queue.paths.ledger.write_text(content)
     for request in (queue.read, lambda: queue.tick(ME, 1), lambda: queue.add([record()])):
-        with pytest.raises(LedgerError, match=r"can't read the queue .*\.db\.json: [^\n]+$"):
+        with pytest.raises(LedgerError, match=r"the queue .*\.db\.json is broken: [^\n]+ move it aside[^\n]+$"):
             request()
     assert queue.paths.ledger.read_text() == content
 

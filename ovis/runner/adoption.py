@@ -1,0 +1,32 @@
+"""Records of runs whose folders are there already: their ledger was lost, or they were trained by hand."""
+
+from __future__ import annotations
+
+from ovis.runner import transitions
+from ovis.runner.guards import read_fence
+from ovis.runner.ledger import Row
+from ovis.runner.paths import ExperimentPaths
+from ovis.runner.status import Record, read_outcome
+from ovis.runner.transitions import Policy
+
+__all__ = ["new_row"]
+
+
+def new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) -> Row:
+    """A run's first row in the ledger. Where its folder is there, it goes on from that: its attempts count on, as their
+    fence never goes down; and if it came to its end, that is its end.
+
+    Args:
+        paths: the experiment's files.
+        record: the run as it is to be queued.
+        policy: says what a failure means.
+        now: seconds since 1970.
+    """
+    row: Row = {**record.to_row(), "created": now}
+    run = paths.run(record.name)
+    if run.folder.is_dir():
+        row["attempt"] = read_fence(run)
+        outcome = read_outcome(run)
+        if outcome is not None and outcome.status.final and outcome.attempt >= row["valid_from"]:
+            transitions.finish(row, outcome, policy, outcome.t)
+    return row
