@@ -18,11 +18,11 @@ from ovis.runner.job import TRAINING, JobSpec
 from ovis.runner.ledger import LedgerError
 from ovis.runner.manager import Result, run_experiment
 from ovis.runner.paths import ExperimentPaths, is_safe_name
-from ovis.runner.progress import clock, make_display, runs_text
+from ovis.runner.progress import clock, counts_text, make_display, runs_text
 from ovis.runner.queue import Queue
 from ovis.runner.status import Record, count_states
 from ovis.runner.sweep import SweepError, begin_sweep, plan_sweep
-from ovis.runner.transitions import Level, Policy
+from ovis.runner.transitions import LEVELS, Level, Policy
 from ovis.settings import TrainSettings
 
 __all__ = ["main"]
@@ -75,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="leave a GPU alone that is busy for more than this fraction of time (default: %(default)s)")  # fmt: skip
     add("--max_memory", type=_fraction, default=Limits.max_memory, metavar="F",
         help="leave a GPU alone that has more than this fraction of memory in use (default: %(default)s)")  # fmt: skip
+    add("--engine", choices=["local"], default="local", help="what starts the runs (default: local, this machine)")
     add("--max_jobs", type=_positive, metavar="N", help="start at most N runs, then stop")
+    add("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
+        help=f"first put runs back, by level: {LEVELS}")  # fmt: skip
     add("--dry_run", action="store_true", help="show the plan and write nothing")
     add("--report", action="store_true", help="draw the report when every run is done")
     again = parser.add_mutually_exclusive_group()
@@ -116,8 +119,9 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy)
         print(f"deleted {runs_text(len(doomed))}")
     begin_sweep(sweep, queue)
     keys = {run.key for run in experiment.runs}
-    if options.resume:
-        print(f"put back {runs_text(len(queue.requeue(Level.LOST, keys)))}")
+    level = Level.LOST if options.resume and options.requeue_level is None else options.requeue_level
+    if level is not None:
+        print(f"put back {runs_text(len(queue.requeue(Level(level), keys)))}")
     # Absolute, as the trainings are started in the folder of their code.
     data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
     template = JobSpec(
@@ -149,8 +153,10 @@ def _locate(exp: str) -> tuple[Path, str]:
 def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], placement: str) -> None:
     keys = {run.key for run in experiment.runs}
     states = count_states(record.state for key, record in known.items() if key in keys)
-    parts = [f"{len(keys - known.keys())} new", *(f"{count} {state.value}" for state, count in states.items() if count)]
-    print(f"{queue.paths.folder}: {runs_text(len(keys))} ({', '.join(parts)})")
+    new, old = len(keys - known.keys()), len(keys & known.keys())
+    stand = f" ({counts_text(states)})" if old else ""
+    parts = f"{new} new, {old} known{stand}, {len(experiment.runs) - len(keys)} duplicate"
+    print(f"{queue.paths.folder}: {runs_text(len(keys))}: {parts}")
     others = len(known.keys() - keys)
     if others:
         print(f"left alone: {runs_text(others)} of its queue, not in the experiment file (any more)")
@@ -177,8 +183,7 @@ def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Na
 
 
 def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> None:
-    counts = ", ".join(f"{count} {state.value}" for state, count in result.counts.items() if count)
-    print(f"{queue.paths.folder}: {counts}, after {clock(seconds)}")
+    print(f"{queue.paths.folder}: {counts_text(result.counts)}, after {clock(seconds)}")
     for record in result.failed:
         print(f"  failed: {record.name}: {record.error}")
         print(f"          {queue.paths.run(record.name).log(record.attempt)}")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ovis.runner.status import Progress, State
 
-__all__ = ["Display", "RunningRun", "View", "clock", "make_display", "runs_text"]
+__all__ = ["Display", "RunningRun", "View", "clock", "counts_text", "is_drawable", "make_display", "runs_text"]
 
 #: Running runs that get a line of their own on a terminal.
 MAX_LINES = 8
@@ -34,13 +34,36 @@ class RunningRun:
     progress: Progress | None
     elapsed: float
 
+    @property
+    def steps(self) -> str:
+        """``50/200``, or ``starting``."""
+        return "starting" if self.progress is None else f"{self.progress.step}/{self.progress.nsteps}"
+
+    @property
+    def loss(self) -> str:
+        """Four digits; empty where it has none."""
+        return "" if self.progress is None or self.progress.loss is None else f"{self.progress.loss:.4g}"
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second of this attempt; None: it has not said where it began, or has made none."""
+        if self.progress is None or self.progress.begin is None or self.elapsed <= 0.0:
+            return None
+        return max(self.progress.step - self.progress.begin, 0) / self.elapsed or None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to its end, at this rate; None: not known."""
+        if self.progress is None or self.rate is None:
+            return None
+        return max(self.progress.nsteps - self.progress.step, 0) / self.rate
+
     def __str__(self) -> str:
-        if self.progress is None:
-            return f"{self.device}  starting  {clock(self.elapsed)}  {self.name}"
-        loss = "" if self.progress.loss is None else f"  loss {self.progress.loss:.4g}"
-        steps = f"{self.progress.step}/{self.progress.nsteps}"
+        step = self.steps if self.progress is None else f"step {self.steps}"
+        loss = f"loss {self.loss}" if self.loss else ""
+        time = clock(self.elapsed) if self.left is None else f"{clock(self.elapsed)}<{clock(self.left)}"
         # The name comes last: it is long, and a narrow terminal cuts a line at its end.
-        return f"{self.device}  step {steps}{loss}  {clock(self.elapsed)}  {self.name}"
+        return "  ".join(filter(None, (self.device, step, loss, time, self.name)))
 
 
 @dataclass(frozen=True)
@@ -63,7 +86,7 @@ class View:
 
     def summary(self) -> str:
         """The counts, those that are zero left out."""
-        return ", ".join(f"{count} {state.value}" for state, count in self.counts.items() if count)
+        return counts_text(self.counts)
 
 
 class Display(Protocol):
@@ -81,9 +104,12 @@ class Display(Protocol):
 
 def make_display(stream: TextIO) -> Display:
     """A bar where ``stream`` is a terminal, plain lines elsewhere."""
-    # A terminal that nobody looks at (a container's) may have no size: there tqdm would draw nothing at all.
-    drawable = stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
-    return _Bar(stream) if drawable else _Lines(stream)
+    return _Bar(stream) if is_drawable(stream) else _Lines(stream)
+
+
+def is_drawable(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal of some size: one that nobody looks at (a container's) may have none."""
+    return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
 
 
 class _Bar:
@@ -145,7 +171,7 @@ class _Bar:
 
 
 class _Lines:
-    """One plain line at first every ten seconds, after three minutes every minute."""
+    """One plain line a minute."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -159,7 +185,7 @@ class _Lines:
             self._first = view.completed
         if elapsed < self._due:
             return
-        self._due = elapsed + (10.0 if elapsed < 180.0 else 60.0)
+        self._due = elapsed + 60.0
         gained = view.completed - self._first
         left = f", about {clock((view.total - view.completed) * elapsed / gained)} left" if gained > 0 else ""
         percent = 100 * view.completed / max(view.total, 1)
@@ -177,6 +203,11 @@ class _Lines:
 def runs_text(count: int) -> str:
     """``1 run`` or ``2 runs``."""
     return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def counts_text(counts: Mapping[State, int]) -> str:
+    """``2 queued, 1 running``: those that are zero left out."""
+    return ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
 
 
 def clock(seconds: float) -> str:

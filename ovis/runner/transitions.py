@@ -13,6 +13,7 @@ from ovis.runner.ledger import Row
 from ovis.runner.status import Ending, Outcome, State
 
 __all__ = [
+    "LEVELS",
     "Level",
     "Policy",
     "accepts",
@@ -60,6 +61,10 @@ class Level(IntEnum):
     FAILED = 2  # and failed by an error
     INCOMPLETE = 100  # and cancelled: everything that is not done
     ALL = 10_000  # and done
+
+
+#: The levels, for people.
+LEVELS = "0: none; 1: aborted or lost; 2: also failed; 100: all that are not done; 10000: all"
 
 
 def due(row: Row, policy: Policy, now: float) -> float:

@@ -38,7 +38,7 @@ def test_every_run_is_done_once_and_a_second_start_runs_nothing(lab: Lab, capsys
     assert not list(lab.paths.leases.glob("*.1"))
     assert lab.run() == 0
     assert lab.journal() == once
-    assert "3 runs (0 new, 3 done)" in capsys.readouterr().out
+    assert "3 runs: 0 new, 3 known (3 done), 0 duplicate" in capsys.readouterr().out
 
 
 def test_a_failing_run_is_shown_and_the_others_go_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_a_dry_run_writes_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) 
     lab.write(args=["--estimator vimco --iw 2"], parameters=SEEDS)
     assert lab.run("--dry_run") == 0
     shown = capsys.readouterr().out
-    assert "3 runs (3 new)" in shown
+    assert "3 runs: 3 new, 0 known, 0 duplicate" in shown
     assert "on cpu: 2 runs at once" in shown
     assert sorted(os.listdir(lab.folder)) == ["lab.json"]
 

@@ -55,7 +55,10 @@ def test_a_narrow_terminal_shows_the_progress_of_a_run_with_a_long_name(lab: Lab
 def test_one_run_is_no_plural(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(args=[""])
     assert lab.run("--dry_run", "--processes", "1") == 0
-    assert capsys.readouterr().out.splitlines() == [f"{lab.paths.folder}: 1 run (1 new)", "on cpu: 1 run at once"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{lab.paths.folder}: 1 run: 1 new, 0 known, 0 duplicate",
+        "on cpu: 1 run at once",
+    ]
 
 
 def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_the_change_is_taken_on_request(lab: Lab, capsys: pytest.CaptureFixture[
     path = lab.write(args=[VIMCO], parameters={"seed": [3, 4]})
     before = contents(lab.folder)
     assert lab.run("--update_exp", "--dry_run") == 0
-    assert "2 runs (1 new, 1 queued)" in capsys.readouterr().out
+    assert "2 runs: 1 new, 1 known (1 queued)" in capsys.readouterr().out
     assert contents(lab.folder) == before
     assert lab.run("--update_exp") == 0
     assert lab.counts() == {"done": 3, "queued": 1}  # the first run, those of the file, and one that is left alone
