@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -16,11 +18,11 @@ from ovis.runner.engines.local import LocalEngine
 from ovis.runner.grid import Experiment, GridError
 from ovis.runner.job import TRAINING, JobSpec
 from ovis.runner.ledger import LedgerError
-from ovis.runner.manager import Result, run_experiment
+from ovis.runner.manager import SETTLED, Result, run_experiment
 from ovis.runner.paths import ExperimentPaths, is_safe_name
 from ovis.runner.progress import clock, counts_text, make_display, runs_text
 from ovis.runner.queue import Queue
-from ovis.runner.status import Record, count_states
+from ovis.runner.status import Record, State, count_states
 from ovis.runner.sweep import SweepError, begin_sweep, plan_sweep
 from ovis.runner.transitions import LEVELS, Level, Policy
 from ovis.settings import TrainSettings
@@ -104,7 +106,10 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy)
     known = {record.key: record for record in queue.read()}
     processes = options.processes or default_processes(devices)
     engine = LocalEngine(source, processes)
-    _print_plan(experiment, queue, known, f"on {source}: {runs_text(processes * source.at_once)} at once")
+    slots = processes * source.at_once
+    _print_plan(
+        experiment, queue, known, f"on {source}: {runs_text(slots)} at once{_estimate(experiment, known, slots)}"
+    )
     if busy := engine.waiting():
         print(f"not free now: {busy}", flush=True)
     for note in sweep.notes:
@@ -161,6 +166,17 @@ def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], 
     if others:
         print(f"left alone: {runs_text(others)} of its queue, not in the experiment file (any more)")
     print(placement, flush=True)
+
+
+def _estimate(experiment: Experiment, known: dict[str, Record], slots: int) -> str:
+    """How long the plan will take, by the runs that are done; empty where that can't be told."""
+    found = [known[run.key] for run in experiment.runs if run.key in known]
+    done = [record for record in found if record.state is State.DONE and record.started]
+    waiting = len(experiment.runs) - sum(record.state in SETTLED for record in found)
+    if not done or not waiting:
+        return ""
+    each = statistics.median(record.ended - record.started for record in done)
+    return f", about {clock(each * math.ceil(waiting / slots))} in all, judging by {runs_text(len(done))}"
 
 
 def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:

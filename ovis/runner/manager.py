@@ -20,7 +20,7 @@ from ovis.runner.progress import Display, RunningRun, View, runs_text
 from ovis.runner.queue import Ended, Event, Launched, Queue, Tick
 from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, last_line, read_progress
 
-__all__ = ["Result", "run_experiment"]
+__all__ = ["SETTLED", "Result", "run_experiment"]
 
 #: States that a run leaves only by an explicit requeue.
 SETTLED = (State.DONE, State.FAILED, State.CANCELLED)

@@ -96,6 +96,19 @@ def test_a_dry_run_writes_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) 
     assert sorted(os.listdir(lab.folder)) == ["lab.json"]
 
 
+def test_a_plan_estimates_its_time_by_the_runs_that_are_done(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco --iw 2"], parameters=SEEDS)
+    assert lab.run("--max_jobs", "1") == 1
+    rows = json.loads(lab.paths.ledger.read_text())
+    for row in rows["runs"].values():
+        if row["state"] == "done":
+            row["ended"] = row["started"] + 90.0
+    lab.paths.ledger.write_text(json.dumps(rows))
+    capsys.readouterr()
+    assert lab.run("--dry_run", "--processes", "1") == 0
+    assert "1 run at once, about 03:00 in all, judging by 1 run" in capsys.readouterr().out
+
+
 def test_a_dry_run_deletes_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(args=["--estimator vimco --iw 2"])
     lab.run()
