@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import trange
+from tqdm import tqdm
 
+from ovis.analysis.draws import ParameterDraws, TensorDraws, select_parameters
+from ovis.analysis.location import LocationDraws, LocationModel, has_plain_factors
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import GradientEstimator
-from ovis.functional.statistics import RunningMoments, cosine, directional_snr, signal_to_noise
+from ovis.functional.statistics import RunningMoments, cosine, directional_ratios, signal_to_noise
 
-__all__ = ["GradientMeta", "get_gradients_statistics", "select_parameters"]
+__all__ = ["GradientMeta", "compare_gradients", "get_gradients_statistics", "select_parameters", "summary"]
 
 PERCENTILES = (5, 25, 50, 75, 95)
+
+#: Numbers of the draws that are kept for the directional SNR (512 MB in float32); beyond, they are drawn twice.
+KEPT = 2**27
+
+TENSOR = "tensor:"
 
 
 @dataclass(frozen=True)
 class GradientMeta:
-    """What the statistics were computed from. D is the number of selected parameters.
+    """What the statistics were computed from. D is the number of selected entries.
 
     Attributes:
-        names: selected parameters.
+        names: selected parameters, or ``tensor:...``.
         mean: mean gradient, shape [D], float64.
         variance: unbiased variance of each entry, shape [D], float64.
         grads: all draws, shape [M, D], where they were asked for.
@@ -33,6 +41,13 @@ class GradientMeta:
     mean: Tensor
     variance: Tensor
     grads: Tensor | None
+
+
+class Draws(Protocol):
+    """Numbered draws of the gradients of E estimators."""
+
+    def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Draws number start, ..., stop - 1, in order, a few at a time: [n, E, D]."""
 
 
 def get_gradients_statistics(
@@ -47,25 +62,31 @@ def get_gradients_statistics(
     samples_per_batch: int | None = None,
     eps: float = 1e-15,
     progress: bool = False,
+    seed: int | None = None,
     **config: Any,
 ) -> tuple[Diagnostic, GradientMeta]:
     """Statistics of the gradient of the mini-batch's mean loss over independent draws of the particles.
 
     Moments are taken entry by entry over the draws, then averaged over the entries with variance above eps. The model's
-    mode and its ``.grad`` are left as they are.
+    mode and its ``.grad`` are left as they are. Draw number i depends on (seed, i, datum) alone, so the results do not
+    depend on ``samples_per_batch``, but for rounding.
 
     Args:
         estimator: of which the gradient is analysed.
         model: its model.
         x: the mini-batch, shape [B, *event].
         mc_samples: M, number of draws, at least 2.
-        key_filter: selects the parameters whose name contains it; several, separated by commas: any of them.
+        key_filter: selects the parameters whose name contains it; several, separated by commas: any of them. Or
+            ``tensor:qlogits``: the gradient with respect to the logits of q in the model's output, of every datum and
+            layer (or qloc, qscale, or an entry of the output by its name).
         oracle_grad: the true gradient, shape [D], for ``direction``.
         return_grads: keep all draws.
-        compute_dsnr: compute the directional SNR, which keeps the draws while it runs (M D numbers).
-        samples_per_batch: particles held at once: x is split to stay below; None: all at once.
+        compute_dsnr: compute the directional SNR. It needs the direction of the mean first: the draws are kept while it
+            runs (M D numbers), or, beyond 512 MB, drawn again.
+        samples_per_batch: particles of which the graph is held at once, at least those of one datum; None: 16,384.
         eps: entries with less variance are left out of the averages.
         progress: show a bar.
+        seed: of the draws; None: taken from torch's global random state.
         config: settings of the estimator for these draws, e.g. ``alpha``.
 
     Returns:
@@ -75,78 +96,100 @@ def get_gradients_statistics(
     Raises:
         ValueError: no parameter has such a name; fewer than two draws.
     """
+    found = compare_gradients(
+        {"": estimator}, model, x, mc_samples, key_filter, oracle_grad, return_grads, compute_dsnr, samples_per_batch,
+        eps, progress, seed, **config,
+    )  # fmt: skip
+    return found[""]
+
+
+def compare_gradients(
+    estimators: Mapping[str, GradientEstimator],
+    model: nn.Module,
+    x: Tensor,
+    mc_samples: int = 100,
+    key_filter: str = "inference_network",
+    oracle_grad: Tensor | None = None,
+    return_grads: bool = False,
+    compute_dsnr: bool = True,
+    samples_per_batch: int | None = None,
+    eps: float = 1e-15,
+    progress: bool = False,
+    seed: int | None = None,
+    **config: Any,
+) -> dict[str, tuple[Diagnostic, GradientMeta]]:
+    """:func:`get_gradients_statistics` of several estimators, from common random numbers.
+
+    The particles and their log-weights are made once for all estimators that draw alike; only the signals differ.
+    Auxiliary samples have streams of their own: the numbers are those of separate calls with the same seed.
+
+    Args:
+        estimators: by name; the other arguments are those of :func:`get_gradients_statistics`.
+
+    Returns:
+        statistics, and what they were computed from, of each estimator.
+    """
     if mc_samples < 2:
         raise ValueError(f"the variance of a gradient needs mc_samples of at least 2, got {mc_samples}")
-    named = select_parameters(model, key_filter)
-    parameters = list(named.values())
-    moments = RunningMoments(sum(p.numel() for p in parameters), x.device)
-    pieces = _split(estimator, x, samples_per_batch, config)
+    if seed is None:
+        seed = int(torch.randint(2**31, ()))
+    draws = make_draws(estimators, model, x, key_filter, seed, samples_per_batch, **config)
     kept: list[Tensor] = []
-    for _ in trange(mc_samples, desc="gradients", leave=False, disable=not progress):
-        grad = _draw_gradient(estimator, model, pieces, parameters, config)
-        moments.update(grad.unsqueeze(0))
-        if compute_dsnr or return_grads:
-            kept.append(grad)
-    grads = torch.stack(kept) if kept else None
-    meta = GradientMeta(tuple(named), moments.mean, moments.variance, grads if return_grads else None)
-    stats = _summary(meta, eps)
-    if compute_dsnr and grads is not None:
-        stats["dsnr"] = directional_snr(grads, meta.mean, eps)
-    if oracle_grad is not None:
-        stats["direction"] = cosine(meta.mean, oracle_grad.flatten())
-    return Diagnostic({"grads": stats}), meta
+    moments: list[RunningMoments] = []
+    keep = return_grads
+    with tqdm(total=mc_samples, desc="gradients", leave=False, disable=not progress) as bar:
+        for grads in draws(0, mc_samples):
+            if not moments:
+                moments = [RunningMoments(grads.shape[2], x.device) for _ in estimators]
+                keep = return_grads or (compute_dsnr and mc_samples * grads[0].numel() <= KEPT)
+            for moment, part in zip(moments, grads.unbind(1), strict=True):
+                moment.update(part)
+            if keep:
+                kept.append(grads)
+            bar.update(len(grads))
+    names = draws.names if isinstance(draws, ParameterDraws | TensorDraws) else (key_filter,)
+    all_grads = torch.cat(kept) if kept else None
+    dsnr = _dsnr(kept or draws(0, mc_samples), moments, eps) / mc_samples if compute_dsnr else None
+    found = {}
+    for place, name in enumerate(estimators):
+        grads_of = all_grads[:, place] if return_grads and all_grads is not None else None
+        meta = GradientMeta(names, moments[place].mean, moments[place].variance, grads_of)
+        stats = summary(meta.mean, meta.variance, eps)
+        if dsnr is not None:
+            stats["dsnr"] = dsnr[place]
+        if oracle_grad is not None:
+            stats["direction"] = cosine(meta.mean, oracle_grad.flatten())
+        found[name] = Diagnostic({"grads": stats}), meta
+    return found
 
 
-def select_parameters(model: nn.Module, key_filter: str) -> dict[str, nn.Parameter]:
-    """The trainable parameters whose name contains one of the comma-separated keys.
-
-    Raises:
-        ValueError: there is none.
-    """
-    keys = [key.strip() for key in key_filter.split(",") if key.strip()]
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad and any(key in n for key in keys)}
-    if not named:
-        valid = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters()))
-        raise ValueError(f"no parameter of {type(model).__name__} has {key_filter!r} in its name; it has: {valid}")
-    return named
-
-
-def _split(estimator: GradientEstimator, x: Tensor, samples: int | None, config: dict[str, Any]) -> list[Tensor]:
-    if samples is None:
-        return [x]
-    per_datum = config.get("mc", estimator.settings.mc) * config.get("iw", estimator.settings.iw)
-    return list(x.split(max(1, samples // per_datum)))
-
-
-def _draw_gradient(
-    estimator: GradientEstimator,
+def make_draws(
+    estimators: Mapping[str, GradientEstimator],
     model: nn.Module,
-    pieces: list[Tensor],
-    parameters: list[nn.Parameter],
-    config: dict[str, Any],
-) -> Tensor:
-    """One draw of the gradient of the mean loss, flattened, shape [D]."""
-    size = sum(len(piece) for piece in pieces)
-    total: Tensor | None = None
-    for piece in pieces:
-        loss, _, _ = estimator(model, piece, return_diagnostics=False, **config)
-        grads = torch.autograd.grad(loss.sum() / size, parameters, allow_unused=True)
-        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
-        part = torch.cat([g.flatten() for g in flat])
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    x: Tensor,
+    key_filter: str,
+    seed: int,
+    samples_per_batch: int | None = None,
+    **config: Any,
+) -> Draws:
+    """The fastest numbered draws that there are for this model and these entries."""
+    if key_filter.startswith(TENSOR):
+        return TensorDraws(estimators, model, x, key_filter[len(TENSOR) :], seed, samples_per_batch, **config)
+    if isinstance(model, LocationModel) and key_filter == model.location and has_plain_factors(estimators, **config):
+        return LocationDraws(estimators, model, x, seed, samples_per_batch, **config)
+    return ParameterDraws(estimators, model, x, key_filter, seed, samples_per_batch, **config)
 
 
-def _summary(meta: GradientMeta, eps: float) -> dict[str, Tensor]:
-    snr = signal_to_noise(meta.mean, meta.variance, eps)
-    keep = meta.variance > eps
+def summary(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> dict[str, Tensor]:
+    """variance, magnitude, snr, their percentiles and keep_ratio, from the moments [D] of each entry."""
+    snr = signal_to_noise(mean, variance, eps)
+    keep = variance > eps
     count = keep.sum()
 
     def average(values: Tensor) -> Tensor:
         return torch.where(keep, values, 0.0).sum() / count.clamp(min=1)
 
-    stats = {"variance": average(meta.variance), "magnitude": average(meta.mean.abs()), "snr": average(snr)}
+    stats = {"variance": average(variance), "magnitude": average(mean.abs()), "snr": average(snr)}
     if bool(count):
         levels = torch.tensor(PERCENTILES, dtype=snr.dtype, device=snr.device) / 100
         kept = snr[keep].sort().values
@@ -157,3 +200,12 @@ def _summary(meta: GradientMeta, eps: float) -> dict[str, Tensor]:
         stats.update({f"snr_p{p}": value for p, value in zip(PERCENTILES, values, strict=True)})
     stats["keep_ratio"] = count / len(snr)
     return stats
+
+
+def _dsnr(draws: Any, moments: list[RunningMoments], eps: float) -> Tensor:
+    """Sum over the draws of |g_par| / (eps + |g_perp|): [E]."""
+    total = torch.zeros(len(moments), dtype=torch.float64, device=moments[0].mean.device)
+    for grads in draws:
+        ratios = [directional_ratios(part, m.mean, eps).sum() for part, m in zip(grads.unbind(1), moments, strict=True)]
+        total += torch.stack(ratios)
+    return total

@@ -7,8 +7,8 @@ grad log q,
     reparameterized    sum_k a_k c_k grad_z log p(x, z_k) + sum_k b_k (1 - c_k) e_k / s
 
 where c_k scales the gradient into z_k (1; DReG: v_k) and the last sum, for a q that is detached (STL, DReG), is
-- sum_k b_k c_k e_k / s. If grad_z log p is affine in e, these are products of factors [estimators, K] with noise [K, D],
-and the noise and the log-weights are shared: only the factors differ.
+- sum_k b_k c_k e_k / s. Where grad_z log p is affine in e, these are products of factors [estimators, K] with noise
+[K, D]; the noise and the log-weights are shared, only the factors differ.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ovis.estimators.base import Draw, GradientEstimator
 from ovis.estimators.score_function import ReinforceBaseline
 from ovis.estimators.wake_sleep import WakeSleep
 
-__all__ = ["LocationDraws", "LocationModel"]
+__all__ = ["LocationDraws", "LocationModel", "has_plain_factors"]
 
 #: Particles held at once: their noise stays in the cache of a CPU; a GPU wants long kernels.
 PARTICLES = {"cpu": 2**15, "cuda": 2**22}
 
-#: Rows of which the noise is drawn in one call are a multiple of this: then pieces make the stream of the whole (torch's
-#: CPU generator makes normals in blocks of 16).
+#: Rows of which the noise is drawn in one call are a multiple of this: then pieces make the stream of the whole, as
+#: torch's CPU generator makes normals in blocks of 16.
 ROWS = 16
 
 
@@ -46,6 +46,14 @@ class LocationModel(Protocol):
 
     def noise_slopes(self, x: Tensor) -> tuple[Tensor, float]:
         """grad_z log p(x, z) = offset [B, D] + slope noise."""
+
+
+def has_plain_factors(estimators: Mapping[str, GradientEstimator], **config: Any) -> bool:
+    """Whether these estimators share mc and iw and have no beta, free bits or losses of their own."""
+    settings = [estimator.configured(**config) for estimator in estimators.values()]
+    plain = all(getattr(s, "beta", 1) == 1 and getattr(s, "freebits", None) is None for s in settings)
+    own = any(isinstance(estimator, WakeSleep | ReinforceBaseline) for estimator in estimators.values())
+    return plain and not own and len({(s.mc, s.iw) for s in settings}) == 1
 
 
 class LocationDraws:
@@ -64,7 +72,7 @@ class LocationDraws:
         config: settings for these draws, of all estimators.
 
     Raises:
-        ValueError: estimators of different mc or iw, or one that this can't draw.
+        ValueError: :func:`has_plain_factors` says no.
     """
 
     def __init__(
@@ -78,14 +86,10 @@ class LocationDraws:
     ):
         self.estimators, self.model, self.x, self.seed = dict(estimators), model, x, seed
         self.settings = {name: e.configured(**config) for name, e in self.estimators.items()}
-        shapes = {(s.mc, s.iw) for s in self.settings.values()}
-        if len(shapes) != 1:
-            raise ValueError(f"estimators that share their draws have one mc and iw, got {sorted(shapes)}")
-        self.mc, self.iw = shapes.pop()
-        for name, settings in self.settings.items():
-            plain = getattr(settings, "beta", 1) == 1 and getattr(settings, "freebits", None) is None
-            if not plain or isinstance(self.estimators[name], WakeSleep | ReinforceBaseline):
-                raise ValueError(f"{name}: its gradient is not one of log-weights alone (beta, free bits, other losses)")
+        first = next(iter(self.settings.values()))
+        self.mc, self.iw = first.mc, first.iw
+        if not has_plain_factors(self.estimators, **config):
+            raise ValueError("these estimators differ in mc or iw, or one is more than factors of log-densities")
         self.particles = samples_per_batch or PARTICLES.get(x.device.type, PARTICLES["cpu"])
 
     @torch.no_grad()

@@ -147,7 +147,19 @@ class GradientEstimator(nn.Module, ABC):
         """
         settings = self.configured(**overrides)
         encoded = encode(model, x)
-        particles = draw(
+        particles = self.draw(model, x, encoded, settings)
+        loss = self.loss(model, x, encoded, particles, settings)
+        diagnostics = Diagnostic()
+        if return_diagnostics:
+            diagnostics.update(bound_diagnostics(particles, settings.mc, settings.iw))
+        if backward:
+            loss.mean().backward()
+        return loss, diagnostics, particles.output
+
+    @final
+    def draw(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> Particles:
+        """The particles of a call: mc iw for each datum of x, which ``encode(model, x)`` has encoded."""
+        return draw(
             model,
             x,
             settings.mc * settings.iw,
@@ -156,6 +168,10 @@ class GradientEstimator(nn.Module, ABC):
             tau=getattr(settings, "tau", 0.0),
             detach_q=self.detached_q,
         )
+
+    @final
+    def loss(self, model: nn.Module, x: Tensor, encoded: Tensor | None, particles: Particles, settings: Any) -> Tensor:
+        """The loss [B] of given particles, which other estimators may share that draw theirs in the same way."""
         beta, freebits = getattr(settings, "beta", 1.0), getattr(settings, "freebits", None)
         log_w = particles.log_w(beta, freebits).view(len(x), settings.mc, settings.iw)
 
@@ -165,13 +181,7 @@ class GradientEstimator(nn.Module, ABC):
             return fresh.log_w(beta, freebits).view(len(x), settings.mc, count)
 
         estimate = self.estimate(Draw(model, x, log_w, settings, auxiliary_log_w))
-        loss = _surrogate(particles, estimate, beta, freebits)
-        diagnostics = Diagnostic()
-        if return_diagnostics:
-            diagnostics.update(bound_diagnostics(particles, settings.mc, settings.iw))
-        if backward:
-            loss.mean().backward()
-        return loss, diagnostics, particles.output
+        return _surrogate(particles, estimate, beta, freebits)
 
     def configured(self, **overrides: Any) -> Any:
         """The settings of a call with these overrides.

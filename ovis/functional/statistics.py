@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["RunningMoments", "cosine", "directional_snr", "signal_to_noise"]
+__all__ = ["RunningMoments", "cosine", "directional_ratios", "directional_snr", "signal_to_noise"]
 
 
 class RunningMoments:
@@ -46,7 +46,14 @@ def signal_to_noise(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> Tenso
 def directional_snr(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
     """Directional SNR: mean over draws of |g_par| / (eps + |g_perp|), parallel and normal to the mean.
 
-    (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better".)
+    (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better".) Arguments as for
+    :func:`directional_ratios`; returns a tensor without dimensions.
+    """
+    return directional_ratios(draws, mean, eps).mean()
+
+
+def directional_ratios(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
+    """|g_par| / (eps + |g_perp|) of each draw.
 
     Args:
         draws: shape [M, D].
@@ -54,14 +61,14 @@ def directional_snr(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
         eps: keeps a draw without normal part finite.
 
     Returns:
-        a tensor without dimensions.
+        shape [M].
     """
     draws = draws.to(mean)
     unit = mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny)
     parallel = draws @ unit
     normal = (draws - parallel.unsqueeze(1) * unit).norm(dim=1)
-    ratio: Tensor = (parallel.abs() / (eps + normal)).mean()
-    return ratio
+    ratios: Tensor = parallel.abs() / (eps + normal)
+    return ratios
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
