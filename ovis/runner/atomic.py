@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["naming", "replace_file", "sweep", "write_json", "write_text"]
+__all__ = ["append", "naming", "replace_file", "sweep", "write_json", "write_text"]
 
 TEMPORARY = ".tmp-"
 
@@ -53,6 +53,23 @@ def write_json(path: Path, data: Any, durable: bool = True, indent: int | None =
     """Replace the content of ``path`` by ``data`` as JSON (compact where ``indent`` is None), whole or not at all."""
     separators = (",", ":") if indent is None else None
     write_text(path, json.dumps(data, indent=indent, separators=separators) + "\n", durable)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add ``data`` at the end of a file and flush it to the disk. A kill may leave a part of it, an error does not.
+
+    Raises:
+        OSError: nothing was added; its ``filename`` is ``path``.
+    """
+    with naming(path), path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 @contextlib.contextmanager

@@ -73,11 +73,7 @@ def train(
         paths.best.unlink(missing_ok=True)
     elif position.step == position.best_step:
         save_model(paths.best, run)  # perhaps the run was killed between the checkpoint and this
-    sinks = Sinks(paths, position.step)
-    try:
-        return _Loop(run, paths, sinks, position, stop, guard, bar).go()
-    finally:
-        sinks.close()
+    return _Loop(run, paths, Sinks(paths, position.step), position, stop, guard, bar).go()
 
 
 def batches(run: Run, start: int, end: int) -> Iterator[Tensor]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from ovis.runner.atomic import naming, replace_file, write_json, write_text
+from ovis.runner.atomic import append, replace_file, write_json, write_text
 from ovis.runner.paths import RunPaths
+from ovis.training.board import Board
 
 __all__ = ["Sinks", "image_grid"]
 
 
 class Sinks:
-    """The open files of a run.
+    """The files that a run tells its numbers to.
 
     Args:
         paths: the run's files.
@@ -34,10 +33,7 @@ class Sinks:
     def __init__(self, paths: RunPaths, step: int = 0):
         self.paths = paths
         _cut_after(paths.metrics, step)
-        self.metrics = paths.metrics.open("ab", buffering=0)
-        with naming(paths.folder / "events"):
-            # TensorBoard drops what earlier event files hold of the steps from purge_step on
-            self.board = SummaryWriter(str(paths.folder), purge_step=step + 1)
+        self.board = Board(paths.folder, step)
 
     def evaluation(
         self, step: int, epoch: float, seconds: float, values: dict[str, float], images: Tensor | None = None
@@ -56,13 +52,13 @@ class Sinks:
         """
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": round(epoch, 4), "time": round(seconds, 3), **shown}
-        self._append(json.dumps(line) + "\n")
-        with naming(self.paths.folder / "events"):
-            for tag, value in values.items():
-                self.board.add_scalar(tag, value, step)
-            if images is not None:
-                self._draw(image_grid(images), step)
-            self.board.flush()
+        append(self.paths.metrics, f"{json.dumps(line)}\n".encode())
+        pictures = {}
+        if images is not None:
+            pictures["prior/samples"] = png = _png(image_grid(images))
+            with replace_file(self.paths.samples, durable=False) as temporary:
+                temporary.write_bytes(png)
+        self.board.add(step, values, pictures)
 
     def progress(self, step: int, nsteps: int, loss: float) -> None:
         """Tell whoever watches how far the run is. A disk that is full then is no reason to stop."""
@@ -76,29 +72,6 @@ class Sinks:
             )
         except OSError:
             return
-
-    def close(self) -> None:
-        """Close the files. Nothing is lost where the board can't: each evaluation was flushed."""
-        self.metrics.close()
-        with contextlib.suppress(OSError):
-            self.board.close()
-
-    def _append(self, line: str) -> None:
-        """One line of metrics.jsonl, whole or not at all; on the disk before the checkpoint that counts on it."""
-        end, rest = self.metrics.seek(0, os.SEEK_END), line.encode()
-        with naming(self.paths.metrics):
-            try:
-                while rest:
-                    rest = rest[self.metrics.write(rest) :]
-                os.fsync(self.metrics.fileno())
-            except OSError:
-                self.metrics.truncate(end)
-                raise
-
-    def _draw(self, grid: Tensor, step: int) -> None:
-        with replace_file(self.paths.samples, durable=False) as temporary:
-            Image.fromarray(grid.numpy()).save(temporary, format="png")
-        self.board.add_image("prior/samples", grid.unsqueeze(0), step, dataformats="CHW")
 
 
 def image_grid(images: Tensor, gap: int = 2, height: int = 480) -> Tensor:
@@ -122,6 +95,12 @@ def image_grid(images: Tensor, gap: int = 2, height: int = 480) -> Tensor:
         grid[top : top + h, left : left + w] = picture
     factor = max(1, height // grid.shape[0])
     return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+
+
+def _png(grid: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(grid.numpy()).save(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _cut_after(path: Path, step: int) -> None:
