@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from laboratory import record
-from queue_by_hand import KEYS, ME, lost, publish, states
+from laboratory import dead_owner, record
+from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.runner.ledger import LedgerError
 from ovis.runner.queue import Queue
 from ovis.runner.status import Ending, State
-from ovis.runner.transitions import Level
+from ovis.runner.transitions import Level, Policy
 
 
 def test_requeueing_voids_the_outcome_even_if_it_could_not_be_removed(queue: Queue) -> None:
@@ -56,7 +56,91 @@ def test_clearing_deletes_the_runs_and_nothing_else(queue: Queue) -> None:
 def test_clearing_waits_for_running_runs(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
     queue.paths.run(r.name).folder.mkdir()
-    with pytest.raises(LedgerError, match="1 runs are running"):
+    with pytest.raises(LedgerError, match=f"{r.name} is running: stop the manager first"):
         queue.clear()
     assert queue.paths.run(r.name).folder.exists()
     assert len(queue.read()) == len(KEYS)
+
+
+def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> None:
+    done, running = queue.tick(ME, 2).claimed
+    settle(queue, done, Ending.SUCCESS)
+    before = queue.paths.ledger.read_bytes()
+    with pytest.raises(LedgerError, match=f"nothing was put back, as {running.name} is running: cancel"):
+        queue.requeue(Level.ALL, {done.key, running.key}, strict=True)
+    assert queue.paths.ledger.read_bytes() == before
+    assert queue.paths.run(done.name).outcome.exists()
+    assert [r.key for r in queue.requeue(Level.ALL, {done.key}, strict=True)] == [done.key]
+
+
+def test_a_run_whose_manager_died_counts_as_put_back(queue: Queue) -> None:
+    (orphan,) = queue.tick(dead_owner(), 1).claimed
+    (other,) = queue.tick(ME, 1, keys={KEYS[1]}).claimed
+    assert queue.requeue(Level.LOST, {other.key}) == []
+    assert get(queue, orphan.key).state is State.QUEUED
+    (again,) = queue.tick(dead_owner(), 1, keys={orphan.key}).claimed
+    assert [r.key for r in queue.requeue(Level.ALL, {again.key}, strict=True)] == [orphan.key]
+
+
+def test_level_0_does_nothing_at_all(queue: Queue) -> None:
+    queue.tick(dead_owner(), 1)
+    before = queue.paths.ledger.read_bytes()
+    assert queue.requeue(Level.NOTHING) == []
+    assert queue.paths.ledger.read_bytes() == before
+
+
+def test_a_queued_run_that_is_cancelled_is_not_claimed(queue: Queue) -> None:
+    assert [r.key for r in queue.cancel({KEYS[0]})] == [KEYS[0]]
+    assert [r.key for r in queue.tick(ME, 1).claimed] == [KEYS[1]]
+    assert queue.cancel({KEYS[0], "unknown"}) == []
+    assert get(queue, KEYS[0]).state is State.CANCELLED
+
+
+def test_cancelling_revokes_the_lease_and_a_late_outcome_changes_nothing(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    assert [c.key for c in queue.cancel({r.key})] == [r.key]
+    assert queue.leases.beat(r.key, 1) is False
+    publish(queue, r, Ending.SUCCESS)
+    before = queue.paths.ledger.read_bytes()
+    tick = queue.tick(ME, 0, ended=[lost(r)])
+    assert (tick.events, tick.states[r.key]) == ([], State.CANCELLED)
+    assert r.key not in tick.attempts
+    assert queue.paths.ledger.read_bytes() == before
+
+
+def test_the_outcome_of_a_cancelled_attempt_does_not_settle_a_later_one(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    queue.cancel({r.key})
+    assert [c.key for c in queue.requeue(Level.INCOMPLETE)] == [r.key]
+    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
+    publish(queue, r, Ending.SUCCESS)  # the cancelled job was only slow to stop
+    tick = queue.tick(ME, 0, ended=[lost(again)])
+    assert [event.outcome.status for event in tick.events] == [Ending.LOST]
+    assert tick.states[r.key] is State.QUEUED
+    tick = queue.tick(ME, 0, ended=[lost(r)])  # nor does its end, whenever it is seen
+    assert tick.events == []
+
+
+@pytest.mark.parametrize(("ending", "state"), [(Ending.SUCCESS, "done"), (Ending.EXCEPTION, "failed")])
+def test_cancelling_a_run_that_has_ended_unmarked_settles_it(queue: Queue, ending: Ending, state: str) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, ending)
+    assert queue.cancel({r.key}) == []
+    assert states(queue)[r.key] == state
+
+
+def test_a_run_that_failed_and_would_be_tried_again_is_cancelled(queue: Queue) -> None:
+    queue.policy = Policy(max_failures=3)
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, Ending.EXCEPTION)
+    assert [c.key for c in queue.cancel({r.key})] == [r.key]
+    assert get(queue, r.key).failures == 1
+
+
+def test_settled_runs_cannot_be_cancelled(queue: Queue) -> None:
+    good, bad = queue.tick(ME, 2).claimed
+    settle(queue, good, Ending.SUCCESS)
+    settle(queue, bad, Ending.EXCEPTION)
+    before = queue.paths.ledger.read_bytes()
+    assert queue.cancel({good.key, bad.key}) == []
+    assert queue.paths.ledger.read_bytes() == before
