@@ -23,7 +23,7 @@ from ovis.estimators.sampling import encode
 __all__ = ["ParameterDraws", "TensorDraws", "select_parameters"]
 
 #: Particles held at once where nothing is said.
-PARTICLES = 2**14
+PARTICLES = 2**13
 
 #: Streams of random numbers: the particles, and whatever an estimator draws beside them.
 MAIN, AUXILIARY = 0, 1
@@ -106,7 +106,7 @@ class _Draws:
         model: their model. Its mode, its gradients and the global random state are left as found.
         x: the mini-batch, shape [B, *event].
         seed: of the random numbers.
-        samples_per_batch: particles whose graph is held at once, at least those of one datum; None: 16,384.
+        samples_per_batch: particles whose graph is held at once, at least those of one datum; None: 8,192.
         config: settings for these draws, of all estimators, e.g. ``alpha``.
     """
 

@@ -83,7 +83,7 @@ def get_gradients_statistics(
         return_grads: keep all draws.
         compute_dsnr: compute the directional SNR. It needs the direction of the mean first: the draws are kept while it
             runs (M D numbers), or, beyond 512 MB, drawn again.
-        samples_per_batch: particles of which the graph is held at once, at least those of one datum; None: 16,384.
+        samples_per_batch: particles of which the graph is held at once, at least those of one datum; None: 8,192.
         eps: entries with less variance are left out of the averages.
         progress: show a bar.
         seed: of the draws; None: taken from torch's global random state.

@@ -92,7 +92,7 @@ def make_noise(
         purpose: stream.
     """
     noise = [torch.empty(len(rows), request.count, dtype=request.dtype, device=device) for request in requests]
-    for position, row in enumerate(rows):
+    for position, row in enumerate(rows if noise else ()):
         generator = stream(device, seed, purpose, row)
         for request, numbers in zip(requests, noise, strict=True):
             fill = numbers[position].normal_ if request.normal else numbers[position].uniform_
