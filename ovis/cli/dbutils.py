@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     action("--check", action="store_true", help="show where the runs stand (the default)")
     action("--watch", action="store_true", help="go on showing it until all runs are settled, or Ctrl-C")
     action("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
-        help=f"put runs back, by level: {LEVELS}. Runs that are queued or running stay so")  # fmt: skip
+        help=f"put runs back, by level: {LEVELS}. What is queued or really running stays so")  # fmt: skip
     action("--requeue", action="append", metavar="KEY", help="put this run back, however it ended")
     action("--cancel", action="append", metavar="KEY",
         help="take this run out of the queue; if it is running, its job stops at its next sign of life")  # fmt: skip

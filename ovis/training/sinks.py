@@ -31,7 +31,7 @@ class Sinks:
     """
 
     def __init__(self, paths: RunPaths, step: int = 0):
-        self.paths = paths
+        self.paths, self.begin = paths, step
         _cut_after(paths.metrics, step)
         self.board = Board(paths.folder, step)
 
@@ -66,7 +66,7 @@ class Sinks:
         try:
             write_json(
                 self.paths.progress,
-                {"step": step, "nsteps": nsteps, "loss": shown, "t": time.time()},
+                {"step": step, "nsteps": nsteps, "loss": shown, "t": time.time(), "begin": self.begin},
                 durable=False,
                 indent=None,
             )

@@ -8,18 +8,20 @@ import os
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from laboratory import Lab, record
 from queue_by_hand import ME, publish
 
 from ovis.cli.dbutils import main as dbutils
+from ovis.runner import queue as queue_module
 from ovis.runner.cleaning import Kind, find_leftovers, remove_leftovers
 from ovis.runner.job import hold_run, publish_outcome
-from ovis.runner.ledger import LedgerError
+from ovis.runner.ledger import LedgerError, Row
 from ovis.runner.paths import RunPaths
 from ovis.runner.queue import Queue
-from ovis.runner.status import Ending, Outcome
+from ovis.runner.status import Ending, Outcome, State
 
 
 def age(*paths: Path) -> None:
@@ -246,3 +248,24 @@ def test_the_outcome_of_a_run_without_a_record_counts(queue: Queue) -> None:
     assert kinds(queue) == {run.name: Kind.FOLDER}
     publish(queue, record("c1"), Ending.SUCCESS, attempt=2)
     assert kinds(queue) == {run.name: Kind.RESULTS}
+
+
+def test_a_folder_that_is_cleaned_away_while_its_run_is_queued_leaves_a_fresh_run(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = by_hand(queue, "run-c1")
+    run.fence.write_text("3")
+    publish_outcome(run, Outcome(Ending.SUCCESS, 3))
+    real = queue_module.new_row
+
+    def look_and_clean(*arguments: Any) -> Row:
+        monkeypatch.undo()
+        row = real(*arguments)
+        other = Queue(queue.paths)
+        remove_leftovers(other, find_leftovers(other))
+        return row
+
+    monkeypatch.setattr(queue_module, "new_row", look_and_clean)
+    queue.add([record("c1")])
+    (added,) = [r for r in queue.read() if r.key == "c1"]
+    assert (added.state, added.attempt, run.folder.exists()) == (State.QUEUED, 0, False)

@@ -52,12 +52,34 @@ def test_a_run_that_has_not_said_anything_is_starting() -> None:
     assert str(RunningRun("a", "cuda:1", None, 3.0)) == "cuda:1  starting  00:03  a"
 
 
+def test_the_time_left_is_known_from_the_step_the_attempt_began_at() -> None:
+    run = RunningRun("a", "cpu", Progress(60, 200, 1.5, begin=50), 20.0)
+    assert (run.rate, run.left) == (0.5, 280.0)
+    assert str(run) == "cpu  step 60/200  loss 1.5  00:20<04:40  a"
+
+
+@pytest.mark.parametrize("progress", [None, Progress(60, 200), Progress(50, 200, begin=50)])
+def test_without_a_step_the_time_left_is_not_known(progress: Progress | None) -> None:
+    assert RunningRun("a", "cpu", progress, 20.0).left is None
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "00:00"), (59.9, "00:59"), (3599, "59:59"), (36061, "10:01:01")])
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "3", '{"step": 3}', '{"step": "x", "nsteps": 3}', "\xff"])
+def test_progress_says_where_the_attempt_began_if_it_does(tmp_path: Path) -> None:
+    run = RunPaths(tmp_path)
+    run.progress.write_text('{"step": 3, "nsteps": 9, "loss": null, "t": 1.0}')
+    assert read_progress(run) == Progress(3, 9, None, 1.0)
+    run.progress.write_text('{"step": 3, "nsteps": 9, "loss": null, "t": 1.0, "begin": 2}')
+    assert read_progress(run) == Progress(3, 9, None, 1.0, 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "{", '{"step": Infinity, "nsteps": 3}', "[]", "3", '{"step": 3}', '{"step": "x", "nsteps": 3}', "\xff"],
+)
 def test_what_cannot_be_read_is_not_there(tmp_path: Path, content: str | None) -> None:
     run = RunPaths(tmp_path)
     if content is not None:
