@@ -135,9 +135,7 @@ class TrainSettings:
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
 
     def __post_init__(self) -> None:
-        types = _types()
-        for item in dataclasses.fields(self):
-            _check(item, types[item.name], getattr(self, item.name))
+        check_fields(self)
         if self.epochs == 0:
             raise SettingsError("--epochs: 0 trains nothing; valid: -1 (then --nsteps decides) or 1 and more")
         if self.grad_samples == 1:
@@ -151,6 +149,12 @@ class TrainSettings:
     def trained_model(self) -> str:
         """The model that is trained: the data set's own, where it brings one."""
         return IMPLIED_MODELS.get(self.dataset, self.model)
+
+
+def check_fields(settings: Any) -> None:
+    """Refuse values of a settings class that are of the wrong type or out of range."""
+    for item in dataclasses.fields(settings):
+        _check(item, _types(settings.__class__)[item.name], getattr(settings, item.name))
 
 
 def check_combination(settings: TrainSettings) -> None:
@@ -219,9 +223,9 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
 
 
 @functools.cache
-def _types() -> dict[str, Any]:
+def _types(kind: type) -> dict[str, Any]:
     """The fields' types; looked up once, for a grid makes thousands of settings."""
-    return typing.get_type_hints(TrainSettings)
+    return typing.get_type_hints(kind)
 
 
 def _scalar(kind: Any) -> type:
@@ -230,14 +234,14 @@ def _scalar(kind: Any) -> type:
     return typing.cast(type, scalars[0])
 
 
-def differences(settings: TrainSettings) -> dict[str, Any]:
+def differences(settings: Any) -> dict[str, Any]:
     """What a run is: the options that differ from the defaults, sorted.
 
     Left out are those that say only where to run, and those that nothing in this run reads (``--depth`` of a model with
     one layer, say). The estimator is written in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
     """
     found: dict[str, Any] = {}
-    types, idle = _types(), _idle(settings)
+    types, idle = _types(settings.__class__), _idle(settings) if isinstance(settings, TrainSettings) else set()
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
         if not item.metadata["identity"] or item.name in idle:
@@ -282,27 +286,22 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message)
 
 
-def build_parser(**kwargs: Any) -> argparse.ArgumentParser:
-    """The command line of a training run: one option per field of :class:`TrainSettings`."""
+def build_parser(kind: type = TrainSettings, **kwargs: Any) -> argparse.ArgumentParser:
+    """The command line of a run: one option per field of its settings class."""
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-    types = _types()
-    for item in dataclasses.fields(TrainSettings):
-        kind, name, text = types[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
+    for item in dataclasses.fields(kind):
+        scalar, name, text = _types(kind)[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
         if item.metadata["choices"]:
             text += f": {', '.join(item.metadata['choices'])}"
-        if kind is bool:
+        if scalar is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=item.default, help=text)
         else:
-            optional = type(None) in typing.get_args(kind)
-            read = _optional(_scalar(kind)) if optional else _scalar(kind)
+            optional, metavar = type(None) in typing.get_args(scalar), {int: "N", float: "X", str: "NAME"}
+            read = _optional(_scalar(scalar)) if optional else _scalar(scalar)
             if read is int:
                 read = _integer
-            parser.add_argument(name, type=read, default=item.default, help=text, metavar=_metavar(kind))
+            parser.add_argument(name, type=read, default=item.default, help=text, metavar=metavar[_scalar(scalar)])
     return parser
-
-
-def _metavar(kind: Any) -> str:
-    return {int: "N", float: "X", str: "NAME"}[_scalar(kind)]
 
 
 def _integer(text: str) -> int:
@@ -325,8 +324,8 @@ def _optional(read: type) -> Any:
 
 
 def parse_arguments(
-    argv: Sequence[str], parser: argparse.ArgumentParser | None = None, partial: bool = False
-) -> TrainSettings:
+    argv: Sequence[str], parser: argparse.ArgumentParser | None = None, partial: bool = False, kind: Any = TrainSettings
+) -> Any:
     """Command-line words to validated settings.
 
     Args:
@@ -334,17 +333,18 @@ def parse_arguments(
         parser: a parser to reuse when many runs are parsed (building one takes longer than using it), or one with
             further options, which are not looked at here.
         partial: these are only some of a run's options: whether they go together is not asked yet.
+        kind: settings class of the study, of which the result is.
 
     Raises:
         SettingsError: an unknown option (the nearest valid one is named), an invalid value, or a combination that
             can't be.
     """
-    parser = parser or build_parser()
+    parser = parser or build_parser(kind)
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
-        valid = [f"--{f.name}" for f in dataclasses.fields(TrainSettings)]
+        valid = [f"--{f.name}" for f in dataclasses.fields(kind)]
         raise SettingsError(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
-    settings = TrainSettings(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(TrainSettings)})
-    if not partial:
+    settings = kind(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(kind)})
+    if not partial and kind is TrainSettings:
         check_combination(settings)
     return settings

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     "names": 0,
     "settings": 1,
+    "studies": 1.5,
     "functional": 1,
     "diagnostics": 1,
     "models": 2,

@@ -3,7 +3,7 @@
 An experiment file is a JSON object:
 
     description   what it is for
-    script        which study: "train"
+    script        which study: "train" or "asymptotic"
     args          one string of options per entry, e.g. "--estimator vimco --id iwbound"
     global        one string: options of all runs
     parameters    {"iw": [20, 10], "bs": [24, 50]}: the runs are the product of args and all these lists
@@ -16,7 +16,6 @@ refused.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -29,14 +28,13 @@ from typing import Any
 from ovis.names import nearest
 from ovis.runner.identity import Identity, identify, words
 from ovis.runner.status import Record
-from ovis.settings import SettingsError, TrainSettings, build_parser, check_combination, parse_arguments
+from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
+from ovis.studies import STUDIES, AsymptoticSettings, Study
 
 __all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
 
-SCRIPTS = ("train",)
+SCRIPTS = tuple(STUDIES)
 KEYS = ("description", "script", "args", "global", "parameters", "zip", "seeds")
-OPTIONS = tuple(item.name for item in fields(TrainSettings))
-BOOLEANS = frozenset(item.name for item in fields(TrainSettings) if isinstance(item.default, bool))
 
 #: More than this is a slip in the file, not an experiment.
 MAX_RUNS = 30_000
@@ -56,7 +54,7 @@ class Run:
         source: where in the file it comes from, for messages.
     """
 
-    settings: TrainSettings
+    settings: TrainSettings | AsymptoticSettings
     identity: Identity
     source: str
 
@@ -78,6 +76,7 @@ class Experiment:
         runs: its runs, no two of them the same.
         data_root: where its data are, if the file says; else None.
         device: where it shall run, if the file says; else None.
+        script: which study: key of :data:`ovis.studies.STUDIES`.
         text: the file itself.
     """
 
@@ -85,6 +84,7 @@ class Experiment:
     runs: tuple[Run, ...]
     data_root: str | None = None
     device: str | None = None
+    script: str = "train"
     text: str = ""
 
 
@@ -129,7 +129,7 @@ def parse_experiment(data: Any) -> Experiment:
     script = _text(data, "script") or "train"
     if script not in SCRIPTS:
         raise GridError(f"script: unknown study {script!r}{nearest(script, SCRIPTS)}")
-    runs = tuple(_expand(data))
+    runs = tuple(_expand(data, _Reader(STUDIES[script])))
     _refuse_twins(runs)
     where = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
     for name, values in where.items():
@@ -137,31 +137,46 @@ def parse_experiment(data: Any) -> Experiment:
             raise GridError(f"--{name}: all runs of an experiment share one, found {', '.join(sorted(values))}")
     defaults = TrainSettings()
     said = {name: value for name, (value,) in where.items() if value != getattr(defaults, name)}
-    return Experiment(_text(data, "description"), runs, said.get("data_root"), said.get("device"))
+    return Experiment(_text(data, "description"), runs, said.get("data_root"), said.get("device"), script)
 
 
-def _expand(data: Mapping[str, Any]) -> Iterator[Run]:
-    parser = build_parser(add_help=False)  # building one takes longer than parsing with it
-    shared = _split(_text(data, "global"), "global")
-    _parse(shared, "global", parser)
-    entries = _entries(data.get("args", [""]))
-    axes = _axes(data, parser)
+def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[Run]:
+    shared = _split(_text(data, "global"), "global", reader)
+    _parse(shared, "global", reader)
+    entries = _entries(data.get("args", [""]), reader)
+    axes = _axes(data, reader)
     count = len(entries) * math.prod(len(axis.choices) for axis in axes)
     if count > MAX_RUNS:
         raise GridError(f"{count} runs: at most {MAX_RUNS} fit one experiment, split it")
     for source, entry in entries.items():
-        _parse(entry, source, parser)
-        base = _parse([*shared, *entry], source, parser)
-        _refuse_overlap(axes, {"global": _options(shared), source: _options(entry)})
+        _parse(entry, source, reader)
+        base = _parse([*shared, *entry], source, reader)
+        _refuse_overlap(axes, {"global": reader.options(shared), source: reader.options(entry)})
         for choices in itertools.product(*(axis.choices for axis in axes)):
             chosen = {name: value for choice in choices for name, value in choice.items()}
             described = ", ".join([source, *(f"{name}={value}" for name, value in chosen.items())])
             try:
                 settings = replace(base, **chosen)
-                check_combination(settings)
+                reader.study.check(settings)
                 yield Run(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None
+
+
+class _Reader:
+    """Reads the options of one study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.parser = build_parser(kind=study.settings, add_help=False)  # building one takes longer than parsing with it
+        self.names = tuple(item.name for item in fields(study.settings))
+        self.booleans = frozenset(item.name for item in fields(study.settings) if isinstance(item.default, bool))
+
+    def options(self, found: Sequence[str]) -> list[str]:
+        """The names of the options among these words; ``--no-mini`` is ``mini``."""
+        heads = [word[2:].split("=")[0] for word in found if word.startswith("--")]
+        names = [head[3:] if head.startswith("no-") and head[3:] in self.booleans else head for head in heads]
+        return [name for name in names if name in self.names]
 
 
 @dataclass(frozen=True)
@@ -172,12 +187,12 @@ class _Axis:
     choices: list[dict[str, Any]]
 
 
-def _axes(data: Mapping[str, Any], parser: argparse.ArgumentParser) -> list[_Axis]:
-    lists = _lists(data.get("parameters", {}), "parameters", parser)
+def _axes(data: Mapping[str, Any], reader: _Reader) -> list[_Axis]:
+    lists = _lists(data.get("parameters", {}), "parameters", reader)
     axes = [_Axis("parameters", [{name: value} for value in values]) for name, values in lists.items()]
     zips = data.get("zip", [])
     for source, lists in [("zip", zips)] if isinstance(zips, dict) else _numbered(zips):
-        paired = _lists(lists, source, parser)
+        paired = _lists(lists, source, reader)
         lengths = {name: len(values) for name, values in paired.items()}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -187,7 +202,7 @@ def _axes(data: Mapping[str, Any], parser: argparse.ArgumentParser) -> list[_Axi
                 _Axis(source, [dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)])
             )
     if "seeds" in data:
-        axes.append(_Axis("seeds", [{"seed": seed} for seed in _seeds(data["seeds"], parser)]))
+        axes.append(_Axis("seeds", [{"seed": seed} for seed in _seeds(data["seeds"], reader)]))
     return axes
 
 
@@ -197,14 +212,14 @@ def _numbered(zips: Any) -> list[tuple[str, Any]]:
     return [(f"zip[{index}]", lists) for index, lists in enumerate(zips)]
 
 
-def _seeds(seeds: Any, parser: argparse.ArgumentParser) -> list[Any]:
+def _seeds(seeds: Any, reader: _Reader) -> list[Any]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if not 1 <= seeds <= MAX_RUNS:
             raise GridError(f"seeds: expected a number of seeds from 1 to {MAX_RUNS}, or a list of seeds, got {seeds}")
         seeds = list(range(1, seeds + 1))
     elif not isinstance(seeds, list):
         raise GridError(f"seeds: expected a number of seeds or a list of seeds, got {_kind(seeds)}")
-    return _lists({"seed": seeds}, "seeds", parser)["seed"]
+    return _lists({"seed": seeds}, "seeds", reader)["seed"]
 
 
 def _refuse_overlap(axes: Sequence[_Axis], strings: Mapping[str, Sequence[str]]) -> None:
@@ -220,7 +235,7 @@ def _refuse_overlap(axes: Sequence[_Axis], strings: Mapping[str, Sequence[str]])
                     raise GridError(f"--{name} is set both in {place} and in {axis.source}: leave it out of one")
 
 
-def _entries(args: Any) -> dict[str, list[str]]:
+def _entries(args: Any, reader: _Reader) -> dict[str, list[str]]:
     """The entries of ``args`` as words, by where they are."""
     if not isinstance(args, list):
         raise GridError(f"args: expected a list of strings, got {_kind(args)}")
@@ -229,61 +244,54 @@ def _entries(args: Any) -> dict[str, list[str]]:
     for index, entry in enumerate(args):
         if not isinstance(entry, str):
             raise GridError(f"args[{index}]: expected a string of options, got {_kind(entry)}")
-    return {f"args[{index}] {entry!r}": _split(entry, f"args[{index}]") for index, entry in enumerate(args)}
+    return {f"args[{index}] {entry!r}": _split(entry, f"args[{index}]", reader) for index, entry in enumerate(args)}
 
 
-def _lists(lists: Any, where: str, parser: argparse.ArgumentParser) -> dict[str, list[Any]]:
+def _lists(lists: Any, where: str, reader: _Reader) -> dict[str, list[Any]]:
     """The lists of an object, each value as the setting it stands for."""
     if not isinstance(lists, dict):
         raise GridError(f"{where}: expected an object of lists, got {_kind(lists)}")
     found: dict[str, list[Any]] = {}
     for name, values in lists.items():
-        if name not in OPTIONS:
-            raise GridError(f"{where}: unknown option {name!r}{nearest(name, OPTIONS)}")
+        if name not in reader.names:
+            raise GridError(f"{where}: unknown option {name!r}{nearest(name, reader.names)}")
         if not isinstance(values, list):
             raise GridError(f"{where}.{name}: expected a list of values, got {_kind(values)}")
         if not values:
             raise GridError(f"{where}.{name}: the list is empty, so there is nothing to run")
-        found[name] = [_value(name, value, f"{where}.{name}[{i}]", parser) for i, value in enumerate(values)]
+        found[name] = [_value(name, value, f"{where}.{name}[{i}]", reader) for i, value in enumerate(values)]
     return found
 
 
-def _value(name: str, value: Any, where: str, parser: argparse.ArgumentParser) -> Any:
+def _value(name: str, value: Any, where: str, reader: _Reader) -> Any:
     if not isinstance(value, (str, int, float)):
         raise GridError(f"{where}: expected a number, a string or true/false, got {_kind(value)}")
-    if isinstance(value, bool) != (name in BOOLEANS):
-        wanted = "true or false" if name in BOOLEANS else "a number or a string"
+    if isinstance(value, bool) != (name in reader.booleans):
+        wanted = "true or false" if name in reader.booleans else "a number or a string"
         raise GridError(f"{where}: expected {wanted}, got {json.dumps(value)}")
-    return getattr(_parse(words(name, value), where, parser), name)
+    return getattr(_parse(words(name, value), where, reader), name)
 
 
-def _parse(options: list[str], where: str, parser: argparse.ArgumentParser) -> TrainSettings:
+def _parse(options: list[str], where: str, reader: _Reader) -> Any:
     for name in ("exp", "root"):
         if any(word.split("=")[0] == f"--{name}" for word in options):
             raise GridError(f"{where}: --{name} is not for experiment files; say it to manager.py")
     try:
-        return parse_arguments(options, parser, partial=True)
+        return parse_arguments(options, reader.parser, partial=True, kind=reader.study.settings)
     except SettingsError as error:
         raise GridError(f"{where}: {error}") from None
 
 
-def _split(text: str, where: str) -> list[str]:
+def _split(text: str, where: str, reader: _Reader) -> list[str]:
     try:
         found = shlex.split(text)
     except ValueError as error:
         raise GridError(f"{where}: can't split {text!r} into words: {error}") from None
-    options = _options(found)
+    options = reader.options(found)
     twice = next((name for name in options if options.count(name) > 1), None)
     if twice:
         raise GridError(f"{where}: --{twice} is there twice: leave one out")
     return found
-
-
-def _options(found: list[str]) -> list[str]:
-    """The names of the options among these words; ``--no-mini`` is ``mini``."""
-    heads = [word[2:].split("=")[0] for word in found if word.startswith("--")]
-    names = [head[3:] if head.startswith("no-") and head[3:] in BOOLEANS else head for head in heads]
-    return [name for name in names if name in OPTIONS]
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from ovis.names import IMPLIED_MODELS, parse_estimator
 from ovis.runner.paths import is_safe_name
 from ovis.settings import TrainSettings, differences
+from ovis.studies import AsymptoticSettings
 
 __all__ = ["Identity", "identify", "words"]
 
@@ -38,7 +39,7 @@ class Identity:
     arg: str
 
 
-def identify(settings: TrainSettings) -> Identity:
+def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
     """The identity of a run.
 
     Raises:
@@ -58,20 +59,23 @@ def words(name: str, value: Any) -> list[str]:
     return [f"--{name}={value}"]
 
 
-def _name(settings: TrainSettings, key: str) -> str:
-    parts = [
-        _safe(settings.id),
+def _name(settings: TrainSettings | AsymptoticSettings, key: str) -> str:
+    label, *parts = settings.labels if isinstance(settings, AsymptoticSettings) else _training_labels(settings)
+    name = "-".join(part for part in (_safe(label), *parts, key) if part)
+    if not is_safe_name(name):
+        raise ValueError(f"can't make a folder name of {name!r}")
+    return name
+
+
+def _training_labels(settings: TrainSettings) -> tuple[str, ...]:
+    return (
+        settings.id,
         settings.dataset,
         IMPLIED_MODELS.get(settings.dataset, settings.model),
         parse_estimator(settings.estimator).canonical,
         f"iw{settings.iw}",
         f"seed{settings.seed}",
-        key,
-    ]
-    name = "-".join(part for part in parts if part)
-    if not is_safe_name(name):
-        raise ValueError(f"can't make a folder name of {name!r}")
-    return name
+    )
 
 
 def _safe(label: str) -> str:

@@ -19,6 +19,8 @@ from ovis.runner.process import new_owner
 from ovis.runner.progress import Display, RunningRun, View, runs_text
 from ovis.runner.queue import Ended, Event, Launched, Queue, Tick
 from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, last_line, read_progress
+from ovis.settings import TrainSettings
+from ovis.studies import AsymptoticSettings
 
 __all__ = ["SETTLED", "Result", "run_experiment"]
 
@@ -287,10 +289,17 @@ class _Manager:
 
 def _weights(runs: Sequence[Run]) -> dict[str, float]:
     """What each run counts for in the bar: in proportion to its steps where these are known, one on average."""
-    steps = [run.settings.nsteps if run.settings.epochs < 0 else 0 for run in runs]
+    steps = [_steps(run.settings) for run in runs]
     if not all(steps):
         return dict.fromkeys((run.key for run in runs), 1.0)
     return {run.key: count * len(runs) / sum(steps) for run, count in zip(runs, steps, strict=True)}
+
+
+def _steps(settings: TrainSettings | AsymptoticSettings) -> int:
+    """The work of a run, 0: not known."""
+    if isinstance(settings, AsymptoticSettings):
+        return settings.work
+    return settings.nsteps if settings.epochs < 0 else 0
 
 
 class _StopSignals:
