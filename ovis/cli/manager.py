@@ -15,11 +15,13 @@ from ovis.reporting.needs import ReportingUnavailableError, require_packages
 from ovis.runner.availability import DeviceSource, Limits
 from ovis.runner.devices import DeviceError, default_processes, list_devices
 from ovis.runner.engines.local import LocalEngine
+from ovis.runner.filesystem import is_network
 from ovis.runner.grid import Experiment, GridError
 from ovis.runner.job import TRAINING, JobSpec
 from ovis.runner.ledger import LedgerError
 from ovis.runner.manager import SETTLED, Result, run_experiment
 from ovis.runner.paths import ExperimentPaths, is_safe_name
+from ovis.runner.process import host_of, new_owner
 from ovis.runner.progress import clock, counts_text, make_display, runs_text
 from ovis.runner.queue import Queue
 from ovis.runner.status import Record, State, count_states
@@ -32,6 +34,9 @@ __all__ = ["main"]
 EXPERIMENTS = Path("experiments")
 INTERRUPTED = 130
 
+#: Times for a network file system, where a file's new mtime may take a minute to be seen.
+REMOTE_POLICY = Policy(heartbeat=15.0, ttl=300.0)
+
 
 def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, policy: Policy | None = None) -> int:
     """Run an experiment from the command line.
@@ -39,14 +44,14 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, 
     Args:
         argv: the command line; None: this process's.
         training: the command of a training run, to which a run's options are added.
-        policy: the queue's times and limits; None: the usual ones.
+        policy: the queue's times and limits; None: the usual ones for the file system.
 
     Returns:
         0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
     """
     options = _parser().parse_args(argv)
     try:
-        return _run(options, tuple(training), policy or Policy())
+        return _run(options, tuple(training), policy)
     except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
@@ -93,11 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy) -> int:
+def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy | None) -> int:
     if options.report:
         require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
-    queue = Queue(ExperimentPaths(Path(options.root) / name), policy)
+    paths = ExperimentPaths(Path(options.root) / name)
+    remote = is_network(paths.folder)
+    policy = policy or (REMOTE_POLICY if remote else Policy())
+    queue = Queue(paths, policy)
+    if remote:
+        _refuse_other_hosts(queue)
     sweep = plan_sweep(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
         update_lib=options.update_lib)  # fmt: skip
     experiment = sweep.experiment
@@ -153,6 +163,17 @@ def _locate(exp: str) -> tuple[Path, str]:
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
         raise GridError(f"there is no experiment file {path}; in {path.parent} there are: {there or 'none'}")
     return path, path.stem
+
+
+def _refuse_other_hosts(queue: Queue) -> None:
+    """On a network file system a lock does not keep two hosts apart, whatever it says."""
+    mine = host_of(new_owner())
+    for record in queue.read():
+        if record.state is State.RUNNING and host_of(record.owner) != mine:
+            raise LedgerError(
+                f"{queue.paths.folder} is on a network file system, where locks do not keep hosts apart, and a manager "
+                f"on {host_of(record.owner)} is running {record.name}: stop it there, or use another --root"
+            )
 
 
 def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], placement: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import uuid
 from pathlib import Path
 
-__all__ = ["die_with_parent", "new_owner", "owner_is_dead", "parent_guard"]
+__all__ = ["die_with_parent", "host_of", "new_owner", "owner_is_dead", "parent_guard"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,6 +29,11 @@ def owner_is_dead(owner: str) -> bool:
         return False
     now = _start_time(int(pid))
     return now == "gone" or (now != start and "unknown" not in (now, start))
+
+
+def host_of(owner: str) -> str:
+    """The host's name in an owner's."""
+    return owner.partition(":")[0].rpartition("@")[0]
 
 
 class parent_guard:

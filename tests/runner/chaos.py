@@ -121,7 +121,8 @@ class Chaos:
         policy = self.lab.policy
         environment = {**os.environ}
         if self.unguarded:
-            environment |= {"PYTHONPATH": str(UNGUARDED), "OVIS_UNGUARDED": self.unguarded}
+            search = os.pathsep.join(filter(None, [str(UNGUARDED), environment.get("PYTHONPATH")]))
+            environment |= {"PYTHONPATH": search, "OVIS_UNGUARDED": self.unguarded}
         words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), *self.lab.arguments("--processes", str(self.slots))]
         with (self.lab.folder / "managers.log").open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=environment)
