@@ -107,6 +107,13 @@ def test_a_training_that_says_nothing(lab: Lab, command: tuple[str, ...]) -> Non
     assert ("can't start" if len(command) == 1 else "exit code 7") in bench.outcome().message
 
 
+def test_a_training_that_was_superseded_has_no_outcome(lab: Lab) -> None:
+    bench = Bench(lab)
+    bench.spec = replace(bench.spec, command=(sys.executable, "-c", f"raise SystemExit({STALE})"))
+    assert bench.finish() == STALE
+    assert not bench.run.outcome.exists()
+
+
 def test_an_option_no_process_can_take_is_an_error(lab: Lab) -> None:
     bench = Bench(lab, arg="--id=a\0b")
     assert bench.finish() == 0

@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
         **COMMON,
         **{"dataset": "digits", "model": "vae", "nlayers": 1, "hdim": 16, "N": 4, "estimator": "tvo-part2-config1"},
         **{"dropout": 0.3, "normalization": "batchnorm", "bs": 150, "epochs": 3, "optimizer": "rmsprop"},
+        **{"grad_samples": 0},
     },
     "relaxed": {
         **COMMON,

@@ -77,7 +77,7 @@ class Lab:
         self.started += 1
         log = self.root / f"output.{self.started}.txt"
         options = {**settings, "root": self.root, "run_dir": self.root / name}
-        words = [f"--{option}={value}" for option, value in options.items()]
+        words = words_of(options)
         assert self.nursery.stdin is not None
         assert self.nursery.stdout is not None
         order = {"words": words, "plan": asdict(plan), "log": str(log)}
@@ -97,6 +97,11 @@ class Lab:
         code = self.start(name, settings, plan)
         assert code == 0, self.output
         return left_by(self.paths(name))
+
+
+def words_of(options: dict[str, Any]) -> list[str]:
+    """Options as they are said on the command line."""
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
 
 
 def left_by(paths: RunPaths) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ovis.training.build import build_run
 from ovis.training.loop import Diverged, train
 from ovis.training.measure import Measurements
 from ovis.training.sinks import image_grid
+from ovis.training.step import TrainingStep
 
 TINY = {
     "dataset": "digits",
@@ -131,6 +132,29 @@ def test_divergence_names_the_step_and_the_parameter_and_keeps_the_checkpoint(tm
     with pytest.raises(Diverged, match=r"step \d+: the loss is nan and parameter [\w.]+ is not finite"):
         train(again, paths, stop=poison)
     assert paths.checkpoint.read_bytes() == good
+
+
+@pytest.mark.parametrize("cut", [3, 6], ids=["at a stop", "at an evaluation"])
+def test_parameters_that_are_lost_are_not_saved_though_the_loss_was_finite(cut, tmp_path, monkeypatch):
+    """The last step can lose them: its loss was computed before."""
+    run, paths = run_in(tmp_path / "run", epochs=1)
+    train(run, paths)
+    good, told = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
+    again, _ = run_in(tmp_path / "run", epochs=2)
+    take = TrainingStep.__call__
+
+    def step(self, x, at):
+        loss = take(self, x, at)
+        if at == 7 + cut:
+            again.model.prior_logits.data[0] = math.inf
+        return loss
+
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    looks = iter(range(10**6))
+    with pytest.raises(Diverged, match=r"step \d+: the loss is -?[\d.]+ and parameter prior_logits is not finite"):
+        train(again, paths, stop=lambda: cut == 3 and next(looks) == 3)
+    assert paths.checkpoint.read_bytes() == good
+    assert paths.metrics.read_bytes() == told
 
 
 def test_a_broken_checkpoint_is_named(tmp_path):

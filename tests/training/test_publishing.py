@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from resume_cases import CASES
-from resume_lab import KILLED, Plan, left_by, unequal
+from resume_lab import KILLED, Plan, left_by, unequal, words_of
 
 from ovis.cli import train as door
 from ovis.runner.paths import RunPaths
@@ -124,7 +124,7 @@ def test_a_disk_that_is_really_full(size, tmp_path, whole):
     disk = tmp_path / "disk"
     disk.mkdir()
     options = {**DIGITS, "root": disk, "run_dir": disk / "run"}
-    words = [sys.executable, "-m", "ovis.cli.train", *(f"--{name}={value}" for name, value in options.items())]
+    words = [sys.executable, "-m", "ovis.cli.train", *words_of(options)]
     command = ["unshare", "-m", "bash", "-c", SMALL_DISK, "bash", size, disk, "env", "OMP_NUM_THREADS=1", *words]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
