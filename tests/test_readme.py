@@ -50,6 +50,12 @@ def test_every_command_names_a_script_and_options_that_exist():
                 assert option in usage.stdout, line
 
 
+def test_experiment_files_expand():
+    from ovis.runner.grid import parse_experiment
+
+    assert [len(parse_experiment(json.loads(block)).runs) for block in blocks("json")] == [36]
+
+
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
