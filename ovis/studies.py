@@ -45,10 +45,7 @@ class AsymptoticSettings:
     D: int = option(20, "dimensions", low=1)
     epsilon: float = option(0.01, "standard deviation of the perturbation of the optimal parameters", low=0.0)
     key_filter: str = option("b", "parameters of which the gradient is analysed")
-    q_scale: str = option(
-        "std", "what of q is 2/3: its standard deviation, as in the paper's figures, or its variance (Rainforth et al.)",
-        choices=("std", "variance"),
-    )  # fmt: skip
+    q_scale: str = option("std", "what of q is 2/3; the paper's figures: its std", choices=("std", "variance"))
     samples_per_batch: int = option(0, "particles held at once; 0: what suits the device", low=0, identity=False)
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from ovis.runner.devices import DeviceError, default_processes, list_devices
 from ovis.runner.engines.local import LocalEngine
 from ovis.runner.filesystem import is_network
 from ovis.runner.grid import Experiment, GridError
-from ovis.runner.job import TRAINING, JobSpec
+from ovis.runner.job import JobSpec
 from ovis.runner.ledger import LedgerError
 from ovis.runner.manager import SETTLED, Result, run_experiment
 from ovis.runner.paths import ExperimentPaths, is_safe_name
@@ -28,6 +28,7 @@ from ovis.runner.status import Record, State, count_states
 from ovis.runner.sweep import SweepError, begin_sweep, plan_sweep
 from ovis.runner.transitions import LEVELS, Level, Policy
 from ovis.settings import TrainSettings
+from ovis.studies import ALIASES, STUDIES
 
 __all__ = ["main"]
 
@@ -38,12 +39,12 @@ INTERRUPTED = 130
 REMOTE_POLICY = Policy(heartbeat=15.0, ttl=300.0)
 
 
-def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, policy: Policy | None = None) -> int:
+def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = None, policy: Policy | None = None) -> int:
     """Run an experiment from the command line.
 
     Args:
         argv: the command line; None: this process's.
-        training: the command of a training run, to which a run's options are added.
+        training: the command of a run, to which its options are added; None: that of the experiment's study.
         policy: the queue's times and limits; None: the usual ones for the file system.
 
     Returns:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] = TRAINING, 
     """
     options = _parser().parse_args(argv)
     try:
-        return _run(options, tuple(training), policy)
+        return _run(options, training, policy)
     except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except OSError as error:
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy | None) -> int:
+def _run(options: argparse.Namespace, training: Sequence[str] | None, policy: Policy | None) -> int:
     if options.report:
         require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
@@ -137,10 +138,11 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy 
     level = Level.LOST if options.resume and options.requeue_level is None else options.requeue_level
     if level is not None:
         print(f"put back {runs_text(len(queue.requeue(Level(level), keys)))}")
+    command = tuple(training or (sys.executable, "-m", STUDIES[experiment.script].module))
     # Absolute, as the trainings are started in the folder of their code.
     data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
     template = JobSpec(
-        queue.paths.folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=training
+        queue.paths.folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command
     )
     begin = time.monotonic()
     result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
@@ -156,6 +158,7 @@ def _run(options: argparse.Namespace, training: tuple[str, ...], policy: Policy 
 
 def _locate(exp: str) -> tuple[Path, str]:
     """The experiment's file and its name."""
+    exp = ALIASES.get(exp, exp)
     path = Path(exp) if exp.endswith(".json") else EXPERIMENTS / f"{exp}.json"
     if not is_safe_name(path.stem) or (not exp.endswith(".json") and path.stem != exp):
         raise GridError(f"--exp: {exp!r} is no name of an experiment: letters, digits and . _ + = - only")

@@ -11,9 +11,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -24,17 +25,32 @@ from ovis.runner.identity import identify
 from ovis.runner.paths import RunPaths, is_safe_name
 from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
+from ovis.studies import STUDIES
 
-__all__ = ["main"]
+__all__ = ["main", "run_study"]
 
 log = logging.getLogger(__name__)
 
 
+Body = Callable[[Any, RunPaths, Callable[[], bool], Callable[[], None], bool], tuple[str, Callable[[], bool]]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train one run, from its last checkpoint if it has one.
+    """Train one run, from its last checkpoint if it has one: see :func:`run_study`."""
+    return run_study("train", "Train one model.", _training, argv)
+
+
+def run_study(script: str, description: str, body: Body, argv: Sequence[str] | None = None) -> int:
+    """Make one run of a study, from where it stopped.
 
     Started by hand, it makes its own folder ``ROOT/EXP/NAME`` and keeps its log and its outcome there. The manager's
     jobs do that for it, and say ``--run_dir`` and ``--attempt``.
+
+    Args:
+        script: key of :data:`ovis.studies.STUDIES`.
+        description: for ``--help``.
+        body: (settings, paths, stop, guard, bar) -> the device, and what makes the run and says whether it is complete.
+        argv: the command line; None: this process's.
 
     Returns:
         0: the run is complete; 3: it was asked to stop, and wrote a checkpoint; 1: it failed, 2: its options are wrong,
@@ -45,9 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     place.add_argument("--run_dir", type=Path, default=None, help="folder of the run; by default ROOT/EXP/NAME")
     place.add_argument("--attempt", type=int, default=0, help="number of the attempt, set by the manager")
-    parser = build_parser(prog="python -m ovis.cli.train", description="Train one model.", parents=[place])
+    study = STUDIES[script]
+    parser = build_parser(study.settings, prog=f"python -m {study.module}", description=description, parents=[place])
     try:
-        settings = parse_arguments(words, parser)
+        settings = parse_arguments(words, parser, kind=study.settings)
+        study.check(settings)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,22 +78,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = RunPaths(where.run_dir or Path(settings.root, settings.exp, identify(settings).name))
     try:
         paths.folder.mkdir(parents=True, exist_ok=True)
-        return _train(settings, paths, where.attempt)[0] if where.attempt else _train_alone(settings, paths)
+        return _make(body, settings, paths, where.attempt)[0] if where.attempt else _make_alone(body, settings, paths)
     except OSError as error:
         print(f"error: {_told(error)}", file=sys.stderr)
         return 1
 
 
-def _train_alone(settings: TrainSettings, paths: RunPaths) -> int:
-    """What a job does around a training, in this process."""
+def _make_alone(body: Body, settings: Any, paths: RunPaths) -> int:
+    """What a job does around a run, in this process."""
     with hold_run(paths) as lock:
         if lock is None:
             print(f"error: another process is at work in {paths.folder}", file=sys.stderr)
             return BUSY
-        return _train_and_publish(settings, paths)
+        return _make_and_publish(body, settings, paths)
 
 
-def _train_and_publish(settings: TrainSettings, paths: RunPaths) -> int:
+def _make_and_publish(body: Body, settings: Any, paths: RunPaths) -> int:
     attempt = read_fence(paths) + 1
     take_fence(paths, attempt)
     paths.success.unlink(missing_ok=True)
@@ -83,7 +101,7 @@ def _train_and_publish(settings: TrainSettings, paths: RunPaths) -> int:
     handler = logging.FileHandler(paths.log(attempt))
     logging.getLogger().addHandler(handler)
     try:
-        code, message = _train(settings, paths, attempt)
+        code, message = _make(body, settings, paths, attempt)
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -100,8 +118,8 @@ def _train_and_publish(settings: TrainSettings, paths: RunPaths) -> int:
     return code
 
 
-def _train(settings: TrainSettings, paths: RunPaths, attempt: int) -> tuple[int, str]:
-    """Train; exit code, and one line where it failed."""
+def _make(body: Body, settings: Any, paths: RunPaths, attempt: int) -> tuple[int, str]:
+    """Make the run; exit code, and one line where it failed."""
 
     def guard() -> None:
         check_fence(paths, attempt)
@@ -111,14 +129,11 @@ def _train(settings: TrainSettings, paths: RunPaths, attempt: int) -> tuple[int,
             # torch takes seconds to import: not before the options are known to be right
             import torch
 
-            from ovis.training.build import build_run
-            from ovis.training.loop import train
-
-            run = build_run(settings)
-            log.info("%s on %s, torch %s", paths.name, run.device, torch.__version__)
+            device, make = body(settings, paths, lambda: bool(signals), guard, sys.stderr.isatty())
+            log.info("%s on %s, torch %s", paths.name, device, torch.__version__)
             guard()
-            write_json(paths.config, _configuration(settings, str(run.device), torch.__version__))
-            complete = train(run, paths, stop=lambda: bool(signals), guard=guard, bar=sys.stderr.isatty())
+            write_json(paths.config, _configuration(settings, device, torch.__version__))
+            complete = make()
         return (0, "") if complete else (ABORTED, "stopped on request")
     except SettingsError as error:
         code, line = 2, str(error)
@@ -134,6 +149,16 @@ def _train(settings: TrainSettings, paths: RunPaths, attempt: int) -> tuple[int,
     sys.stdout.flush()
     print(f"error: {line}", file=sys.stderr)
     return code, line
+
+
+def _training(
+    settings: TrainSettings, paths: RunPaths, stop: Callable[[], bool], guard: Callable[[], None], bar: bool
+) -> tuple[str, Callable[[], bool]]:
+    from ovis.training.build import build_run
+    from ovis.training.loop import train
+
+    run = build_run(settings)
+    return str(run.device), lambda: train(run, paths, stop=stop, guard=guard, bar=bar)
 
 
 def _told(error: OSError) -> str:
@@ -161,7 +186,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _configuration(settings: TrainSettings, device: str, torch_version: str) -> dict[str, object]:
+def _configuration(settings: Any, device: str, torch_version: str) -> dict[str, object]:
     return {
         "settings": asdict(settings),
         "run_id": identify(settings).key,

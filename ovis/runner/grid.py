@@ -168,7 +168,8 @@ class _Reader:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.parser = build_parser(kind=study.settings, add_help=False)  # building one takes longer than parsing with it
+        # building one takes longer than parsing with it
+        self.parser = build_parser(kind=study.settings, add_help=False)
         self.names = tuple(item.name for item in fields(study.settings))
         self.booleans = frozenset(item.name for item in fields(study.settings) if isinstance(item.default, bool))
 
