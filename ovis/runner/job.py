@@ -117,7 +117,7 @@ def run_job(spec: JobSpec) -> int:
     if spec.parent and not die_with_parent(spec.parent):
         return STALE
     paths = ExperimentPaths(spec.folder)
-    record = next((record for record in Queue(paths).read() if record.key == spec.key), None)
+    record = Queue(paths).find(spec.key)
     if record is None or record.state is not State.RUNNING or record.attempt != spec.attempt:
         return STALE
     run = paths.run(record.name)

@@ -1,14 +1,14 @@
 """The queue's ledger: two TinyDB tables in one file that is replaced whole, changed under a lock, read without one.
 
-``runs`` holds a row for each run; ``snapshots`` one for each copy of the code that runs refer to, and the last of them
-is the one that attempts run on from now on.
+``runs`` holds a row for each run, without what is at its default: all of it is read at every transaction, and written.
+``snapshots`` holds one for each copy of the code that runs refer to; the last is what attempts run on from now on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tinydb.table import Document
 from ovis.runner.atomic import replace_file
 from ovis.runner.failpoints import failpoint
 from ovis.runner.paths import ExperimentPaths, is_safe_name
-from ovis.runner.status import State
+from ovis.runner.status import DEFAULTS, State
 
 __all__ = ["SNAPSHOTS", "AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
 
@@ -86,7 +86,7 @@ def _check(data: Any) -> None:
 
 
 def _check_row(row: Any, where: str) -> None:
-    _check_fields(row, _REQUIRED, where)
+    _check_fields(row, _KINDS, _REQUIRED, where)
     for name in (row["name"], row["key"]):
         if not is_safe_name(name):
             raise ValueError(f"{where} has an unsafe run name or key {name!r}")
@@ -97,32 +97,49 @@ def _check_row(row: Any, where: str) -> None:
 
 
 def _check_snapshot(row: Any, where: str) -> None:
-    _check_fields(row, _SNAPSHOT, where)
+    _check_fields(row, _SNAPSHOT, _SNAPSHOT.keys(), where)
     if not is_safe_name(row["id"]):
         raise ValueError(f"{where} has an unsafe id {row['id']!r}")
 
 
-def _check_fields(row: Any, required: Iterable[tuple[str, tuple[type, ...]]], where: str) -> None:
+def _check_fields(row: Any, kinds: Mapping[str, _Kind], required: Set[str], where: str) -> None:
     if not isinstance(row, dict):
         raise ValueError(f"{where} is not an object")
-    for name, kind in required:
-        value = row.get(name)
-        if not isinstance(value, kind):
+    if not row.keys() >= required:
+        raise ValueError(f"{where} has no {min(required - row.keys())!r}")
+    for name, value in row.items():
+        if not isinstance(value, kinds.get(name, object)):
             raise ValueError(f"{where} has no valid {name!r}: {value!r}")
 
 
+_Kind = type | tuple[type, ...]
+_NUMBER: _Kind = (int, float)
+
 _STATES = frozenset(state.value for state in State)
-_NUMBERS = ("attempt", "valid_from", "failures", "lost", "not_before", "priority")
-_REQUIRED: list[tuple[str, tuple[type, ...]]] = [
-    *((name, (str,)) for name in ("key", "name", "arg", "state", "owner", "reason", "error")),
-    *((name, (int, float)) for name in _NUMBERS),
-]
-_SNAPSHOT: list[tuple[str, tuple[type, ...]]] = [
-    *((name, (str,)) for name in ("id", "digest", "commit", "diff", "version")),
-    ("dirty", (bool,)),
-    ("time", (int, float)),
-    ("defaults", (dict,)),
-]
+_REQUIRED = frozenset({"key", "name", "arg", "state"})
+_KINDS: dict[str, _Kind] = {
+    **dict.fromkeys((*_REQUIRED, "owner", "reason", "error"), str),
+    **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
+}
+_SNAPSHOT: dict[str, _Kind] = {
+    **dict.fromkeys(("id", "digest", "commit", "diff", "version"), str),
+    "dirty": bool,
+    "time": _NUMBER,
+    "defaults": dict,
+}
+
+
+class _Document(Document):
+    """A row as TinyDB hands it out, with what its file leaves out."""
+
+    def __init__(self, value: Mapping[str, Any], doc_id: int) -> None:
+        super().__init__(DEFAULTS, doc_id)
+        self.update(value)
+
+
+def _without_defaults(row: Row) -> Row:
+    """A row as it is written."""
+    return {name: value for name, value in row.items() if name not in DEFAULTS or value != DEFAULTS[name]}
 
 
 class Transaction:
@@ -166,12 +183,17 @@ class Transaction:
         if self.cleared:
             table.truncate()
         if self.touched:
-            table.update(lambda row: row.update(self.rows[row["key"]]), doc_ids=self._touched_ids())
+            table.update(self._renew, doc_ids=self._touched_ids())
         if self.inserted:
-            table.insert_multiple(self.inserted)
+            table.insert_multiple(_without_defaults(row) for row in self.inserted)
         if self.resnapped:
             database.table(SNAPSHOTS).truncate()
             database.table(SNAPSHOTS).insert_multiple(self.snapshots)
+
+    def _renew(self, row: MutableMapping[str, Any]) -> None:
+        new = _without_defaults(self.rows[row["key"]])
+        row.clear()
+        row.update(new)
 
     def _touched_ids(self) -> list[int]:
         return [self.rows[key].doc_id for key in self.touched]
@@ -190,7 +212,8 @@ class Ledger:
     def read(self, table: str = TABLE) -> list[Row]:
         """All rows of a table, as of the last complete write. Takes no lock and writes nothing."""
         data = AtomicStorage(self.paths.ledger).read() or {}
-        return list(data.get(table, {}).values())
+        absent = DEFAULTS if table == TABLE else {}
+        return [{**absent, **row} for row in data.get(table, {}).values()]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -202,6 +225,7 @@ class Ledger:
         with self._locked():
             # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
             database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
+            database.table(TABLE).document_class = _Document  # as TinyDB wants it said; the table is kept
             transaction = Transaction(database.table(TABLE).all(), database.table(SNAPSHOTS).all())
             yield transaction
             transaction.commit(database)

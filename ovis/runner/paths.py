@@ -9,10 +9,12 @@ from pathlib import Path
 
 __all__ = ["ExperimentPaths", "RunPaths", "is_safe_name"]
 
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+
 
 def is_safe_name(name: str) -> bool:
     """Whether ``name`` is one plain, visible folder name: it can't leave the folder it is joined to, nor hide in it."""
-    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}", name) is not None
+    return SAFE_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

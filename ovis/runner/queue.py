@@ -21,12 +21,14 @@ from ovis.runner.paths import ExperimentPaths
 from ovis.runner.process import owner_is_dead
 from ovis.runner.snapshot import Snapshot
 from ovis.runner.status import Ending, Outcome, Record, State, read_outcome
-from ovis.runner.transitions import Level, Policy
+from ovis.runner.transitions import RUNNING, Level, Policy
 
 __all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
 
 #: A ledger of one file is rewritten at every transaction: beyond this it is the wrong tool.
 MAX_RUNS = 30_000
+
+STATES = {state.value: state for state in State}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,14 @@ class Queue:
         """
         return [Record.from_row(row) for row in self.ledger.read()]
 
+    def find(self, key: str) -> Record | None:
+        """One record, without a lock; None: there is none.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        return next((Record.from_row(row) for row in self.ledger.read() if row["key"] == key), None)
+
     def snapshot(self) -> Snapshot | None:
         """The code that attempts run on from now on; None: none was taken, they run on the code at hand.
 
@@ -124,6 +134,9 @@ class Queue:
         now, known = time.time(), {row["key"] for row in self.ledger.read()}
         rows = {r.key: new_row(self.paths, r, self.policy, now) for r in records if r.key not in known}
         with self.ledger.transaction() as transaction:
+            for record in (record for record in records if rows.get(record.key, {}).get("attempt")):
+                if not self.paths.run(record.name).folder.exists():  # cleaned away since it was looked at
+                    rows[record.key] = new_row(self.paths, record, self.policy, now)
             new = [row for key, row in rows.items() if key not in transaction.rows]
             if len(transaction.rows) + len(new) > MAX_RUNS:
                 raise LedgerError(
@@ -161,13 +174,16 @@ class Queue:
             events = [event for job in ended if (event := self._finish(transaction, job, now))]
             events += self._reap(transaction, now)
             mine = [row for key, row in transaction.rows.items() if keys is None or key in keys]
-            claimed = self._claim(transaction, mine, owner, room, now)
-            states = {row["key"]: State(row["state"]) for row in mine}
-            waiting = [transitions.due(row, self.policy, now) for row in mine if row["state"] == State.QUEUED.value]
-            attempts = {row["key"]: row["attempt"] for row in mine if row["state"] == State.RUNNING.value}
+            due = {row["key"]: t for row in mine if (t := transitions.due(row, self.policy, now)) is not None}
+            ready: list[Row] = [transaction.rows[key] for key, t in due.items() if t <= now]
+            claimed = self._claim(transaction, ready, owner, room, now)
+            for record in claimed:
+                del due[record.key]
+            states = {row["key"]: STATES[row["state"]] for row in mine}
+            attempts = {row["key"]: row["attempt"] for row in mine if row["state"] == RUNNING}
         for event in events:
             self.leases.release(event.record.key, event.record.attempt)
-        return Tick(claimed, events, states, min(waiting, default=None), attempts)
+        return Tick(claimed, events, states, min(due.values(), default=None), attempts)
 
     def requeue(self, level: Level, keys: Collection[str] | None = None, strict: bool = False) -> list[Record]:
         """Put runs back by how they ended, and those whose manager died.
@@ -191,7 +207,7 @@ class Queue:
         with self.ledger.transaction() as transaction:
             lost = [event.record for event in self._reap(transaction, now)]
             rows = [row for key, row in transaction.rows.items() if keys is None or key in keys]
-            running = [row["name"] for row in rows if row["state"] == State.RUNNING.value]
+            running = [row["name"] for row in rows if row["state"] == RUNNING]
             if strict and running:
                 raise LedgerError(f"nothing was put back, as {_are_running(running)}: cancel first")
             chosen: list[Record] = []
@@ -276,16 +292,15 @@ class Queue:
             if folder.name not in kept and self.leases.is_rubbish(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _claim(self, transaction: Transaction, rows: Sequence[Row], owner: str, room: int, now: float) -> list[Record]:
-        ready = [row for row in rows if transitions.claimable(row, self.policy, now)] if room > 0 else []
+    def _claim(self, transaction: Transaction, ready: list[Row], owner: str, room: int, now: float) -> list[Record]:
         ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
-        del ready[room:]
-        for row in ready:
+        claimed = ready[: max(room, 0)]
+        for row in claimed:
             self.leases.create(row["key"], row["attempt"] + 1)
             failpoint("claim.leased")
             transitions.claim(row, owner, now, transaction.snapshot)
             transaction.touch(row["key"])
-        return [Record.from_row(row) for row in ready]
+        return [Record.from_row(row) for row in claimed]
 
     def _finish(self, transaction: Transaction, job: Ended, now: float) -> Event | None:
         row = self._running(transaction, job.key, job.attempt)
@@ -302,7 +317,7 @@ class Queue:
         events = []
         dead: dict[str, bool] = {}
         for key, row in transaction.rows.items():
-            if row["state"] != State.RUNNING.value:
+            if row["state"] != RUNNING:
                 continue
             owner, attempt = row["owner"], row["attempt"]
             if owner not in dead:
@@ -321,7 +336,7 @@ class Queue:
 
     def _running(self, transaction: Transaction, key: str, attempt: int) -> Row | None:
         row = transaction.rows.get(key)
-        if row is None or row["state"] != State.RUNNING.value or row["attempt"] != attempt:
+        if row is None or row["state"] != RUNNING or row["attempt"] != attempt:
             return None
         transaction.touch(key)
         return row

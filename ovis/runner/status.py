@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ovis.runner.paths import RunPaths
 __all__ = [
     "ABORTED",
     "BUSY",
+    "DEFAULTS",
     "STALE",
     "Ending",
     "Outcome",
@@ -133,13 +134,17 @@ class Record:
     def from_row(cls, row: Mapping[str, Any]) -> Record:
         """A record from its JSON object, as the ledger has checked it; fields of later versions are dropped."""
         known = {name: row[name] for name in _RECORD_FIELDS if name in row}
-        return cls(**{**known, "state": State(row["state"])})
+        return cls(**{**known, "state": _STATES[row["state"]]})
 
     def to_row(self) -> dict[str, Any]:
-        return {**asdict(self), "state": self.state.value}
+        return {**vars(self), "state": self.state.value}
 
 
 _RECORD_FIELDS = tuple(item.name for item in fields(Record))
+_STATES = {state.value: state for state in State}
+
+#: What a row of the ledger need not say. To change one of these is to change what ledgers of before mean.
+DEFAULTS = {item.name: item.default for item in fields(Record) if item.default is not MISSING and item.name != "state"}
 
 
 @dataclass(frozen=True)

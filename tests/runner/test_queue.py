@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from laboratory import Lab, dead_owner, record
-from queue_by_hand import KEYS, ME, get, lost, publish, states
+from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.runner import queue as queue_module
 from ovis.runner.atomic import TEMPORARY
@@ -180,6 +180,28 @@ def test_sweeping_removes_strays_only(queue: Queue) -> None:
 def test_readers_need_no_lock(queue: Queue) -> None:
     with FileLock(str(queue.paths.lock)):
         assert len(queue.read()) == len(KEYS)
+
+
+def test_the_ledger_leaves_out_what_is_at_its_default(queue: Queue) -> None:
+    (claimed,) = queue.tick(ME, 1).claimed
+    settle(queue, claimed, Ending.SUCCESS)
+    done, *waiting = json.loads(queue.paths.ledger.read_text())["runs"].values()
+    assert all(row.keys() == {"key", "name", "arg", "state", "created"} for row in waiting)
+    assert done.keys() - waiting[0].keys() == {"attempt", "started", "ended"}  # its owner is gone again
+
+
+def test_a_ledger_may_say_what_is_at_its_default(queue: Queue) -> None:
+    before = queue.read()
+    data = {"runs": {str(number): r.to_row() for number, r in enumerate(before, 1)}}
+    queue.paths.ledger.write_text(json.dumps(data))
+    assert queue.read() == before
+    queue.tick(ME, 1)
+    assert states(queue) == {key: "running" if key == KEYS[0] else "queued" for key in KEYS}
+
+
+def test_one_record_is_found_by_its_key(queue: Queue) -> None:
+    assert queue.find(KEYS[3]) == get(queue, KEYS[3])
+    assert queue.find("f" * 12) is None
 
 
 def test_an_exception_within_a_transaction_changes_nothing(queue: Queue) -> None:

@@ -14,7 +14,7 @@ from ovis.runner.transitions import (
     accepts,
     cancel,
     claim,
-    claimable,
+    due,
     finish,
     is_open,
     requeue,
@@ -39,18 +39,18 @@ def test_claiming_makes_a_new_attempt() -> None:
 
 @pytest.mark.parametrize(
     ("state", "not_before", "expected"),
-    [("queued", 0.0, True), ("queued", NOW, True), ("queued", NOW + 1, False), ("running", 0.0, False)]
-    + [(state, 0.0, False) for state in ("done", "failed", "cancelled")],
+    [("queued", 0.0, 0.0), ("queued", NOW + 1, NOW + 1)]
+    + [(state, 0.0, None) for state in ("running", "done", "failed", "cancelled")],
 )
-def test_only_a_due_queued_run_is_claimed(state: str, not_before: float, expected: bool) -> None:
-    assert claimable(record(state=State(state), not_before=not_before).to_row(), POLICY, NOW) is expected
+def test_only_a_queued_run_is_due(state: str, not_before: float, expected: float | None) -> None:
+    assert due(record(state=State(state), not_before=not_before).to_row(), POLICY, NOW) == expected
 
 
 def test_a_clock_set_back_does_not_put_a_run_off_for_hours() -> None:
     longest = max(POLICY.max_backoff, POLICY.ttl)
     row = record(not_before=NOW + longest).to_row()
-    assert not claimable(row, POLICY, NOW)
-    assert claimable(row, POLICY, NOW - 3600)
+    assert due(row, POLICY, NOW) == NOW + longest
+    assert due(row, POLICY, NOW - 3600) == NOW - 3600
 
 
 #: ending, counters before -> state, failures, lost, pause, whether earlier outcomes are void from now on
