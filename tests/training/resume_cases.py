@@ -18,7 +18,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gmm": {
         **COMMON,
         **{"dataset": "gmm", "N": 20, "hdim": 16, "grad_key": "phi", "estimator": "reinforce-baseline"},
-        **{"bs": 10_000, "nsteps": 27, "lr_reduce_steps": 1},
+        **{"mini": True, "bs": 28, "nsteps": 27, "lr_reduce_steps": 1},
     },
     "gaussian-toy": {
         **COMMON,
@@ -48,3 +48,6 @@ CASES: dict[str, dict[str, Any]] = {
         **{"bs": 150, "epochs": 3, "warmup": 20, "warmup_offset": 5, "mc": 2, "beta": 0.9},
     },
 }
+
+#: The first evaluation stays the best one.
+CASES["still"] = {**CASES["digits"], "lr": 0.0}

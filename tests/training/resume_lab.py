@@ -154,6 +154,7 @@ def _nursery() -> None:
     import torch
     from sklearn.datasets import load_digits
 
+    import ovis.cli.train
     import ovis.training.loop  # noqa: F401
 
     load_digits()

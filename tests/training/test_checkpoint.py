@@ -78,6 +78,7 @@ def test_every_random_state_is_restored(paths):
     assert draws() == expected
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_flipped_bit_is_found_wherever_it_matters(paths):
     """torch.load alone takes most of them for parameters."""
     run, other = make(), make(seed=2)

@@ -243,17 +243,6 @@ def words(tmp_path, **changes):
     return [sys.executable, "-m", "ovis.cli.train", *(f"--{name}={value}" for name, value in options.items())]
 
 
-def test_by_hand_from_start_to_outcome(tmp_path):
-    result = subprocess.run(words(tmp_path), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    (folder,) = (tmp_path / "sandbox").iterdir()
-    paths = RunPaths(folder)
-    assert json.loads(paths.outcome.read_text())["status"] == "success"
-    assert paths.success.exists()
-    assert "step 21/21" in paths.log(1).read_text()
-    assert json.loads(paths.config.read_text())["settings"]["estimator"] == "ovis-gamma1"
-
-
 def test_sigterm_writes_a_checkpoint_and_the_next_start_goes_on(tmp_path):
     long = words(tmp_path, epochs=100_000, eval_freq=10_000, grad_samples=0)
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,5 +1,6 @@
 """A run that is killed, anywhere and as often as one likes, ends as the run that was not: to the bit, on the CPU."""
 
+import json
 import os
 import random
 import shutil
@@ -98,28 +99,28 @@ def test_killed_whenever_and_again_and_again(lab, whole, case, seed):
         ("purge", Plan("evaluation.recorded:2"), "board valid:loss/L_k"),
     ],
 )
-def test_a_part_that_is_not_restored_is_noticed(lab, part, plan, noticed):
+def test_a_part_that_is_not_restored_is_noticed(lab, whole, part, plan, noticed):
     """The comparison can fail: without this part the same kill ends in another result."""
-    settings = {**CASES["digits"], "lr": 0.0 if part == "best" else 0.01}  # 0: the first evaluation stays the best one
-    name = f"forget-{part.replace(' ', '-')}"
-    expected = lab.finish(f"{name}-whole", settings)
-    assert lab.start(name, settings, plan) == KILLED
-    shutil.copytree(lab.paths(name).folder, lab.paths(f"{name}-not").folder)
-    assert noticed in unequal(lab.finish(name, settings, Plan(forget=part)), expected)
-    assert unequal(lab.finish(f"{name}-not", settings), expected) == []
+    case, name = "still" if part == "best" else "digits", f"forget-{part.replace(' ', '-')}"
+    assert lab.start(name, CASES[case], plan) == KILLED
+    assert noticed in unequal(lab.finish(name, CASES[case], Plan(forget=part)), whole(case))
 
 
 def test_by_the_command_that_people_type(lab, whole):
-    """The same without the lab: a new interpreter for each attempt."""
-    folder = lab.root / "typed"
-    options = {**CASES["digits"], "root": lab.root, "run_dir": folder}
-    words = [sys.executable, "-m", "ovis.cli.train", *words_of(options)]
+    """The same without the lab, from the start to the outcome: a new interpreter for each attempt."""
+    words = [sys.executable, "-m", "ovis.cli.train", *words_of({**CASES["digits"], "root": lab.root / "typed"})]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run(words, env={**environment, "OVIS_FAILPOINT": "evaluation.recorded:2"}, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     resumed = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert resumed.returncode == 0, resumed.stderr
-    assert unequal(left_by(RunPaths(folder)), whole("digits")) == []
+    (folder,) = (lab.root / "typed" / "sandbox").iterdir()
+    paths = RunPaths(folder)
+    assert unequal(left_by(paths), whole("digits")) == []
+    assert json.loads(paths.outcome.read_text())["status"] == "success"
+    assert paths.success.exists()
+    assert "step 27/27" in paths.log(2).read_text()
+    assert json.loads(paths.config.read_text())["settings"]["estimator"] == "ovis-gamma1"
 
 
 def test_a_corrupt_checkpoint_is_set_aside_and_the_previous_one_leads_to_the_same_end(lab, whole):
