@@ -48,7 +48,8 @@ def train(
 ) -> bool:
     """Train from the last checkpoint, or from the first step, to the end.
 
-    On the CPU the result is the same to the bit however often, and wherever, the run was cut off and started again.
+    On the CPU, with as many threads, the result is the same to the bit wherever, and however often, the run was cut off
+    and started again.
 
     Args:
         run: the parts of the run.
