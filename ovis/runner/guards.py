@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from ovis.runner.atomic import write_json, write_text
 from ovis.runner.paths import RunPaths
-from ovis.runner.status import Ending, Outcome
+from ovis.runner.status import Ending, Outcome, read_outcome
 
-__all__ = ["Superseded", "check_fence", "hold_run", "publish_outcome", "read_fence", "take_fence"]
+__all__ = ["Superseded", "check_fence", "hold_run", "publish_outcome", "read_fence", "take_fence", "withdraw_outcome"]
 
 
 @contextlib.contextmanager
@@ -65,3 +65,19 @@ def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
     write_json(run.outcome, outcome.to_json())  # the commit point
     if outcome.status is Ending.SUCCESS:
         write_text(run.success, "")
+
+
+def withdraw_outcome(run: RunPaths, valid_from: int) -> None:
+    """Remove an outcome that no longer counts; while a job holds the run, that is the job's to do.
+
+    Args:
+        run: the run.
+        valid_from: the first attempt whose outcome counts.
+    """
+    if not run.folder.is_dir():
+        return
+    with hold_run(run) as lock:
+        outcome = read_outcome(run)
+        if lock is not None and (outcome is None or outcome.attempt < valid_from):
+            run.success.unlink(missing_ok=True)
+            run.outcome.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ovis.runner import transitions
 from ovis.runner.adoption import new_row
 from ovis.runner.failpoints import failpoint
+from ovis.runner.guards import withdraw_outcome
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
 from ovis.runner.paths import ExperimentPaths
@@ -218,11 +219,7 @@ class Queue:
                     chosen.append(Record.from_row(row))
         failpoint("requeue.written")
         for record in chosen:
-            run = self.paths.run(record.name)
-            published = read_outcome(run)
-            if published is None or published.attempt < record.valid_from:
-                run.success.unlink(missing_ok=True)
-                run.outcome.unlink(missing_ok=True)
+            withdraw_outcome(self.paths.run(record.name), record.valid_from)
         return chosen + [r for r in lost if r.state is State.QUEUED and (keys is None or r.key in keys)]
 
     def cancel(self, keys: Collection[str]) -> list[Record]:

@@ -51,6 +51,13 @@ def check_converged(lab: Lab) -> None:
     assert lab.journal() == before
 
 
+def dbutils_dies(lab: Lab, failpoint: str, *words: str) -> None:
+    code = "import sys; from ovis.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--exp", "lab", "--root", str(lab.folder / "runs"), *words]
+    died = subprocess.run(command, env={**os.environ, "OVIS_FAILPOINT": failpoint}, capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("name", MANAGER_DIES)
 def test_the_manager_dies_and_a_restart_converges(lab: Lab, name: str) -> None:
     lab.write(**RUNS)
@@ -96,11 +103,7 @@ def test_a_job_dies_and_the_manager_itself_converges(lab: Lab, name: str, journa
 def test_a_requeue_dies_between_the_ledger_and_the_outcomes(lab: Lab) -> None:
     lab.write(**RUNS)
     assert lab.run() == 0
-    words = ["--exp", "lab", "--root", str(lab.folder / "runs"), "--requeue_level", "10000"]
-    code = "import sys; from ovis.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
-    environment = {**os.environ, "OVIS_FAILPOINT": "requeue.written"}
-    died = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True)
-    assert died.returncode == -signal.SIGKILL
+    dbutils_dies(lab, "requeue.written", "--requeue_level", "10000")
     assert all(run.outcome.exists() for run in lab.runs())  # of the attempts that no longer count
     assert lab.counts() == {"queued": 3}
     for run in lab.runs():
@@ -108,6 +111,17 @@ def test_a_requeue_dies_between_the_ledger_and_the_outcomes(lab: Lab) -> None:
     assert lab.run() == 0
     assert list(lab.journal().values()) == [[*FRESH, "start at 0 in 2", "done in 2"]] * 3
     assert lab.counts() == {"done": 3}
+
+
+def test_a_cancel_dies_behind_the_ledger(lab: Lab) -> None:
+    lab.write(args=["--id wait"])
+    manager = lab.start()
+    lab.wait_for_steps(3, runs=1)
+    dbutils_dies(lab, "cancel.written", "--cancel", lab.records()[0].key)
+    manager.communicate(timeout=30)
+    assert manager.returncode == 1
+    assert lab.counts() == {"cancelled": 1}
+    assert not processes_of(lab.paths.folder)
 
 
 def test_a_restart_from_scratch_dies_between_the_folders_and_the_ledger(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import pytest
 from laboratory import dead_owner, record
 from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
+from ovis.runner.guards import hold_run, withdraw_outcome
 from ovis.runner.ledger import LedgerError
 from ovis.runner.queue import Queue
 from ovis.runner.status import Ending, State
@@ -144,3 +145,17 @@ def test_settled_runs_cannot_be_cancelled(queue: Queue) -> None:
     before = queue.paths.ledger.read_bytes()
     assert queue.cancel({good.key, bad.key}) == []
     assert queue.paths.ledger.read_bytes() == before
+
+
+def test_an_outcome_is_withdrawn_only_where_no_job_is_at_work(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, Ending.SUCCESS)
+    run = queue.paths.run(r.name)
+    with hold_run(run):
+        withdraw_outcome(run, valid_from=2)
+        assert run.outcome.exists()
+    withdraw_outcome(run, valid_from=1)
+    assert run.outcome.exists()
+    withdraw_outcome(run, valid_from=2)
+    assert not run.outcome.exists()
+    withdraw_outcome(queue.paths.run("nobody"), valid_from=2)
