@@ -129,6 +129,7 @@ class _Manager:
         self.given_up: dict[str, float] = {}  # jobs that were told to stop, and when they are killed
         self.told = 0
         self.states: dict[str, State] = {}
+        self.counts, self.settled = count_states(()), 0.0  # of these, and the weight of those that are settled
         self.next_due: float | None = 0.0
         self.last_tick = self.last_view = self.last_wait = float("-inf")
         self.wait = ""
@@ -164,8 +165,8 @@ class _Manager:
     def _has_more(self) -> bool:
         if self.jobs or self.ended:
             return True
-        open_runs = any(state not in SETTLED for state in self.states.values())
-        return open_runs and self.budget > 0 and not self.told
+        open_runs = len(self.states) - sum(self.counts[state] for state in SETTLED)
+        return open_runs > 0 and self.budget > 0 and not self.told
 
     def _heed(self, stops: int) -> None:
         if stops <= self.told:
@@ -223,7 +224,7 @@ class _Manager:
             self.display.say(f"waiting: {text}")
 
     def _due(self) -> bool:
-        """Whether a transaction is worth its cost: at 10,000 runs it rewrites 4 MB."""
+        """Whether a transaction is worth its cost: at 10,000 runs it reads and writes 2 MB."""
         since = time.monotonic() - self.last_tick
         if self.ended or (self._is_waiting() and self._room() > 0):
             return True
@@ -234,6 +235,8 @@ class _Manager:
         tick = self.queue.tick(self.owner, self._room(), self.ended, self.launched, self.weights.keys())
         self.ended, self.launched = [], []
         self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
+        self.counts = count_states(tick.states.values())
+        self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
         for event in tick.events:
             if event.record.key in self.weights:
                 self._report(event)
@@ -277,14 +280,13 @@ class _Manager:
 
     def _view(self) -> View:
         now = time.monotonic()
-        running, completed = [], 0.0
+        running, completed = [], self.settled
         for job in self.jobs.values():
             progress = read_progress(self.queue.paths.run(job.record.name))
             running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
             if self.states.get(job.record.key) not in SETTLED:  # a cancelled one is complete already
                 completed += self.weights[job.record.key] * (progress.fraction if progress else 0.0)
-        completed += sum(self.weights[key] for key, state in self.states.items() if state in SETTLED)
-        return View(count_states(self.states.values()), completed, running)
+        return View(self.counts, completed, running)
 
 
 def _weights(runs: Sequence[Run]) -> dict[str, float]:
@@ -292,7 +294,8 @@ def _weights(runs: Sequence[Run]) -> dict[str, float]:
     steps = [_steps(run.settings) for run in runs]
     if not all(steps):
         return dict.fromkeys((run.key for run in runs), 1.0)
-    return {run.key: count * len(runs) / sum(steps) for run, count in zip(runs, steps, strict=True)}
+    total = sum(steps)
+    return {run.key: count * len(runs) / total for run, count in zip(runs, steps, strict=True)}
 
 
 def _steps(settings: TrainSettings | AsymptoticSettings) -> int:

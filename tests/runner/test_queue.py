@@ -187,7 +187,8 @@ def test_the_ledger_leaves_out_what_is_at_its_default(queue: Queue) -> None:
     settle(queue, claimed, Ending.SUCCESS)
     done, *waiting = json.loads(queue.paths.ledger.read_text())["runs"].values()
     assert all(row.keys() == {"key", "name", "arg", "state", "created"} for row in waiting)
-    assert done.keys() - waiting[0].keys() == {"attempt", "started", "ended"}  # its owner is gone again
+    # Its owner, which it had, is gone again.
+    assert done.keys() - waiting[0].keys() == {"attempt", "started", "ended", "error"}
 
 
 def test_a_ledger_may_say_what_is_at_its_default(queue: Queue) -> None:
