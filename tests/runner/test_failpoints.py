@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from laboratory import Lab, processes_of
 
+from ovis.runner.transitions import Policy
+
 #: Three runs in two slots.
 RUNS = {"args": ["--estimator vimco --iw 2"], "parameters": {"seed": [1, 2, 3]}}
 FRESH = ["start at 0 in 1", "done in 1"]
@@ -85,6 +87,7 @@ def test_the_manager_dies_and_a_restart_converges(lab: Lab, name: str) -> None:
     ],
 )
 def test_a_job_dies_and_the_manager_itself_converges(lab: Lab, name: str, journal: list[str] | None) -> None:
+    lab.policy = Policy(heartbeat=0.5, ttl=20.0)
     lab.write(**RUNS)
     mark = lab.folder / "mark"
     manager = lab.start(OVIS_FAILPOINT=name, OVIS_FAILPOINT_MARK=str(mark))
