@@ -15,7 +15,8 @@ A run leaves two files in its folder, which the reports read:
     ``estimators``   for each id: ``mean`` and ``variance`` (lists of D numbers), and ``statistics``, those of
                      ``ovis.analysis.gradients.summary`` over entries: variance, magnitude, snr, snr_p5 ... snr_p95,
                      keep_ratio; and dsnr
-    ``theory``       for each id that has a closed form: leading-order ``mean`` and ``variance`` (lists of D numbers)
+    ``theory``       for each id that has a closed form (``ovis.analysis.closed_form``, large K): its ``statistics``
+                     (variance, magnitude, snr, ...), ``mean`` and ``variance``
 
 The parts of one K are pooled by joining their draws: moments, DSNR and histograms are then those of one run.
 """
@@ -35,6 +36,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ovis.analysis.closed_form import location_moments
 from ovis.analysis.gradients import make_draws, select_parameters, summary
 from ovis.datasets.gaussian_toy import draw
 from ovis.estimators.base import GradientEstimator
@@ -119,7 +121,7 @@ def run_asymptotic(
     guard()
     seconds = before + time.monotonic() - begin
     _save(paths.folder / GRADIENTS, settings, kept, seconds)
-    write_json(paths.folder / RESULTS, _results(settings, kept, list(parameters), seconds, str(device)))
+    write_json(paths.folder / RESULTS, _results(settings, model, x, kept, list(parameters), seconds))
     (paths.folder / PARTIAL).unlink(missing_ok=True)
     _tell(paths, done, len(numbers))
     log.info("%d draws in %.0f s", done, seconds)
@@ -186,7 +188,12 @@ def _tell(paths: RunPaths, done: int, total: int) -> None:
 
 
 def _results(
-    settings: AsymptoticSettings, kept: Tensor, parameters: list[str], seconds: float, device: str
+    settings: AsymptoticSettings,
+    model: GaussianToyVAE,
+    x: Tensor,
+    kept: Tensor,
+    parameters: list[str],
+    seconds: float,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, draws in zip(settings.names, kept.double().unbind(1), strict=True):
@@ -199,7 +206,19 @@ def _results(
         "parameters": parameters,
         "draws": len(kept),
         "seconds": round(seconds, 3),
-        "device": device,
+        "device": str(x.device),
         "estimators": found,
-        "theory": {},
+        "theory": _theory(settings, model, x) if parameters == [model.location] else {},
     }
+
+
+def _theory(settings: AsymptoticSettings, model: GaussianToyVAE, x: Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in settings.names:
+        try:
+            mean, variance = location_moments(model, x, name, settings.iw)
+        except ValueError:  # no closed form
+            continue
+        stats = {key: float(value) for key, value in summary(mean, variance, EPSILON).items()}
+        found[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
+    return found

@@ -1,0 +1,217 @@
+"""Exact gradients of models with small discrete latents: expectations are sums over all values of all particles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, OneHotCategorical
+from torch.func import functional_call, grad, vmap
+
+from ovis.analysis.draws import select_parameters
+from ovis.estimators.base import GradientEstimator
+from ovis.functional.log_weights import iw_bound
+from ovis.models.distributions import BernoulliVector
+from ovis.models.template import ParticleModel
+
+__all__ = ["ExactMoments", "exact_gradient", "exact_moments", "latent_states"]
+
+#: More combinations of particles than this are not enumerated.
+MAX_TUPLES = 2**18
+
+#: Combinations of which the gradients are held at once.
+TOGETHER = 2**12
+
+
+class ExactMoments(NamedTuple):
+    """Of one draw of the gradient of the mini-batch's mean loss, without sampling noise."""
+
+    mean: Tensor  # [D]
+    variance: Tensor  # [D]
+
+
+@torch.no_grad()
+def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
+    """Every value of the latents of one datum x [1, *event]: for each layer [n, *event].
+
+    Raises:
+        ValueError: a latent that is not Bernoulli or categorical, or more than 2^18 values.
+    """
+    with torch.random.fork_rng():
+        output = model(x, particles=1)
+    choices: list[Tensor] = []  # of each variable, one row for each value
+    shapes = []
+    for sample, q in zip(output["z"], output["qz"], strict=True):
+        event = sample.shape[2:]
+        values = _values(q, sample)
+        count = event.numel() // values[0].numel()
+        choices += [values] * count
+        shapes.append((event, count))
+    total = torch.Size(len(values) for values in choices).numel()
+    if total > MAX_TUPLES:
+        raise ValueError(f"the latents have {total} values: too many to enumerate")
+    index = torch.cartesian_prod(*(torch.arange(len(values)) for values in choices)).view(total, -1)
+    columns = [values[index[:, i].to(values.device)] for i, values in enumerate(choices)]
+    states, start = [], 0
+    for event, count in shapes:
+        states.append(torch.stack(columns[start : start + count], 1).reshape(total, *event))
+        start += count
+    return states
+
+
+def exact_gradient(
+    model: ParticleModel, x: Tensor, iw: int, alpha: float = 0.0, key_filter: str = "inference_network"
+) -> Tensor:
+    """Gradient of minus the mean bound L_K^alpha of x, the loss that an unbiased estimator descends: [D].
+
+    L_K^alpha = sum over all z_1 ... z_K of prod_k q(z_k|x) 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha), differentiated
+    as it stands, with q's probabilities.
+
+    Args:
+        model: of discrete latents with few values, n; n^iw at most 2^18.
+        x: data, shape [B, *event].
+        iw: K.
+        alpha: order of the Renyi bound.
+        key_filter: selects parameters by name.
+
+    Raises:
+        ValueError: too many combinations, or latents that are not discrete.
+    """
+    parameters = list(select_parameters(model, key_filter).values())
+    bounds = []
+    for row in x.split(1):
+        log_p, log_q = _log_densities(model, row, latent_states(model, row))
+        index = _tuples(len(log_q), iw, x.device)
+        probability = log_q[index].sum(-1).exp()
+        bounds.append((probability * iw_bound((log_p - log_q)[index], alpha)).sum())
+    loss = -torch.stack(bounds).mean()
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters, strict=True)]
+    )
+
+
+def exact_moments(
+    estimator: GradientEstimator,
+    model: ParticleModel,
+    x: Tensor,
+    auxiliary: int = 0,
+    key_filter: str = "inference_network",
+    **config: Any,
+) -> ExactMoments:
+    """Exact mean and variance of one draw of an estimator's gradient: it is run on every combination of particles.
+
+    Args:
+        estimator: a score-function estimator.
+        model: of discrete latents with few values, n; n^(mc iw + mc auxiliary) at most 2^18.
+        x: data, shape [B, *event].
+        auxiliary: S, samples that the estimator draws beside its particles (``ovis-S<s>-exclusive``: s).
+        key_filter: selects parameters by name.
+        config: settings of the estimator, e.g. ``alpha``.
+
+    Raises:
+        ValueError: too many combinations, or latents that are not discrete.
+    """
+    settings = estimator.configured(**config)
+    sizes = [settings.mc * settings.iw] + ([settings.mc * auxiliary] if auxiliary else [])
+    holder = _Holder(estimator, _Scripted(model))
+    constant = {name: value.detach() for name, value in holder.named_parameters()}
+    selected = {
+        f"model.inner.{name}": constant.pop(f"model.inner.{name}") for name in select_parameters(model, key_filter)
+    }
+    means, variances = [], []
+    for row in x.split(1):
+        states = latent_states(model, row)
+        log_q = _log_densities(model, row, states)[1].detach()
+        index = _tuples(len(log_q), sum(sizes), x.device)
+        probability = log_q[index].sum(-1).exp().double()
+
+        def one(chosen: Tensor, row: Tensor = row, states: list[Tensor] = states) -> Tensor:
+            script = [[layer[part].unsqueeze(0) for layer in states] for part in chosen.split(sizes)]
+            found = grad(lambda values: functional_call(holder, {**constant, **values}, (row, script, config)))(
+                selected
+            )
+            return torch.cat([item.flatten() for item in found.values()])
+
+        gradients = torch.cat([vmap(one)(part) for part in index.split(TOGETHER)]).double()
+        mean = probability @ gradients
+        means.append(mean)
+        variances.append(probability @ (gradients - mean).square())
+    return ExactMoments(torch.stack(means).mean(0), torch.stack(variances).mean(0) / len(x))
+
+
+class _Scripted(ParticleModel):
+    """A model of which the samples are given, call by call."""
+
+    def __init__(self, inner: ParticleModel):
+        super().__init__()
+        self.inner = inner
+        self.script: list[list[Tensor]] = []
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.inner.encode(x)
+
+    def infer(
+        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        if zgrads:
+            raise ValueError("reparameterized samples can't be enumerated: give a score-function estimator")
+        if given is None and not self.script:
+            raise ValueError("the estimator draws more samples than its particles: say how many with auxiliary")
+        return self.inner.infer(features, lead, False, tau, self.script.pop(0) if given is None else given)
+
+    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+        return self.inner.generate(z, tau)
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+        raise ValueError("samples of the prior can't be enumerated here")
+
+
+class _Holder(nn.Module):
+    def __init__(self, estimator: GradientEstimator, model: _Scripted):
+        super().__init__()
+        self.estimator, self.model = estimator, model
+
+    def forward(self, x: Tensor, script: list[list[Tensor]], config: dict[str, Any]) -> Tensor:
+        self.model.script = script
+        loss, _, _ = self.estimator(self.model, x, return_diagnostics=False, **config)
+        total: Tensor = loss.sum()
+        return total
+
+
+def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """log p(x, z) and log q(z|x) of one datum in all states, [n] each."""
+    count = len(states[0])
+    output = model(x, particles=count, z=[layer.unsqueeze(0) for layer in states])
+    z = output["z"]
+
+    def of(distribution: Distribution, value: Tensor) -> Tensor:
+        log_prob: Tensor = distribution.log_prob(value)
+        return log_prob.expand(1, count, *log_prob.shape[2:]).reshape(count, -1).sum(-1)
+
+    log_px = of(output["px"], x.unsqueeze(1))
+    log_pz = torch.stack([of(p, value) for p, value in zip(output["pz"], z, strict=True)]).sum(0)
+    log_qz = torch.stack([of(q, value) for q, value in zip(output["qz"], z, strict=True)]).sum(0)
+    return log_px + log_pz, log_qz
+
+
+def _tuples(values: int, length: int, device: torch.device) -> Tensor:
+    """Every tuple of indices, [values ** length, length]."""
+    if values**length > MAX_TUPLES:
+        raise ValueError(f"{values} values of {length} particles are {values**length} combinations: too many")
+    return torch.cartesian_prod(*[torch.arange(values, device=device)] * length).view(-1, length)
+
+
+def _values(q: Distribution, sample: Tensor) -> Tensor:
+    """The values of one variable of q, one row each, as the model draws them."""
+    while isinstance(q, Independent):
+        q = q.base_dist
+    if isinstance(q, Bernoulli | BernoulliVector):
+        return torch.arange(2, device=sample.device).to(sample.dtype)
+    if isinstance(q, OneHotCategorical):
+        return torch.eye(q.event_shape[0], device=sample.device, dtype=sample.dtype)
+    if isinstance(q, Categorical):
+        return torch.arange(q.logits.shape[-1], device=sample.device).to(sample.dtype)
+    raise ValueError(f"{type(q).__name__} latents can't be enumerated: they must be Bernoulli or categorical")

@@ -1,0 +1,92 @@
+"""How far importance weights can be trusted: effective sample size and Pareto shape of their tail."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ovis.diagnostics import Diagnostic
+from ovis.estimators.sampling import draw, encode
+from ovis.functional.log_weights import effective_sample_size
+
+__all__ = ["pareto_k", "pareto_shape", "weight_diagnostics"]
+
+#: Fewer weights in the tail than this have no shape.
+MIN_TAIL = 5
+
+
+def pareto_k(log_w: Tensor) -> Tensor:
+    """Shape of the generalized Pareto distribution of the largest weights: k-hat of PSIS (Vehtari et al. 2024).
+
+    The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them. Weights have finite moments of
+    order below 1/k: means are reliable for k < 0.7, their variance is finite for k < 0.5.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+
+    Returns:
+        shape [...], float64; infinite where the tail has fewer than 5 weights (K < 25), -infinite where all of its
+        weights are equal.
+    """
+    count = log_w.shape[-1]
+    tail = min(math.ceil(count / 5), math.ceil(3 * math.sqrt(count)))
+    if tail < MIN_TAIL:
+        return torch.full(log_w.shape[:-1], torch.inf, dtype=torch.float64, device=log_w.device)
+    top = log_w.detach().double().topk(tail + 1).values
+    weights = (top - top[..., :1]).exp()
+    excess = (weights[..., :-1] - weights[..., -1:]).flip(-1)
+    return pareto_shape(excess)
+
+
+def pareto_shape(excess: Tensor) -> Tensor:
+    """Shape k of generalized Pareto samples by the empirical Bayes estimate of Zhang & Stephens (2009).
+
+    Shrunk towards 1/2 by ten prior observations, as in PSIS (Vehtari et al. 2024, appendix G): (n k + 5)/(n + 10).
+
+    Args:
+        excess: samples above their threshold, shape [..., n], ascending.
+
+    Returns:
+        shape [...]; -infinite where the samples are all 0.
+    """
+    excess = excess.double()
+    n = excess.shape[-1]
+    grid = 30 + math.isqrt(n)
+    steps = torch.arange(1, grid + 1, dtype=torch.float64, device=excess.device) - 0.5
+    quartile = excess[..., max(n // 4 + (n % 4 >= 2) - 1, 0), None]
+    largest = excess[..., -1:]
+    smallest = torch.finfo(torch.float64).tiny
+    theta = 1 / largest.clamp(min=smallest) + (1 - (grid / steps).sqrt()) / (3 * quartile.clamp(min=smallest))
+
+    def shape_of(theta: Tensor) -> Tensor:
+        return torch.log1p(-theta.unsqueeze(-1) * excess.unsqueeze(-2)).mean(-1)
+
+    shape = shape_of(theta)
+    log_likelihood = n * ((-theta / shape).log() - shape - 1)
+    posterior = (log_likelihood.softmax(-1) * theta).sum(-1, keepdim=True)
+    k = shape_of(posterior).squeeze(-1)
+    return torch.where(largest.squeeze(-1) > 0, (n * k + 5) / (n + 10), -torch.inf)
+
+
+@torch.no_grad()
+def weight_diagnostics(model: nn.Module, x: Tensor, iw: int, max_rows: int = 65536) -> Diagnostic:
+    """Effective sample size and Pareto k of the weights of fresh particles.
+
+    Args:
+        model: the model.
+        x: data, shape [n, *event].
+        iw: K, particles of each datum.
+        max_rows: particles held at once.
+
+    Returns:
+        ``weights/`` ess (in particles) and pareto_k, [n] each, and pareto_k_above_0.7, the share of such data.
+    """
+    ess, shapes = [], []
+    for rows in x.split(max(1, max_rows // iw)):
+        log_w = draw(model, rows, iw, encoded=encode(model, rows)).log_w()
+        ess.append(effective_sample_size(log_w))
+        shapes.append(pareto_k(log_w))
+    k = torch.cat(shapes)
+    return Diagnostic({"weights": {"ess": torch.cat(ess), "pareto_k": k, "pareto_k_above_0.7": (k > 0.7).double()}})
