@@ -6,12 +6,14 @@ drawn beside. Estimators that draw their particles in the same way share them, w
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.func import functional_call, jacrev, vmap
 
 from ovis.analysis.noise import Noise, Request, make_noise, record
@@ -201,16 +203,28 @@ class ParameterDraws(_Draws):
                 return totals
 
             rows: dict[str, Tensor] = jacrev(losses)(selected)
-            return torch.cat([row.flatten(1) for row in rows.values()], 1)
+            return torch.cat([row.reshape(len(row), -1) for row in rows.values()], 1)
 
         count = next((n.shape[0] for section in noise for n in section), 1)
         if self.mapped and count > 1:
             try:
-                mapped: Tensor = vmap(one, randomness="different")(noise)
+                with _no_validation():
+                    mapped: Tensor = vmap(one, randomness="different")(noise)
                 return mapped
             except (RuntimeError, ValueError):
                 self.mapped = False  # what is wrong with the model itself, the plain call says better
         return torch.stack([one([[n[i] for n in section] for section in noise]) for i in range(count)])
+
+
+@contextlib.contextmanager
+def _no_validation() -> Iterator[None]:
+    """torch's distributions read their arguments to check them, which vmap can't do; the first datum was checked."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 class TensorDraws(_Draws):

@@ -18,9 +18,9 @@ MIN_TAIL = 5
 
 
 def pareto_k(log_w: Tensor) -> Tensor:
-    """Shape of the generalized Pareto distribution of the largest weights: k-hat of PSIS (Vehtari et al. 2024).
+    """Shape of the generalized Pareto distribution of the largest weights, k-hat of PSIS (Vehtari et al. 2024).
 
-    The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them. Weights have finite moments of
+    The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them. Weights have moments of
     order below 1/k: means are reliable for k < 0.7, their variance is finite for k < 0.5.
 
     Args:

@@ -1,0 +1,165 @@
+"""Numbered draws: the same whatever is grouped with what, whatever is drawn beside, and equal to plain calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import BernoulliNormal, OneNormal, ParticleForm, ReadmeForm, TwoBernoulli
+from torch import Tensor, nn
+
+from ovis.analysis.draws import ParameterDraws, TensorDraws
+from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
+from ovis.analysis.noise import Noise, make_noise, record
+from ovis.estimators import GradientEstimator, get_config
+from ovis.models import GaussianMixture, GaussianToyVAE, SigmoidBeliefNetwork
+from ovis.models.gaussian_vae import GaussianVAE
+
+SCORE = ("reinforce", "vimco", "ovis-gamma0", "ovis-S1-exclusive", "ovis-S3-exclusive", "ovis-S2", "rws", "wake-sleep")
+PATHWISE = ("vae", "iwae", "stl", "dreg")
+
+
+def make(*names: str, **settings: Any) -> dict[str, GradientEstimator]:
+    found = {}
+    for name in names:
+        Estimator, config = get_config(name)
+        found[name] = Estimator(**{"iw": 4, "mc": 2, **settings, **config})
+    return found
+
+
+def cases() -> dict[str, tuple[nn.Module, Tensor, str, tuple[str, ...]]]:
+    torch.manual_seed(0)
+    binary = (torch.rand(5, 6) < 0.5).double()
+    network = SigmoidBeliefNetwork((6,), N=4, depth=3).double()
+    mixture = GaussianMixture(N=5).double()
+    vae = GaussianVAE((6,), N=3, hdim=4, nlayers=1).double()
+    one = torch.linspace(-1, 2, 5, dtype=torch.float64).unsqueeze(1)
+    bits = binary[:, :1]
+    return {
+        "belief network": (network, binary, "inference_network", SCORE),
+        "mixture": (mixture, one * 20, "phi", SCORE),
+        "gaussian vae": (vae, binary, "inference_network", (*SCORE, *PATHWISE)),
+        "normal and bernoulli": (ParticleForm(BernoulliNormal()), bits, "inference_network", SCORE[:6]),
+        "readme, discrete": (ReadmeForm(TwoBernoulli()), bits, "inference_network", SCORE[:6]),
+        "readme, continuous": (ReadmeForm(OneNormal()), one, "inference_network", (*SCORE[:6], *PATHWISE)),
+        "toy": (GaussianToyVAE(3).double(), torch.randn(5, 3, dtype=torch.float64), "b", (*SCORE[:7], *PATHWISE)),
+    }
+
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_do_not_depend_on_their_grouping(case: str) -> None:
+    model, x, key, names = CASES[case]
+    whole = torch.cat(list(ParameterDraws(make(*names), model, x, key, seed=3)(0, 7)))
+    assert whole.shape[:2] == (7, len(names))
+    assert (whole.std(0) > 0).any(-1).all(), "an estimator's draws are all the same"
+    for particles in (8, 24, 2 * 8 * len(x)):  # a datum, three data, two draws at a time
+        draws = ParameterDraws(make(*names), model, x, key, seed=3, samples_per_batch=particles)
+        torch.testing.assert_close(torch.cat(list(draws(0, 7))), whole, rtol=1e-11, atol=1e-13)
+    later = torch.cat(list(ParameterDraws(make(*names), model, x, key, seed=3)(5, 7)))
+    torch.testing.assert_close(later, whole[5:], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_estimators_have_the_draws_of_separate_runs(case: str) -> None:
+    model, x, key, names = CASES[case]
+    together = torch.cat(list(ParameterDraws(make(*names), model, x, key, seed=3)(0, 4)))
+    for place, (name, estimator) in enumerate(make(*names).items()):
+        alone = torch.cat(list(ParameterDraws({name: estimator}, model, x, key, seed=3)(0, 4)))
+        torch.testing.assert_close(alone[:, 0], together[:, place], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", ["belief network", "mixture", "gaussian vae", "toy"])
+def test_the_models_of_the_package_are_mapped(case: str) -> None:
+    """None of them falls back to one draw at a time, pathwise estimators included."""
+    model, x, key, names = CASES[case]
+    draws = ParameterDraws(make(*names), model, x, key)
+    list(draws(0, 3))
+    assert draws.mapped
+
+
+@pytest.mark.parametrize("name", [*SCORE[:3], *PATHWISE])
+def test_a_draw_is_what_a_plain_call_makes_of_the_same_noise(name: str) -> None:
+    model, x, key, _ = CASES["gaussian vae"]
+    (estimator,) = make(name).values()
+    requests, _ = record(lambda: estimator(model, x[:1]))
+    noise = make_noise(requests, range(2 * len(x), 3 * len(x)), x.device, seed=9, purpose=0)
+    with Noise(noise):
+        loss = estimator(model, x)[0].mean()
+    parameters = [p for n, p in model.named_parameters() if key in n]
+    plain = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+    (draw,) = ParameterDraws({name: estimator}, model, x, key, seed=9)(2, 3)
+    torch.testing.assert_close(draw[0, 0], plain)
+
+
+def test_a_model_that_can_not_be_mapped_is_drawn_one_by_one() -> None:
+    class Branching(ReadmeForm):
+        def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+            output = super().forward(x, zgrads, **kwargs)
+            return output if bool(output["z"][0].sum() > -1) else {}
+
+    one = torch.ones(3, 1, dtype=torch.float64)
+    draws = ParameterDraws(make("vimco"), Branching(TwoBernoulli()), one, seed=1)
+    found = torch.cat(list(draws(0, 5)))
+    assert not draws.mapped
+    expected = torch.cat(list(ParameterDraws(make("vimco"), ReadmeForm(TwoBernoulli()), one, seed=1)(0, 5)))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("key", "entries"), [("qlogits", 5 * (4 + 8 * 4 + 8 * 4)), ("xlogits", 5 * 8 * 6)])
+def test_gradients_of_tensors(key: str, entries: int) -> None:
+    """Chunked or not, of one or several estimators; those of the logits of q(z_1|x) sum to the bias' gradient."""
+    model, x, _, _ = CASES["belief network"]
+    estimators = make("vimco", "ovis-gamma1")
+    whole = torch.cat(list(TensorDraws(estimators, model, x, key, seed=2)(0, 3)))
+    assert whole.shape == (3, 2, entries)
+    chunked = torch.cat(list(TensorDraws(estimators, model, x, key, seed=2, samples_per_batch=8)(0, 3)))
+    torch.testing.assert_close(chunked, whole)
+    if key == "qlogits":
+        bias = torch.cat(list(ParameterDraws(estimators, model, x, "inference_network.0.0.bias", seed=2)(0, 3)))
+        torch.testing.assert_close(whole.view(3, 2, 5, -1)[..., :4].sum(2), bias)
+
+
+def test_statistics_of_a_tensor_and_a_key_that_is_none() -> None:
+    model, x, _, _ = CASES["gaussian vae"]
+    (estimator,) = make("iwae").values()
+    stats, meta = get_gradients_statistics(estimator, model, x, 20, key_filter="tensor:qloc")
+    assert meta.mean.shape == (5 * 3,)
+    assert stats["grads"]["snr"] > 0
+    with pytest.raises(ValueError, match="no tensor 'qnothing'.*px"):
+        get_gradients_statistics(estimator, model, x, 20, key_filter="tensor:qnothing")
+
+
+def test_a_study_of_several_estimators_is_their_separate_studies() -> None:
+    model, x, key, _ = CASES["toy"]  # the location's own draws
+    estimators = make("ovis-gamma0", "ovis-S3-exclusive", "ovis-S1-exclusive", "iwae")
+    study = compare_gradients(estimators, model, x, 30, key, seed=4)
+    for name, (stats, meta) in study.items():
+        alone, alone_meta = get_gradients_statistics(estimators[name], model, x, 30, key, seed=4)
+        torch.testing.assert_close(meta.mean, alone_meta.mean, rtol=1e-12, atol=1e-16)
+        assert stats["grads"]["dsnr"].item() == pytest.approx(alone["grads"]["dsnr"].item(), rel=1e-10)
+
+
+def test_the_directional_snr_is_the_same_where_draws_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ovis.analysis import gradients
+
+    model, x, key, _ = CASES["mixture"]
+    (estimator,) = make("vimco").values()
+    kept, _ = get_gradients_statistics(estimator, model, x, 30, key, seed=4)
+    monkeypatch.setattr(gradients, "KEPT", 0)
+    again, _ = get_gradients_statistics(estimator, model, x, 30, key, seed=4)
+    assert again["grads"]["dsnr"].item() == pytest.approx(kept["grads"]["dsnr"].item(), rel=1e-12)
+
+
+def test_the_global_random_state_is_left_and_a_seed_repeats() -> None:
+    model, x, key, _ = CASES["belief network"]
+    (estimator,) = make("ovis-S1-exclusive").values()
+    before = torch.get_rng_state()
+    first, _ = get_gradients_statistics(estimator, model, x, 5, key, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    second, _ = get_gradients_statistics(estimator, model, x, 5, key, seed=1)
+    other, _ = get_gradients_statistics(estimator, model, x, 5, key, seed=2)
+    assert first["grads"]["snr"] == second["grads"]["snr"] != other["grads"]["snr"]
