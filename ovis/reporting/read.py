@@ -1,4 +1,4 @@
-"""The only reader of run folders: an experiment's folder in, two tables and a list of what could not be read out."""
+"""Reads an experiment of trainings: its folder in, two tables and a list of what could not be read out."""
 
 from __future__ import annotations
 
@@ -13,37 +13,16 @@ import numpy as np
 import pandas as pd
 
 from ovis.names import parse_estimator
-from ovis.runner.ledger import Ledger, LedgerError
+from ovis.reporting.folders import Skipped, count_states, list_experiments, read_config, read_queue, read_state
 from ovis.runner.paths import ExperimentPaths, RunPaths
 
 __all__ = ["Experiment", "Skipped", "list_experiments", "read_experiment"]
-
-#: What the outcomes of a training mean here; any other one is a failure.
-ENDINGS = {"success": "done", "aborted": "aborted", "cancelled": "cancelled"}
-
-#: States of the queue that overrule an old failure: the run is tried again.
-PENDING = ("queued", "running", "cancelled")
 
 #: What a line of metrics.jsonl says about itself.
 NOT_METRICS = ("step", "time", "epoch")
 
 #: Steps beyond this are not ours (and would not fit an int64).
 LARGEST_STEP = 2**53
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A folder, or a queued run, without anything to draw.
-
-    Attributes:
-        name: of the folder.
-        reason: why, in a few words.
-        state: ``foreign`` (not a run), ``unreadable``, or where the queue says that the run stands.
-    """
-
-    name: str
-    reason: str
-    state: str
 
 
 @dataclass(frozen=True)
@@ -81,24 +60,10 @@ class Experiment:
     @property
     def states(self) -> dict[str, int]:
         """How many runs there are in each state, foreign folders aside."""
-        states = [*self.runs["state"], *(item.state for item in self.skipped if item.state != "foreign")]
-        return {state: states.count(state) for state in dict.fromkeys(sorted(states, key=_state_order))}
+        return count_states([*self.runs["state"], *(item.state for item in self.skipped)])
 
 
 RUN_COLUMNS = ("run", "state", "message", "evaluations")
-
-STATE_ORDER = ("done", "running", "unfinished", "queued", "aborted", "failed", "cancelled", "unreadable")
-
-
-def _state_order(state: str) -> int:
-    return STATE_ORDER.index(state) if state in STATE_ORDER else len(STATE_ORDER)
-
-
-def list_experiments(root: Path) -> list[str]:
-    """The names of the experiments in ``root``; none where it does not exist."""
-    if not root.is_dir():
-        return []
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -113,7 +78,7 @@ def read_experiment(folder: Path) -> Experiment:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     paths = ExperimentPaths(folder)
-    queue = _read_queue(paths)
+    queue = read_queue(paths)
     columns = _Columns()
     read = [_read_run(run, queue.get(run.name), columns) for run in paths.runs()]
     rows = [item for item in read if not isinstance(item, Skipped)]
@@ -126,37 +91,21 @@ def read_experiment(folder: Path) -> Experiment:
 
 def _read_run(run: RunPaths, queued: str | None, columns: _Columns) -> dict[str, Any] | Skipped:
     """A run's row, its evaluations appended to ``columns``; or why there is nothing of it to draw."""
-    config = _read_config(run, queued)
+    config = _run_settings(run, queued)
     if isinstance(config, Skipped):
         return config
-    state, message = _read_state(run, queued)
+    state, message = read_state(run, queued)
     evaluations = columns.extend(run)
     if not evaluations:
         return Skipped(run.name, f"no evaluation{f': {message}' if message else ''}", state)
     return {"run": run.name, "state": state, "message": message, "evaluations": evaluations, **config}
 
 
-def _read_queue(paths: ExperimentPaths) -> dict[str, str]:
-    """Run name -> state in the queue; empty where no queue can be read: the folders tell enough."""
-    try:
-        rows = Ledger(paths).read()
-    except LedgerError:
-        return {}
-    return {str(row.get("name")): str(row.get("state")) for row in rows if isinstance(row, dict) and row.get("name")}
-
-
-def _read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
-    """The run's settings, or why there are none."""
-    if not run.config.is_file():
-        # A run of the queue has no configuration between the making of its folder and its first step.
-        return Skipped(run.name, "no config.json", queued or "foreign")
-    try:
-        config = json.loads(run.config.read_bytes())
-    except (OSError, ValueError) as error:
-        return Skipped(run.name, f"config.json can't be read ({type(error).__name__})", "unreadable")
-    settings = config.get("settings") if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        return Skipped(run.name, "config.json holds no settings", "foreign")
+def _run_settings(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
+    """The run's settings as columns of a table, or why there are none."""
+    settings = read_config(run, queued)
+    if isinstance(settings, Skipped):
+        return settings
     found = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
     if "estimator" in found:
         found["estimator"] = _canonical(str(found["estimator"]))
@@ -173,21 +122,6 @@ def _canonical(estimator: str) -> str:
         return parse_estimator(estimator).canonical
     except ValueError:
         return estimator  # of another version: drawn under its own name
-
-
-def _read_state(run: RunPaths, queued: str | None) -> tuple[str, str]:
-    """The run's state, and why it failed."""
-    try:
-        outcome = json.loads(run.outcome.read_bytes())
-    except (OSError, ValueError):
-        outcome = None
-    if not isinstance(outcome, dict):
-        done = queued == "done" or run.success.is_file()
-        return ("done" if done else queued or "unfinished"), ""
-    state = ENDINGS.get(str(outcome.get("status")), "failed")
-    if state != "done" and queued in PENDING:
-        return queued, ""
-    return state, str(outcome.get("message") or "")
 
 
 @dataclass
