@@ -129,7 +129,7 @@ def test_statistics_of_a_tensor_and_a_key_that_is_none() -> None:
     stats, meta = get_gradients_statistics(estimator, model, x, 20, key_filter="tensor:qloc")
     assert meta.mean.shape == (5 * 3,)
     assert stats["grads"]["snr"] > 0
-    with pytest.raises(ValueError, match="no tensor 'qnothing'.*px"):
+    with pytest.raises(ValueError, match=r"no tensor 'qnothing'.*px"):
         get_gradients_statistics(estimator, model, x, 20, key_filter="tensor:qnothing")
 
 
