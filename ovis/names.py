@@ -82,7 +82,7 @@ MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
 MODELS = tuple(MODEL_OPTIONS)
 
 #: The keys of ``ovis.datasets.config.DATASETS``.
-DATASETS = ("digits", "gmm", "gaussian-toy", "shapes")
+DATASETS = ("binmnist", "digits", "fashion", "gaussian-toy", "gmm", "mnist", "omniglot", "shapes")
 
 #: Synthetic data sets that are drawn from a model of their own: that model is trained whatever ``--model`` says.
 IMPLIED_MODELS = {"gmm": "gmm", "gaussian-toy": "gaussian-toy"}

@@ -121,6 +121,7 @@ class TrainSettings:
     learn_prior: bool = option(False, "learn the parameters of the prior")
 
     # evaluation
+    select_on: str = option("valid", "data that choose the best parameters; reference: test", choices=("valid", "test"))
     eval_freq: int = option(10, "epochs between evaluations", low=1)
     max_eval: int = option(10_000, "data points used at most in an evaluation", low=1)
     iw_valid: int = option(1000, "particles of the bound on the validation set", low=1)
@@ -181,9 +182,7 @@ def _check_estimator(settings: TrainSettings) -> None:
     if spec.family == "ovis-S" and not spec.config["exclusive"]:
         count = auxiliary_count(spec.config["auxiliary"], settings.iw)  # type: ignore[arg-type]
         if count >= settings.iw:
-            raise SettingsError(
-                f"--iw: {name} takes {count} of the particles as auxiliary samples, {settings.iw} are too few"
-            )
+            raise SettingsError(f"--iw: {name} takes {count} particles as auxiliary samples, of {settings.iw}: too few")
     if settings.tau > 0 and spec.family not in REPARAMETERIZED:
         raise SettingsError(f"--tau: {name} needs exact samples, tau must be 0")
 
@@ -192,9 +191,7 @@ def _check_model(settings: TrainSettings) -> None:
     model, name = settings.trained_model, settings.estimator
     if settings.dataset not in IMPLIED_MODELS and model in IMPLIED_MODELS.values():
         own = next(dataset for dataset, implied in IMPLIED_MODELS.items() if implied == model)
-        raise SettingsError(
-            f"--model: {model!r} is trained on its own data, use --dataset {own}, not {settings.dataset}"
-        )
+        raise SettingsError(f"--model: {model!r} has data of its own, use --dataset {own}, not {settings.dataset}")
     if parse_estimator(name).family not in REPARAMETERIZED:
         return
     if model in ("sbm", "gmm"):
@@ -268,6 +265,8 @@ def _idle(settings: TrainSettings) -> set[str]:
     idle -= read
     if settings.dataset in IMPLIED_MODELS:
         idle.add("model")
+    if settings.only_train_set:
+        idle |= {"select_on", "valid_bs", "iw_valid"}
     if not settings.warmup:
         idle |= {"alpha_init", "warmup_offset", "warmup_mode"}
     if settings.epochs > 0:

@@ -1,6 +1,7 @@
 """The rooms of docs/architecture.md: imports point down, and what must start fast never imports torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_nothing_evaluates_or_unpickles():
     banned = ("eval(", "exec(", "pickle", "shell=True", "os.system")
     for path in FILES:
         text = path.read_text()
-        assert not [word for word in banned if word in text.replace("model.eval(", "").replace(".eval()", "")], path
+        harmless = ("model.eval(", ".eval()", "allow_pickle=False")
+        assert not [word for word in banned if word in re.sub("|".join(map(re.escape, harmless)), "", text)], path
         assert "torch.load(" not in text or "weights_only=True" in text, path
 
 

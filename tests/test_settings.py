@@ -341,4 +341,4 @@ def test_options_that_something_reads_make_another_run(a, b):
 
 
 def test_help_lists_the_valid_values():
-    assert "digits, gmm, gaussian-toy, shapes" in " ".join(build_parser().format_help().split())
+    assert "gaussian-toy, gmm, mnist, omniglot, shapes" in " ".join(build_parser().format_help().split())

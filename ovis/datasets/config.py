@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ovis.datasets import digits, gaussian_toy, gmm, shapes
+from ovis.datasets import binmnist, digits, fashion, gaussian_toy, gmm, mnist, omniglot, shapes
 from ovis.datasets.splits import Splits
 from ovis.settings import TrainSettings
 
 __all__ = ["DATASETS", "load_dataset"]
 
 DATASETS: dict[str, Callable[[TrainSettings], Splits]] = {
+    "binmnist": binmnist.load,
     "digits": digits.load,
-    "gmm": gmm.load,
+    "fashion": fashion.load,
     "gaussian-toy": gaussian_toy.load,
+    "gmm": gmm.load,
+    "mnist": mnist.load,
+    "omniglot": omniglot.load,
     "shapes": shapes.load,
 }
 
@@ -26,6 +30,7 @@ def load_dataset(settings: TrainSettings) -> Splits:
 
     Raises:
         ImportError: a package that this data set needs is missing; one line that names it.
+        DataError: a file of this data set is corrupt, or missing and can't be downloaded; one line that names it.
     """
     splits = DATASETS[settings.dataset](settings)
     return splits.subset(*MINI) if settings.mini else splits

@@ -35,7 +35,7 @@ class TrainSource(ABC):
 
     @abstractmethod
     def points(self, n: int) -> Tensor:
-        """At most n points for evaluations, the same at every call: float, shape [n, *event]."""
+        """At most n points for evaluations, always the same random choice: float, shape [n, *event]."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> TrainSource:
@@ -81,7 +81,7 @@ class StoredData(TrainSource):
 
     def points(self, n: int) -> Tensor:
         generator = torch.Generator(self.data.device).manual_seed(SEED)
-        return self.read(self.data[:n], generator)
+        return self.read(self.subset(n).data, generator)  # the first n might be of one class
 
     def to(self, device: torch.device | str) -> StoredData:
         return replace(self, data=self.data.to(device))

@@ -63,6 +63,13 @@ def test_points_are_fixed_floats(source):
     assert source.points(4).is_floating_point()
 
 
+def test_points_are_a_choice_from_all():
+    points = stored(100).points(10)
+    assert len(points.unique()) == 10
+    assert points.max() > 20  # not the first ones
+    assert torch.equal(stored(100).points(4), points[:4])
+
+
 @pytest.mark.parametrize("source", [stored(10), fresh(10)])
 def test_subset(source):
     small = source.subset(3)

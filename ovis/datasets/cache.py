@@ -1,0 +1,90 @@
+"""What was made of a data set's files, kept as one file of bytes, so that the next run starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+__all__ = ["Arrays", "cached"]
+
+log = logging.getLogger(__name__)
+
+#: Part of the files' names: raise it when the same published files are made into something else.
+VERSION = 1
+
+Arrays = Mapping[str, NDArray[np.uint8]]
+
+
+def cached(root: Path, name: str, make: Callable[[Path], Arrays]) -> Arrays:
+    """The arrays of a data set: from ``ROOT/cache/NAME-vVERSION.npz``, or made, and kept there.
+
+    Processes that start together on an empty cache make it once: the others wait. A file appears whole or not at all; a
+    damaged one is made again. Where the folder can't be written, the arrays are made and not kept.
+
+    Args:
+        root: the data folder.
+        name: of the data set.
+        make: the data folder to the arrays.
+
+    Raises:
+        DataError: what ``make`` raises.
+    """
+    path = root / "cache" / f"{name}-v{VERSION}.npz"
+    arrays = _read(path)
+    if arrays is not None:
+        return arrays
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, name)
+    except OSError as error:
+        log.warning("%s is not cached: %s: %s", name, path.parent, error.strerror or error)
+        return make(root)
+    try:
+        arrays = _read(path)  # somebody may have made it while we waited
+        if arrays is None:
+            arrays = make(root)
+            _write(path, arrays)
+        return arrays
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, name: str) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process, which prepares %s", name)
+        lock.acquire()
+
+
+def _read(path: Path) -> Arrays | None:
+    """None: there is none, or none that is whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ("train", "valid", "test")}  # zip checksums each of them
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        log.warning("%s can't be used, it is made again: %s", path, error)
+        return None
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, train=arrays["train"], valid=arrays["valid"], test=arrays["test"])
+        os.replace(part, path)
+    except OSError as error:
+        log.warning("%s is not written: %s", path, error.strerror or error)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""The files of a data set: found in the data folder or downloaded into it, and used only if they are as published.
+
+Only https is spoken. Nothing is unpacked onto the disk: a gzip stream is read into memory, where it is checked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+
+from tqdm import tqdm
+
+__all__ = ["DataError", "Source", "content"]
+
+log = logging.getLogger(__name__)
+
+SCHEMES = ("https",)
+GZIP_MAGIC = b"\x1f\x8b"
+CHUNK = 2**18
+
+#: Seconds that a server may stay silent.
+PATIENCE = 30.0
+
+
+class DataError(OSError):
+    """A data set that can't be had: one line that names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published file.
+
+    Attributes:
+        path: where it belongs, below the data folder; ``path`` + ``.gz`` is as good.
+        url: where it is published; https.
+        checksum: of its content, unpacked: ``sha256:`` or ``md5:`` and hexadecimal digits.
+    """
+
+    path: str
+    url: str
+    checksum: str
+
+
+def content(root: Path, source: Source) -> bytes:
+    """The content of a published file, unpacked. It is downloaded where it is missing.
+
+    Args:
+        root: the data folder.
+        source: the file.
+
+    Raises:
+        DataError: the file is not what was published, or it is missing and can't be downloaded.
+    """
+    plain = root / source.path
+    packed = plain.with_name(plain.name + ".gz")
+    for path in (plain, packed):
+        if path.exists():
+            try:
+                return _verified(path, source)
+            except ValueError as error:
+                raise DataError(f"{path}: {error}; remove it to download it again, from {source.url}") from None
+            except OSError as error:
+                raise DataError(f"{path}: {_reason(error)}") from None
+    path = packed if source.url.endswith(".gz") else plain
+    try:
+        return _download(source, path)
+    except (OSError, HTTPException, ValueError) as error:
+        told = f"{path} is missing and can't be downloaded from {source.url}: {_reason(error)}"
+        raise DataError(f"{told}; put it there by hand, or say --data_root") from None
+
+
+def _download(source: Source, path: Path) -> bytes:
+    """Fetch a file under a name of its own; it gets its real one once its content is known to be right."""
+    if not source.url.startswith(tuple(f"{scheme}:" for scheme in SCHEMES)):
+        raise ValueError("not an https address")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    log.info("downloading %s to %s", source.url, path)
+    try:
+        with urllib.request.build_opener(_StaysEncrypted).open(source.url, timeout=PATIENCE) as response:
+            length = int(response.headers.get("Content-Length") or 0)
+            with part.open("wb") as file, _bar(path.name, length) as bar:
+                for chunk in _chunks(response):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if length and part.stat().st_size != length:
+            raise ValueError(f"the transfer broke off at {part.stat().st_size} of {length} bytes")
+        data = _verified(part, source)
+        os.replace(part, path)
+        return data
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _verified(path: Path, source: Source) -> bytes:
+    """The unpacked content.
+
+    Raises:
+        ValueError: it is not the published one.
+    """
+    data = path.read_bytes()
+    if data.startswith(GZIP_MAGIC):
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"the file is corrupt ({error})") from None
+    algorithm, _, expected = source.checksum.partition(":")
+    found = hashlib.new(algorithm, data).hexdigest()
+    if found != expected:
+        raise ValueError(f"this is not the published file, its {algorithm} is {found}, expected {expected}")
+    return data
+
+
+class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        if newurl.split(":")[0] not in SCHEMES:
+            raise URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _chunks(response: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: response.read(CHUNK), b"")
+
+
+def _bar(name: str, length: int) -> tqdm[Any]:
+    # None: shown on a terminal, not in the log of a job
+    return tqdm(total=length or None, desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, URLError):
+        return error.reason if isinstance(error.reason, str) else _reason(error.reason)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
