@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from ovis.runner.atomic import TEMPORARY
-from ovis.runner.guards import hold_run
+from ovis.runner.guards import hold_run, is_held
 from ovis.runner.ledger import SNAPSHOTS, Row
 from ovis.runner.paths import ExperimentPaths, RunPaths
 from ovis.runner.queue import Queue
@@ -133,7 +133,7 @@ def _judge(queue: Queue, known: _Known, path: Path) -> Kind | None:
     if path.name.startswith(TEMPORARY):
         if path.is_dir() or parent.name in known.running or not queue.leases.is_rubbish(path):
             return None
-        return None if parent != paths.folder and _is_held(RunPaths(parent)) else Kind.TEMPORARY
+        return None if parent != paths.folder and is_held(RunPaths(parent)) else Kind.TEMPORARY
     if parent != paths.folder or path.name in known.names or not path.is_dir():
         return None
     return Kind.TRASH if path.name.startswith(paths.trash("").name) else _judge_folder(queue, RunPaths(path))
@@ -143,7 +143,7 @@ def _judge_folder(queue: Queue, run: RunPaths) -> Kind | None:
     """What a folder is that no record knows."""
     if run.folder.is_symlink():
         return Kind.FOREIGN
-    if _is_held(run):
+    if is_held(run):
         return Kind.BUSY
     if not _entries(run.folder):  # perhaps of a process that is about to take its lock
         return Kind.FOLDER if queue.leases.is_rubbish(run.folder) else None
@@ -171,14 +171,6 @@ def _take_away(leftover: Leftover, aside: Path) -> bool:
         if lock is not None:
             path.rename(aside)
         return lock is not None
-
-
-def _is_held(run: RunPaths) -> bool:
-    """Whether a process is at work in the folder."""
-    if not run.lock.exists():
-        return False
-    with hold_run(run) as lock:
-        return lock is None
 
 
 def _entries(folder: Path) -> Sequence[Path]:

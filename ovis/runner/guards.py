@@ -11,7 +11,16 @@ from ovis.runner.atomic import write_json, write_text
 from ovis.runner.paths import RunPaths
 from ovis.runner.status import Ending, Outcome, read_outcome
 
-__all__ = ["Superseded", "check_fence", "hold_run", "publish_outcome", "read_fence", "take_fence", "withdraw_outcome"]
+__all__ = [
+    "Superseded",
+    "check_fence",
+    "hold_run",
+    "is_held",
+    "publish_outcome",
+    "read_fence",
+    "take_fence",
+    "withdraw_outcome",
+]
 
 
 @contextlib.contextmanager
@@ -19,14 +28,17 @@ def hold_run(run: RunPaths) -> Iterator[int | None]:
     """The run's lock, for the whole life of the job; None where another process has it."""
     handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield handle
+        yield handle if _lock(handle, run) else None
     finally:
         os.close(handle)
+
+
+def is_held(run: RunPaths) -> bool:
+    """Whether a process is at work in the run's folder."""
+    if not run.lock.exists():
+        return False
+    with hold_run(run) as lock:
+        return lock is None
 
 
 def take_fence(run: RunPaths, attempt: int) -> bool:
@@ -81,3 +93,12 @@ def withdraw_outcome(run: RunPaths, valid_from: int) -> None:
         if lock is not None and (outcome is None or outcome.attempt < valid_from):
             run.success.unlink(missing_ok=True)
             run.outcome.unlink(missing_ok=True)
+
+
+def _lock(handle: int, run: RunPaths) -> bool:
+    """Lock the open file; False where another process has, or where the folder was moved away since it was opened."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), run.lock.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ovis.runner import transitions
 from ovis.runner.adoption import new_row
 from ovis.runner.failpoints import failpoint
-from ovis.runner.guards import withdraw_outcome
+from ovis.runner.guards import is_held, withdraw_outcome
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
 from ovis.runner.paths import ExperimentPaths
@@ -257,7 +257,7 @@ class Queue:
             how many runs there were.
 
         Raises:
-            LedgerError: a run is still running; nothing was deleted.
+            LedgerError: a run is still running, or a process is at work in a folder; nothing was deleted.
         """
         trash = self.paths.trash(uuid.uuid4().hex[:8])
         with self.ledger.transaction() as transaction:
@@ -266,9 +266,16 @@ class Queue:
             running = [record for record in records if record.state is State.RUNNING]
             if running:
                 raise LedgerError(f"{_are_running([record.name for record in running])}: stop the manager first")
+            names = {*(record.name for record in records), *others}
+            # A training by hand, or a cancelled one on its way out: it would go on in the new run's folder.
+            busy = [name for name in names if is_held(self.paths.run(name))]
+            if busy:
+                raise LedgerError(
+                    f"a process is at work in {self.paths.folder / busy[0]}: stop it first, or wait for it"
+                )
             trash.mkdir()
             # Aside first: a kill leaves records without folders, never old folders for new runs.
-            for name in {*(record.name for record in records), *others}:
+            for name in names:
                 folder = self.paths.run(name).folder
                 if folder.exists() or folder.is_symlink():
                     folder.rename(trash / name)

@@ -12,6 +12,7 @@ from laboratory import STUB, Lab, processes_of, record
 from queue_by_hand import ME
 
 from ovis.cli.dbutils import main as dbutils
+from ovis.runner.grid import load_experiment
 from ovis.runner.job import JobSpec
 from ovis.runner.status import STALE
 
@@ -73,6 +74,25 @@ def test_a_job_whose_manager_is_away_stops_at_its_next_sign_of_life(lab: Lab) ->
         assert job.wait(10) == STALE
     assert processes_of(lab.paths.folder) == []
     assert not lab.paths.run(claimed.name).outcome.exists()
+    assert lab.counts() == {"cancelled": 1}
+
+
+def test_a_cancelled_job_on_its_way_out_is_not_joined_by_another_one(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Starting from scratch counts attempts from 1 again: the old job would take the new one's lease and fence for its
+    own, and both would write."""
+    (run,) = load_experiment(lab.write(args=["--id stubborn --nsteps 100000"])).runs
+    lab.queue.add([run.record()])
+    (claimed,) = lab.queue.tick(ME, 1).claimed
+    with subprocess.Popen(JobSpec(lab.paths.folder, claimed.key, 1, heartbeat=60.0, command=STUB).argv()) as job:
+        lab.wait_for_steps(3, runs=1)
+        lab.queue.cancel({claimed.key})
+        assert lab.run("--rf", "--yes") == 2
+        shown = capsys.readouterr().err
+        assert shown == f"manager.py: a process is at work in {lab.runs()[0].folder}: stop it first, or wait for it\n"
+        assert job.poll() is None
+        job.kill()
     assert lab.counts() == {"cancelled": 1}
 
 

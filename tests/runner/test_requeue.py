@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import pytest
 from laboratory import dead_owner, record
 from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
@@ -61,6 +63,38 @@ def test_clearing_waits_for_running_runs(queue: Queue) -> None:
         queue.clear()
     assert queue.paths.run(r.name).folder.exists()
     assert len(queue.read()) == len(KEYS)
+
+
+def test_clearing_waits_for_whoever_is_at_work(queue: Queue) -> None:
+    """A training by hand, whose run the queue has never started."""
+    run = queue.paths.run(record(KEYS[3]).name)
+    run.folder.mkdir()
+    with hold_run(run), pytest.raises(LedgerError, match=f"a process is at work in {run.folder}: stop it first"):
+        queue.clear()
+    assert run.folder.exists()
+    assert len(queue.read()) == len(KEYS)
+    assert queue.clear() == len(KEYS)
+
+
+def test_a_lock_whose_folder_is_moved_away_at_that_moment_is_none(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who holds it would write into a new folder of this name, beside whoever locks that."""
+    run = queue.paths.run("run")
+    run.folder.mkdir()
+    flock = fcntl.flock
+
+    def move(handle: int, operation: int) -> None:
+        run.folder.rename(queue.paths.folder / "aside")
+        flock(handle, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", move)
+        with hold_run(run) as lock:
+            assert lock is None
+    run.folder.mkdir()
+    with hold_run(run) as lock:
+        assert lock is not None
 
 
 def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> None:
