@@ -79,7 +79,7 @@ def test_runner_and_reporting_do_not_import_torch(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["ovis", *(f"ovis.cli.{door}" for door in ("manager", "dbutils", "report", "train"))]
+    "module", ["ovis", *(f"ovis.cli.{door}" for door in ("manager", "dbutils", "report", "train", "asymptotic"))]
 )
 def test_doors_start_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
