@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Set
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _check(data: Any) -> None:
     Raises:
         ValueError: says what is wrong.
     """
-    if not (isinstance(data, dict) and all(isinstance(table, dict) for table in data.values())):
+    if not (isinstance(data, dict) and all(isinstance(table, dict) and _is_numbered(table) for table in data.values())):
         raise ValueError("it is not a TinyDB file")
     for number, row in data.get(TABLE, {}).items():
         _check_row(row, f"record {number}")
@@ -85,8 +86,12 @@ def _check(data: Any) -> None:
         _check_snapshot(row, f"snapshot {number}")
 
 
+def _is_numbered(table: Iterable[str]) -> bool:
+    return all(map(str.isdecimal, table))
+
+
 def _check_row(row: Any, where: str) -> None:
-    _check_fields(row, _KINDS, _REQUIRED, where)
+    _check_fields(row, TABLE, where)
     for name in (row["name"], row["key"]):
         if not is_safe_name(name):
             raise ValueError(f"{where} has an unsafe run name or key {name!r}")
@@ -97,44 +102,51 @@ def _check_row(row: Any, where: str) -> None:
 
 
 def _check_snapshot(row: Any, where: str) -> None:
-    _check_fields(row, _SNAPSHOT, _SNAPSHOT.keys(), where)
+    _check_fields(row, SNAPSHOTS, where)
     if not is_safe_name(row["id"]):
         raise ValueError(f"{where} has an unsafe id {row['id']!r}")
 
 
-def _check_fields(row: Any, kinds: Mapping[str, _Kind], required: Set[str], where: str) -> None:
+def _check_fields(row: Any, table: str, where: str) -> None:
     if not isinstance(row, dict):
         raise ValueError(f"{where} is not an object")
-    if not row.keys() >= required:
-        raise ValueError(f"{where} has no {min(required - row.keys())!r}")
-    for name, value in row.items():
-        if not isinstance(value, kinds.get(name, object)):
-            raise ValueError(f"{where} has no valid {name!r}: {value!r}")
+    wrong = _find_wrong(table, tuple(row), tuple(map(type, row.values())))
+    if wrong:
+        raise ValueError(f"{where} has no valid {wrong!r}: {row.get(wrong)!r}")
 
 
-_Kind = type | tuple[type, ...]
-_NUMBER: _Kind = (int, float)
+@functools.lru_cache(maxsize=1000)
+def _find_wrong(table: str, names: tuple[str, ...], types: tuple[type, ...]) -> str | None:
+    """The first field of a row that is missing or of a wrong type. Its many rows are of a few kinds."""
+    found = dict(zip(names, types, strict=True))
+    optional = DEFAULTS if table == TABLE else {}
+    for name, kinds in _KINDS[table].items():
+        if not (issubclass(found[name], kinds) if name in found else name in optional):
+            return name
+    return None
+
 
 _STATES = frozenset(state.value for state in State)
-_REQUIRED = frozenset({"key", "name", "arg", "state"})
-_KINDS: dict[str, _Kind] = {
-    **dict.fromkeys((*_REQUIRED, "owner", "reason", "error"), str),
-    **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
+_NUMBER: tuple[type, ...] = (int, float)
+_KINDS: dict[str, dict[str, tuple[type, ...]]] = {
+    TABLE: {
+        **dict.fromkeys(("key", "name", "arg", "state", "owner", "reason", "error"), (str,)),
+        **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
+    },
+    SNAPSHOTS: {
+        **dict.fromkeys(("id", "digest", "commit", "diff", "version"), (str,)),
+        "dirty": (bool,),
+        "time": _NUMBER,
+        "defaults": (dict,),
+    },
 }
-_SNAPSHOT: dict[str, _Kind] = {
-    **dict.fromkeys(("id", "digest", "commit", "diff", "version"), str),
-    "dirty": bool,
-    "time": _NUMBER,
-    "defaults": dict,
-}
 
 
-class _Document(Document):
-    """A row as TinyDB hands it out, with what its file leaves out."""
+class _Row(Document):
+    """A row of the table of runs: what it leaves out is at its default."""
 
-    def __init__(self, value: Mapping[str, Any], doc_id: int) -> None:
-        super().__init__(DEFAULTS, doc_id)
-        self.update(value)
+    def __missing__(self, name: str) -> Any:
+        return DEFAULTS[name]
 
 
 def _without_defaults(row: Row) -> Row:
@@ -212,8 +224,8 @@ class Ledger:
     def read(self, table: str = TABLE) -> list[Row]:
         """All rows of a table, as of the last complete write. Takes no lock and writes nothing."""
         data = AtomicStorage(self.paths.ledger).read() or {}
-        absent = DEFAULTS if table == TABLE else {}
-        return [{**absent, **row} for row in data.get(table, {}).values()]
+        kind = _Row if table == TABLE else Document
+        return [kind(row, int(number)) for number, row in data.get(table, {}).items()]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -225,7 +237,7 @@ class Ledger:
         with self._locked():
             # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
             database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
-            database.table(TABLE).document_class = _Document  # as TinyDB wants it said; the table is kept
+            database.table(TABLE).document_class = _Row  # as TinyDB wants it said; the table is kept
             transaction = Transaction(database.table(TABLE).all(), database.table(SNAPSHOTS).all())
             yield transaction
             transaction.commit(database)

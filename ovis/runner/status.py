@@ -133,14 +133,14 @@ class Record:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
         """A record from its JSON object, as the ledger has checked it; fields of later versions are dropped."""
-        known = {name: row[name] for name in _RECORD_FIELDS if name in row}
+        known = {name: value for name, value in row.items() if name in _RECORD_FIELDS}
         return cls(**{**known, "state": _STATES[row["state"]]})
 
     def to_row(self) -> dict[str, Any]:
         return {**vars(self), "state": self.state.value}
 
 
-_RECORD_FIELDS = tuple(item.name for item in fields(Record))
+_RECORD_FIELDS = frozenset(item.name for item in fields(Record))
 _STATES = {state.value: state for state in State}
 
 #: What a row of the ledger need not say. To change one of these is to change what ledgers of before mean.

@@ -282,7 +282,10 @@ def test_two_managers_adding_one_grid_add_it_once(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ['{"runs": {"1": {"key": "a"', "[]", '{"runs": 3}', '{"runs": {"1": {}}}', '{"runs": {"1": 3}}', "\0\0\0", ""],
+    [
+        *('{"runs": {"1": {"key": "a"', "[]", '{"runs": 3}', "\0\0\0", ""),
+        *('{"runs": {"1": {}}}', '{"runs": {"1": 3}}', '{"runs": {"one": {}}}'),
+    ],
 )
 def test_a_broken_ledger_is_one_clear_line_and_stays(queue: Queue, content: str) -> None:
     queue.paths.ledger.write_text(content)
@@ -307,3 +310,12 @@ def test_a_queue_has_its_limit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(LedgerError, match="8 runs in one experiment"):
         lab.queue.add([record(key) for key in KEYS])
     assert lab.queue.read() == []
+
+
+@pytest.mark.parametrize("change", [{"attempt": None}, {"owner": 3}, {"arg": []}, {"state": "gone"}, {"priority": "1"}])
+def test_a_field_of_a_wrong_type_is_named(queue: Queue, change: dict[str, Any]) -> None:
+    data = json.loads(queue.paths.ledger.read_text())
+    data["runs"]["2"].update(change)
+    queue.paths.ledger.write_text(json.dumps(data))
+    with pytest.raises(LedgerError, match=f"record 2 has .*{next(iter(change))}"):
+        queue.read()
