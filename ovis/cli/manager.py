@@ -219,11 +219,19 @@ def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Na
         return False
     if options.yes or not sys.stdin.isatty():
         return True
-    return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> None:
-    print(f"{queue.paths.folder}: {counts_text(result.counts)}, after {clock(seconds)}")
+    counts = filter(None, (counts_text(result.counts), f"{result.gone} gone" if result.gone else ""))
+    print(f"{queue.paths.folder}: {', '.join(counts)}, after {clock(seconds)}")
+    if result.gone:
+        print(
+            f"no longer in the queue, as somebody deleted it: {runs_text(result.gone)}; start again to queue them anew"
+        )
     for record in result.failed:
         print(f"  failed: {record.name}: {record.error}")
         print(f"          {queue.paths.run(record.name).log(record.attempt)}")

@@ -25,8 +25,9 @@ def new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) 
     row: Row = {**record.to_row(), "created": now}
     run = paths.run(record.name)
     if run.folder.is_dir():
-        row["attempt"] = read_fence(run)
         outcome = read_outcome(run)
+        # A copy of the folder may be without its hidden files, of which the fence is one.
+        row["attempt"] = max(read_fence(run), outcome.attempt if outcome else 0)
         if outcome is not None and outcome.status.final and outcome.attempt >= row["valid_from"]:
             transitions.finish(row, outcome, policy, outcome.t)
     return row

@@ -47,17 +47,19 @@ class Result:
     Attributes:
         counts: its runs by state.
         failed: the records of the failed ones.
+        gone: how many are no longer in the queue: somebody has deleted them.
         interrupted: whether it was asked to stop.
     """
 
     counts: dict[State, int]
     failed: list[Record]
+    gone: int
     interrupted: bool
 
     @property
     def complete(self) -> bool:
         """Whether every run is done."""
-        return self.counts[State.DONE] == sum(self.counts.values())
+        return self.counts[State.DONE] == sum(self.counts.values()) + self.gone
 
 
 def run_experiment(
@@ -97,7 +99,8 @@ def run_experiment(
             display.close()
     records = [record for record in queue.read() if record.key in manager.weights]
     failed = [record for record in records if record.state is State.FAILED]
-    return Result(count_states(record.state for record in records), failed, stop.count > 0)
+    gone = len(manager.weights) - len(records)
+    return Result(count_states(record.state for record in records), failed, gone, stop.count > 0)
 
 
 @dataclass(frozen=True)

@@ -268,11 +268,9 @@ class Queue:
                 raise LedgerError(f"{_are_running([record.name for record in running])}: stop the manager first")
             names = {*(record.name for record in records), *others}
             # A training by hand, or a cancelled one on its way out: it would go on in the new run's folder.
-            busy = [name for name in names if is_held(self.paths.run(name))]
+            busy = [run.folder for name in names if is_held(run := self.paths.run(name))]
             if busy:
-                raise LedgerError(
-                    f"a process is at work in {self.paths.folder / busy[0]}: stop it first, or wait for it"
-                )
+                raise LedgerError(f"a process is at work in {busy[0]}: stop it first, or wait for it")
             trash.mkdir()
             # Aside first: a kill leaves records without folders, never old folders for new runs.
             for name in names:

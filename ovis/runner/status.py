@@ -174,8 +174,17 @@ def read_outcome(run: RunPaths) -> Outcome | None:
     """The outcome of the run's last attempt that published one; None where there is none that can be read."""
     data = _read_object(run.outcome)
     try:
-        return Outcome(**{**data, "status": Ending(data["status"]), "attempt": int(data["attempt"])}) if data else None
-    except (KeyError, TypeError, ValueError):
+        if data is None:
+            return None
+        return Outcome(
+            Ending(data["status"]),
+            int(data["attempt"]),
+            data.get("exit"),
+            data.get("signal"),
+            str(data.get("message") or ""),
+            float(data.get("t", 0.0)),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -229,6 +238,6 @@ def count_states(states: Iterable[State]) -> dict[State, int]:
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None

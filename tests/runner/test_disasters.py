@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from laboratory import Lab, command_of, is_running, processes_of
 
 from ovis.cli.dbutils import main as dbutils
-from ovis.runner.transitions import Policy
+from ovis.runner.transitions import Level, Policy
 
 RUNS = {"args": ["--estimator vimco --iw 2"], "seeds": 3}
 #: Two slots, a tenth of a second for each of twelve steps.
@@ -268,6 +269,62 @@ def test_without_their_ledger_runs_go_on_from_their_own_attempts(lab: Lab) -> No
     assert lab.run() == 0
     assert time.monotonic() - begin < 8  # no attempt is refused for being older than the fence
     assert [record.attempt for record in lab.records()] == [3, 2]
+
+
+def test_runs_copied_without_their_hidden_files_are_known_and_can_be_put_back(lab: Lab) -> None:
+    """As an upload of artefacts copies them: no ledger, no fence."""
+    lab.write(args=["--estimator vimco --iw 2"])
+    assert lab.run() == 0
+    (run,) = lab.runs()
+    for hidden in (lab.paths.ledger, run.fence):
+        hidden.unlink()
+    assert lab.run() == 0
+    assert lab.journal()[run.name] == DONE_ONCE
+    lab.queue.requeue(Level.ALL)
+    assert not run.outcome.exists()
+    assert lab.run() == 0
+    assert lab.journal()[run.name][2:] == ["start at 5 in 2", "done in 2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        ('"message": null', {"failed": 1}),
+        ('"t": "yesterday"', {"done": 1}),
+        ('"attempt": 1e999', {"done": 1}),
+        ('"of_a_later_version": 1', {"failed": 1}),
+        ('"message": ' + "[" * 100_000, {"done": 1}),
+    ],
+    ids=["message", "time", "attempt", "later", "deep"],
+)
+def test_a_damaged_outcome_does_not_damage_the_ledger(lab: Lab, change: str, counts: dict[str, int]) -> None:
+    """One that can't be understood is none: the run goes on."""
+    lab.write(args=["--estimator vimco --iw 2"])
+    assert lab.run() == 0
+    (run,) = lab.runs()
+    lab.paths.ledger.unlink()
+    run.outcome.write_text(f'{{"status": "exception", "attempt": 1, {change}}}')
+    assert lab.run() == (0 if "done" in counts else 1)
+    assert lab.counts() == counts
+
+
+def test_a_manager_whose_runs_are_deleted_does_not_say_that_all_is_well(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.policy = Policy(heartbeat=0.5, backoff=60.0)
+    lab.write(args=["--id die"])
+
+    def delete() -> None:
+        lab.wait(lambda: any(record.lost for record in lab.records()))
+        lab.queue.clear()  # as ``manager.py --rf`` does
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    assert lab.run() == 1
+    thread.join()
+    shown = capsys.readouterr().out
+    assert f"{lab.paths.folder}: 1 gone, after" in shown
+    assert "no longer in the queue, as somebody deleted it: 1 run; start again" in shown
 
 
 def test_a_queue_can_be_read_where_nothing_can_be_written(lab: Lab) -> None:

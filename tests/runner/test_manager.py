@@ -129,13 +129,20 @@ def test_starting_from_scratch(lab: Lab, capsys: pytest.CaptureFixture[str]) -> 
     assert list(lab.journal().values()) == [["start at 0 in 1", "done in 1"]] * 3
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("", 1), ("y", 0)])
-def test_deleting_asks_on_a_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("", 1), (None, 1), ("y", 0)])
+def test_deleting_asks_on_a_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: str | None, code: int) -> None:
     lab.write(args=["--estimator vimco --iw 2"])
     lab.run()
     (lab.runs()[0].folder / "mark").touch()
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("builtins.input", lambda prompt: answer)
+    typed = iter([answer] if answer is not None else [])
+
+    def read(prompt: str) -> str:
+        for line in typed:
+            return line
+        raise EOFError  # Ctrl-D
+
+    monkeypatch.setattr("builtins.input", read)
     assert lab.run("--rf") == code
     assert (lab.runs()[0].folder / "mark").exists() is (code == 1)
 
