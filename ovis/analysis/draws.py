@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call, jacrev, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ovis.analysis.noise import Noise, Request, make_noise, record
 from ovis.analysis.tensors import output_tensors
@@ -77,12 +78,13 @@ class _Group(nn.Module):
         return self.losses(x, noise)[0]
 
     def losses(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Particles]:
-        with Noise(noise[0]):
-            encoded, particles = self._draw(x)
         totals = []
-        for member, given in zip(self.members, noise[1:], strict=True):
-            with Noise(given):
-                totals.append(self._loss(member, x, encoded, particles).sum())
+        with _statistics_untracked(self.model):
+            with Noise(noise[0]):
+                encoded, particles = self._draw(x)
+            for member, given in zip(self.members, noise[1:], strict=True):
+                with Noise(given):
+                    totals.append(self._loss(member, x, encoded, particles).sum())
         return torch.stack(totals), particles
 
     def _draw(self, x: Tensor) -> tuple[Tensor | None, Particles]:
@@ -93,10 +95,11 @@ class _Group(nn.Module):
         return member.estimator.loss(self.model, x, encoded, particles, member.settings)
 
     def _record(self, x: Tensor) -> list[Section]:
-        requests, (encoded, particles) = record(lambda: self._draw(x))
-        sections = [(MAIN, requests)]
-        for member in self.members:
-            sections.append((AUXILIARY, record(lambda m=member: self._loss(m, x, encoded, particles))[0]))  # type: ignore[misc]
+        with _statistics_kept(self.model):  # one datum has none
+            requests, (encoded, particles) = record(lambda: self._draw(x))
+            sections = [(MAIN, requests)]
+            for member in self.members:
+                sections.append((AUXILIARY, record(lambda m=member: self._loss(m, x, encoded, particles))[0]))  # type: ignore[misc]
         return sections
 
 
@@ -108,7 +111,8 @@ class _Draws:
         model: their model. Its mode, its gradients and the global random state are left as found.
         x: the mini-batch, shape [B, *event].
         seed: of the random numbers.
-        samples_per_batch: particles whose graph is held at once, at least those of one datum; None: 8,192.
+        samples_per_batch: particles whose graph is held at once, at least those of one datum, and of all data where
+            the model's mode asks for statistics of the batch; None: 8,192.
         config: settings for these draws, of all estimators, e.g. ``alpha``.
     """
 
@@ -131,12 +135,13 @@ class _Draws:
             groups.setdefault(key, []).append(_Member(place, estimator, settings))
         self.groups = [_Group(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
+        self.least = len(x) if _batch_statistics(model) else 1
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[range, list[range]]]:
         """Numbers of the draws that ride together, and the rows of x of each piece."""
         rows, each = len(self.x), max(group.particles for group in self.groups)
         together = max(1, self.particles // (rows * each))
-        size = min(rows, max(1, self.particles // each))
+        size = min(rows, max(self.least, self.particles // each))
         pieces = [range(first, min(first + size, rows)) for first in range(0, rows, size)]
         for first in range(start, stop, together):
             yield range(first, min(first + together, stop)), pieces
@@ -214,6 +219,37 @@ class ParameterDraws(_Draws):
             except (RuntimeError, ValueError):
                 self.mapped = False  # what is wrong with the model itself, the plain call says better
         return torch.stack([one([[n[i] for n in section] for section in noise]) for i in range(count)])
+
+
+def _batch_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """The modules whose result for one datum depends on the others, in the model's present mode."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+
+
+@contextlib.contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Those modules use the statistics that they have, and leave them as they are."""
+    modules = _batch_statistics(model)
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.train()
+
+
+@contextlib.contextmanager
+def _statistics_untracked(model: nn.Module) -> Iterator[None]:
+    """Those modules use the batch's statistics and do not average them into their own: the model is left as found."""
+    modules = [module for module in _batch_statistics(model) if module.track_running_stats]
+    for module in modules:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.track_running_stats = True
 
 
 @contextlib.contextmanager

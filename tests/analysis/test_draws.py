@@ -163,3 +163,24 @@ def test_the_global_random_state_is_left_and_a_seed_repeats() -> None:
     second, _ = get_gradients_statistics(estimator, model, x, 5, key, seed=1)
     other, _ = get_gradients_statistics(estimator, model, x, 5, key, seed=2)
     assert first["grads"]["snr"] == second["grads"]["snr"] != other["grads"]["snr"]
+
+
+def test_statistics_of_the_batch_are_those_of_all_data_and_the_model_keeps_its_own() -> None:
+    torch.manual_seed(1)
+    model = SigmoidBeliefNetwork((6,), N=4, depth=1, nlayers=1, hdim=5, normalization="batchnorm").double().train()
+    x = (torch.rand(5, 6) < 0.5).double()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert any("running_mean" in name for name in before)
+    grads = []
+    for particles in (None, 8):
+        _, meta = get_gradients_statistics(
+            make("vimco")["vimco"], model, x, 3, samples_per_batch=particles, return_grads=True, seed=1
+        )
+        grads.append(meta.grads)
+    assert grads[0] is not None
+    torch.testing.assert_close(grads[0], grads[1])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert all(module.training for module in model.modules())
+    draws = ParameterDraws(make("vimco"), model, x, seed=1)
+    torch.testing.assert_close(torch.cat(list(draws(0, 3)))[:, 0], grads[0])
+    assert draws.mapped
