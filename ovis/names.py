@@ -84,6 +84,9 @@ MODELS = tuple(MODEL_OPTIONS)
 #: The keys of ``ovis.datasets.config.DATASETS``.
 DATASETS = ("binmnist", "digits", "fashion", "gaussian-toy", "gmm", "mnist", "omniglot", "shapes")
 
+#: A longer list of valid names is spared where one of them is clearly meant.
+LISTED = 30
+
 #: Synthetic data sets that are drawn from a model of their own: that model is trained whatever ``--model`` says.
 IMPLIED_MODELS = {"gmm": "gmm", "gaussian-toy": "gaussian-toy"}
 
@@ -158,12 +161,13 @@ def auxiliary_count(auxiliary: int | float, particles: int) -> int:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: ``; did you mean 'x'? Valid: a, b, ...``."""
+    """The end of an error message: ``; did you mean 'x'? Valid: a, b, ...``, but no long list where ``x`` is clear."""
     valid = list(dict.fromkeys(valid))
     close = [other for other in valid if other.lower() == name.lower()]
     close = close or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} Valid: {', '.join(valid)}"
+    clear = len(valid) > LISTED and difflib.get_close_matches(name.lower(), [c.lower() for c in close], cutoff=0.7)
+    return hint if clear else f"{hint} Valid: {', '.join(valid)}"
 
 
 Reader = Callable[[re.Match[str]], Config]

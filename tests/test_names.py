@@ -179,6 +179,14 @@ def test_nearest_lists_each_valid_name_once():
     assert nearest("q", ["abc"]) == "; Valid: abc"
 
 
+def test_nearest_spares_a_list_too_long_to_read_where_one_name_is_clearly_meant():
+    many = ["--nlayers", "--lr", *(f"--option{n}" for n in range(60))]
+    assert nearest("--LR", many) == "; did you mean '--lr'?"
+    assert nearest("--nlayer", many) == "; did you mean '--nlayers'?"
+    assert nearest("--workers", many) == f"; did you mean '--nlayers'? Valid: {', '.join(many)}"
+    assert nearest("q", many) == f"; Valid: {', '.join(many)}"
+
+
 def test_implied_models_join_data_sets_to_models():
     assert set(IMPLIED_MODELS) <= set(DATASETS)
     assert set(IMPLIED_MODELS.values()) <= set(MODELS)

@@ -173,7 +173,7 @@ def test_freebits_is_a_number_or_none(text, value):
 def test_an_unknown_option_is_refused_with_the_nearest(word, near):
     with pytest.raises(SettingsError, match=f"unknown option '{word}'; did you mean '{near}'") as refused:
         parse(word)
-    assert "--dataset" in str(refused.value)
+    assert str(refused.value).endswith("?")  # and not the list of all sixty
 
 
 @pytest.mark.parametrize("words", [["word"], ["--iw", "5", "6"], ["-x"]])

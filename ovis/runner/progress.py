@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn, Protocol, TextIO
 
@@ -103,13 +104,32 @@ class Display(Protocol):
 
 
 def make_display(stream: TextIO) -> Display:
-    """A bar where ``stream`` is a terminal, plain lines elsewhere."""
-    return _Bar(stream) if is_drawable(stream) else _Lines(stream)
+    """A bar where ``stream`` is a terminal, plain lines elsewhere; where it can't be written to, nothing."""
+    return _Unbreakable(_Bar(stream) if is_drawable(stream) else _Lines(stream))
 
 
 def is_drawable(stream: TextIO) -> bool:
     """Whether ``stream`` is a terminal of some size: one that nobody looks at (a container's) may have none."""
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
+
+
+class _Unbreakable:
+    """A display whose terminal may be closed, whose pipe may break, whose disk may be full: the runs go on."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def show(self, view: View) -> None:
+        with suppress(OSError):
+            self._display.show(view)
+
+    def say(self, line: str) -> None:
+        with suppress(OSError):
+            self._display.say(line)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._display.close()
 
 
 class _Bar:
@@ -126,6 +146,7 @@ class _Bar:
     def show(self, view: View) -> None:
         bar = self._bar = self._bar or self._make_bar(view)
         bar.set_postfix_str(view.summary(), refresh=False)
+        bar.initial = min(bar.initial, view.completed)  # runs may be put back: no negative rate
         bar.update(view.completed - bar.n)
         bar.refresh()
         texts = [str(run) for run in view.running]
@@ -145,7 +166,7 @@ class _Bar:
             bar_format=self.FORMAT,
             file=self._stream,
             dynamic_ncols=True,
-            smoothing=0.05,  # a rate over many runs: single ones differ
+            smoothing=0,  # the rate since the beginning: runs end in groups, and tqdm's average is misled by these
             mininterval=0.0,
         )
 

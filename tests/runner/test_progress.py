@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,58 @@ def test_a_plain_line_says_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
         first == "[00:00] 60% of 10 runs: 3 queued, 1 running, 6 done | cpu  step 50/200  loss 93.25  01:01  some-run"
     )
     assert second.startswith("[01:00] 80% of 10 runs, about 01:00 left: ")
+
+
+class Terminal(io.StringIO):
+    """A terminal of 100 columns, as far as the bar asks."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 99
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setattr(module.os, "get_terminal_size", lambda _: os.terminal_size((100, 24)))
+    return Terminal()
+
+
+def last_bar(terminal: Terminal) -> str:
+    return [text for text in terminal.getvalue().split("\r") if "runs [" in text][-1]
+
+
+def test_runs_that_end_together_do_not_mislead_the_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    display = make_display(terminal)
+    for quarter in range(4 * 60):
+        now[0] = quarter / 4
+        # Every 15 s two of ten runs end, one shortly after the other.
+        display.show(View({State.QUEUED: 10}, 2.0 * (quarter // 60) + (quarter >= 60 and quarter % 60 > 0), []))
+    assert "7.0/10 runs [00:59<00:25,  8.5" in last_bar(terminal)  # tqdm's own average said 00:13
+
+
+def test_runs_that_are_put_back_make_no_negative_rate(terminal: Terminal) -> None:
+    display = make_display(terminal)
+    for completed in (2.0, 2.9, 1.5):
+        display.show(View({State.QUEUED: 10}, completed, []))
+    assert "1.5/10 runs [00:00<?" in last_bar(terminal)
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("kind", [Broken, type("BrokenTerminal", (Broken, Terminal), {})])
+def test_a_display_that_breaks_stops_nothing(kind: type[io.StringIO], terminal: Terminal) -> None:
+    display = make_display(kind())
+    display.show(view(5.0))
+    display.say("failed")
+    display.show(view(6.0))
+    display.close()
 
 
 def test_a_run_that_has_not_said_anything_is_starting() -> None:
