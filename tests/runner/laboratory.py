@@ -134,7 +134,7 @@ def processes_of(folder: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if str(folder) in (entry / "cmdline").read_text() and is_running(int(entry.name)):
+                if str(folder) in (entry / "cmdline").read_text(errors="replace") and is_running(int(entry.name)):
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -144,7 +144,7 @@ def processes_of(folder: Path) -> list[int]:
 def command_of(pid: int) -> str:
     """The process's command line; empty where it is gone."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
     except OSError:
         return ""
 
