@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from ovis.reporting.axes import label_decades
 from ovis.reporting.legend import add_legend
 from ovis.reporting.metrics import Metric, make_metric
 from ovis.reporting.series import Series, legend_looks, make_series
@@ -35,9 +36,6 @@ MARKS = 6
 
 #: The share of the training whose values the axis of a bound must hold in full.
 SETTLED = 0.2
-
-#: Logarithmic axes that span fewer powers of ten have labels in between.
-DECADES = 2.5
 
 #: Curves that are named in the caption where an axis cuts them, at most.
 NAMED = 2
@@ -132,7 +130,7 @@ def _draw_panel(
     if limits:
         axis.set_ylim(*limits)
     if axis.get_yscale() == "log":
-        _label_decades(axis)
+        label_decades(axis)
     return _cut_lines(axis) if limits else set()
 
 
@@ -155,15 +153,6 @@ def _cut_text(cut: Sequence[str], total: int) -> str:
     if not cut:
         return ""
     return "y axis cut: " + (", ".join(cut) if len(cut) <= NAMED else f"{len(cut)} of {total} curves")
-
-
-def _label_decades(axis: Axes) -> None:
-    """Where an axis holds few powers of ten, label 2 and 5 as well: one tick is no scale."""
-    low, high = axis.get_ylim()
-    if math.log10(high / low) < DECADES:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _rows_of(table: pd.DataFrame, keys: Sequence[str], item: Series) -> pd.DataFrame:

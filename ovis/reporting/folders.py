@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ovis.names import parse_estimator
 from ovis.runner.ledger import Ledger, LedgerError
 from ovis.runner.paths import ExperimentPaths, RunPaths
 
-__all__ = ["Skipped", "count_states", "list_experiments", "read_config", "read_queue", "read_state"]
+__all__ = [
+    "Skipped",
+    "canonical_estimator",
+    "count_states",
+    "list_experiments",
+    "read_config",
+    "read_queue",
+    "read_state",
+]
 
 #: What the outcomes of a training mean here; any other one is a failure.
 ENDINGS = {"success": "done", "aborted": "aborted", "cancelled": "cancelled"}
@@ -66,6 +75,14 @@ def read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
     if not isinstance(settings, dict):
         return Skipped(run.name, "config.json holds no settings", "foreign")
     return settings
+
+
+def canonical_estimator(name: str) -> str:
+    """The canonical id; one of another version keeps its name."""
+    try:
+        return parse_estimator(name).canonical
+    except ValueError:
+        return name
 
 
 def read_state(run: RunPaths, queued: str | None) -> tuple[str, str]:

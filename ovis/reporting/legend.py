@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from ovis.reporting.style import Look
 
-__all__ = ["add_legend", "reading_order"]
+__all__ = ["add_grouped_legend", "add_legend", "reading_order"]
 
 Item = TypeVar("Item")
 
@@ -38,12 +38,30 @@ def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend
     """
     title = textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
     for rows in range(1, len(looks) + 1):
-        legend = _place(figure, looks, title, columns=math.ceil(len(looks) / rows))
+        columns = math.ceil(len(looks) / rows)
+        legend = _place(figure, reading_order(looks, columns), title, columns)
         width, height = _inches(figure, legend)
         if width <= WIDEST * figure.get_figwidth() or rows == len(looks):
             break
         legend.remove()
     figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height)
+    return legend
+
+
+def add_grouped_legend(figure: Figure, groups: Sequence[Sequence[Look]], title: str = "") -> Legend:
+    """Add the legend above the panels, a column for each group; the figure is higher by its height.
+
+    Args:
+        figure: with ``layout="constrained"``, which keeps the panels clear of it.
+        groups: the columns, each from top to bottom.
+        title: above them, in lines that fit.
+    """
+    title = textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
+    height = max(map(len, groups), default=0)
+    # A legend's columns are filled evenly: short ones end in entries that can't be seen.
+    padded = [[*group, *[None] * (height - len(group))] for group in groups]
+    legend = _place(figure, [look for group in padded for look in group], title, columns=len(groups))
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + _inches(figure, legend)[1])
     return legend
 
 
@@ -53,10 +71,10 @@ def _inches(figure: Figure, legend: Legend) -> tuple[float, float]:
     return box.width / figure.dpi, box.height / figure.dpi
 
 
-def _place(figure: Figure, looks: Sequence[Look], title: str, columns: int) -> Legend:
-    ordered = reading_order(looks, columns)
+def _place(figure: Figure, looks: Sequence[Look | None], title: str, columns: int) -> Legend:
+    empty = Line2D([], [], label=" ", linestyle="none")
     return figure.legend(
-        handles=[Line2D([], [], label=look.label, **look.line) for look in ordered],
+        handles=[Line2D([], [], label=look.label, **look.line) if look else empty for look in looks],
         loc="outside upper center",
         ncols=columns,
         title=title or None,

@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ovis.names import parse_estimator
-from ovis.reporting.folders import Skipped, count_states, list_experiments, read_config, read_queue, read_state
+from ovis.reporting.folders import (
+    Skipped,
+    canonical_estimator,
+    count_states,
+    list_experiments,
+    read_config,
+    read_queue,
+    read_state,
+)
 from ovis.runner.paths import ExperimentPaths, RunPaths
 
 __all__ = ["Experiment", "Skipped", "list_experiments", "read_experiment"]
@@ -108,20 +115,13 @@ def _run_settings(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped
         return settings
     found = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
     if "estimator" in found:
-        found["estimator"] = _canonical(str(found["estimator"]))
+        found["estimator"] = canonical_estimator(str(found["estimator"]))
     return found
 
 
 def _plain(value: Any) -> Any:
     """Lists and tables as text: a setting is a value that runs can be grouped by."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
-
-
-def _canonical(estimator: str) -> str:
-    try:
-        return parse_estimator(estimator).canonical
-    except ValueError:
-        return estimator  # of another version: drawn under its own name
 
 
 @dataclass

@@ -16,7 +16,17 @@ from typing import Any
 
 from ovis.names import EstimatorId, parse_estimator
 
-__all__ = ["DASHES", "FALLBACK", "MARKERS", "Look", "estimator_look", "estimator_looks", "house_style"]
+__all__ = [
+    "DASHES",
+    "FALLBACK",
+    "MARKERS",
+    "Look",
+    "estimator_look",
+    "estimator_looks",
+    "house_style",
+    "style_group",
+    "style_order",
+]
 
 Dash = tuple[int, tuple[float, ...]]
 
@@ -80,6 +90,15 @@ LOOKS = {
     "dreg": Look("DReG", "#CC79A7", SOLID, "3"),
 }
 
+#: The columns of a legend that is grouped: families that belong together.
+COLUMNS = (
+    ("ovis-gamma",),
+    ("ovis-S",),
+    ("tvo", "wake-wake", "wake-sleep"),
+    ("vimco-arithmetic", "vimco-geometric", "reinforce", "reinforce-baseline"),
+    ("pathwise-iwae", "pathwise-vae", "stl", "dreg"),
+)
+
 #: For what the table does not know: hues that are not the OVIS family's, which stand out.
 FALLBACK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7D8B80", "#7F3300", "#44504A")
 MARKERS = ("o", "s", "D", "v", "p", "*", "d", "8")
@@ -104,6 +123,22 @@ def estimator_looks(estimators: Iterable[str]) -> dict[str, Look]:
         name: replace(look, label=f"{look.label} ({name.partition('-')[2] or name})") if repeated else look
         for (name, look), repeated in zip(looks.items(), (labels.count(label) > 1 for label in labels), strict=True)
     }
+
+
+def style_group(estimator: str) -> int:
+    """The column of a grouped legend that an estimator belongs to; what nobody knows comes last."""
+    try:
+        family = parse_estimator(estimator).family
+    except ValueError:
+        return len(COLUMNS)
+    return next(i for i, families in enumerate(COLUMNS) if family in families)
+
+
+def style_order(estimator: str) -> tuple[int, int, str]:
+    """A key that sorts estimators as the paper's legends do: by column, then as in the table of looks."""
+    known = list(LOOKS)
+    place = known.index(estimator) if estimator in known else len(known)
+    return style_group(estimator), place, estimator
 
 
 def _asymptotic(known: EstimatorId) -> Look:

@@ -1,0 +1,204 @@
+"""Draw the asymptotic study (Figure 1), fit its slopes and compare it with the paper: whatever has been run so far."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovis.reporting.needs import ReportingUnavailableError, require_packages
+from ovis.studies import ALIASES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ovis.reporting.asymptotic import Measured
+    from ovis.reporting.samples import GradientStudy, Sample
+
+__all__ = ["main"]
+
+FAILED, REFUSED = 1, 2
+
+#: Folders that are named one by one, at most.
+NAMED = 10
+
+
+class ReportError(Exception):
+    """Why there is no report: one line, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Report on one experiment of the asymptotic study.
+
+    Args:
+        argv: the command line; None: that of the process.
+
+    Returns:
+        0; 1 where no run has any draw, or the report can't be written; 2 where what was asked for does not exist, or
+        a package is not installed.
+    """
+    options = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
+    try:
+        require_packages("drawing")
+        report(options)
+    except ReportError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return error.code
+    except ReportingUnavailableError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return REFUSED
+    except BrokenPipeError:  # report_asymptotic_variance.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of report_asymptotic_variance.py."""
+    parser = argparse.ArgumentParser(prog="report_asymptotic_variance.py", description=__doc__, allow_abbrev=False)
+    words: dict[str, Any] = {"type": _words, "default": [], "metavar": "A,B"}
+    add = parser.add_argument
+    add("--exp", default="asymptotic-analysis", metavar="NAME", help="the experiment: runs are read from ROOT/NAME "
+        "(asymptotic-analysis; asymptotic-variance is another name of it)")  # fmt: skip
+    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
+    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    add("--include", **words, help="only estimators whose id holds one of these")
+    add("--exclude", **words, help="no estimators whose id holds one of these")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def report(options: argparse.Namespace) -> None:
+    """Read, compute, draw, save, print.
+
+    Raises:
+        ReportError: there is nothing to report on, or no such thing as was asked for.
+    """
+    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    from ovis.reporting.asymptotic import measure, slope_table, statistics_table
+    from ovis.reporting.asymptotic_figures import draw_distributions, draw_statistics
+    from ovis.reporting.asymptotic_tables import add_references, comparison_table, comparison_text, slope_text
+    from ovis.reporting.density import density_table
+    from ovis.reporting.figures import save_figure
+    from ovis.reporting.select import report_name
+    from ovis.runner.atomic import write_text
+
+    exp = _locate(options)
+    samples = _read(options, exp)
+    measured = [measure(sample) for sample in samples]
+    _print_broken(measured)
+    statistics = statistics_table(measured)
+    comparison = comparison_table(statistics)
+    slopes = add_references(slope_table(measured), comparison)
+    densities = density_table(samples)
+
+    folder = Path(options.output) / report_name(exp, options.include, options.exclude)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "statistics.csv": statistics.to_csv(index=False),
+        "slopes.csv": slopes.to_csv(index=False),
+        "slopes.md": slope_text(slopes),
+        "published.csv": comparison.to_csv(index=False),
+        "published.md": comparison_text(comparison),
+    }
+    for name, content in files.items():
+        write_text(folder / name, content, durable=False)
+    figures = save_figure(draw_statistics(statistics, _caption(samples)), folder, "statistics")
+    if len(densities):
+        figures += save_figure(draw_distributions(densities, _caption(samples)), folder, "distributions")
+    print(f"wrote {', '.join(files)} to {folder}\n")
+    print(files["slopes.md"])
+    _print_far(comparison)
+    print(*figures, sep="\n")
+
+
+def _locate(options: argparse.Namespace) -> str:
+    """The experiment's folder in ``--root``: as it was called, or what that is another name of."""
+    from ovis.reporting.folders import list_experiments
+    from ovis.runner.paths import is_safe_name
+
+    root = Path(options.root)
+    for name in (options.exp, ALIASES.get(options.exp, options.exp)):
+        if is_safe_name(name) and (root / name).is_dir():
+            return str(name)
+    there = ", ".join(list_experiments(root)) or "none"
+    raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
+
+
+def _read(options: argparse.Namespace, exp: str) -> list[Sample]:
+    """The draws that were asked for; says what was read and what was not."""
+    from ovis.reporting.samples import read_study, select_estimators
+
+    folder = Path(options.root) / exp
+    study = read_study(folder)
+    counts = ", ".join(f"{count} {state}" for state, count in study.states.items())
+    print(f"read {study.runs} of {sum(study.states.values())} runs" + (f" ({counts})" if counts else ""))
+    _print_skipped(study)
+    samples = select_estimators(study, options.include, options.exclude)
+    if not samples:
+        names = ", ".join(dict.fromkeys(sample.estimator for sample in study.samples))
+        what = f"no estimator was asked for that is there ({names})" if names else "no run has any draw"
+        raise ReportError(f"{what} in {folder}: nothing to draw", REFUSED if names else FAILED)
+    return samples
+
+
+def _print_skipped(study: GradientStudy) -> None:
+    for note in study.notes[:NAMED]:
+        print(f"note: {note}")
+    for item in study.skipped[:NAMED]:
+        print(f"skipped {item.name}: {item.reason} ({item.state})")
+    left = len(study.skipped[NAMED:]) + len(study.notes[NAMED:])
+    if left:
+        print(f"and {left} more")
+
+
+def _print_broken(measured: Sequence[Measured]) -> None:
+    for item in measured:
+        if item.values["variance"][0] != item.values["variance"][0]:
+            sample = item.sample
+            print(
+                f"note: {sample.estimator} at K = {sample.iw}: draws that are not finite, or one alone: no statistics"
+            )
+
+
+def _caption(samples: Sequence[Sample]) -> str:
+    """How many draws a point stands for, and of how many data."""
+    draws, points = {len(s.draws) for s in samples}, {s.toy["npoints"] for s in samples}
+    return (
+        f"{_span(draws)} draws of the gradient with respect to {samples[0].toy['key_filter']}, {_span(points)} points"
+    )
+
+
+def _span(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _print_far(comparison: pd.DataFrame) -> None:
+    """Say how far we are from the paper, and where it is far."""
+    from ovis.reporting.asymptotic_tables import FAR
+
+    if comparison.empty:
+        print("the paper shows no such toy: nothing to compare with\n")
+        return
+    far = comparison[comparison["difference"].abs() > FAR]
+    right = far[far["note"] == ""]
+    print(
+        f"{len(comparison)} values beside the paper's (published.md): {len(far)} differ by more than {FAR:.0%}, "
+        f"{len(far) - len(right)} of these known to be wrong there\n"
+    )

@@ -1,0 +1,6 @@
+"""Draw the asymptotic study (Figure 1) beside the paper's: ``python report_asymptotic_variance.py --help``."""
+
+from ovis.cli.report_asymptotic_variance import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
