@@ -100,14 +100,18 @@ class Study:
         settings: the class of a run's options.
         check: refuses combinations of options.
         module: ``python -m module OPTIONS`` makes a run.
+        report: the module whose ``main`` draws the experiment.
     """
 
     settings: Any
     check: Callable[[Any], None]
     module: str
+    report: str
 
 
 STUDIES = {
-    "train": Study(TrainSettings, check_combination, "ovis.cli.train"),
-    "asymptotic": Study(AsymptoticSettings, check_asymptotic, "ovis.cli.asymptotic"),
+    "train": Study(TrainSettings, check_combination, "ovis.cli.train", "ovis.cli.report"),
+    "asymptotic": Study(
+        AsymptoticSettings, check_asymptotic, "ovis.cli.asymptotic", "ovis.cli.report_asymptotic_variance"
+    ),
 }

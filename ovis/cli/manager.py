@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ovis.reporting.needs import ReportingUnavailableError, require_packages
@@ -151,9 +152,10 @@ def _run(options: argparse.Namespace, training: Sequence[str] | None, policy: Po
         return INTERRUPTED
     if not result.complete:
         if options.report:
-            print(f"no report, as not every run is done; report.py --exp {name} draws what there is")
+            door = STUDIES[experiment.script].report.rpartition(".")[2]
+            print(f"no report, as not every run is done; {door}.py --exp {name} draws what there is")
         return 1
-    return _report(name, options.root) if options.report else 0
+    return _report(name, options.root, experiment.script) if options.report else 0
 
 
 def _locate(exp: str) -> tuple[Path, str]:
@@ -239,10 +241,9 @@ def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> No
         print(f"put them back with: dbutils.py --exp {name} --root {queue.paths.folder.parent} --requeue_level 2")
 
 
-def _report(name: str, root: str) -> int:
-    from ovis.cli.report import main as report  # only here: it brings pandas and matplotlib along
-
-    return report(["--exp", name, "--root", root])
+def _report(name: str, root: str, script: str) -> int:
+    report = import_module(STUDIES[script].report)  # only here: it brings pandas and matplotlib along
+    return int(report.main(["--exp", name, "--root", root]))
 
 
 def _positive(text: str) -> int:
