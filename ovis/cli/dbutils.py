@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ovis.cli.options import OneLineParser
 from ovis.runner.cleaning import Kind, Leftover, find_leftovers, remove_leftovers
 from ovis.runner.ledger import LedgerError
 from ovis.runner.overview import Overview, take_overview
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; or 2 where there is no such queue or run, or it can't be read or written, or a run can't be put back.
     """
     parser = _parser()
-    options = parser.parse_args(argv)
+    options = parser.read(argv)
     _check_options(parser, options)
     try:
         _run(options)
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="dbutils.py",
         allow_abbrev=False,
         description="Look into an experiment's queue, also while a manager runs: reading takes no lock and writes "
@@ -115,7 +116,8 @@ def _run(options: argparse.Namespace) -> None:
 def _open(options: argparse.Namespace) -> Queue:
     paths = ExperimentPaths(Path(options.root) / options.exp)
     if not is_safe_name(options.exp) or not paths.ledger.is_file():
-        raise LedgerError(f"there is no queue {paths.ledger}")
+        there = ", ".join(sorted(path.parent.name for path in Path(options.root).glob(f"*/{paths.ledger.name}")))
+        raise LedgerError(f"there is no queue {paths.ledger}; experiments in {options.root}: {there or 'none'}")
     return Queue(paths)
 
 

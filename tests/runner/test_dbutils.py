@@ -193,7 +193,14 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(SystemExit) as caught:
         dbutils([*there, *options.split()])
     assert caught.value.code == 2
-    assert "dbutils.py: error: " in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dbutils.py: --")
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dbutils([*there, "--chekc"])
+    assert capsys.readouterr().err.startswith("dbutils.py: unknown option '--chekc'; did you mean '--check'?")
 
 
 def test_dbutils_without_a_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +209,15 @@ def test_dbutils_without_a_queue(tmp_path: Path, capsys: pytest.CaptureFixture[s
             assert dbutils([f"--exp={name}", "--root", str(tmp_path), action]) == 2
             assert "there is no queue" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_queue_that_is_not_there_is_refused_with_those_that_are(
+    lab: Lab, there: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.queue.add([record("a" * 12)])
+    assert dbutils([*there[2:], "--exp", "lap"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("experiments in " + there[3] + ": lab")
 
 
 def test_ten_thousand_runs_are_checked_quickly_and_in_a_few_lines(
