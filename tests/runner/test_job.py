@@ -63,7 +63,7 @@ class Bench:
         return training
 
     def _is_training(self, entry: Path) -> bool:
-        words = (entry / "cmdline").read_text().split("\0")
+        words = (entry / "cmdline").read_text(errors="replace").split("\0")
         return words[1:2] == [STUB[1]] and f"--run_dir={self.run.folder}" in words
 
 
