@@ -203,7 +203,18 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
         load_experiment(path)
 
 
-@pytest.mark.parametrize(("name", "count"), [("gaussian-mixture-model", 400), ("gaussian-toy", 150)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gaussian-mixture-model", 400),
+        ("sigmoid-belief-network", 324),
+        ("gaussian-vae", 189),
+        ("gaussian-toy", 150),
+        ("budget-analysis", 105),
+        ("budget-analysis-sbm", 105),
+        ("mini-vae", 24),
+    ],
+)
 def test_the_reference_experiments_have_their_size(name: str, count: int) -> None:
     assert len(load_experiment(EXPERIMENTS / f"{name}.json").runs) == count
 
