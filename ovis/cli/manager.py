@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from ovis.cli.options import OneLineParser, whole_number
 from ovis.reporting.needs import ReportingUnavailableError, require_packages
 from ovis.runner.availability import DeviceSource, Limits
 from ovis.runner.devices import DeviceError, default_processes, list_devices
@@ -36,6 +39,9 @@ __all__ = ["main"]
 EXPERIMENTS = Path("experiments")
 INTERRUPTED = 130
 
+#: Failed runs that are named at the end: each was shown when it failed.
+NAMED = 10
+
 #: Times for a network file system, where a file's new mtime may take a minute to be seen.
 REMOTE_POLICY = Policy(heartbeat=15.0, ttl=300.0)
 
@@ -51,21 +57,34 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     Returns:
         0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
     """
-    options = _parser().parse_args(argv)
+    options = _parser().read(argv)
     try:
         return _run(options, training, policy)
     except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
+    except BrokenPipeError:  # nobody reads the plan, nothing was begun
+        pass
     except OSError as error:
         print(f"manager.py: {error.filename or options.root}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("manager.py: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        _mute_broken_streams()
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _mute_broken_streams() -> None:
+    """Where a reader has left, as ``tee`` does at Ctrl-C, Python's last flush would change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="manager.py",
         allow_abbrev=False,
         description="Queue the runs of an experiment and bring them to their end. "
@@ -77,15 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", default="runs/", metavar="DIR", help="folder of all experiments (default: runs/)")
     add("--data_root", metavar="DIR", help="folder of the data sets (default: as the experiment says, or data/)")
     add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
-    add("--processes", type=_positive, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
+    add("--processes", type=whole_number, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
         "on the CPU 1 for each core, with one thread each)")  # fmt: skip
-    add("--max_gpus", type=_positive, metavar="N", help="use at most N GPUs at once (default: all that are free)")
+    add("--max_gpus", type=whole_number, metavar="N", help="use at most N GPUs at once (default: all that are free)")
     add("--max_load", type=_fraction, default=Limits.max_load, metavar="F",
         help="leave a GPU alone that is busy for more than this fraction of time (default: %(default)s)")  # fmt: skip
     add("--max_memory", type=_fraction, default=Limits.max_memory, metavar="F",
         help="leave a GPU alone that has more than this fraction of memory in use (default: %(default)s)")  # fmt: skip
     add("--engine", choices=["local"], default="local", help="what starts the runs (default: local, this machine)")
-    add("--max_jobs", type=_positive, metavar="N", help="start at most N runs, then stop")
+    add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
     add("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
         help=f"first put runs back, by level: {LEVELS}")  # fmt: skip
     add("--dry_run", action="store_true", help="show the plan and write nothing")
@@ -96,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--rf", action="store_true", help="restart from scratch: delete the experiment's previous runs")
     add("--update_exp", action="store_true", help="take the experiment file as it is now and queue its new runs")
     add("--update_lib", action="store_true", help="run on the code as it is now, not as it was when they were queued")
-    add("--yes", action="store_true", help="do not ask before --rf deletes")
+    add("--yes", action="store_true", help="do not ask before --rf deletes; needed where no terminal is")
     return parser
 
 
@@ -147,13 +166,15 @@ def _run(options: argparse.Namespace, training: Sequence[str] | None, policy: Po
     )
     begin = time.monotonic()
     result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
-    _print_result(result, queue, name, time.monotonic() - begin)
+    with suppress(OSError):  # the exit code tells the truth, though nobody listens any more
+        _print_result(result, queue, name, time.monotonic() - begin)
     if result.interrupted:
         return INTERRUPTED
     if not result.complete:
         if options.report:
             door = STUDIES[experiment.script].report.rpartition(".")[2]
-            print(f"no report, as not every run is done; {door}.py --exp {name} draws what there is")
+            command_line = _command(f"{door}.py", name, queue)
+            print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
         return 1
     return _report(name, options.root, experiment.script) if options.report else 0
 
@@ -163,7 +184,10 @@ def _locate(exp: str) -> tuple[Path, str]:
     exp = ALIASES.get(exp, exp)
     path = Path(exp) if exp.endswith(".json") else EXPERIMENTS / f"{exp}.json"
     if not is_safe_name(path.stem) or (not exp.endswith(".json") and path.stem != exp):
-        raise GridError(f"--exp: {exp!r} is no name of an experiment: letters, digits and . _ + = - only")
+        raise GridError(
+            f"--exp: {exp!r} is neither a name in {EXPERIMENTS}/ nor the path of a .json file; "
+            f"names are of letters, digits and . _ + = - only"
+        )
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
         raise GridError(f"there is no experiment file {path}; in {path.parent} there are: {there or 'none'}")
@@ -213,13 +237,18 @@ def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> d
 
 
 def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Namespace) -> bool:
-    """List what ``--rf`` deletes, and ask where there is somebody to ask."""
+    """List what ``--rf`` deletes, and ask."""
+    if not (options.yes or options.dry_run or sys.stdin.isatty()):
+        raise SweepError(
+            f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}: "
+            f"say --yes where there is no terminal to ask at, --dry_run lists them"
+        )
     print(f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}:")
     for name, state in doomed.items():
         print(f"  {name}  {state}")
     if options.dry_run:
         return False
-    if options.yes or not sys.stdin.isatty():
+    if options.yes:
         return True
     try:
         return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
@@ -234,23 +263,26 @@ def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> No
         print(
             f"no longer in the queue, as somebody deleted it: {runs_text(result.gone)}; start again to queue them anew"
         )
-    for record in result.failed:
+    for record in result.failed[:NAMED]:
         print(f"  failed: {record.name}: {record.error}")
         print(f"          {queue.paths.run(record.name).log(record.attempt)}")
+    if len(result.failed) > NAMED:
+        print(f"  and {len(result.failed) - NAMED} more failed: {_command('dbutils.py', name, queue)}")
     if result.failed:
-        print(f"put them back with: dbutils.py --exp {name} --root {queue.paths.folder.parent} --requeue_level 2")
+        print(f"put them back with: {_command('dbutils.py', name, queue)} --requeue_level 2")
+    if result.interrupted:
+        print("stopped; the next start, without --rf, goes on from here")
+
+
+def _command(door: str, name: str, queue: Queue) -> str:
+    """The beginning of a command line on this experiment, to be copied."""
+    root = queue.paths.folder.parent
+    return shlex.join(["python", door, "--exp", name, *(["--root", str(root)] if root != Path("runs") else [])])
 
 
 def _report(name: str, root: str, script: str) -> int:
     report = import_module(STUDIES[script].report)  # only here: it brings pandas and matplotlib along
     return int(report.main(["--exp", name, "--root", root]))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def _fraction(text: str) -> float:

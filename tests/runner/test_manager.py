@@ -147,6 +147,18 @@ def test_deleting_asks_on_a_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch, 
     assert (lab.runs()[0].folder / "mark").exists() is (code == 1)
 
 
+def test_nothing_is_deleted_where_nobody_can_be_asked(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco --iw 2"])
+    lab.run()
+    (lab.runs()[0].folder / "mark").touch()
+    capsys.readouterr()
+    assert lab.run("--rf") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--rf deletes 1 run" in line
+    assert "--yes" in line
+    assert (lab.runs()[0].folder / "mark").exists()
+
+
 def test_runs_no_longer_in_the_file_are_left_alone(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(args=["--estimator vimco --iw 2 --lr 1"])
     assert lab.run("--max_jobs", "1") == 0
@@ -303,7 +315,8 @@ def test_bad_options_are_refused(lab: Lab, option: list[str], capsys: pytest.Cap
     with pytest.raises(SystemExit) as caught:
         lab.run(*option)
     assert caught.value.code == 2
-    assert option[0] in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert option[0] in line
 
 
 def test_a_root_that_cannot_be_written_is_one_line(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

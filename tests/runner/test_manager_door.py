@@ -82,3 +82,25 @@ def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
     line = "manager.py: --report needs ovis_has_no_such_package: pip install -e '.[report]'\n"
     assert capsys.readouterr().err == line
     assert os.listdir(lab.folder) == ["lab.json"]
+
+
+def test_of_many_failures_the_first_are_named_again_at_the_end(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--id fail"], parameters={"seed": list(range(13))})
+    assert lab.run() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  failed: ") for line in lines) == 10
+    command = f"python dbutils.py --exp lab --root {lab.folder / 'runs'}"
+    assert lines[-2:] == [f"  and 3 more failed: {command}", f"put them back with: {command} --requeue_level 2"]
+
+
+def test_a_reader_that_leaves_stops_nothing(lab: Lab) -> None:
+    """``manager.py 2>&1 | head``, or ``tee`` at Ctrl-C."""
+    lab.write(args=[""], **{"global": "--nsteps 40"}, parameters=SEEDS)
+    process = lab.start()
+    reader, process.stdout = process.stdout, None
+    assert reader is not None
+    with reader:
+        for _ in range(2):  # the plan
+            assert reader.readline()
+    assert process.wait(60) == 0
+    assert lab.counts() == {"done": 3}

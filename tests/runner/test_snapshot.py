@@ -253,7 +253,7 @@ def test_a_damaged_copy_is_refused(
     assert str(lab.paths.snapshot(first.id)) in shown
     assert "--update_lib" in shown
     assert contents(lab.folder) == before
-    assert lab.run(remedy) == 0
+    assert lab.run(remedy, "--yes") == 0
     second = lab.queue.snapshot()
     assert second is not None
     assert second.digest == read_code(live).digest != first.digest
