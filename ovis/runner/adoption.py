@@ -1,15 +1,15 @@
-"""Records of runs whose folders are there already: their ledger was lost, or they were trained by hand."""
+"""What a run's folder knows that the ledger does not: it was lost, or the run was trained by hand."""
 
 from __future__ import annotations
 
 from ovis.runner import transitions
 from ovis.runner.guards import read_fence
 from ovis.runner.ledger import Row
-from ovis.runner.paths import ExperimentPaths
+from ovis.runner.paths import ExperimentPaths, RunPaths
 from ovis.runner.status import Record, read_outcome
 from ovis.runner.transitions import Policy
 
-__all__ = ["new_row"]
+__all__ = ["last_attempt", "new_row"]
 
 
 def new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) -> Row:
@@ -27,7 +27,20 @@ def new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) 
     if run.folder.is_dir():
         outcome = read_outcome(run)
         # A copy of the folder may be without its hidden files, of which the fence is one.
-        row["attempt"] = max(read_fence(run), outcome.attempt if outcome else 0)
+        row["attempt"] = last_attempt(run, outcome.attempt if outcome else 0)
         if outcome is not None and outcome.status.final and outcome.attempt >= row["valid_from"]:
             transitions.finish(row, outcome, policy, outcome.t)
     return row
+
+
+def last_attempt(run: RunPaths, known: int) -> int:
+    """The number of the last attempt there was: a training by hand takes the next one, and a ledger may be an old copy.
+
+    Args:
+        run: the run.
+        known: the last one that is known of.
+    """
+    try:
+        return max(known, read_fence(run))
+    except OSError:  # what is wrong with the folder is the job's to say
+        return known

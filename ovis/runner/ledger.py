@@ -97,7 +97,7 @@ def _check_row(row: Any, where: str) -> None:
             raise ValueError(f"{where} has an unsafe run name or key {name!r}")
     if row["state"] not in _STATES:
         raise ValueError(f"{where} has an unknown state {row['state']!r}")
-    if row.get("snapshot") and not (isinstance(row["snapshot"], str) and is_safe_name(row["snapshot"])):
+    if row.get("snapshot") and not is_safe_name(row["snapshot"]):
         raise ValueError(f"{where} has an unsafe snapshot {row['snapshot']!r}")
 
 
@@ -130,8 +130,9 @@ _STATES = frozenset(state.value for state in State)
 _NUMBER: tuple[type, ...] = (int, float)
 _KINDS: dict[str, dict[str, tuple[type, ...]]] = {
     TABLE: {
-        **dict.fromkeys(("key", "name", "arg", "state", "owner", "reason", "error"), (str,)),
+        **dict.fromkeys(("key", "name", "arg", "state", "owner", "reason", "error", "device", "snapshot"), (str,)),
         **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
+        **dict.fromkeys(("created", "started", "ended"), _NUMBER),
     },
     SNAPSHOTS: {
         **dict.fromkeys(("id", "digest", "commit", "diff", "version"), (str,)),
@@ -249,7 +250,10 @@ class Ledger:
         try:
             lock.acquire()
         except Timeout:
-            raise LedgerError(f"another process has held {self.paths.lock} for {LOCK_TIMEOUT:.0f} s") from None
+            raise LedgerError(
+                f"another process has held {self.paths.lock} for {LOCK_TIMEOUT:.0f} s: if it is stopped (Ctrl-Z, a "
+                f"debugger), let it go on or end it, then try again"
+            ) from None
         except OSError as error:
             raise LedgerError(f"can't lock the queue {self.paths.lock}: {error}") from None
         try:

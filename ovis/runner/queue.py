@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ovis.runner import transitions
-from ovis.runner.adoption import new_row
+from ovis.runner.adoption import last_attempt, new_row
 from ovis.runner.failpoints import failpoint
 from ovis.runner.guards import is_held, withdraw_outcome
 from ovis.runner.leases import Leases
@@ -298,6 +298,7 @@ class Queue:
         ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
         claimed = ready[: max(room, 0)]
         for row in claimed:
+            row["attempt"] = last_attempt(self.paths.run(row["name"]), row["attempt"])
             self.leases.create(row["key"], row["attempt"] + 1)
             failpoint("claim.leased")
             transitions.claim(row, owner, now, transaction.snapshot)

@@ -295,6 +295,15 @@ def test_a_broken_ledger_is_one_clear_line_and_stays(queue: Queue, content: str)
     assert queue.paths.ledger.read_text() == content
 
 
+@pytest.mark.parametrize("field", ["attempt", "created", "started", "ended", "device", "error", "snapshot"])
+def test_a_field_of_another_type_is_one_clear_line(queue: Queue, field: str) -> None:
+    data = json.loads(queue.paths.ledger.read_text())
+    data["runs"]["1"][field] = {"a": 1}
+    queue.paths.ledger.write_text(json.dumps(data))
+    with pytest.raises(LedgerError, match=f"record 1 has no valid '{field}'"):
+        queue.read()
+
+
 @pytest.mark.parametrize("name", ["../../etc", "/etc", "..", ".hidden", ""])
 def test_a_ledger_cannot_lead_out_of_the_run_root(queue: Queue, name: str) -> None:
     data = json.loads(queue.paths.ledger.read_text())

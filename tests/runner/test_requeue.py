@@ -8,7 +8,7 @@ import pytest
 from laboratory import dead_owner, record
 from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
-from ovis.runner.guards import hold_run, withdraw_outcome
+from ovis.runner.guards import hold_run, take_fence, withdraw_outcome
 from ovis.runner.ledger import LedgerError
 from ovis.runner.queue import Queue
 from ovis.runner.status import Ending, State
@@ -106,6 +106,19 @@ def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> N
     assert queue.paths.ledger.read_bytes() == before
     assert queue.paths.run(done.name).outcome.exists()
     assert [r.key for r in queue.requeue(Level.ALL, {done.key}, strict=True)] == [done.key]
+
+
+def test_attempts_by_hand_do_not_make_the_next_one_stale(queue: Queue) -> None:
+    """Each takes the next number, and the fence is never lowered; so does a manager whose ledger is of yesterday."""
+    (r,) = queue.tick(ME, 1).claimed
+    settle(queue, r, Ending.EXCEPTION)
+    queue.requeue(Level.FAILED)
+    run = queue.paths.run(r.name)
+    run.fence.write_text("5\n")
+    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
+    assert again.attempt == 6
+    assert queue.paths.lease(r.key, 6).exists()
+    assert take_fence(run, again.attempt)
 
 
 def test_a_run_whose_manager_died_counts_as_put_back(queue: Queue) -> None:
