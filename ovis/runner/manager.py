@@ -285,7 +285,7 @@ class _Manager:
         now = time.monotonic()
         running, completed = [], self.settled
         for job in self.jobs.values():
-            progress = read_progress(self.queue.paths.run(job.record.name))
+            progress = read_progress(self.queue.paths.run(job.record.name), job.record.started)
             running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
             if self.states.get(job.record.key) not in SETTLED:  # a cancelled one is complete already
                 completed += self.weights[job.record.key] * (progress.fraction if progress else 0.0)

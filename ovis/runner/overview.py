@@ -83,7 +83,10 @@ def take_overview(paths: ExperimentPaths, records: Sequence[Record], total: int)
     dead = {owner for owner in {record.owner for record in under_way} if owner_is_dead(owner)}
     running = {
         record.key: RunningRun(
-            record.name, record.device, read_progress(paths.run(record.name)), max(now - record.started, 0.0)
+            record.name,
+            record.device,
+            read_progress(paths.run(record.name), record.started),
+            max(now - record.started, 0.0),
         )
         for record in under_way
     }

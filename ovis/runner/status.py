@@ -188,19 +188,24 @@ def read_outcome(run: RunPaths) -> Outcome | None:
         return None
 
 
-def read_progress(run: RunPaths) -> Progress | None:
-    """The run's progress; None where it has not said any."""
+def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
+    """The run's progress; None where it has not said any.
+
+    Args:
+        run: its folder.
+        since: when its attempt started. What was said before is how far it had come, but not from where it goes on.
+    """
     data = _read_object(run.progress)
     try:
         if data is None:
             return None
-        loss, begin = data.get("loss"), data.get("begin")
+        loss, begin, said = data.get("loss"), data.get("begin"), float(data.get("t", 0.0))
         return Progress(
             int(data["step"]),
             int(data["nsteps"]),
             None if loss is None else float(loss),
-            float(data.get("t", 0.0)),
-            None if begin is None else int(begin),
+            said,
+            None if begin is None or said < since else int(begin),
         )
     except (KeyError, TypeError, ValueError, OverflowError):  # int of an infinity
         return None

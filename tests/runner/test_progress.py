@@ -129,6 +129,15 @@ def test_progress_says_where_the_attempt_began_if_it_does(tmp_path: Path) -> Non
     assert read_progress(run) == Progress(3, 9, None, 1.0, 2)
 
 
+def test_what_an_earlier_attempt_said_gives_no_time_left(tmp_path: Path) -> None:
+    """A resumed run, whose training still imports torch: its rate would be all of its steps in no time."""
+    run = RunPaths(tmp_path)
+    run.progress.write_text('{"step": 80, "nsteps": 90, "loss": 2.5, "t": 99.0, "begin": 0}')
+    assert RunningRun("a", "cpu", read_progress(run, since=100.0), 5.0).left is None
+    assert str(RunningRun("a", "cpu", read_progress(run, since=100.0), 5.0)) == "cpu  step 80/90  loss 2.5  00:05  a"
+    assert RunningRun("a", "cpu", read_progress(run, since=98.0), 5.0).left is not None
+
+
 @pytest.mark.parametrize(
     "content",
     [None, "", "{", '{"step": Infinity, "nsteps": 3}', "[]", "3", '{"step": 3}', '{"step": "x", "nsteps": 3}', "\xff"],
