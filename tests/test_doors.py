@@ -11,6 +11,7 @@ DOORS = [
     ["manager.py"],
     ["dbutils.py"],
     ["report.py"],
+    ["report_asymptotic_variance.py"],
     ["example.py"],
     ["-m", "ovis.cli.train"],
     ["-m", "ovis.runner.job"],
@@ -69,6 +70,7 @@ assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyp
         (["-m", "ovis.cli.train", "--dataset", "digits", "--grad_key", "nobody"], 2, "--grad_key"),
         (["manager.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
         (["report.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+        (["report_asymptotic_variance.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
     ],
     ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else None,
 )

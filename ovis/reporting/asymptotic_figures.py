@@ -177,7 +177,8 @@ def _draw_densities(axis: Axes, table: pd.DataFrame, looks: Mapping[str, Look]) 
     for place, (name, rows) in enumerate(of.items()):
         look, bins = looks[name], rows[rows["kind"] == "bin"]
         front = 3 - place / len(looks)
-        axis.bar(bins["x"], bins["density"], bins["width"], color=look.color, alpha=0.25, linewidth=0, zorder=front - 1)
+        edges = [*(bins["x"] - bins["width"] / 2), float((bins["x"] + bins["width"] / 2).iloc[-1])]
+        axis.stairs(bins["density"], edges, fill=True, color=look.color, alpha=0.25, linewidth=0, zorder=front - 1)
         # Markers lie at equal distances along the line as it is seen, each estimator's at others.
         spaced = (0.03 + 0.22 * place / len(of), 0.22)
         style = {**look.line, "markersize": 4.5}

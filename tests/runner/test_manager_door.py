@@ -11,7 +11,9 @@ import types
 import pytest
 from laboratory import MANAGER, Lab
 
+from ovis.cli.manager import _report
 from ovis.reporting import needs
+from ovis.studies import STUDIES
 
 SEEDS = {"seed": [1, 2, 3]}
 
@@ -71,6 +73,16 @@ def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.Monk
     assert calls == []
     assert lab.run("--report") == 5
     assert calls == [["--exp", "lab", "--root", str(lab.folder / "runs")]]
+
+
+def test_every_study_has_a_report_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name, study in STUDIES.items():
+        fake = types.ModuleType(study.report)
+        fake.main = lambda argv, name=name: calls.append(name) or 0  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, study.report, fake)
+        assert _report("lab", "runs", name) == 0
+    assert calls == ["train", "asymptotic"]
 
 
 def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
