@@ -136,6 +136,7 @@ class _Manager:
         self.next_due: float | None = 0.0
         self.last_tick = self.last_view = self.last_wait = float("-inf")
         self.wait = ""
+        self.carried: dict[str, float] = {}  # what of the runs was there when their attempts began
 
     def step(self, stops: int) -> bool:
         """Look at the jobs once and do what is due; False when there is nothing left to do.
@@ -285,11 +286,17 @@ class _Manager:
         now = time.monotonic()
         running, completed = [], self.settled
         for job in self.jobs.values():
+            key = job.record.key
             progress = read_progress(self.queue.paths.run(job.record.name), job.record.started)
             running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
-            if self.states.get(job.record.key) not in SETTLED:  # a cancelled one is complete already
-                completed += self.weights[job.record.key] * (progress.fraction if progress else 0.0)
-        return View(self.counts, completed, running)
+            self.carried[key] = self.weights[key] * (progress.carried if progress else 0.0)
+            if self.states.get(key) not in SETTLED:  # a cancelled one is complete already
+                completed += self.weights[key] * (progress.fraction if progress else 0.0)
+        counted = {job.record.key for job in self.jobs.values()} | {k for k in self.carried if self._is_settled(k)}
+        return View(self.counts, completed, running, sum(self.carried[key] for key in counted))
+
+    def _is_settled(self, key: str) -> bool:
+        return self.states.get(key) in SETTLED
 
 
 def _weights(runs: Sequence[Run]) -> dict[str, float]:

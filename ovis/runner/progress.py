@@ -75,11 +75,13 @@ class View:
         counts: runs by state.
         completed: runs completed, with a part for each running one.
         running: the runs of this manager.
+        carried: what of the completed was there already when the attempts of this manager began.
     """
 
     counts: Mapping[State, int]
     completed: float
     running: Sequence[RunningRun]
+    carried: float = 0.0
 
     @property
     def total(self) -> int:
@@ -140,13 +142,17 @@ class _Bar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar: tqdm[NoReturn] | None = None
+        self._first = 0.0
         self._lines: list[tqdm[NoReturn]] = []
         tqdm.monitor_interval = 0  # no thread of its own: the manager starts processes
 
     def show(self, view: View) -> None:
-        bar = self._bar = self._bar or self._make_bar(view)
+        if self._bar is None:
+            self._bar, self._first = self._make_bar(view), view.completed - view.carried
+        bar = self._bar
         bar.set_postfix_str(view.summary(), refresh=False)
-        bar.initial = min(bar.initial, view.completed)  # runs may be put back: no negative rate
+        # Its rate is that of the work done here. Runs may be put back: no negative one.
+        bar.initial = min(self._first + view.carried, view.completed)
         bar.update(view.completed - bar.n)
         bar.refresh()
         texts = [str(run) for run in view.running]
@@ -203,11 +209,11 @@ class _Lines:
     def show(self, view: View) -> None:
         elapsed = time.monotonic() - self._begin
         if self._first is None:
-            self._first = view.completed
+            self._first = view.completed - view.carried
         if elapsed < self._due:
             return
         self._due = elapsed + 60.0
-        gained = view.completed - self._first
+        gained = view.completed - self._first - view.carried
         left = f", about {clock((view.total - view.completed) * elapsed / gained)} left" if gained > 0 else ""
         percent = 100 * view.completed / max(view.total, 1)
         line = f"[{clock(elapsed)}] {percent:.0f}% of {runs_text(view.total)}{left}: {view.summary()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ __all__ = [
     "ABORTED",
     "BUSY",
     "DEFAULTS",
+    "EXHAUSTED",
     "STALE",
     "Ending",
     "Outcome",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: Exit code of a training that was asked to stop and has written its checkpoint.
 ABORTED = 3
+#: Exit code of a training for which the disk had no room.
+EXHAUSTED = 74
 #: Exit code of a job that found another process in its run's folder.
 BUSY = 75
 #: Exit code of a job whose attempt was revoked: another one may be running.
@@ -50,6 +53,7 @@ class Ending(str, Enum):
 
     SUCCESS = "success"
     EXCEPTION = "exception"  # the training left with an exit code of its own
+    EXHAUSTED = "exhausted"  # the machine ran out of something, which is not the training's fault: a full disk
     SIGNAL = "signal"  # the training was killed
     LOST = "lost"  # the job vanished without a word
     ORPHANED = "orphaned"  # its manager ended, and it with it
@@ -169,6 +173,11 @@ class Progress:
     def fraction(self) -> float:
         return min(max(self.step / self.nsteps, 0.0), 1.0) if self.nsteps > 0 else 0.0
 
+    @property
+    def carried(self) -> float:
+        """The part of the fraction that this attempt began with."""
+        return replace(self, step=min(self.begin or 0, self.step)).fraction
+
 
 def read_outcome(run: RunPaths) -> Outcome | None:
     """The outcome of the run's last attempt that published one; None where there is none that can be read."""
@@ -193,19 +202,20 @@ def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
 
     Args:
         run: its folder.
-        since: when its attempt started. What was said before is how far it had come, but not from where it goes on.
+        since: when its attempt started. What was said before then is where it began, as far as is known.
     """
     data = _read_object(run.progress)
     try:
         if data is None:
             return None
-        loss, begin, said = data.get("loss"), data.get("begin"), float(data.get("t", 0.0))
+        loss, said = data.get("loss"), float(data.get("t", 0.0))
+        begin = data["step"] if said < since else data.get("begin")
         return Progress(
             int(data["step"]),
             int(data["nsteps"]),
             None if loss is None else float(loss),
             said,
-            None if begin is None or said < since else int(begin),
+            None if begin is None else int(begin),
         )
     except (KeyError, TypeError, ValueError, OverflowError):  # int of an infinity
         return None

@@ -45,7 +45,7 @@ def main() -> int:
         except BlockingIOError:
             note("overlap")
         checkpoint = folder / "checkpoint.txt"
-        step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        begin = step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         note(f"start at {step} in")
         while step < options.nsteps:
             time.sleep(pause)
@@ -54,7 +54,8 @@ def main() -> int:
             if pace:
                 note(f"step {step} in")
             replace(checkpoint, str(step))
-            replace(folder / "progress.json", json.dumps({"step": step, "nsteps": options.nsteps, "loss": 1 / step}))
+            said = {"step": step, "nsteps": options.nsteps, "loss": 1 / step, "t": time.time(), "begin": begin}
+            replace(folder / "progress.json", json.dumps(said))
             if options.id == "fail" and step == 3:
                 print("Traceback (most recent call last):\nValueError: the loss is not finite", file=sys.stderr)
                 return 1

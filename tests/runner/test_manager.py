@@ -264,6 +264,24 @@ class Recorder:
         self.views.append(self.views[-1])
 
 
+def test_a_resumed_run_carries_over_what_it_had_done(lab: Lab) -> None:
+    runs = load_experiment(lab.write(args=["--nsteps 100 --id wait"])).runs
+    lab.queue.add([run.record() for run in runs])
+    process = lab.start("--processes", "1")
+    folder = lab.paths.run(runs[0].identity.name).folder
+    lab.wait(lambda: (folder / "progress.json").exists())
+    lab.wait(lambda: json.loads((folder / "progress.json").read_text())["step"] == 3)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    display = Recorder()
+    engine = LocalEngine(DeviceSource([Device("cpu", "cpu")]), 1)
+    template = JobSpec(lab.paths.folder, "", 0, command=STUB)
+    assert run_experiment(runs, lab.queue, engine, display, template).complete
+    assert any(view.completed - view.carried > 0.1 for view in display.views if view.running)
+    assert display.views[-1].completed == 1.0
+    assert display.views[-1].carried == pytest.approx(0.03)
+
+
 def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ovis.runner.engines.local.cores", lambda: 13)
     runs = load_experiment(lab.write(args=["--nsteps 40"], parameters={"seed": [1, 2]})).runs

@@ -87,6 +87,22 @@ def test_runs_that_are_put_back_make_no_negative_rate(terminal: Terminal) -> Non
     assert "1.5/10 runs [00:00<?" in last_bar(terminal)
 
 
+def test_what_resumed_runs_had_done_before_is_no_work_of_now(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    lines = io.StringIO()
+    displays = [make_display(terminal), make_display(lines)]
+    for second, (completed, carried) in {0: (0.0, 0.0), 1: (1.8, 1.8), 60: (2.0, 1.8), 120: (2.0, 1.6)}.items():
+        now[0] = second
+        for display in displays:
+            display.show(View({State.QUEUED: 10}, completed, [], carried))
+    assert "2.0/10 runs [02:00<40:00, 300.00s/run]" in last_bar(terminal)  # 0.4 runs in two minutes
+    assert "[01:00] 20% of 10 runs, about 40:00 left" in lines.getvalue()  # 0.2 in one
+
+
 class Broken(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError
@@ -136,6 +152,11 @@ def test_what_an_earlier_attempt_said_gives_no_time_left(tmp_path: Path) -> None
     assert RunningRun("a", "cpu", read_progress(run, since=100.0), 5.0).left is None
     assert str(RunningRun("a", "cpu", read_progress(run, since=100.0), 5.0)) == "cpu  step 80/90  loss 2.5  00:05  a"
     assert RunningRun("a", "cpu", read_progress(run, since=98.0), 5.0).left is not None
+
+
+def test_what_an_attempt_began_with() -> None:
+    carried = [Progress(60, 100, begin=begin).carried for begin in (None, 0, 25, 60, 70)]
+    assert carried == [0.0, 0.0, 0.25, 0.6, 0.6]
 
 
 @pytest.mark.parametrize(
