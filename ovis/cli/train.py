@@ -23,7 +23,7 @@ from ovis.runner.atomic import write_json
 from ovis.runner.guards import Superseded, check_fence, hold_run, publish_outcome, read_fence, take_fence
 from ovis.runner.identity import identify
 from ovis.runner.paths import RunPaths, is_safe_name
-from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome
+from ovis.runner.status import ABORTED, BUSY, EXHAUSTED, STALE, Ending, Outcome
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 from ovis.studies import STUDIES
 
@@ -31,6 +31,10 @@ __all__ = ["main", "run_study"]
 
 log = logging.getLogger(__name__)
 
+#: What the disk says that has no room.
+FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
+
+ENDINGS = {0: Ending.SUCCESS, ABORTED: Ending.ABORTED, EXHAUSTED: Ending.EXHAUSTED}
 
 Body = Callable[[Any, RunPaths, Callable[[], bool], Callable[[], None], bool], tuple[str, Callable[[], bool]]]
 
@@ -54,8 +58,8 @@ def run_study(script: str, description: str, body: Body, argv: Sequence[str] | N
 
     Returns:
         0: the run is complete; 3: it was asked to stop, and wrote a checkpoint; 1: it failed, 2: its options are wrong,
-        the last line on stderr says why; 75: another process is at work in its folder; 76: another attempt has taken
-        the run over, and nothing was written since.
+        the last line on stderr says why; 74: the disk is full; 75: another process is at work in its folder; 76:
+        another attempt has taken the run over, and nothing was written since.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -81,7 +85,7 @@ def run_study(script: str, description: str, body: Body, argv: Sequence[str] | N
         return _make(body, settings, paths, where.attempt)[0] if where.attempt else _make_alone(body, settings, paths)
     except OSError as error:
         print(f"error: {_told(error)}", file=sys.stderr)
-        return 1
+        return _code(error)
 
 
 def _make_alone(body: Body, settings: Any, paths: RunPaths) -> int:
@@ -107,11 +111,11 @@ def _make_and_publish(body: Body, settings: Any, paths: RunPaths) -> int:
         handler.close()
     if code == STALE or read_fence(paths) != attempt:
         return STALE
-    ending = {0: Ending.SUCCESS, ABORTED: Ending.ABORTED}.get(code, Ending.EXCEPTION)
+    ending = ENDINGS.get(code, Ending.EXCEPTION)
     try:
         publish_outcome(paths, Outcome(ending, attempt, exit=code, message=message, t=time.time()))
     except OSError:
-        if ending is not Ending.EXCEPTION:  # which has been told already, perhaps of the same full disk
+        if ending in (Ending.SUCCESS, Ending.ABORTED):  # the others have been told already, perhaps of this full disk
             raise
     if ending is Ending.SUCCESS:
         print(f"done: {paths.folder}")
@@ -142,7 +146,7 @@ def _make(body: Body, settings: Any, paths: RunPaths, attempt: int) -> tuple[int
     except OSError as error:
         if error.filename is None:  # from where, only a traceback can tell
             log.exception("the run failed")
-        code, line = 1, _told(error)
+        code, line = _code(error), _told(error)
     except Exception as error:  # whatever ends a run becomes one line, and a traceback in the log
         log.exception("the run failed")
         code, line = 1, f"{type(error).__name__}: {error}".splitlines()[0]
@@ -163,9 +167,13 @@ def _training(
 
 def _told(error: OSError) -> str:
     """What is wrong with which file, in one line."""
-    known = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
-    reason = known.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    reason = FULL.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{reason}: {error.filename}"
+
+
+def _code(error: OSError) -> int:
+    """The exit code: a disk that is full now may have room later."""
+    return EXHAUSTED if error.errno in FULL else 1
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -27,13 +28,27 @@ from ovis.runner.ledger import LedgerError
 from ovis.runner.paths import ExperimentPaths, RunPaths
 from ovis.runner.process import die_with_parent, parent_guard
 from ovis.runner.queue import Queue
-from ovis.runner.status import ABORTED, BUSY, STALE, Ending, Outcome, Record, State, last_line, read_outcome
+from ovis.runner.status import (
+    ABORTED,
+    BUSY,
+    EXHAUSTED,
+    STALE,
+    Ending,
+    Outcome,
+    Record,
+    State,
+    last_line,
+    read_outcome,
+)
 from ovis.runner.transitions import accepts
 
 __all__ = ["TRAINING", "JobSpec", "main", "run_job"]
 
 #: The training process; the run's options follow.
 TRAINING = (sys.executable, "-m", "ovis.cli.train")
+
+#: What the system says that has run out of something: room on the disk, memory, processes, files.
+SHORT_OF = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.ENFILE, errno.EMFILE)
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,9 @@ class _Training:
         try:
             self._start(record, run, lock)
         except (OSError, ValueError) as error:  # no such command; a NUL in an option
-            return Outcome(Ending.EXCEPTION, self.spec.attempt, message=f"can't start: {error}", t=time.time())
+            short = isinstance(error, OSError) and error.errno in SHORT_OF
+            ending = Ending.EXHAUSTED if short else Ending.EXCEPTION
+            return Outcome(ending, self.spec.attempt, message=f"can't start: {error}", t=time.time())
         failpoint("job.spawned")
         self._tell()
         code = self._wait()
@@ -233,7 +250,8 @@ class _Training:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return Outcome(Ending.SIGNAL, attempt, signal=-code, message=f"killed by {name}", t=now)
         message = last_line(run.log(attempt)) or f"ended with exit code {code} and no message"
-        return Outcome(Ending.EXCEPTION, attempt, exit=code, message=message, t=now)
+        ending = Ending.EXHAUSTED if code == EXHAUSTED else Ending.EXCEPTION
+        return Outcome(ending, attempt, exit=code, message=message, t=now)
 
 
 def _settled(run: RunPaths, record: Record) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 from laboratory import STUB, Lab, is_running, record
 
-from ovis.runner.job import JobSpec
+from ovis.runner.job import JobSpec, run_job
 from ovis.runner.process import new_owner
-from ovis.runner.status import BUSY, STALE, Ending, Outcome, Record, read_outcome
+from ovis.runner.queue import Ended
+from ovis.runner.status import BUSY, EXHAUSTED, STALE, Ending, Outcome, Record, State, read_outcome
 
 KEY = "a" * 12
 
@@ -105,6 +107,33 @@ def test_a_training_that_says_nothing(lab: Lab, command: tuple[str, ...]) -> Non
     assert bench.finish() == 0
     assert bench.outcome().status is Ending.EXCEPTION
     assert ("can't start" if len(command) == 1 else "exit code 7") in bench.outcome().message
+
+
+def test_a_full_disk_is_no_error_of_the_training(lab: Lab) -> None:
+    """A sweep whose disk is full overnight goes on when there is room, instead of failing run by run."""
+    bench = Bench(lab)
+    code = f"import sys; print('error: disk full: a', file=sys.stderr); sys.exit({EXHAUSTED})"
+    bench.spec = replace(bench.spec, command=(sys.executable, "-c", code))
+    assert bench.finish() == 0
+    assert (bench.outcome().status, bench.outcome().message) == (Ending.EXHAUSTED, "error: disk full: a")
+    (event,) = bench.queue.tick(new_owner(), 0, ended=[Ended(KEY, 1, Outcome(Ending.LOST, 1))]).events
+    assert (event.record.state, event.record.lost, event.record.failures) == (State.QUEUED, 1, 0)
+    assert event.record.reason == "exhausted"
+
+
+def test_a_machine_without_a_free_process_is_no_error_of_the_training(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(lab)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # the tests' own stay
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert run_job(bench.spec) == 0
+    assert bench.outcome().status is Ending.EXHAUSTED
+    assert bench.outcome().message == "can't start: [Errno 11] Resource temporarily unavailable"
 
 
 def test_a_training_that_was_superseded_has_no_outcome(lab: Lab) -> None:

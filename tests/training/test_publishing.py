@@ -129,7 +129,7 @@ def test_a_disk_that_is_really_full(size, tmp_path, whole):
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     if "code 0" not in result.stdout:
-        assert "code 1" in result.stdout
+        assert "code 74" in result.stdout
         assert result.stderr.splitlines()[0].startswith("error: disk full: "), result.stderr
         assert len(result.stderr.splitlines()) == 1, result.stderr
     assert unequal(left_by(RunPaths(tmp_path / "disk-copy" / "run")), whole) == []
