@@ -201,7 +201,8 @@ def _refuse_other_hosts(queue: Queue) -> None:
         if record.state is State.RUNNING and host_of(record.owner) != mine:
             raise LedgerError(
                 f"{queue.paths.folder} is on a network file system, where locks do not keep hosts apart, and a manager "
-                f"on {host_of(record.owner)} is running {record.name}: stop it there, or use another --root"
+                f"on {host_of(record.owner)} is running {record.name}: stop it there, or use another --root; if that "
+                f"host is gone for good, put its runs back by dbutils.py --cancel and --requeue"
             )
 
 

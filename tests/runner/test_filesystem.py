@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from laboratory import Lab
 
+from ovis.cli.dbutils import main as dbutils
 from ovis.runner import filesystem
 from ovis.runner.filesystem import filesystem_type, is_network
 
@@ -79,6 +80,10 @@ def test_a_second_host_is_refused_on_a_network_file_system(
     assert "elsewhere" in shown
     assert "network file system" in shown
     assert lab.paths.ledger.read_bytes() == before
+    assert "if that host is gone for good, put its runs back by dbutils.py --cancel and --requeue" in shown
+    where = ["--exp", "lab", "--root", str(lab.folder / "runs")]
+    assert [dbutils([*where, option, record.key]) for option in ("--cancel", "--requeue")] == [0, 0]
+    assert lab.run() == 0
 
 
 def test_one_host_may_use_a_network_file_system(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
