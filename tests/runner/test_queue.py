@@ -129,8 +129,10 @@ def test_a_machine_that_slept_loses_no_job(queue: Queue, monkeypatch: pytest.Mon
 
 def test_ages_do_not_depend_on_our_clock(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.tick(ME, 1)
-    future = time.time() + 1e6
+    assert queue.tick(ME, 0).events == []  # watched from here on
+    future, later = time.time() + 1e6, time.monotonic() + 2 * queue.policy.heartbeat
     monkeypatch.setattr(time, "time", lambda: future)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert queue.tick(ME, 0).events == []
 
 
