@@ -23,6 +23,7 @@ __all__ = [
     "DATASETS",
     "ESTIMATOR_FAMILIES",
     "IMPLIED_MODELS",
+    "INFERENCE_PARAMETERS",
     "LEAVE_ONE_OUT",
     "MODELS",
     "MODEL_OPTIONS",
@@ -89,6 +90,9 @@ LISTED = 30
 
 #: Synthetic data sets that are drawn from a model of their own: that model is trained whatever ``--model`` says.
 IMPLIED_MODELS = {"gmm": "gmm", "gaussian-toy": "gaussian-toy"}
+
+#: Where q's parameters have other names than ``inference_network``: what ``--grad_key`` analyses if nothing is said.
+INFERENCE_PARAMETERS = {"gmm": "phi", "gaussian-toy": "A,b"}
 
 #: Ids shown when an unknown one is refused, one of each kind.
 EXAMPLES = (

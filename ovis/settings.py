@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from ovis.names import (
     DATASETS,
     IMPLIED_MODELS,
+    INFERENCE_PARAMETERS,
     LEAVE_ONE_OUT,
     MODEL_OPTIONS,
     MODELS,
@@ -27,7 +28,17 @@ from ovis.names import (
     parse_estimator,
 )
 
-__all__ = ["SettingsError", "TrainSettings", "check_combination", "differences", "parse_arguments"]
+__all__ = [
+    "SettingsError",
+    "TrainSettings",
+    "build_parser",
+    "check_combination",
+    "check_fields",
+    "inference_parameters",
+    "option",
+    "parse_arguments",
+    "value_type",
+]
 
 
 class SettingsError(ValueError):
@@ -130,7 +141,7 @@ class TrainSettings:
     # analysis
     grad_samples: int = option(100, "gradient draws of the analysis at each evaluation; 0: none", low=0)
     grad_bs: int = option(10, "data points of the analysed gradient", low=1)
-    grad_key: str = option("inference_network", "analyse parameters whose name holds this (several: a,b)")
+    grad_key: str = option("", "analyse parameters whose name holds this (several: a,b); by default those of q")
     grad_epsilon: float = option(1e-15, "parameters with less gradient variance are left out", low=0.0)
     mc_au_analysis: int = option(0, "samples per datum of the active-units analysis; 0: none", low=0)
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
@@ -150,6 +161,11 @@ class TrainSettings:
     def trained_model(self) -> str:
         """The model that is trained: the data set's own, where it brings one."""
         return IMPLIED_MODELS.get(self.dataset, self.model)
+
+    @property
+    def analysed_parameters(self) -> str:
+        """``grad_key``, or the names of q's parameters in the model that is trained."""
+        return self.grad_key or inference_parameters(self)
 
 
 def check_fields(settings: Any) -> None:
@@ -231,51 +247,14 @@ def _scalar(kind: Any) -> type:
     return typing.cast(type, scalars[0])
 
 
-def differences(settings: Any) -> dict[str, Any]:
-    """What a run is: the options that differ from the defaults, sorted.
-
-    Left out are those that say only where to run, and those that nothing in this run reads (``--depth`` of a model with
-    one layer, say). The estimator is written in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
-    """
-    found: dict[str, Any] = {}
-    types, idle = _types(settings.__class__), _idle(settings) if isinstance(settings, TrainSettings) else set()
-    for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
-        value = getattr(settings, item.name)
-        if not item.metadata["identity"] or item.name in idle:
-            continue
-        if item.name == "estimator":
-            value = parse_estimator(value).canonical
-        if value != item.default:
-            real = _scalar(types[item.name]) is float and value is not None
-            found[item.name] = float(value) if real else value
-    return found
+def value_type(kind: type, name: str) -> type:
+    """The type of an option's value: ``float`` for ``float | None``."""
+    return _scalar(_types(kind)[name])
 
 
-def _idle(settings: TrainSettings) -> set[str]:
-    """The options that nothing reads in this run."""
-    model = settings.trained_model
-    read = set(MODEL_OPTIONS[model])
-    idle = {option for options in MODEL_OPTIONS.values() for option in options} | {"b_nlayers", "baseline_lr"}
-    if "prior" in read and settings.prior != "categorical":
-        read -= {"K", "kdim"}
-    if settings.estimator == "reinforce-baseline":
-        read |= {"hdim", "b_nlayers", "baseline_lr"}
-    if settings.dataset == "gaussian-toy":
-        read.add("N")  # the dimensions of the data
-    idle -= read
-    if settings.dataset in IMPLIED_MODELS:
-        idle.add("model")
-    if settings.only_train_set:
-        idle |= {"select_on", "valid_bs", "iw_valid"}
-    if not settings.warmup:
-        idle |= {"alpha_init", "warmup_offset", "warmup_mode"}
-    if settings.epochs > 0:
-        idle.add("nsteps")
-    if not settings.grad_samples:
-        idle |= {"grad_bs", "grad_key", "grad_epsilon"}
-    if not settings.mc_au_analysis:
-        idle.add("npoints_au_analysis")
-    return idle
+def inference_parameters(settings: TrainSettings) -> str:
+    """What names the parameters of q in the model that is trained."""
+    return INFERENCE_PARAMETERS.get(settings.trained_model, "inference_network")
 
 
 class _Parser(argparse.ArgumentParser):

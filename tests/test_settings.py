@@ -11,7 +11,8 @@ import typing
 
 import pytest
 
-from ovis.settings import SettingsError, TrainSettings, build_parser, differences, parse_arguments
+from ovis.runner.identity import differences
+from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 
 FIELDS = {item.name: item for item in dataclasses.fields(TrainSettings)}
 KINDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -9,12 +10,12 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from ovis.names import IMPLIED_MODELS, parse_estimator
+from ovis.names import IMPLIED_MODELS, MODEL_OPTIONS, parse_estimator
 from ovis.runner.paths import is_safe_name
-from ovis.settings import TrainSettings, differences
+from ovis.settings import TrainSettings, inference_parameters, value_type
 from ovis.studies import AsymptoticSettings
 
-__all__ = ["Identity", "identify", "words"]
+__all__ = ["Identity", "differences", "identify", "words"]
 
 #: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
 KEY_LENGTH = 12
@@ -28,7 +29,7 @@ class Identity:
     """Who a run is.
 
     Attributes:
-        key: twelve hexadecimal digits, equal for equal :func:`ovis.settings.differences`.
+        key: twelve hexadecimal digits, equal for equal :func:`differences`.
         name: its folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``. Made of letters, digits and
             ``. _ + = -`` only and never hidden, whatever the label holds.
         arg: the run as one command-line string: what differs from the defaults, and nothing about where to run.
@@ -50,6 +51,55 @@ def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
     key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
     arg = shlex.join(word for option, value in found.items() for word in words(option, value))
     return Identity(key, _name(settings, key), arg)
+
+
+def differences(settings: Any) -> dict[str, Any]:
+    """What a run is: the options that differ from the defaults, sorted.
+
+    Left out are those that say only where to run, and those that nothing in this run reads (``--depth`` of a model with
+    one layer, say). The estimator is written in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
+    """
+    found: dict[str, Any] = {}
+    idle = _idle(settings) if isinstance(settings, TrainSettings) else set()
+    for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
+        value = getattr(settings, item.name)
+        if not item.metadata["identity"] or item.name in idle:
+            continue
+        if item.name == "grad_key" and value == inference_parameters(settings):
+            value = item.default
+        if item.name == "estimator":
+            value = parse_estimator(value).canonical
+        if value != item.default:
+            real = value_type(settings.__class__, item.name) is float and value is not None
+            found[item.name] = float(value) if real else value
+    return found
+
+
+def _idle(settings: TrainSettings) -> set[str]:
+    """The options that nothing reads in this run."""
+    model = settings.trained_model
+    read = set(MODEL_OPTIONS[model])
+    idle = {option for options in MODEL_OPTIONS.values() for option in options} | {"b_nlayers", "baseline_lr"}
+    if "prior" in read and settings.prior != "categorical":
+        read -= {"K", "kdim"}
+    if settings.estimator == "reinforce-baseline":
+        read |= {"hdim", "b_nlayers", "baseline_lr"}
+    if settings.dataset == "gaussian-toy":
+        read.add("N")  # the dimensions of the data
+    idle -= read
+    if settings.dataset in IMPLIED_MODELS:
+        idle.add("model")
+    if settings.only_train_set:
+        idle |= {"select_on", "valid_bs", "iw_valid"}
+    if not settings.warmup:
+        idle |= {"alpha_init", "warmup_offset", "warmup_mode"}
+    if settings.epochs > 0:
+        idle.add("nsteps")
+    if not settings.grad_samples:
+        idle |= {"grad_bs", "grad_key", "grad_epsilon"}
+    if not settings.mc_au_analysis:
+        idle.add("npoints_au_analysis")
+    return idle
 
 
 def words(name: str, value: Any) -> list[str]:

@@ -19,8 +19,9 @@ import torch
 
 from ovis.runner.atomic import replace_file
 from ovis.runner.failpoints import failpoint
+from ovis.runner.identity import differences
 from ovis.runner.paths import RunPaths
-from ovis.settings import TrainSettings, differences
+from ovis.settings import TrainSettings
 from ovis.training.build import Run
 
 __all__ = ["CheckpointError", "Position", "load_checkpoint", "save_checkpoint", "save_model"]

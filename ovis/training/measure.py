@@ -54,7 +54,7 @@ class Measurements:
                 self.splits[name] = (as_float(StoredData(points).subset(settings.max_eval).data), iw, batch)
         if settings.grad_samples:
             try:
-                select_parameters(run.model, settings.grad_key)
+                select_parameters(run.model, settings.analysed_parameters)
             except ValueError as error:
                 raise SettingsError(f"--grad_key: {error}") from None
         self.gradient_points = train[: settings.grad_bs]
@@ -101,7 +101,7 @@ class Measurements:
             self.run.model,
             self.gradient_points,
             mc_samples=settings.grad_samples,
-            key_filter=settings.grad_key,
+            key_filter=settings.analysed_parameters,
             eps=settings.grad_epsilon,
             **config,
         )

@@ -50,6 +50,14 @@ def test_build(name):
     torch.testing.assert_close(model.sample_from_prior(2)["px"].mean[0], mean)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parameters_of_q_are_there_under_their_names(name):
+    settings = TrainSettings(model=name, dataset=name if name in names.IMPLIED_MODELS.values() else "digits")
+    model = build_model(settings, IMAGE if settings.dataset == "digits" else (settings.N,), torch.full(IMAGE, 0.5))
+    found = {parameter for parameter, _ in model.named_parameters()}
+    assert all(any(key in parameter for parameter in found) for key in settings.analysed_parameters.split(","))
+
+
 def test_settings_arrive():
     settings = TrainSettings(
         model="vae", dataset="shapes", prior="categorical", N=5, K=6, kdim=3, hdim=11, nlayers=2, learn_prior=True

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ovis.names import EXAMPLES
-from ovis.runner.identity import identify
+from ovis.runner.identity import differences, identify
 from ovis.runner.paths import ExperimentPaths, is_safe_name
-from ovis.settings import TrainSettings, differences, parse_arguments
+from ovis.settings import TrainSettings, parse_arguments
 
 BASE = TrainSettings(estimator="ovis-gamma1", dataset="digits", model="sbm", iw=10, id="iwbound")
 
@@ -103,3 +103,11 @@ def test_the_arguments_are_the_differences() -> None:
     again = parse_arguments(shlex.split(identify(settings).arg))
     assert differences(again) == differences(settings)
     assert again.root == TrainSettings().root
+
+
+def test_the_parameters_that_are_analysed_by_default_may_be_said() -> None:
+    unsaid = parse_arguments(["--dataset=gmm"])
+    assert unsaid.analysed_parameters == "phi"
+    assert identify(unsaid) == identify(parse_arguments(["--dataset=gmm", "--grad_key=phi"]))
+    assert identify(unsaid).key != identify(parse_arguments(["--dataset=gmm", "--grad_key=theta"])).key
+    assert parse_arguments(["--dataset=digits"]).analysed_parameters == "inference_network"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ovis.settings import TrainSettings, differences
+from ovis.runner.identity import differences
+from ovis.settings import TrainSettings
 from ovis.training.build import build_run
 from ovis.training.measure import Measurements
 
