@@ -62,6 +62,8 @@ FINISHES = [
     (Ending.SIGNAL, {}, ("queued", 0, 1, 2.0, False)),
     (Ending.SIGNAL, {"lost": 1}, ("queued", 0, 2, 4.0, False)),
     (Ending.SIGNAL, {"lost": 2, "failures": 1}, ("failed", 1, 3, 0.0, False)),
+    (Ending.EXHAUSTED, {}, ("queued", 0, 1, 2.0, False)),
+    (Ending.EXHAUSTED, {"lost": 2}, ("failed", 0, 3, 0.0, False)),
     (Ending.LOST, {}, ("queued", 0, 1, 10.0, False)),
     (Ending.LOST, {"lost": 2}, ("failed", 0, 3, 0.0, False)),
     (Ending.ABORTED, {"failures": 1, "lost": 2}, ("queued", 1, 2, 0.0, True)),
