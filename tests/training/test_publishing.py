@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, left_by, unequal, words_of
 
@@ -33,6 +34,7 @@ def test_a_superseded_attempt_stops_without_writing(lab, seconds):
     assert lab.start(name, DIGITS, Plan(usurp=12, seconds=seconds)) == STALE
     after = published(paths)
     if seconds < 0:  # until then it was not superseded
+        assert torch.load(paths.checkpoint, weights_only=True)["position"]["step"] == 12
         for part in ("checkpoint.pt", "checkpoint.previous.pt"):
             before.pop(part, None)
             after.pop(part)
