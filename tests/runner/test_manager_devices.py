@@ -100,7 +100,7 @@ def test_limits_that_make_no_sense_are_refused(lab: Lab, option: list[str], caps
     lab.write(args=[""])
     with pytest.raises(SystemExit):
         lab.run(*option)
-    assert f"argument {option[0]}: must be" in capsys.readouterr().err
+    assert f"{option[0]}: must be" in capsys.readouterr().err
 
 
 def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
