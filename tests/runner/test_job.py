@@ -17,7 +17,8 @@ import pytest
 from laboratory import STUB, Lab, is_running, record
 
 from ovis.runner.job import JobSpec, run_job
-from ovis.runner.process import new_owner
+from ovis.runner.leases import Leases
+from ovis.runner.process import new_owner, owner_is_dead, parent_guard
 from ovis.runner.queue import Ended
 from ovis.runner.status import BUSY, EXHAUSTED, STALE, Ending, Outcome, Record, State, read_outcome
 
@@ -246,6 +247,44 @@ def test_a_revoked_lease_ends_the_training(lab: Lab) -> None:
     assert job.wait(10) == STALE
     assert not is_running(training)
     assert not bench.run.outcome.exists()
+
+
+def test_a_lease_that_cannot_be_renewed_ends_the_training_before_the_queue_takes_it_for_lost(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(lab, arg="--nsteps=100000 --id=stubborn")
+    bench.spec = replace(bench.spec, ttl=2.0)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # the tests' own stay
+
+    def refuse(leases: Leases, key: str, attempt: int) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Leases, "beat", refuse)
+    begin = time.monotonic()
+    assert run_job(bench.spec) == STALE
+    assert 1.0 <= time.monotonic() - begin < 10.0
+    assert not bench.run.outcome.exists()
+
+
+def test_a_child_whose_parent_ended_before_it_could_ask_does_not_start() -> None:
+    guard = parent_guard()
+    guard.parent += 10**6
+    assert subprocess.Popen([sys.executable, "-c", ""], preexec_fn=guard).wait(10) == -signal.SIGKILL
+
+
+def test_a_manager_that_nobody_has_buried_is_dead(lab: Lab) -> None:
+    """In a container its parent may never ask how it ended."""
+    code = "from ovis.runner.process import new_owner; print(new_owner(), flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as manager:
+        assert manager.stdin is not None
+        assert manager.stdout is not None
+        owner = manager.stdout.readline().strip()
+        assert not owner_is_dead(owner)
+        manager.stdin.write("\n")
+        manager.stdin.flush()
+        lab.wait(lambda: owner_is_dead(owner))
+        assert Path(f"/proc/{manager.pid}").exists()
 
 
 def test_the_lease_is_kept_alive(lab: Lab) -> None:

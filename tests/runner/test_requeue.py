@@ -128,6 +128,7 @@ def test_a_run_whose_manager_died_counts_as_put_back(queue: Queue) -> None:
     assert get(queue, orphan.key).state is State.QUEUED
     (again,) = queue.tick(dead_owner(), 1, keys={orphan.key}).claimed
     assert [r.key for r in queue.requeue(Level.ALL, {again.key}, strict=True)] == [orphan.key]
+    assert queue.leases.beat(again.key, again.attempt) is False  # should its job live after all, it stops
 
 
 def test_level_0_does_nothing_at_all(queue: Queue) -> None:
