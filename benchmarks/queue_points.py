@@ -31,6 +31,7 @@ from ovis.runner import ledger, transitions
 from ovis.runner.availability import DeviceSource
 from ovis.runner.devices import list_devices
 from ovis.runner.engines.local import LocalEngine
+from ovis.runner.events import Ended
 from ovis.runner.grid import load_experiment
 from ovis.runner.guards import publish_outcome
 from ovis.runner.job import JobSpec
@@ -39,7 +40,7 @@ from ovis.runner.manager import run_experiment
 from ovis.runner.paths import ExperimentPaths
 from ovis.runner.process import new_owner
 from ovis.runner.progress import View
-from ovis.runner.queue import Ended, Queue
+from ovis.runner.queue import Queue
 from ovis.runner.status import Ending, Outcome, Record
 from ovis.runner.transitions import Policy
 

@@ -12,12 +12,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from ovis.runner.engines.base import Engine, Phase, Status
+from ovis.runner.events import Ended, Event, Launched, Tick
 from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Run
 from ovis.runner.job import JobSpec
 from ovis.runner.process import new_owner
 from ovis.runner.progress import Display, RunningRun, View, runs_text
-from ovis.runner.queue import Ended, Event, Launched, Queue, Tick
+from ovis.runner.queue import Queue
 from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, last_line, read_progress
 from ovis.settings import TrainSettings
 from ovis.studies import AsymptoticSettings
@@ -316,12 +317,16 @@ def _steps(settings: TrainSettings | AsymptoticSettings) -> int:
 
 
 class _StopSignals:
-    """Counts the user's requests to stop, instead of being interrupted by them."""
+    """Counts the user's requests to stop, instead of being interrupted by them.
+
+    A logout sends SIGHUP and SIGTERM at once: of signals other than Ctrl-C's, those of one second are one request.
+    """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
     def __init__(self) -> None:
         self.count = 0
+        self._last = float("-inf")
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _StopSignals:
@@ -336,4 +341,6 @@ class _StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        now = time.monotonic()
+        self.count += number == signal.SIGINT or now - self._last >= 1.0
+        self._last = now

@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ovis.runner import transitions
 from ovis.runner.adoption import last_attempt, new_row
+from ovis.runner.events import Ended, Event, Launched, Tick
 from ovis.runner.failpoints import failpoint
 from ovis.runner.guards import is_held, withdraw_outcome
 from ovis.runner.leases import Leases
@@ -24,58 +25,12 @@ from ovis.runner.snapshot import Snapshot
 from ovis.runner.status import Ending, Outcome, Record, State, read_outcome
 from ovis.runner.transitions import RUNNING, Level, Policy
 
-__all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
+__all__ = ["Queue"]
 
 #: A ledger of one file is rewritten at every transaction: beyond this it is the wrong tool.
 MAX_RUNS = 30_000
 
 STATES = {state.value: state for state in State}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that ended: how, if its folder holds no outcome of its own."""
-
-    key: str
-    attempt: int
-    otherwise: Outcome
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A job that was handed to the engine."""
-
-    key: str
-    attempt: int
-    engine: Mapping[str, str]
-    device: str
-
-
-@dataclass(frozen=True)
-class Event:
-    """An attempt that was settled, and the run's record after it."""
-
-    record: Record
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Tick:
-    """What one transaction of the manager found and did.
-
-    Attributes:
-        claimed: the runs to start now.
-        events: the attempts that were settled.
-        states: where each run stands, of those the manager asked about.
-        next_due: when the next queued run may start, seconds since 1970; None: none is queued.
-        attempts: of the runs under way, by key: a job of any other attempt was given up.
-    """
-
-    claimed: list[Record]
-    events: list[Event]
-    states: dict[str, State]
-    next_due: float | None
-    attempts: dict[str, int]
 
 
 @dataclass

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ovis.runner.atomic import write_json
+from ovis.runner.events import Ended
 from ovis.runner.process import new_owner
-from ovis.runner.queue import Ended, Queue
+from ovis.runner.queue import Queue
 from ovis.runner.status import Ending, Outcome, Record
 
 ME = new_owner()

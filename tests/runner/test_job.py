@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from laboratory import STUB, Lab, is_running, record
 
+from ovis.runner.events import Ended
 from ovis.runner.job import JobSpec, run_job
 from ovis.runner.leases import Leases
 from ovis.runner.process import new_owner, owner_is_dead, parent_guard
-from ovis.runner.queue import Ended
 from ovis.runner.status import BUSY, EXHAUSTED, STALE, Ending, Outcome, Record, State, read_outcome
 
 KEY = "a" * 12

@@ -184,12 +184,15 @@ def test_a_killed_manager_takes_its_jobs_along_and_a_restart_converges(lab: Lab)
     assert [record.lost for record in lab.records()] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_lets_the_runs_checkpoint_and_puts_them_back(lab: Lab, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "numbers", [["SIGINT"], ["SIGTERM"], ["SIGHUP", "SIGTERM"]], ids="+".join
+)  # the last: a logout
+def test_a_stop_lets_the_runs_checkpoint_and_puts_them_back(lab: Lab, numbers: list[str]) -> None:
     lab.write(args=WAITING)
     manager = lab.start()
     lab.wait_for_steps(3)
-    manager.send_signal(number)
+    for number in numbers:
+        manager.send_signal(signal.Signals[number])
     shown = manager.communicate(timeout=10)[0]
     assert manager.returncode == 130
     assert "stopping, 2 runs under way" in shown

@@ -17,9 +17,10 @@ from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.runner import queue as queue_module
 from ovis.runner.atomic import TEMPORARY
+from ovis.runner.events import Launched
 from ovis.runner.ledger import LedgerError
 from ovis.runner.process import new_owner
-from ovis.runner.queue import Launched, Queue
+from ovis.runner.queue import Queue
 from ovis.runner.status import Ending, State
 
 
