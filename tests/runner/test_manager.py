@@ -184,9 +184,7 @@ def test_a_killed_manager_takes_its_jobs_along_and_a_restart_converges(lab: Lab)
     assert [record.lost for record in lab.records()] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "numbers", [["SIGINT"], ["SIGTERM"], ["SIGHUP", "SIGTERM"]], ids="+".join
-)  # the last: a logout
+@pytest.mark.parametrize("numbers", [["SIGINT"], ["SIGTERM"], ["SIGHUP", "SIGTERM"]], ids=["ctrl-c", "kill", "logout"])
 def test_a_stop_lets_the_runs_checkpoint_and_puts_them_back(lab: Lab, numbers: list[str]) -> None:
     lab.write(args=WAITING)
     manager = lab.start()
