@@ -270,7 +270,7 @@ class _Stopwatch(_Silence):
         if now >= self.begin:
             self.marks.append((now, time.process_time()))
         if now >= self.begin + self.seconds:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
     def share(self) -> float:
         """CPU time per time."""
