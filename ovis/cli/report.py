@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.reporting.needs import ReportingUnavailableError, require_packages
+from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,16 +32,6 @@ PIVOTS = (
     "max:time",
 )
 
-FAILED, REFUSED = 1, 2
-
-
-class ReportError(Exception):
-    """Why there is no report: one line, and the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report on one experiment.
@@ -56,30 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist, or
         a package is not installed.
     """
-    options = build_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
-    try:
-        require_packages("drawing")
-        report(options)
-    except ReportingUnavailableError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return REFUSED
-    except ReportError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return error.code
-    except BrokenPipeError:  # report.py | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+    return run_report(report, build_parser().parse_args(argv))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of report.py."""
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__, allow_abbrev=False)
-    words: dict[str, Any] = {"type": _words, "default": [], "metavar": "A,B"}
+    words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
     add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
@@ -105,10 +75,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="of all numbers in the table, e.g. .2f; default: by metric",
     )
     return parser
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in (part.strip() for part in text.split(",")) if word]
 
 
 def _float_format(text: str) -> str:

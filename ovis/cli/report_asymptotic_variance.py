@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.reporting.needs import ReportingUnavailableError, require_packages
+from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
 from ovis.studies import ALIASES
 
 if TYPE_CHECKING:
@@ -21,18 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-FAILED, REFUSED = 1, 2
-
 #: Folders that are named one by one, at most.
 NAMED = 10
-
-
-class ReportError(Exception):
-    """Why there is no report: one line, and the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,30 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where no run has any draw, or the report can't be written; 2 where what was asked for does not exist, or
         a package is not installed.
     """
-    options = build_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
-    try:
-        require_packages("drawing")
-        report(options)
-    except ReportError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return error.code
-    except ReportingUnavailableError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return REFUSED
-    except BrokenPipeError:  # report_asymptotic_variance.py | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+    return run_report(report, build_parser().parse_args(argv))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of report_asymptotic_variance.py."""
     parser = argparse.ArgumentParser(prog="report_asymptotic_variance.py", description=__doc__, allow_abbrev=False)
-    words: dict[str, Any] = {"type": _words, "default": [], "metavar": "A,B"}
+    words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", default="asymptotic-analysis", metavar="NAME", help="the experiment: runs are read from ROOT/NAME "
         "(asymptotic-analysis; asymptotic-variance is another name of it)")  # fmt: skip
@@ -77,10 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--include", **words, help="only estimators whose id holds one of these")
     add("--exclude", **words, help="no estimators whose id holds one of these")
     return parser
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in (part.strip() for part in text.split(",")) if word]
 
 
 def report(options: argparse.Namespace) -> None:
