@@ -28,7 +28,7 @@ def new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) 
         outcome = read_outcome(run)
         # A copy of the folder may be without its hidden files, of which the fence is one.
         row["attempt"] = last_attempt(run, outcome.attempt if outcome else 0)
-        if outcome is not None and outcome.status.final and outcome.attempt >= row["valid_from"]:
+        if outcome is not None and transitions.settles(row, outcome):
             transitions.finish(row, outcome, policy, outcome.t)
     return row
 

@@ -65,7 +65,8 @@ class Leases:
         seen = self._seen.get(path.name)
         if seen is None or seen[0] != mtime:
             seen = self._seen[path.name] = (mtime, time.monotonic())
-        return self._now() - mtime > ttl and time.monotonic() - seen[1] >= confirm
+        # Our own clock first: the file system's is asked, by a write, only where a lease has stood still.
+        return time.monotonic() - seen[1] >= confirm and self._now() - mtime > ttl
 
     def revoke(self, key: str, attempt: int) -> None:
         """Take the lease away: the job, should it still live, stops at its next heartbeat."""

@@ -194,7 +194,7 @@ class Queue:
                 transaction.touch(key)
                 self.leases.revoke(key, row["attempt"])
                 published = read_outcome(self.paths.run(row["name"]))
-                if published is not None and published.status.final and published.attempt >= row["valid_from"]:
+                if published is not None and transitions.settles(row, published):
                     transitions.finish(row, published, self.policy, now)
                 if transitions.is_open(row):
                     transitions.cancel(row, now)
@@ -242,7 +242,7 @@ class Queue:
 
     def sweep(self) -> None:
         """Remove what earlier kills left behind."""
-        running = {f"{r.key}.{r.attempt}" for r in self.read() if r.state is State.RUNNING}
+        running = {f"{row['key']}.{row['attempt']}" for row in self.ledger.read() if row["state"] == RUNNING}
         self.leases.sweep(running)
         kept = {row["id"] for row in self.ledger.read(SNAPSHOTS)}
         for folder in self.paths.snapshots.glob("*") if self.paths.snapshots.is_dir() else ():

@@ -26,6 +26,7 @@ __all__ = [
     "is_open",
     "requeue",
     "requeued_by",
+    "settles",
 ]
 
 QUEUED, RUNNING = State.QUEUED.value, State.RUNNING.value  # to look them up takes its time, 10,000 times over
@@ -95,12 +96,17 @@ def claim(row: Row, owner: str, now: float, snapshot: str = "") -> None:
     )
 
 
+def settles(row: Row, outcome: Outcome) -> bool:
+    """Whether an outcome found in the run's folder is the run's end, whichever attempt came to it."""
+    return bool(outcome.status.final and outcome.attempt >= row["valid_from"])
+
+
 def accepts(row: Row, outcome: Outcome, attempt: int) -> bool:
     """Whether an outcome found in the run's folder settles attempt ``attempt``.
 
     It does if it is that attempt's own; or if an earlier attempt that was taken for lost came to its end after all.
     """
-    return outcome.attempt == attempt or (outcome.status.final and outcome.attempt >= row["valid_from"])
+    return outcome.attempt == attempt or settles(row, outcome)
 
 
 def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
