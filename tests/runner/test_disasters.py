@@ -91,6 +91,14 @@ def test_a_job_that_cannot_write_says_why_and_is_tried_again(lab: Lab) -> None:
 # Frozen processes.
 
 
+def check_that_nobody_overlapped(lab: Lab) -> None:
+    """The one run's attempts came one after the other."""
+    (journal,) = lab.journal().values()
+    attempts = [int(line.split()[-1]) for line in journal]
+    assert attempts == sorted(attempts)
+    assert not any(line.startswith("overlap") for line in journal)
+
+
 def test_a_frozen_job_is_replaced_only_when_it_is_gone(lab: Lab) -> None:
     lab.policy = Policy(heartbeat=0.2, ttl=1.0)
     lab.write(**{**SLOW, "seeds": 1})
@@ -103,10 +111,7 @@ def test_a_frozen_job_is_replaced_only_when_it_is_gone(lab: Lab) -> None:
     os.kill(job, signal.SIGCONT)
     manager.communicate(timeout=60)
     assert manager.returncode == 0
-    (journal,) = lab.journal().values()
-    attempts = [int(line.split()[-1]) for line in journal]
-    assert attempts == sorted(attempts)
-    assert not any(line.startswith("overlap") for line in journal)
+    check_that_nobody_overlapped(lab)
     assert lab.counts() == {"done": 1}
 
 
@@ -124,10 +129,7 @@ def test_a_frozen_job_and_training_both_thaw(lab: Lab) -> None:
             os.kill(pid, signal.SIGCONT)
     manager.communicate(timeout=60)
     assert manager.returncode == 0
-    (journal,) = lab.journal().values()
-    attempts = [int(line.split()[-1]) for line in journal]
-    assert attempts == sorted(attempts)
-    assert not any(line.startswith("overlap") for line in journal)
+    check_that_nobody_overlapped(lab)
     assert not any(is_running(pid) for pid in frozen)
 
 
