@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovis.cli.options import OneLineParser
+from ovis.cli.options import OneLineParser, find_experiment
 from ovis.runner.cleaning import Kind, Leftover, find_leftovers, remove_leftovers
 from ovis.runner.ledger import LedgerError
 from ovis.runner.overview import Overview, take_overview
@@ -114,9 +114,10 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace) -> Queue:
-    paths = ExperimentPaths(Path(options.root) / options.exp)
+    root = Path(options.root)
+    paths = ExperimentPaths(find_experiment(root, options.exp) or root / options.exp)
     if not is_safe_name(options.exp) or not paths.ledger.is_file():
-        there = ", ".join(sorted(path.parent.name for path in Path(options.root).glob(f"*/{paths.ledger.name}")))
+        there = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{paths.ledger.name}")))
         raise LedgerError(f"there is no queue {paths.ledger}; experiments in {options.root}: {there or 'none'}")
     return Queue(paths)
 

@@ -1,14 +1,17 @@
-"""What manager.py and dbutils.py say of a command line that they can't read: one line, with the nearest option."""
+"""What the doors share in reading a command line: errors of one line, and which experiment is meant."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ovis.names import nearest
+from ovis.runner.paths import is_safe_name
+from ovis.studies import ALIASES
 
-__all__ = ["OneLineParser", "whole_number"]
+__all__ = ["OneLineParser", "find_experiment", "whole_number"]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -35,3 +38,11 @@ def whole_number(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
     return value
+
+
+def find_experiment(root: Path, name: str) -> Path | None:
+    """The folder of an experiment in ``root``: as it is called, or what that is another name of; None: not there."""
+    for known in (name, ALIASES.get(name, name)):
+        if is_safe_name(known) and (root / known).is_dir():
+            return root / known
+    return None

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovis.cli.options import find_experiment
 from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
-from ovis.studies import ALIASES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,12 +96,11 @@ def report(options: argparse.Namespace) -> None:
 def _locate(options: argparse.Namespace) -> str:
     """The experiment's folder in ``--root``: as it was called, or what that is another name of."""
     from ovis.reporting.folders import list_experiments
-    from ovis.runner.paths import is_safe_name
 
     root = Path(options.root)
-    for name in (options.exp, ALIASES.get(options.exp, options.exp)):
-        if is_safe_name(name) and (root / name).is_dir():
-            return str(name)
+    folder = find_experiment(root, options.exp)
+    if folder:
+        return folder.name
     there = ", ".join(list_experiments(root)) or "none"
     raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
 

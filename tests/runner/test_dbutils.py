@@ -47,6 +47,16 @@ def test_failed_runs_can_be_put_back(lab: Lab, there: list[str], capsys: pytest.
     assert json.loads(capsys.readouterr().out)["counts"]["queued"] == 1
 
 
+def test_an_experiment_has_its_other_name_here_too(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.queue.add([record("a" * 12)])
+    (lab.folder / "runs" / "lab").rename(lab.folder / "runs" / "asymptotic-analysis")
+    root = str(lab.folder / "runs")
+    assert dbutils(["--exp", "asymptotic-variance", "--root", root]) == 0
+    assert "1 queued" in capsys.readouterr().out
+    assert dbutils(["--exp", "asymptotic", "--root", root]) == 2
+    assert "experiments in" in capsys.readouterr().err
+
+
 def claim(lab: Lab, key: str, owner: str) -> Record:
     """A run that ``owner`` has claimed and not finished."""
     lab.queue.add([record(key)])
