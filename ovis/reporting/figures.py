@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,10 +10,31 @@ from matplotlib.figure import Figure
 from ovis.reporting.style import house_style
 from ovis.runner.atomic import replace_file
 
-__all__ = ["DPI", "save_figure"]
+__all__ = ["DPI", "Drawn", "save_drawn", "save_figure"]
 
 #: Dots per inch of the PNG.
 DPI = 200
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a report, on disk.
+
+    Attributes:
+        path: the PNG; the PDF lies beside it under the same name.
+        title: a few words, for a heading.
+        alt: one line that says what can be seen, for those who can't.
+    """
+
+    path: Path
+    title: str
+    alt: str
+
+
+def save_drawn(figure: Figure, folder: Path, name: str, title: str, alt: str) -> Drawn:
+    """Write ``name.png`` and ``name.pdf``, and say what they are."""
+    png, _ = save_figure(figure, folder, name)
+    return Drawn(png, title, alt)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
