@@ -57,9 +57,19 @@ class RunPaths:
         return self.folder / "best.pt"
 
     @property
+    def best_mark(self) -> Path:
+        """``{"step", "sha256"}``: of which step ``best.pt`` is, and its checksum."""
+        return self.folder / "best.json"
+
+    @property
     def samples(self) -> Path:
         """Samples from the prior."""
         return self.folder / "prior_samples.png"
+
+    @property
+    def reconstructions(self) -> Path:
+        """Training data, and below them their reconstructions."""
+        return self.folder / "reconstructions.png"
 
     def log(self, attempt: int) -> Path:
         """What attempt number ``attempt`` printed."""

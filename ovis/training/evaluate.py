@@ -61,10 +61,11 @@ def _draw_in_passes(model: nn.Module, x: Tensor, iw: int, per_pass: int) -> Part
     encoded = encode(model, x)
     passes = math.ceil(iw / per_pass)
     sizes = [iw // passes + (i < iw % passes) for i in range(passes)]
-    parts = [draw(model, x, size, encoded=encoded) for size in sizes]
-    return Particles(
-        torch.cat([p.log_px for p in parts], 1),
-        torch.cat([p.log_pz for p in parts], 1),
-        torch.cat([p.log_qz for p in parts], 1),
-        {},
-    )
+    log_px, log_pz, log_qz = zip(*(_draw_densities(model, x, size, encoded) for size in sizes), strict=True)
+    return Particles(torch.cat(log_px, 1), torch.cat(log_pz, 1), torch.cat(log_qz, 1), {})
+
+
+def _draw_densities(model: nn.Module, x: Tensor, size: int, encoded: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    # of a pass nothing else may outlive it: the output holds all of its x and z
+    particles = draw(model, x, size, encoded=encoded)
+    return particles.log_px, particles.log_pz, particles.log_qz

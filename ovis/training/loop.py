@@ -15,9 +15,11 @@ from tqdm import tqdm
 from ovis.runner.atomic import sweep
 from ovis.runner.failpoints import failpoint
 from ovis.runner.paths import RunPaths
+from ovis.training.best import best_model, is_best, remove_best, save_best
 from ovis.training.build import Run
-from ovis.training.checkpoint import Position, load_checkpoint, save_checkpoint, save_model
-from ovis.training.measure import Measurements, own_random_state
+from ovis.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from ovis.training.measure import Measurements
+from ovis.training.pictures import prior_samples, reconstructions
 from ovis.training.sinks import Sinks
 from ovis.training.step import TrainingStep
 
@@ -31,9 +33,6 @@ PULSE = 1.0
 #: Seconds between two checkpoints, at most: so much work a kill may cost. Evaluations write one anyway.
 CHECKPOINT_SECONDS = 120.0
 
-#: Samples from the prior that are drawn at an evaluation.
-PRIOR_SAMPLES = 64
-
 
 class Diverged(RuntimeError):
     """The loss or a parameter is no longer a finite number."""
@@ -46,7 +45,7 @@ def train(
     guard: Callable[[], None] = lambda: None,
     bar: bool = False,
 ) -> bool:
-    """Train from the last checkpoint, or from the first step, to the end.
+    """Train from the last checkpoint, or from the first step, to the end; then measure the held-out split left for it.
 
     On the CPU, with as many threads, the result is the same to the bit wherever, and however often, the run was cut off
     and started again.
@@ -56,7 +55,7 @@ def train(
         paths: its files; the folder exists, and nobody else writes to it.
         stop: asked between steps; once true, a checkpoint is written and the loop left.
         guard: called before anything is published; what it raises ends the run (another attempt has taken over).
-        bar: show a progress bar.
+        bar: show a progress bar, and below it one of the gradient analysis while that takes place.
 
     Returns:
         whether the run is complete.
@@ -71,9 +70,11 @@ def train(
     position = load_checkpoint(paths, run)
     if position is None:
         position = Position()
-        paths.best.unlink(missing_ok=True)
+        remove_best(paths)
     elif position.step == position.best_step:
-        save_model(paths.best, run)  # perhaps the run was killed between the checkpoint and this
+        save_best(paths, run, position.step)  # perhaps the run was killed between the checkpoint and this
+    else:
+        _check_best(paths, position)
     return _Loop(run, paths, Sinks(paths, position.step), position, stop, guard, bar).go()
 
 
@@ -94,6 +95,13 @@ def batches(run: Run, start: int, end: int) -> Iterator[Tensor]:
             step += 1
 
 
+def _check_best(paths: RunPaths, position: Position) -> None:
+    """Forget a best evaluation whose parameters are gone: after a corrupt checkpoint they may be of its future."""
+    if position.best_step >= 0 and not is_best(paths, position.best_step):
+        log.warning("%s is not whole, or not of step %d: the best is chosen anew", paths.best, position.best_step)
+        position.best, position.best_step = float("-inf"), -1
+
+
 class _Loop:
     def __init__(
         self,
@@ -112,7 +120,7 @@ class _Loop:
         self.total = settings.nsteps if settings.epochs < 0 else settings.epochs * self.per_epoch
         self.every = settings.eval_freq * self.per_epoch
         self.take = TrainingStep(run, self.total)
-        self.measure = Measurements(run)
+        self.measure = Measurements(run, bar)
         self.started = time.monotonic() - position.seconds
         self.pulse = self.saved = time.monotonic()
         self.bar = tqdm(total=self.total, initial=position.step, unit="step", disable=not bar, desc="train")
@@ -168,39 +176,40 @@ class _Loop:
     def _evaluate(self) -> None:
         """Measure, then publish: the numbers, the checkpoint that knows of them, the best parameters.
 
-        In this order a kill leaves nothing of the future that the next start would not cut off or write again.
+        In this order a kill leaves nothing of the future that the next start would not cut off or write again. The last
+        evaluation measures the split that was kept for the end, too, before anything is published: its one line has all
+        numbers or is not there, and then they are measured again, from the same parameters.
         """
-        position = self.position
+        position, last = self.position, self.position.step == self.total
         values = self.measure(position.step)
         values["train:schedule/lr"] = float(self.run.optimizer.param_groups[0]["lr"])
-        images = self._prior_samples()
-        seconds = time.monotonic() - self.started
-        self.guard()
-        self.sinks.evaluation(position.step, position.step / self.per_epoch, seconds, values, images)
-        failpoint("evaluation.recorded")
+        if last:
+            _check_best(self.paths, position)  # it was written long ago
         score = values[self.measure.selection]
         better = score > position.best
+        if last:
+            current = better or position.best_step < 0  # the latter: no score was a number
+            values.update(self.measure.at_the_end(self.run.model if current else best_model(self.paths, self.run)))
+        pictures = self._pictures()
+        seconds = time.monotonic() - self.started
+        self.guard()
+        self.sinks.evaluation(position.step, position.step / self.per_epoch, seconds, values, pictures)
+        failpoint("evaluation.recorded")
         if better:
             position.best, position.best_step = score, position.step
         self._save()
         if better:
             self.guard()
-            save_model(self.paths.best, self.run)
-            failpoint("best.saved")
+            save_best(self.paths, self.run, position.step)
         shown = "  ".join(f"{name} {values[name]:.3f}" for name in values if name.endswith("loss/L_k"))
         log.info("step %d/%d  %s  %.0f s", position.step, self.total, shown, seconds)
 
-    @torch.no_grad()
-    def _prior_samples(self) -> Tensor | None:
-        """Samples from the prior, [n, C, H, W], where the data are pictures."""
+    def _pictures(self) -> dict[str, Tensor]:
+        """By TensorBoard tag, where the data are pictures."""
         if len(self.run.splits.x_shape) != 3:
-            return None
-        model = self.run.model
-        training = model.training
-        with own_random_state(self.run.settings.seed, self.run.device):
-            images: Tensor = model.eval().sample_from_prior(PRIOR_SAMPLES)["px"].mean
-        model.train(training)
-        return images
+            return {}
+        seen = self.measure.splits["train"].points
+        return {"prior/samples": prior_samples(self.run), "reconstructions/train": reconstructions(self.run, seen)}
 
     def _save(self) -> None:
         self.guard()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from ovis.analysis.active_units import active_units
-from ovis.analysis.gradients import get_gradients_statistics, select_parameters
 from ovis.datasets.splits import StoredData, as_float
 from ovis.diagnostics import Diagnostic
-from ovis.settings import SettingsError
+from ovis.models.template import ParticleModel
 from ovis.training.build import Run
 from ovis.training.evaluate import evaluate
-from ovis.training.step import estimator_config
+from ovis.training.gradients import GradientAnalysis
+from ovis.training.random_state import own_random_state
 
-__all__ = ["Measurements", "own_random_state"]
+__all__ = ["Measurements"]
 
 #: Evaluations draw from a random state of their own, so that their number does not change the training.
 EVALUATION_SEED = 200_801_998
@@ -32,86 +31,97 @@ class KnowsTheTruth(Protocol):
         """Distances by group and name."""
 
 
+@dataclass(frozen=True)
+class _Split:
+    """What a split is evaluated on, and how."""
+
+    points: Tensor  # float, [n, *event]
+    iw: int
+    batch: int
+
+
 class Measurements:
     """The data that a run is evaluated on, chosen once, and the evaluation itself.
 
+    Evaluations measure the training set and the held-out set that chooses the best parameters, ``--select_on``: valid,
+    or test, as in the reference code. The *other* of the two is measured once, at the end of the run, with the best
+    parameters; until then nothing here reads it. With ``--only_train_set`` neither is measured.
+
     Args:
         run: the parts of the run.
+        bar: show the progress of what takes long.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, bar: bool = False):
         settings = run.settings
         self.run = run
         train = run.splits.train.points(max(settings.max_eval, settings.grad_bs, settings.npoints_au_analysis))
-        self.splits: dict[str, tuple[Tensor, int, int]] = {
-            "train": (train[: settings.max_eval], settings.iw_test, settings.test_bs)
-        }
+        self.splits = {"train": _Split(train[: settings.max_eval], settings.iw_test, settings.test_bs)}
+        self.held_out = ""
         if not settings.only_train_set:
-            for name, points, iw, batch in (
-                ("valid", run.splits.valid, settings.iw_valid, settings.valid_bs),
-                ("test", run.splits.test, settings.iw_test, settings.test_bs),
-            ):
-                self.splits[name] = (as_float(StoredData(points).subset(settings.max_eval).data), iw, batch)
-        if settings.grad_samples:
-            try:
-                select_parameters(run.model, settings.analysed_parameters)
-            except ValueError as error:
-                raise SettingsError(f"--grad_key: {error}") from None
-        self.gradient_points = train[: settings.grad_bs]
+            self.held_out = "test" if settings.select_on == "valid" else "valid"
+            self.splits[settings.select_on] = self._held_out_split(settings.select_on)
+        self.gradients = GradientAnalysis(run, train[: settings.grad_bs], bar) if settings.grad_samples else None
         self.unit_points = train[: settings.npoints_au_analysis]
 
     @property
     def selection(self) -> str:
-        """The metric that chooses the best parameters.
-
-        The test set is measured at every evaluation, for the curves of the paper, and chooses nothing unless
-        ``--select_on test`` says so: the reference does, so the published numbers are slightly too good.
-        """
+        """The metric that chooses the best parameters, among those of each evaluation."""
         settings = self.run.settings
         return f"{'train' if settings.only_train_set else settings.select_on}:loss/L_k"
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Measure everything.
+        """Measure all but the split that is kept for the end.
 
         Args:
             step: optimizer steps so far: the gradients are those that the training would take here.
 
         Returns:
-            numbers by name, e.g. ``test:loss/L_k`` (nats), ``train:grads/snr``.
+            numbers by name, e.g. ``valid:loss/L_k`` (nats), ``train:grads/snr``.
         """
         settings, model = self.run.settings, self.run.model
         values: dict[str, float] = {}
-        with own_random_state(EVALUATION_SEED + settings.seed, self.run.device):
-            for name, (points, iw, batch) in self.splits.items():
-                values.update(evaluate(model, points, iw, batch, ess_particles=settings.iw).flat(f"{name}:"))
-                if isinstance(model, KnowsTheTruth):
-                    values.update(Diagnostic(model.diagnostics(points)).flat(f"{name}:"))
-            if settings.grad_samples:
-                values.update(self._gradients(step))
+        with self._own_random_state():
+            for name, split in self.splits.items():
+                values.update(self._evaluate(model, name, split))
+            if self.gradients is not None:
+                values.update(self.gradients(step))
             if settings.mc_au_analysis:
                 units = active_units(model, self.unit_points, settings.mc_au_analysis)
                 values.update(units.flat("train:"))
         return values
 
-    def _gradients(self, step: int) -> dict[str, float]:
-        settings = self.run.settings
-        config = estimator_config(settings, step)
-        stats, _ = get_gradients_statistics(
-            self.run.estimator,
-            self.run.model,
-            self.gradient_points,
-            mc_samples=settings.grad_samples,
-            key_filter=settings.analysed_parameters,
-            eps=settings.grad_epsilon,
-            **config,
-        )
-        return stats.flat("train:")
+    def at_the_end(self, model: ParticleModel) -> dict[str, float]:
+        """Measure the split that was kept for the end: call it once.
 
+        Its points are a seeded draw of ``--max_eval``, as those of the others; its random numbers depend on the seed
+        alone.
 
-@contextlib.contextmanager
-def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random numbers for a block, and leave them as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+        Args:
+            model: with the best parameters.
+
+        Returns:
+            numbers by name, e.g. ``test:loss/L_k``, ``test:gmm/posterior_mse``; none with ``--only_train_set``.
+        """
+        if not self.held_out:
+            return {}
+        with self._own_random_state():
+            return self._evaluate(model, self.held_out, self._held_out_split(self.held_out))
+
+    def _held_out_split(self, name: str) -> _Split:
+        settings, splits = self.run.settings, self.run.splits
+        if name == "valid":
+            stored, iw, batch = splits.valid, settings.iw_valid, settings.valid_bs
+        else:
+            stored, iw, batch = splits.test, settings.iw_test, settings.test_bs
+        return _Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
+
+    def _evaluate(self, model: ParticleModel, name: str, split: _Split) -> dict[str, float]:
+        found = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
+        values = found.flat(f"{name}:")
+        if isinstance(model, KnowsTheTruth):
+            values.update(Diagnostic(model.diagnostics(split.points)).flat(f"{name}:"))
+        return values
+
+    def _own_random_state(self) -> AbstractContextManager[None]:
+        return own_random_state(EVALUATION_SEED + self.run.settings.seed, self.run.device)

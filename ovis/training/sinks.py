@@ -6,9 +6,9 @@ import io
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from ovis.runner.atomic import append, replace_file, write_json, write_text
 from ovis.runner.paths import RunPaths
 from ovis.training.board import Board
 
-__all__ = ["Sinks", "image_grid"]
+__all__ = ["Sinks"]
 
 
 class Sinks:
@@ -36,7 +36,12 @@ class Sinks:
         self.board = Board(paths.folder, step)
 
     def evaluation(
-        self, step: int, epoch: float, seconds: float, values: dict[str, float], images: Tensor | None = None
+        self,
+        step: int,
+        epoch: float,
+        seconds: float,
+        values: dict[str, float],
+        pictures: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Tell of an evaluation, so that it outlives a kill.
 
@@ -45,7 +50,8 @@ class Sinks:
             epoch: the same in epochs.
             seconds: spent on training so far.
             values: one line of metrics.jsonl and as many scalars in TensorBoard; what is not finite becomes null.
-            images: pictures [n, C, H, W] in [0, 1], kept as a file and in TensorBoard.
+            pictures: grey levels, uint8 [H, W], by TensorBoard tag: ``prior/samples`` and ``reconstructions/train``,
+                which are kept as files, too.
 
         Raises:
             OSError: no room on the disk; metrics.jsonl is as it was.
@@ -53,12 +59,12 @@ class Sinks:
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": round(epoch, 4), "time": round(seconds, 3), **shown}
         append(self.paths.metrics, f"{json.dumps(line)}\n".encode())
-        pictures = {}
-        if images is not None:
-            pictures["prior/samples"] = png = _png(image_grid(images))
-            with replace_file(self.paths.samples, durable=False) as temporary:
+        files = {"prior/samples": self.paths.samples, "reconstructions/train": self.paths.reconstructions}
+        images = {tag: _png(grid) for tag, grid in (pictures or {}).items()}
+        for tag, png in images.items():
+            with replace_file(files[tag], durable=False) as temporary:
                 temporary.write_bytes(png)
-        self.board.add(step, values, pictures)
+        self.board.add(step, values, images)
 
     def progress(self, step: int, nsteps: int, loss: float) -> None:
         """Tell whoever watches how far the run is. A disk that is full then is no reason to stop."""
@@ -72,29 +78,6 @@ class Sinks:
             )
         except OSError:
             return
-
-
-def image_grid(images: Tensor, gap: int = 2, height: int = 480) -> Tensor:
-    """Pictures side by side in a near-square grid, enlarged in whole pixels to about ``height``.
-
-    Args:
-        images: shape [n, C, H, W] in [0, 1]; the mean over C is shown.
-        gap: pixels of white between them, before enlarging.
-        height: of the result, at most, unless the pictures are larger.
-
-    Returns:
-        uint8, shape [H', W'].
-    """
-    pictures = (images.detach().float().mean(1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    n, h, w = pictures.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    grid = torch.full((rows * (h + gap) + gap, columns * (w + gap) + gap), 255, dtype=torch.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
-        grid[top : top + h, left : left + w] = picture
-    factor = max(1, height // grid.shape[0])
-    return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
 
 
 def _png(grid: Tensor) -> bytes:

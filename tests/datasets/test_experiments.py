@@ -50,7 +50,8 @@ def test_every_configuration_trains(files, name):
         (batch,) = batches(run, 0, 1)
         assert math.isfinite(TrainingStep(run, 1)(batch, 0))
         assert any(not old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
-        values = Measurements(run)(1)
+        measure = Measurements(run)
+        values = measure(1) | measure.at_the_end(run.model)
         assert all(math.isfinite(values[f"{split}:loss/L_k"]) for split in ("train", "valid", "test")), settings
         assert math.isfinite(values["train:grads/snr"])
 

@@ -120,7 +120,8 @@ def left_by(paths: RunPaths) -> dict[str, Any]:
         found[f"board {tag}"] = [(event.step, event.value) for event in board.Scalars(tag)]
     for tag in board.Tags()["images"]:
         found[f"board {tag}"] = [(event.step, event.encoded_image_string) for event in board.Images(tag)]
-    found["samples"] = paths.samples.read_bytes() if paths.samples.exists() else None
+    for path in (paths.samples, paths.reconstructions, paths.best_mark):
+        found[path.name] = path.read_bytes() if path.exists() else None
     progress = json.loads(paths.progress.read_text())
     found["progress"] = [progress[name] for name in ("step", "nsteps", "loss")]
     found["outcome"] = json.loads(paths.outcome.read_text())["status"]

@@ -15,7 +15,7 @@ from ovis.settings import SettingsError, TrainSettings
 from ovis.training.build import build_run
 from ovis.training.loop import Diverged, train
 from ovis.training.measure import Measurements
-from ovis.training.sinks import image_grid
+from ovis.training.pictures import image_grid
 from ovis.training.step import TrainingStep
 
 TINY = {
@@ -58,11 +58,13 @@ def test_a_run_leaves_what_it_should(tmp_path):
     written = lines(paths)
     assert [line["step"] for line in written] == [7, 14, 21]
     assert [line["epoch"] for line in written] == [1, 2, 3]
-    names = {"train:loss/L_k", "valid:loss/L_k", "test:loss/L_k", "train:grads/snr", "train:active_units/au"}
+    names = {"train:loss/L_k", "valid:loss/L_k", "train:grads/snr", "train:active_units/au"}
     assert names | {"train:loss/ess", "train:loss/kl_q_p", "train:grads/variance"} <= written[0].keys()
+    assert ["test:loss/L_k" in line for line in written] == [False, False, True]
     assert paths.best.exists()
     assert paths.checkpoint.exists()
     assert paths.samples.read_bytes().startswith(b"\x89PNG")
+    assert paths.reconstructions.read_bytes().startswith(b"\x89PNG")
     assert list(paths.folder.glob("events*"))
     assert json.loads(paths.progress.read_text())["step"] == 21
 
@@ -231,7 +233,7 @@ def test_the_baseline_has_its_own_learning_rate():
 def test_image_grid():
     images = torch.zeros(5, 1, 2, 3)
     images[0] = 1
-    grid = image_grid(images, gap=1, height=1)
+    grid = image_grid(images, 3, gap=1, height=1)
     assert grid.shape == (2 * 3 + 1, 3 * 4 + 1)
     assert (grid[1:3, 1:4] == 255).all()
     assert (grid[1:3, 5:8] == 0).all()

@@ -23,7 +23,10 @@ from ovis.training.loop import batches
 EVERY_CASE = [pytest.param(name, marks=[pytest.mark.slow] * (i > 2)) for i, name in enumerate(CASES)]
 
 #: Kills at the steps of an evaluation that publish something, in their order.
-PUBLISHING = ("evaluation.recorded", "checkpoint.temporary", "checkpoint.rotated", "checkpoint.saved", "best.saved")
+PUBLISHING = (
+    *("evaluation.recorded", "checkpoint.temporary", "checkpoint.rotated", "checkpoint.saved"),
+    *("best.written", "best.saved"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_one_run_killed_at_every_place(lab, whole, case):
         plan = Plan(step=3) if place == "step 3" else Plan(place)
         assert lab.start(name, settings, plan) == KILLED, (place, lab.output)
         assert not lab.paths(name).checkpoint.exists()
-    for place in ("best.saved", "checkpoint.rotated", "checkpoint.saved"):
+    for place in ("best.written", "best.saved", "checkpoint.rotated", "checkpoint.saved"):
         assert lab.start(name, settings, Plan(place)) == KILLED, (place, lab.output)
     steps = torch.load(lab.paths(name).checkpoint, weights_only=True)["position"]["step"]
     assert lab.start(name, settings, Plan(step=steps + 2, seconds=-1)) == KILLED
