@@ -1,6 +1,10 @@
 """What every test shares."""
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,3 +23,25 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> Iterator[ModuleType]:
+    """torchvision's data sets.
+
+    Beside a CPU torch, torchvision's CUDA build can't load its operators and then fails on describing them. They are
+    declared here, only where it can't be imported without.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed: pip install -r requirements.txt")
+    library = None
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield importlib.import_module("torchvision.datasets")
+    del library  # they are declared as long as this lives

@@ -15,11 +15,12 @@ from ovis.datasets.files import Source, content
 from ovis.datasets.images import hold_out, load_images
 from ovis.datasets.mnist import read_idx
 from ovis.datasets.splits import Splits
+from ovis.datasets.torchvision_sets import download_missing
 from ovis.settings import TrainSettings
 
 __all__ = ["TEST", "TRAIN", "VALID", "load", "prepare"]
 
-#: The authors' repository; the bucket that torchvision names does not speak https.
+#: For people: the authors' repository. The bucket that torchvision downloads from does not speak https.
 URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 
 #: Checksums: of the files whose packed MD5 are those that torchvision 0.28 expects, 8d4fb7e6... and bef4ecab...
@@ -51,7 +52,8 @@ def load(settings: TrainSettings) -> Splits:
 
 
 def prepare(root: Path) -> Arrays:
-    """The three splits from the two files, ``.gz`` or unpacked."""
+    """The three splits from the two files, ``.gz`` or unpacked; torchvision downloads them where they are missing."""
+    download_missing(root, "FashionMNIST", (TRAIN, TEST))
     both, test = ((read_idx(content(root, source)) >= THRESHOLD).astype(np.uint8) for source in (TRAIN, TEST))
     train, valid = hold_out(both, VALID)
     return {"train": train, "valid": valid, "test": test}

@@ -1,6 +1,6 @@
 """The files of a data set: found in the data folder or downloaded into it, and used only if they are as published.
 
-Only https is spoken. Nothing is unpacked onto the disk: a gzip stream is read into memory, where it is checked.
+Only https is spoken here. Nothing is unpacked onto the disk: a gzip stream is read into memory, where it is checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.error import HTTPError, URLError
 
 from tqdm import tqdm
 
-__all__ = ["DataError", "Source", "content"]
+__all__ = ["PATIENCE", "DataError", "Source", "content", "find", "verified"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Source:
 
     Attributes:
         path: where it belongs, below the data folder; ``path`` + ``.gz`` is as good.
-        url: where it is published; https.
+        url: where it is published, over https.
         checksum: of its content, unpacked: ``sha256:`` or ``md5:`` and hexadecimal digits.
     """
 
@@ -61,22 +61,26 @@ def content(root: Path, source: Source) -> bytes:
     Raises:
         DataError: the file is not what was published, or it is missing and can't be downloaded.
     """
-    plain = root / source.path
-    packed = plain.with_name(plain.name + ".gz")
-    for path in (plain, packed):
-        if path.exists():
-            try:
-                return _verified(path, source)
-            except ValueError as error:
-                raise DataError(f"{path}: {error}; remove it to download it again, from {source.url}") from None
-            except OSError as error:
-                raise DataError(f"{path}: {_reason(error)}") from None
-    path = packed if source.url.endswith(".gz") else plain
+    path = find(root, source)
+    if path is not None:
+        try:
+            return verified(path, source)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; remove it to download it again, from {source.url}") from None
+        except OSError as error:
+            raise DataError(f"{path}: {_reason(error)}") from None
+    path = root / (source.path + ".gz" * source.url.endswith(".gz"))
     try:
         return _download(source, path)
     except (OSError, HTTPException, ValueError) as error:
         told = f"{path} is missing and can't be downloaded from {source.url}: {_reason(error)}"
         raise DataError(f"{told}; put it there by hand, or say --data_root") from None
+
+
+def find(root: Path, source: Source) -> Path | None:
+    """Where a published file lies in the data folder, unpacked or packed; None: it is missing."""
+    candidates = (root / source.path, root / f"{source.path}.gz")
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _download(source: Source, path: Path) -> bytes:
@@ -95,15 +99,15 @@ def _download(source: Source, path: Path) -> bytes:
                     bar.update(len(chunk))
         if length and part.stat().st_size != length:
             raise ValueError(f"the transfer broke off at {part.stat().st_size} of {length} bytes")
-        data = _verified(part, source)
+        data = verified(part, source)
         os.replace(part, path)
         return data
     finally:
         part.unlink(missing_ok=True)
 
 
-def _verified(path: Path, source: Source) -> bytes:
-    """The unpacked content.
+def verified(path: Path, source: Source) -> bytes:
+    """The unpacked content of a file.
 
     Raises:
         ValueError: it is not the published one.

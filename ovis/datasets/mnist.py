@@ -15,6 +15,7 @@ from ovis.datasets.cache import Arrays
 from ovis.datasets.files import Source, content
 from ovis.datasets.images import binarize_once, hold_out, load_images
 from ovis.datasets.splits import Splits
+from ovis.datasets.torchvision_sets import download_missing
 from ovis.settings import TrainSettings
 
 __all__ = ["TEST", "TRAIN", "VALID", "load", "prepare", "read_idx"]
@@ -47,7 +48,8 @@ def load(settings: TrainSettings) -> Splits:
 
 
 def prepare(root: Path) -> Arrays:
-    """The three splits from the two files, ``.gz`` or unpacked."""
+    """The three splits from the two files, ``.gz`` or unpacked; torchvision downloads them where they are missing."""
+    download_missing(root, "MNIST", (TRAIN, TEST))
     train, valid = hold_out(read_idx(content(root, TRAIN)), VALID)
     return {"train": train, "valid": binarize_once(valid), "test": binarize_once(read_idx(content(root, TEST)))}
 

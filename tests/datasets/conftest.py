@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,14 @@ from published import HELD_OUT, formatted, publish, synthetic
 from ovis.datasets import binmnist, fashion, mnist, omniglot
 
 
+def no_network(root: str, download: bool) -> None:
+    raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried a mirror, got:\n<urlopen error>\n")
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The folder, and the images in it by data set and split."""
+    """The folder, and the images in it by data set and split. torchvision finds no network."""
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", SimpleNamespace(MNIST=no_network, FashionMNIST=no_network))
     data = formatted()
     sources = {
         split: publish(source, data[f"amat-{split}"], tmp_path, packed=split == "train")
