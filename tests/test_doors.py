@@ -12,6 +12,7 @@ DOORS = [
     ["dbutils.py"],
     ["report.py"],
     ["report_asymptotic_variance.py"],
+    ["report_figure3.py"],
     ["example.py"],
     ["-m", "ovis.cli.train"],
     ["-m", "ovis.runner.job"],
@@ -71,6 +72,7 @@ assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyp
         (["manager.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
         (["report.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
         (["report_asymptotic_variance.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+        (["report_figure3.py", "--figure", "left", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
     ],
     ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else None,
 )

@@ -1,0 +1,160 @@
+"""Draw Figure 3, left (VIMCO, OVIS) or right (TVO, OVIS with warm-up), and its numbers beside the paper's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ovis.reporting.read import Experiment
+
+__all__ = ["main"]
+
+#: Folders that are named one by one, at most.
+NAMED = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Report on one experiment.
+
+    Args:
+        argv: the command line; None: that of the process.
+
+    Returns:
+        0; 1 where there is nothing to draw, or the report can't be written; 2 where what was asked for does not exist,
+        or a package is not installed.
+    """
+    return run_report(report, build_parser().parse_args(argv))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of report_figure3.py."""
+    parser = argparse.ArgumentParser(prog="report_figure3.py", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--figure", required=True, choices=("left", "right"), help="which panel")
+    add("--exp", default="sigmoid-belief-network", metavar="NAME",
+        help="the experiment: runs are read from ROOT/NAME (sigmoid-belief-network)")  # fmt: skip
+    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
+    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    add("--dataset", default="binmnist", metavar="NAME", help="data set of the runs (binmnist)")
+    add("--metric", default="train:loss/L_k", metavar="NAME", help="what is drawn (train:loss/L_k)")
+    add("--ylims", type=_limits, metavar="LO:HI",
+        help="vertical axis, --ylims=-92.5:-86.2; default: the paper's where most curves end there")  # fmt: skip
+    return parser
+
+
+def _limits(text: str) -> tuple[float, float]:
+    from ovis.reporting.metrics import parse_limits
+
+    try:
+        return parse_limits(f"y:{text}")[1]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected LO:HI, e.g. --ylims=-92.5:-86.2") from None
+
+
+def report(options: argparse.Namespace) -> None:
+    """Read, compute, draw, save, print.
+
+    Raises:
+        ReportError: there is nothing to draw, or no such thing as was asked for.
+    """
+    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    from ovis.reporting.figure3 import PANELS, curve_table
+    from ovis.reporting.figure3_figure import draw_figure3
+    from ovis.reporting.figure3_tables import final_table, final_text, step_table, step_text
+    from ovis.reporting.figures import save_figure
+    from ovis.reporting.select import report_name
+    from ovis.runner.atomic import write_text
+
+    experiment = _read(options)
+    curves = curve_table(experiment, options.metric)
+    if curves.empty:
+        raise ReportError(f"no run has a value of {options.metric}: nothing to draw", FAILED)
+    text = final_text(final_table(curves, experiment, options.figure))
+    steps = step_text(step_table(curves, options.figure))
+    if steps:
+        text += f"\n{steps}"
+    figure = draw_figure3(curves, _ylabel(options, experiment), _caption(options, curves), options.ylims)
+
+    folder = Path(options.output) / report_name(options.exp, PANELS[options.figure].include)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"figure3_{options.figure}"
+    write_text(folder / f"{name}.csv", curves.to_csv(index=False), durable=False)
+    write_text(folder / f"{name}.txt", text, durable=False)
+    figures = save_figure(figure, folder, name)
+    _print_notes(experiment)
+    print(f"wrote {name}.csv, {name}.txt to {folder}\n")
+    print(text)
+    print(*figures, sep="\n")
+
+
+def _read(options: argparse.Namespace) -> Experiment:
+    """The runs of the panel; says what was read and what was not."""
+    from ovis.reporting.figure3 import PANELS, select_panel
+    from ovis.reporting.read import list_experiments, read_experiment
+    from ovis.runner.paths import is_safe_name
+
+    root = Path(options.root)
+    if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
+        there = ", ".join(list_experiments(root)) or "none"
+        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
+    everything = read_experiment(root / options.exp)
+    experiment = select_panel(everything, options.figure, options.dataset)
+    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
+    total = sum(experiment.states.values())
+    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
+    for item in experiment.skipped[:NAMED]:
+        print(f"skipped {item.name}: {item.reason} ({item.state})")
+    if len(experiment.skipped) > NAMED:
+        print(f"skipped {len(experiment.skipped) - NAMED} more")
+    if experiment.runs.empty:
+        sets = ", ".join(sorted(set(map(str, everything.runs.get("dataset", []))))) or "none"
+        label = PANELS[options.figure].include[0]
+        raise ReportError(
+            f"no run of --id {label} on {options.dataset} has any evaluation in {root / options.exp}: nothing to draw "
+            f"(data sets there: {sets})",
+            FAILED,
+        )
+    return experiment
+
+
+def _ylabel(options: argparse.Namespace, experiment: Experiment) -> str:
+    """``log p-hat(x), train``, as the paper writes it; another metric has its own label."""
+    from ovis.reporting.metrics import make_metric
+
+    metric = make_metric(options.metric)
+    if not metric.name.endswith(":loss/L_k"):
+        return metric.label
+    counts = list(experiment.runs["iw_test"].unique()) if "iw_test" in experiment.runs else []
+    bound = f" ($L_{{{counts[0]}}}$)" if len(counts) == 1 else ""
+    return rf"$\log\,\hat{{p}}(x)$, {metric.split}{bound} [nats]"
+
+
+def _caption(options: argparse.Namespace, curves: pd.DataFrame) -> str:
+    """What the runs train on, and what a line is."""
+    from ovis.reporting.figure3 import PANELS, smoothing_text
+
+    low, high = int(curves["seeds"].min()), int(curves["seeds"].max())
+    seeds = "one seed" if high == 1 else f"mean over {high if low == high else f'{low} to {high}'} seeds"
+    return f"{options.dataset}, {PANELS[options.figure].about}\n{seeds}; {smoothing_text(curves)}"
+
+
+def _print_notes(experiment: Experiment) -> None:
+    """What a reader of the numbers should know."""
+    from ovis.reporting.figure3 import KEYS
+    from ovis.reporting.figure3_tables import strange_settings
+    from ovis.reporting.select import mixed_settings
+
+    mixed = mixed_settings(experiment, KEYS)
+    if mixed:
+        print(f"note: runs that are averaged differ in {', '.join(mixed)}")
+    strange = strange_settings(experiment)
+    if strange:
+        values = ", ".join(f"{name} = {value}" for name, value in strange.items())
+        print(f"note: not the paper's experiment ({values}): its numbers are no reference for these runs")
