@@ -1,0 +1,81 @@
+"""Verdicts as a table for a spreadsheet, and as text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ovis.reporting.claims.estimates import Status
+from ovis.reporting.claims.verdict import Verdict
+
+__all__ = ["COLUMNS", "claims_table", "claims_text", "count_verdicts"]
+
+COLUMNS = (
+    *("id", "figure", "verdict", "basis", "subject", "statement"),
+    *("numbers", "reason", "fewest", "most", "unit", "published", "source"),
+)
+
+WIDTH = 100
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One row per claim (and toy), columns :data:`COLUMNS`."""
+    rows = [
+        {
+            "id": verdict.claim.id,
+            "figure": verdict.claim.figure,
+            "verdict": verdict.status.value,
+            "basis": verdict.basis,
+            "subject": verdict.subject,
+            "statement": verdict.claim.statement,
+            "numbers": verdict.numbers,
+            "reason": verdict.reason,
+            "fewest": verdict.fewest,
+            "most": verdict.most,
+            "unit": verdict.unit,
+            "published": verdict.claim.published,
+            "source": verdict.claim.source,
+        }
+        for verdict in verdicts
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """``11 claims: 5 hold, 1 does not hold, 5 not enough runs``."""
+    counts = Counter(verdict.status for verdict in verdicts)
+    claims = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
+    held, failed = counts[Status.HOLDS], counts[Status.FAILS]
+    parts = [
+        f"{held} {'holds' if held == 1 else 'hold'}",
+        f"{failed} {'does' if failed == 1 else 'do'} not hold",
+        f"{counts[Status.OPEN]} not enough runs",
+    ]
+    return f"{claims}: {', '.join(parts)}"
+
+
+def claims_text(verdicts: Sequence[Verdict]) -> str:
+    """What the paper says, what we find, and the numbers, a paragraph each; empty where there are no verdicts."""
+    if not verdicts:
+        return ""
+    parts = [f"What the paper says: {count_verdicts(verdicts)}"]
+    for verdict in verdicts:
+        subject = f", {verdict.subject}" if verdict.subject else ""
+        head = f"{verdict.status.value.upper()}  {verdict.claim.id} ({verdict.claim.figure}{subject}; {verdict.basis})"
+        published = f"paper: {verdict.claim.published}" if verdict.claim.published else ""
+        lines = [
+            verdict.claim.statement,
+            verdict.reason,
+            f"ours: {verdict.numbers}" if verdict.numbers else "",
+            published,
+        ]
+        body = [_wrapped(line) for line in lines if line]
+        parts.append("\n".join([head, *body]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
