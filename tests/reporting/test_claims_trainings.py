@@ -304,7 +304,7 @@ def test_variants_share_the_claims_of_their_base(name: str, base: str) -> None:
 
 
 def test_claims_of_run_folders(demo: Folder) -> None:
-    """From disk: an unfinished run is left out, a canonical id is found under its alias, no claims of a foreign name."""
+    """From disk: a run that goes on is left out, an alias is its canonical id, other experiments have no claims."""
     path = demo.path.rename(demo.path.parent / "gaussian-mixture-model-mini")
     folder = Folder(path)
     for seed in (1, 2, 3):
