@@ -132,7 +132,11 @@ class TrainSettings:
     learn_prior: bool = option(False, "learn the parameters of the prior")
 
     # evaluation
-    select_on: str = option("valid", "held-out data that choose the best parameters; the other: once, at the end", choices=("valid", "test"))
+    select_on: str = option(
+        "valid",
+        "held-out set that chooses the best parameters; the other one is measured once, at the end",
+        choices=("valid", "test"),
+    )
     eval_freq: int = option(10, "epochs between evaluations", low=1)
     max_eval: int = option(10_000, "data points used at most in an evaluation", low=1)
     iw_valid: int = option(1000, "particles of the bound on the validation set", low=1)
@@ -141,7 +145,7 @@ class TrainSettings:
     # analysis
     grad_samples: int = option(100, "gradient draws of the analysis at each evaluation; 0: none", low=0)
     grad_bs: int = option(10, "data points of the analysed gradient", low=1)
-    grad_key: str = option("", "analyse parameters whose name holds this (several: a,b), or tensor:qlogits; default: q's")
+    grad_key: str = option("", "analyse parameters whose name holds this (several: a,b), or tensor:qlogits; none: q's")
     grad_epsilon: float = option(1e-15, "parameters with less gradient variance are left out", low=0.0)
     mc_au_analysis: int = option(0, "samples per datum of the active-units analysis; 0: none", low=0)
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)

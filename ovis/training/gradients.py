@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch.distributions import Distribution
 
 from ovis.analysis.gradients import TENSOR, get_gradients_statistics, select_parameters
 from ovis.analysis.tensors import FAMILIES, output_tensors
-from ovis.estimators.sampling import encode
 from ovis.settings import SettingsError
 from ovis.training.build import Run
 from ovis.training.random_state import own_random_state
@@ -66,38 +65,43 @@ class GradientAnalysis:
 def _check_tensor(run: Run, x: Tensor, key: str) -> None:
     """
     Raises:
-        ValueError: the model's output has no such tensor with a row for each datum; the message names those it has.
+        ValueError: the model's output has no such tensor that the loss depends on, with a row for each datum; the
+            message names those it has.
     """
-    model, estimator = run.model, run.estimator
+    model = run.model
     x, training = torch.cat([x, x]), model.training  # two rows: what the data share has one
     model.eval()  # no running statistic counts this
     try:
         with own_random_state(run.settings.seed, run.device):
-            output = estimator.draw(model, x, encode(model, x), estimator.configured()).output
+            loss, _, output = run.estimator(model, x, return_diagnostics=False)
     finally:
         model.train(training)
-    valid = [name for name in dict.fromkeys(_names(output)) if _is_per_datum(output, name, len(x))]
+    valid = [name for name in _names(output) if _has_gradient(loss.sum(), output, name, len(x))]
     if key not in valid:
         told = ", ".join(f"{TENSOR}{name}" for name in valid)
         raise ValueError(
-            f"the output of {type(model).__name__} has no tensor {key!r} with a gradient and a row for each datum; "
-            f"valid: {told or 'names of parameters'}"
+            f"the loss has no gradient with respect to {key!r} of {type(model).__name__}'s output, datum by datum; "
+            f"valid: {told}"
         )
 
 
-def _names(output: Mapping[str, Any]) -> Iterator[str]:
+def _names(output: Mapping[str, Any]) -> list[str]:
     """All that :func:`ovis.analysis.tensors.output_tensors` may know by a name."""
+    found = []
     for letter, family in FAMILIES.items():
         layers = output[family] if isinstance(output[family], list | tuple) else [output[family]]
         for layer in layers:
             while isinstance(layer, Distribution):
-                yield from (letter + name for name, value in vars(layer).items() if isinstance(value, Tensor))
+                found += [letter + name for name in vars(layer) if not name.startswith("_")]
                 layer = vars(layer).get("base_dist")
-    yield from output
+    return list(dict.fromkeys([*found, *output]))
 
 
-def _is_per_datum(output: Mapping[str, Any], name: str, rows: int) -> bool:
+def _has_gradient(loss: Tensor, output: Mapping[str, Any], name: str, rows: int) -> bool:
     try:
-        return all(tensor.dim() > 0 and len(tensor) == rows for tensor in output_tensors(output, name))
+        tensors = output_tensors(output, name)
     except ValueError:
         return False
+    if any(tensor.dim() == 0 or len(tensor) != rows for tensor in tensors):
+        return False
+    return all(grad is not None for grad in torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True))

@@ -20,6 +20,9 @@ SAMPLES = 64
 #: Data in a picture of reconstructions.
 RECONSTRUCTED = 10
 
+#: Grey level between the pictures.
+GAP = 128
+
 #: Pixels of a picture, at most, unless it has more of its own.
 HEIGHT, WIDTH = 480, 960
 
@@ -52,7 +55,7 @@ def image_grid(images: Tensor, columns: int, gap: int = 2, height: int = HEIGHT,
     Args:
         images: shape [n, C, H, W] in [0, 1]; the mean over C is shown.
         columns: pictures in a row.
-        gap: pixels of white between them, before enlarging.
+        gap: pixels of grey between them, before enlarging: neither ink nor paper.
         height: of the result, at most, unless the pictures are larger.
         width: as ``height``.
 
@@ -62,7 +65,7 @@ def image_grid(images: Tensor, columns: int, gap: int = 2, height: int = HEIGHT,
     pictures = (images.detach().float().mean(1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     n, h, w = pictures.shape
     rows = math.ceil(n / columns)
-    grid = torch.full((rows * (h + gap) + gap, columns * (w + gap) + gap), 255, dtype=torch.uint8)
+    grid = torch.full((rows * (h + gap) + gap, columns * (w + gap) + gap), GAP, dtype=torch.uint8)
     for i, picture in enumerate(pictures):
         top, left = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
         grid[top : top + h, left : left + w] = picture
