@@ -1,9 +1,8 @@
-"""Draw an experiment's curves and print its table, from whatever has been run so far."""
+"""Draw an experiment's figures and print its table, from whatever has been run so far."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,26 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from ovis.reporting.metrics import Metric, Pivot
+    from ovis.reporting.choose import Choice
+    from ovis.reporting.figures import Drawn
     from ovis.reporting.read import Experiment
+    from ovis.reporting.results import Results
 
-__all__ = ["main"]
-
-KEYS = ("estimator", "iw")
-
-#: What is drawn and computed where nothing is asked for: as far as the runs have it.
-METRICS = ("train:loss/L_k", "test:loss/L_k", "train:grads/snr")
-PIVOTS = (
-    "max:test:loss/L_k",
-    "last:test:loss/L_k",
-    "max:train:loss/L_k",
-    "last:train:loss/L_k",
-    "mean:train:grads/snr",
-    "mean:train:loss/ess",
-    "max:time",
-)
+__all__ = ["main", "report"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,33 +33,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of report.py."""
-    parser = argparse.ArgumentParser(prog="report.py", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="report.py",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="Where no metrics are named, the paper's experiments get those of the paper's figures.",
+    )
     words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
     add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
     add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
-    add("--include", **words, help="only runs whose label (--id), estimator or folder name holds one of these")
-    add("--exclude", **words, help="no runs whose label, estimator or folder name holds one of these")
-    add("--keys", **words, help="settings that tell curves apart, the rest is averaged; default: " + ",".join(KEYS))
-    add("--metrics", **words, help="one panel each; default: " + ",".join(METRICS))
-    add("--pivot_metrics", **words, help="columns agg:metric (max, min, mean, last); default: " + ",".join(PIVOTS))
-    add("--ylims", **{**words, "metavar": "METRIC:LO:HI,..."}, help="limits of vertical axes")
-    add(
-        "--band",
-        default="std",
-        choices=("std", "ci", "none"),
-        help="around a mean: 0.5 std (default), 95%% interval, nothing",
-    )
-    add("--latex", action="store_true", help="write the table as LaTeX too (table.tex)")
-    add(
-        "--float_format",
-        type=_float_format,
-        default="",
-        metavar="F",
-        help="of all numbers in the table, e.g. .2f; default: by metric",
-    )
+    choose = parser.add_argument_group("which runs").add_argument
+    choose("--include", **words, help="only runs whose label (--id), estimator or folder name holds one of these")
+    choose("--exclude", **words, help="no runs whose label, estimator or folder name holds one of these")
+    choose("--filter", **{**words, "metavar": "KEY=VALUE,..."}, help="only runs with these settings; of two values of "
+        "one setting either will do")  # fmt: skip
+    show = parser.add_argument_group("what to show").add_argument
+    show("--keys", **words, help="settings that tell runs apart; default: dataset, estimator, iw")
+    show("--merge_args", **{**words, "default": None}, help="settings that make another series of an estimator, such "
+        "as alpha; default: those in which its runs differ; empty (--merge_args=): average them")  # fmt: skip
+    show("--parse_estimator_args", action="store_true", help="take estimator ids apart into settings for --keys and "
+        "--filter: family, gamma, S, exclusive, P, tvo_beta, integration")  # fmt: skip
+    show("--metrics", **words, help="curves, one panel each")
+    show("--detailed_metrics", **words, help="detailed plots: a row of panels each, a column for each K")
+    show("--pivot_metrics", **words, help="columns of the table and panels against K: agg:metric, with the max, min, "
+        "mean or last over a training")  # fmt: skip
+    show("--ylims", **{**words, "metavar": "METRIC:LO:HI,..."}, help="limits of the vertical axes of curves; a panel "
+        "of which they would hold nothing goes without")  # fmt: skip
+    how = parser.add_argument_group("how to show it").add_argument
+    how("--ema", type=_weight, default=0.0, metavar="W", help="smooth the curves of every run: weight of the past in "
+        "an exponential average, from 0 (default) to below 1")  # fmt: skip
+    how("--downsample", type=_points, metavar="N", help="at most N points of a curve")
+    how("--band", default="std", choices=("std", "ci", "none"), help="around the mean of curves: 0.5 std (default), "
+        "95%% interval, nothing; detailed plots have the interval, pivots 0.5 std")  # fmt: skip
+    how("--latex", action="store_true", help="write the table as LaTeX too (table.tex)")
+    how("--float_format", type=_float_format, default="", metavar="F",
+        help="of all numbers in the table, e.g. .2f; default: by metric")  # fmt: skip
     return parser
+
+
+def _weight(text: str) -> float:
+    """A weight of the past in a moving average."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, e.g. 0.9, got {text!r}")
+    return value
+
+
+def _points(text: str) -> int:
+    """A number of points that hold a curve's first and last one."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 2 or more, got {text!r}")
+    return int(text)
 
 
 def _float_format(text: str) -> str:
@@ -87,57 +101,57 @@ def _float_format(text: str) -> str:
     return plain
 
 
-def report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> list[Drawn]:
     """Read, compute, draw, save, print.
+
+    Returns:
+        the figures.
 
     Raises:
         ReportError: there is nothing to report on, or no such thing as was asked for.
     """
     # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
-    from ovis.reporting.aggregate import BANDS, curve_table, pivot_table
-    from ovis.reporting.curves import draw_curves
-    from ovis.reporting.figures import save_figure
-    from ovis.reporting.metrics import parse_limits, parse_pivot
-    from ovis.reporting.select import report_name, shared_particles
-    from ovis.reporting.tables import latex_table, text_table, wide_table
+    from ovis.reporting.figures import save_drawn
+    from ovis.reporting.report_figures import draw_report
+    from ovis.reporting.results import compute_results
+    from ovis.reporting.select import report_name
     from ovis.runner.atomic import write_text
 
     experiment = _read(options)
-    try:
-        keys, metrics, pivots = _choose(options, experiment)
-        limits = dict(parse_limits(text) for text in options.ylims)
-    except ValueError as error:
-        raise ReportError(str(error), REFUSED) from None
-    _print_notes(experiment, keys, limits)
-
-    pivot = pivot_table(experiment, keys, pivots)
-    curves = curve_table(experiment, keys, metrics, options.band, pivot)
-    particles = shared_particles(experiment)
-    order = parse_pivot(pivots[0].name, particles)
-    figure = draw_curves(curves, keys, limits, _caption(curves, order, BANDS[options.band]), particles)
-
-    folder = Path(options.output) / report_name(options.exp, options.include, options.exclude)
+    choice = _choose(options, experiment)
+    results = compute_results(experiment, choice, options.band, options.ema, options.downsample)
+    files = _tables(options, results)
+    folder = Path(options.output) / report_name(options.exp, options.include, options.exclude, options.filter)
     folder.mkdir(parents=True, exist_ok=True)
-    text = text_table(pivot, keys, options.float_format, particles)
-    files = {
-        "curves.csv": curves.to_csv(index=False),
-        "pivot.csv": wide_table(pivot, keys).to_csv(index=False),
-        "table.txt": text,
-    }
-    if options.latex:
-        files["table.tex"] = latex_table(pivot, keys, options.float_format, particles)
     for name, content in files.items():
         write_text(folder / name, content, durable=False)
-    figures = save_figure(figure, folder, "curves")
     print(f"wrote {', '.join(files)} to {folder}\n")
-    print(text)
-    print(*figures, sep="\n")
+    print(files["table.txt"])
+    drawn = []
+    for picture in draw_report(results, options.band):
+        drawn.append(save_drawn(picture.figure, folder, picture.name, picture.title, picture.alt))
+        print(drawn[-1].path)
+    return drawn
+
+
+def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
+    """File name -> content: curves and pivots as CSV, the table as text and, if asked for, as LaTeX."""
+    from ovis.reporting.tables import latex_table, text_table, wide_table
+
+    choice = results.choice
+    files = {"curves.csv": results.curves.to_csv(index=False)}
+    if len(results.detailed):
+        files["detailed.csv"] = results.detailed.to_csv(index=False)
+    files["pivot.csv"] = wide_table(results.pivot, choice.keys).to_csv(index=False)
+    files["table.txt"] = text_table(results.pivot, choice.keys, options.float_format, choice.evaluated)
+    if options.latex:
+        files["table.tex"] = latex_table(results.pivot, choice.keys, options.float_format, choice.evaluated)
+    return files
 
 
 def _read(options: argparse.Namespace) -> Experiment:
     """The runs that were asked for; says what was read and what was not."""
     from ovis.reporting.read import list_experiments, read_experiment
-    from ovis.reporting.select import select_runs
     from ovis.runner.paths import is_safe_name
 
     root = Path(options.root)
@@ -145,18 +159,34 @@ def _read(options: argparse.Namespace) -> Experiment:
         there = ", ".join(list_experiments(root)) or "none"
         raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
     everything = read_experiment(root / options.exp)
-    experiment = select_runs(everything, options.include, options.exclude)
+    experiment = _select(options, everything)
     total = sum(experiment.states.values())
     counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
     print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
     left = sum(everything.states.values()) - total
     if left:
-        print(f"left out by --include and --exclude: {left} runs")
+        print(f"left out by --include, --exclude and --filter: {left} runs")
     _print_skipped(experiment)
     if experiment.runs.empty:
         what = "no run was asked for" if left else "no run has any evaluation"
         raise ReportError(f"{what} in {root / options.exp}: nothing to draw", FAILED)
     return experiment
+
+
+def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
+    from ovis.reporting.conditions import filter_runs, parse_condition
+    from ovis.reporting.estimator_args import split_estimators
+    from ovis.reporting.select import select_runs
+
+    experiment = select_runs(everything, options.include, options.exclude)
+    if options.parse_estimator_args:
+        experiment = split_estimators(experiment)
+    if experiment.runs.empty:
+        return experiment
+    try:
+        return filter_runs(experiment, [parse_condition(text) for text in options.filter])
+    except ValueError as error:
+        raise ReportError(str(error), REFUSED) from None
 
 
 def _print_skipped(experiment: Experiment, most: int = 10) -> None:
@@ -168,43 +198,23 @@ def _print_skipped(experiment: Experiment, most: int = 10) -> None:
         print(f"failed {run['run']}: {run['message'] or 'no message'} (drawn as far as it came)")
 
 
-def _choose(options: argparse.Namespace, experiment: Experiment) -> tuple[list[str], list[Metric], list[Pivot]]:
-    """Keys, metrics and pivots: as asked for, or those of the defaults that the runs have.
+def _choose(options: argparse.Namespace, experiment: Experiment) -> Choice:
+    """What to show; says what a reader should know of it."""
+    from ovis.reporting.choose import Request, choose
+    from ovis.reporting.presets import find_preset
 
-    Raises:
-        ValueError: something was asked for by name that no run has.
-    """
-    from ovis.reporting.metrics import parse_pivot
-    from ovis.reporting.select import check_keys, check_metrics, check_pivots
-
-    keys = options.keys or [key for key in KEYS if key in experiment.settings]
-    present = experiment.metrics
-    metrics = options.metrics or [name for name in METRICS if name in present] or present[: len(METRICS)]
-    pivots = options.pivot_metrics or [name for name in PIVOTS if parse_pivot(name).metric.name in (*present, "time")]
-    return (
-        check_keys(experiment, keys),
-        check_metrics(experiment, metrics),
-        check_pivots(experiment, (parse_pivot(text) for text in pivots)),
+    request = Request(
+        options.keys,
+        options.metrics,
+        options.detailed_metrics,
+        options.pivot_metrics,
+        options.ylims,
+        options.merge_args,
     )
-
-
-def _print_notes(experiment: Experiment, keys: Sequence[str], limits: dict[str, tuple[float, float]]) -> None:
-    """What a reader of the figure should know."""
-    from ovis.reporting.select import mixed_settings
-
-    mixed = mixed_settings(experiment, keys)
-    if mixed:
-        print(f"note: runs that are averaged differ in {', '.join(mixed)}: tell them apart with --keys")
-    unused = [name for name in limits if name not in experiment.metrics]
-    if unused:
-        print(f"note: --ylims of metrics that no run has: {', '.join(unused)}")
-
-
-def _caption(curves: pd.DataFrame, first: Pivot, band: str) -> str:
-    """What lines, bands and the legend's order mean."""
-    low, high = int(curves["seeds"].min()), int(curves["seeds"].max())
-    seeds = f"{high}" if low == high else f"{low} to {high}"
-    lines = "one seed" if high == 1 else f"mean over {seeds} seeds" + (f", band: {band}" if band else "")
-    metric = re.sub(r"\bL_(\w+)", r"$L_{\1}$", first.metric.text.partition(" [")[0])
-    order = f"ordered by {first.heading} {metric}"
-    return f"{lines}; {order}"
+    try:
+        choice = choose(experiment, request, find_preset(options.exp))
+    except ValueError as error:
+        raise ReportError(str(error), REFUSED) from None
+    for note in choice.notes:
+        print(f"note: {note}")
+    return choice

@@ -23,7 +23,7 @@ class ReportError(Exception):
         self.code = code
 
 
-def run_report(report: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def run_report(report: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> int:
     """Make a report; whatever stands in its way becomes one line.
 
     Args:

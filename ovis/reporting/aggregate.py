@@ -84,36 +84,41 @@ def pivot_table(experiment: Experiment, keys: Sequence[str], pivots: Sequence[Pi
         pivots: what to compute of each run; the first one ranks.
 
     Returns:
-        one row per group and pivot, columns ``*keys, pivot, mean, se, seeds`` (runs with this metric), ``runs`` (all
-        of the group), ``done`` (how many of these).
+        one row per group and pivot, columns ``*keys, pivot, mean, se, low, high`` (0.5 std on either side, NaN for one
+        seed), ``seeds`` (runs with this metric), ``runs`` (all of the group), ``done`` (how many of these).
     """
     groups = _group(experiment.runs, list(keys))
     tables = [_over_seeds(run_values(experiment, pivot), groups).assign(pivot=pivot.name) for pivot in pivots]
     order = _best_first(groups.about, tables[0]["mean"], pivots[0])
     rows = pd.concat([table.loc[[group]] for group in order for table in tables])
-    return rows.join(groups.about)[[*keys, "pivot", "mean", "se", "seeds", "runs", "done"]].reset_index(drop=True)
+    columns = [*keys, "pivot", "mean", "se", "low", "high", "seeds", "runs", "done"]
+    return rows.join(groups.about)[columns].reset_index(drop=True)
 
 
 def _over_seeds(values: pd.Series[float], groups: _Groups) -> pd.DataFrame:
-    """Columns mean, se, seeds, one row per group; a NaN among the values makes a NaN."""
+    """Columns mean, se, low, high, seeds, one row per group; a NaN among the values makes a NaN."""
     parts = values.groupby(groups.number.reindex(values.index).to_numpy())
     found = {int(str(group)): part.to_numpy(np.float64) for group, part in parts}
     rows = [_mean_and_error(found.get(group, np.empty(0))) for group in groups.about.index]
-    return pd.DataFrame(rows, columns=["mean", "se", "seeds"], index=groups.about.index)
+    return pd.DataFrame(rows, columns=["mean", "se", "low", "high", "seeds"], index=groups.about.index)
 
 
-def _mean_and_error(values: NDArray[np.floating[Any]]) -> tuple[float, float, int]:
+def _mean_and_error(values: NDArray[np.floating[Any]]) -> tuple[float, float, float, float, int]:
     n = len(values)
     with np.errstate(invalid="ignore"):  # inf - inf: a diverged run has no standard error
-        error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return (float(values.mean()) if n else math.nan), error, n
+        std = float(values.std(ddof=1)) if n > 1 else math.nan
+    mean = float(values.mean()) if n else math.nan
+    low, high = mean - 0.5 * std, mean + 0.5 * std
+    if low <= 0 < values.min(initial=math.inf):
+        low = float(values.min())  # as in _band
+    return mean, std / math.sqrt(max(n, 1)), low, high, n
 
 
 def _best_first(about: pd.DataFrame, mean: pd.Series[float], pivot: Pivot) -> list[int]:
-    """The groups by their value, the best first and NaN last; data sets one after the other, as they don't compare."""
+    """The groups by their value, the best first and NaN last; data sets, and then K, one after the other."""
     ascending = pivot.metric.kind.sign < 0 or (pivot.metric.kind.sign == 0 and pivot.aggregate == "min")
     table = about.assign(_value=mean)
-    by = [name for name in ("dataset",) if name in about.columns]
+    by = [name for name in ("dataset", "iw") if name in about.columns]
     table = table.sort_values([*by, "_value"], ascending=[*(True for _ in by), ascending], kind="stable")
     return [int(group) for group in table.index]
 

@@ -51,16 +51,22 @@ def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend
 def add_grouped_legend(figure: Figure, groups: Sequence[Sequence[Look]], title: str = "") -> Legend:
     """Add the legend above the panels, a column for each group; the figure is higher by its height.
 
+    Where the columns are too wide for the figure, the groups follow each other as in :func:`add_legend`.
+
     Args:
         figure: with ``layout="constrained"``, which keeps the panels clear of it.
         groups: the columns, each from top to bottom.
         title: above them, in lines that fit.
     """
+    whole = title
     title = textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
     height = max(map(len, groups), default=0)
     # A legend's columns are filled evenly: short ones end in entries that can't be seen.
     padded = [[*group, *[None] * (height - len(group))] for group in groups]
     legend = _place(figure, [look for group in padded for look in group], title, columns=len(groups))
+    if _inches(figure, legend)[0] > WIDEST * figure.get_figwidth():
+        legend.remove()
+        return add_legend(figure, [look for group in groups for look in group], whole)
     figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + _inches(figure, legend)[1])
     return legend
 

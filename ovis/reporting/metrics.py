@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ovis.names import nearest
 
-__all__ = ["AGGREGATES", "PARTICLES", "Metric", "Pivot", "make_metric", "parse_limits", "parse_pivot"]
+__all__ = [
+    "AGGREGATES",
+    "PARTICLES",
+    "Evaluated",
+    "Metric",
+    "Pivot",
+    "is_known",
+    "make_metric",
+    "parse_limits",
+    "parse_pivot",
+]
 
 #: How the values of one run over its training become one number.
 AGGREGATES = {"max": "max", "min": "min", "mean": "mean", "last": "final"}
@@ -59,8 +70,26 @@ KINDS = {
     "active_units/au": Kind("active units", "active units", "", 1, digits=".0f"),
     "gmm/posterior_mse": Kind(r"posterior $L_2$ error", "posterior L2", "", -1, log=True, digits=".4f"),
     "gmm/prior_mse": Kind(r"prior $L_2$ error", "prior L2", "", -1, log=True, digits=".4f"),
+    "gaussian_toy/mse_A": Kind(r"$\|A-A^*\|_2$", "error of A", "", -1, log=True, digits=".4f"),
+    "gaussian_toy/mse_b": Kind(r"$\|b-b^*\|_2$", "error of b", "", -1, log=True, digits=".4f"),
+    "gaussian_toy/mse_mu": Kind(r"$\|\mu-\mu^*\|_2$", "error of mu", "", -1, log=True, digits=".4f"),
     "time": Kind("wall time per run", "time", "s", -1, digits=".1f"),
 }
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How an experiment's metrics came about, which their labels must say.
+
+    Attributes:
+        particles: split -> with how many its bounds are evaluated; without the splits in which the runs differ.
+        once: metrics that each run measures once, at its end, with its best parameters.
+        chosen_on: the split whose bound chose these parameters; empty: the runs differ, or it is not known.
+    """
+
+    particles: Mapping[str, int] = field(default_factory=dict)
+    once: frozenset[str] = frozenset()
+    chosen_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,10 +99,14 @@ class Metric:
     Attributes:
         name: as the runs write it.
         particles: with how many it is evaluated; None: the runs differ, or it is not known.
+        once: it is measured once, at the end of a run, with the best parameters: a point, no curve.
+        chosen_on: the split that chose these parameters; empty: not known.
     """
 
     name: str
     particles: int | None = None
+    once: bool = False
+    chosen_on: str = ""
 
     @property
     def split(self) -> str:
@@ -87,11 +120,22 @@ class Metric:
         return KINDS.get(key, Kind(key.replace("_", " "), key, digits=".4g"))
 
     @property
+    def symbol(self) -> str:
+        """For figures, without split and unit: ``log p(x) bound L_100``."""
+        return self._counted(self.kind.symbol)
+
+    @property
     def label(self) -> str:
         """For an axis: ``log p(x) bound L_100, train [nats]``."""
         split = f", {self.split}" if self.split else ""
         unit = f" [{self.kind.unit}]" if self.kind.unit else ""
-        return f"{self._counted(self.kind.symbol)}{split}{unit}"
+        return f"{self.symbol}{split}{unit}"
+
+    @property
+    def wrapped_label(self) -> str:
+        """The same in two lines, for low panels."""
+        unit = f" [{self.kind.unit}]" if self.kind.unit else ""
+        return f"{self.symbol}\n{self.split}{unit}" if self.split else f"{self.symbol}{unit}"
 
     @property
     def text(self) -> str:
@@ -116,19 +160,44 @@ class Pivot:
 
     @property
     def heading(self) -> str:
-        """What was done to the metric, in one word: best, final, mean, max or min."""
+        """What was done to the metric: best, final, mean, max or min, and what chose, where it is a test set's best.
+
+        The best of all evaluations on the test set is chosen on the test set, and too good by that. A metric measured
+        once, with the best parameters, is not: all its aggregates are that one number.
+        """
         if self.metric.name == "time":
             return "per run"
+        if self.metric.once:
+            return f"chosen on {self.metric.chosen_on}" if self.metric.chosen_on else "best parameters"
         best = {1: "max", -1: "min"}.get(self.metric.kind.sign)
-        return "best" if self.aggregate == best else AGGREGATES[self.aggregate]
+        if self.aggregate != best:
+            return AGGREGATES[self.aggregate]
+        return "best, chosen on test" if self.metric.split == "test" else "best"
+
+    @property
+    def label(self) -> str:
+        """For an axis, in two lines: the metric, and how it became one number."""
+        metric = self.metric
+        how = ", ".join(part for part in (metric.split, "" if metric.name == "time" else self.heading) if part)
+        unit = f" [{metric.kind.unit}]" if metric.kind.unit else ""
+        return f"{metric.symbol}\n{how}{unit}" if how else f"{metric.symbol}{unit}"
+
+    @property
+    def phrase(self) -> str:
+        """For a sentence: ``best train bound L_100``, ``test bound L_100 (chosen on valid)``."""
+        text = re.sub(r" \[.*\]$", "", self.metric.text)
+        word, _, chosen = self.heading.partition(", ")
+        if self.metric.once:
+            word, chosen = "", self.heading
+        return " ".join(part for part in (word, text, f"({chosen})" if chosen else "") if part)
 
 
-def parse_pivot(text: str, particles: Mapping[str, int] | None = None) -> Pivot:
+def parse_pivot(text: str, evaluated: Evaluated | None = None) -> Pivot:
     """Read ``agg:metric``.
 
     Args:
         text: what to read.
-        particles: split -> with how many it is evaluated, see :func:`ovis.reporting.select.shared_particles`.
+        evaluated: see :func:`ovis.reporting.select.how_evaluated`.
 
     Raises:
         ValueError: no such aggregate.
@@ -136,12 +205,20 @@ def parse_pivot(text: str, particles: Mapping[str, int] | None = None) -> Pivot:
     aggregate, _, name = text.partition(":")
     if aggregate not in AGGREGATES or not name:
         raise ValueError(f"{text!r}: expected agg:metric, e.g. max:test:loss/L_k{nearest(aggregate, AGGREGATES)}")
-    return Pivot(aggregate, make_metric(name, particles))
+    return Pivot(aggregate, make_metric(name, evaluated))
 
 
-def make_metric(name: str, particles: Mapping[str, int] | None = None) -> Metric:
-    """The metric of this name, evaluated with that many particles, by split."""
-    return Metric(name, (particles or {}).get(Metric(name).split))
+def make_metric(name: str, evaluated: Evaluated | None = None) -> Metric:
+    """The metric of this name, as it was evaluated."""
+    known = evaluated or Evaluated()
+    once = name in known.once
+    return Metric(name, known.particles.get(Metric(name).split), once, known.chosen_on if once else "")
+
+
+def is_known(name: str) -> bool:
+    """Whether a training can have this metric, though none may have it yet."""
+    split, _, kind = name.partition(":")
+    return split in PARTICLES and kind in KINDS
 
 
 def parse_limits(text: str) -> tuple[str, tuple[float, float]]:

@@ -6,10 +6,11 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from ovis.names import nearest
-from ovis.reporting.metrics import PARTICLES, Metric, Pivot
+from ovis.reporting.metrics import PARTICLES, Evaluated, Metric, Pivot, is_known, make_metric
 from ovis.reporting.read import Experiment
 from ovis.settings import TrainSettings
 
@@ -17,6 +18,8 @@ __all__ = [
     "check_keys",
     "check_metrics",
     "check_pivots",
+    "how_evaluated",
+    "keep_runs",
     "mixed_settings",
     "report_name",
     "select_runs",
@@ -45,23 +48,44 @@ def select_runs(experiment: Experiment, include: Sequence[str] = (), exclude: Se
     rows = experiment.runs
     columns = [rows[name].astype(str) for name in ("run", "id", "estimator") if name in rows]
     kept = [wanted(_without_hash(run), *others) for run, *others in zip(*columns, strict=True)] if len(rows) else []
-    runs = rows[kept].reset_index(drop=True) if len(rows) else rows
-    curves = experiment.curves[experiment.curves["run"].isin(runs["run"])].reset_index(drop=True)
     skipped = tuple(s for s in experiment.skipped if s.state == "foreign" or wanted(_without_hash(s.name)))
-    return dataclasses.replace(experiment, runs=runs, curves=curves, skipped=skipped)
+    return dataclasses.replace(keep_runs(experiment, kept), skipped=skipped)
+
+
+def keep_runs(experiment: Experiment, kept: Sequence[bool]) -> Experiment:
+    """The experiment with some of its runs only, and their curves.
+
+    Args:
+        experiment: what was read.
+        kept: for each of its runs, whether to keep it.
+    """
+    if experiment.runs.empty or all(kept):
+        return experiment
+    runs = experiment.runs[list(kept)].reset_index(drop=True)
+    curves = experiment.curves[experiment.curves["run"].isin(runs["run"])].reset_index(drop=True)
+    return dataclasses.replace(experiment, runs=runs, curves=curves)
 
 
 def _without_hash(name: str) -> str:
     return re.sub(r"-[0-9a-f]{12}$", "", name)
 
 
-def report_name(exp: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> str:
-    """The folder of a report: ``NAME``, ``NAME-inc=iwbound`` ...; of several words the first one names it."""
-    parts = [exp, *(f"{tag}={words[0]}" for tag, words in (("inc", include), ("exc", exclude)) if words)]
+def report_name(
+    exp: str, include: Sequence[str] = (), exclude: Sequence[str] = (), conditions: Sequence[str] = ()
+) -> str:
+    """The folder of a report: ``NAME``, ``NAME-inc=iwbound``, ``NAME-iw=50`` ...; of several words the first names it.
+
+    Args:
+        exp: the experiment.
+        include: the words of ``--include``.
+        exclude: the words of ``--exclude``.
+        conditions: those of ``--filter``: all of them name it.
+    """
+    parts = [exp, *(f"{tag}={words[0]}" for tag, words in (("inc", include), ("exc", exclude)) if words), *conditions]
     return re.sub(r"[^A-Za-z0-9._+=-]+", "_", "-".join(parts))
 
 
-def check_keys(experiment: Experiment, keys: Iterable[str]) -> list[str]:
+def check_keys(experiment: Experiment, keys: Iterable[str], option: str = "--keys") -> list[str]:
     """The settings by which curves are told apart, each once.
 
     Raises:
@@ -70,32 +94,34 @@ def check_keys(experiment: Experiment, keys: Iterable[str]) -> list[str]:
     keys = list(dict.fromkeys(keys))
     for key in keys:
         if key not in experiment.settings:
-            raise ValueError(f"--keys: no setting {key!r}{nearest(key, experiment.settings)}")
+            raise ValueError(f"{option}: no setting {key!r}{nearest(key, experiment.settings)}")
     return keys
 
 
 def check_metrics(experiment: Experiment, names: Iterable[str], option: str = "--metrics") -> list[Metric]:
-    """The metrics of these names, each once.
+    """The metrics of these names that runs have, each once; one that a training may still come to measure is left out.
 
     Raises:
-        ValueError: no run has such a metric.
+        ValueError: no training has such a metric.
     """
+    present, evaluated = experiment.metrics, how_evaluated(experiment)
     names = list(dict.fromkeys(names))
     for name in names:
-        if name not in experiment.metrics:
-            raise ValueError(f"{option}: no metric {name!r}{nearest(name, experiment.metrics)}")
-    return [Metric(name) for name in names]
+        if name not in present and not is_known(name):
+            raise ValueError(f"{option}: no metric {name!r}{nearest(name, present)}")
+    return [make_metric(name, evaluated) for name in names if name in present]
 
 
 def check_pivots(experiment: Experiment, pivots: Iterable[Pivot]) -> list[Pivot]:
-    """The columns of the table, each once; the wall time counts as a metric here.
+    """The columns of the table that runs have, each once; the wall time counts as a metric here.
 
     Raises:
-        ValueError: no run has such a metric.
+        ValueError: no training has such a metric.
     """
     pivots = list(dict.fromkeys(pivots))
-    check_metrics(experiment, (p.metric.name for p in pivots if p.metric.name != "time"), "--pivot_metrics")
-    return pivots
+    found = check_metrics(experiment, (p.metric.name for p in pivots if p.metric.name != "time"), "--pivot_metrics")
+    named = {metric.name: metric for metric in found} | {"time": make_metric("time")}
+    return [Pivot(p.aggregate, named[p.metric.name]) for p in pivots if p.metric.name in named]
 
 
 def mixed_settings(experiment: Experiment, keys: Sequence[str]) -> list[str]:
@@ -117,3 +143,22 @@ def shared_particles(experiment: Experiment) -> dict[str, int]:
         for split, column in found.items()
         if column.nunique(dropna=False) == 1 and pd.api.types.is_integer_dtype(column)
     }
+
+
+def how_evaluated(experiment: Experiment) -> Evaluated:
+    """With how many particles, how often, and chosen by what: what the labels of this experiment's metrics must say."""
+    runs = experiment.runs
+    chosen = [str(name) for name in runs["select_on"].unique()] if "select_on" in runs else []
+    return Evaluated(shared_particles(experiment), _measured_once(experiment), chosen[0] if len(chosen) == 1 else "")
+
+
+def _measured_once(experiment: Experiment) -> frozenset[str]:
+    """The metrics of which no run has two values, though the runs that have one were evaluated more than once."""
+    curves = experiment.curves
+    metrics, runs = curves["metric"].cat, curves["run"].cat
+    shape = len(metrics.categories), len(runs.categories)
+    places = np.ravel_multi_index((metrics.codes, runs.codes), shape) if len(curves) else np.zeros(0, int)
+    counts = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+    evaluations = experiment.runs.set_index("run")["evaluations"].reindex(runs.categories).fillna(0).to_numpy()
+    single = (counts <= 1).all(axis=1) & (counts * (evaluations > 1) == counts).all(axis=1) & counts.any(axis=1)
+    return frozenset(str(name) for name in metrics.categories[single])

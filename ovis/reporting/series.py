@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import pandas as pd
+from matplotlib.ticker import EngFormatter
 
-from ovis.reporting.style import DASHES, FALLBACK, MARKERS, SOLID, Look, estimator_looks
+from ovis.reporting.style import DASHES, FALLBACK, MARKERS, SOLID, Look, estimator_looks, style_group, style_order
 
-__all__ = ["Series", "legend_looks", "make_series", "value_text"]
+__all__ = ["Series", "by_family", "legend_looks", "make_series", "panel_title", "setting_text", "value_text"]
 
 #: Settings with a symbol of their own; others are written ``name=value``.
 SYMBOLS = {"iw": "K", "alpha": "α", "beta": "β", "tau": "τ", "mc": "M"}
 
+#: Data sets as a figure names them.
+TITLES = {
+    "binmnist": "binarized MNIST",
+    "mnist": "MNIST",
+    "omniglot": "Omniglot",
+    "fashion": "Fashion-MNIST",
+    "gmm": "Gaussian mixture",
+    "gaussian-toy": "Gaussian toy",
+}
+
 #: Settings whose value says enough.
 PLAIN = ("dataset", "model", "id", "prior", "optimizer")
+
+#: Values that go without saying beside the name of an estimator.
+USUAL = {"alpha": 0.0, "warmup": 0, "tau": 0.0}
 
 #: A legend with more entries names estimators and other settings apart.
 LONGEST_LEGEND = 12
@@ -33,7 +48,7 @@ class Series:
         keys: the settings that make the group, by name.
         look: how it is drawn; its label names the whole group.
         estimator: what of the label is the estimator; empty where all groups have the same one.
-        rest: what of the label is other settings.
+        rest: the other settings, written out.
         level: the place of ``rest`` among all of them, the smallest first.
     """
 
@@ -47,7 +62,9 @@ class Series:
 def make_series(groups: pd.DataFrame) -> list[Series]:
     """Give every group of runs a look: the colour and marker say the estimator, the dashes the other settings.
 
-    Settings in which no two groups differ are left out of the labels.
+    Settings in which no two groups differ are left out of the labels. Of settings that make another series of one
+    estimator (alpha, its warm-up) the usual value is solid and goes without saying, as in the paper's Figure 4; of
+    several K the largest is solid, as in Figure 3.
 
     Args:
         groups: one row per group, one column per key, in the order in which they are to be named.
@@ -60,17 +77,25 @@ def make_series(groups: pd.DataFrame) -> list[Series]:
     levels = _levels(groups[others])
     series = []
     for keys, name in zip(groups.to_dict("records"), ids, strict=True):
-        rest = ", ".join(_key_text(key, keys[key]) for key in others)
+        rest = ", ".join(setting_text(key, keys[key]) for key in others)
         level = levels.index(rest) if others else 0
         look = looks[name] if compared else _ordinal(level)
         if compared and others:
-            # The last level (the largest K) is solid, as in the paper's Figure 3.
-            look = replace(look, dash=DASHES[(len(levels) - 1 - level) % len(DASHES)])
+            look = replace(look, dash=DASHES[(len(levels) - 1 - level if "iw" in others else level) % len(DASHES)])
         estimator = look.label if compared and name else ""
-        label = ", ".join(part for part in (estimator, rest) if part) or "all runs"
+        unusual = [setting_text(key, keys[key]) for key in others if keys[key] != USUAL.get(key, "") or not estimator]
+        label = ", ".join(part for part in (estimator, *unusual) if part) or "all runs"
         named = {str(key): value for key, value in keys.items()}
         series.append(Series(named, replace(look, label=label), estimator, rest, level))
     return series
+
+
+def by_family(series: Sequence[Series]) -> list[list[Series]]:
+    """The series in the columns of the paper's legends, those of relatives in one; settings in order within."""
+    columns: dict[int, list[Series]] = {}
+    for item in sorted(series, key=lambda item: (style_order(str(item.keys.get("estimator", ""))), item.level)):
+        columns.setdefault(style_group(str(item.keys.get("estimator", ""))), []).append(item)
+    return list(columns.values())
 
 
 def value_text(value: object) -> str:
@@ -78,6 +103,23 @@ def value_text(value: object) -> str:
     if value is None or value != value:
         return "?"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def panel_title(key: str, value: str) -> str:
+    """The title of a panel that is of one value of a key: ``Omniglot``, ``K = 5``; nothing where there is no value."""
+    if key == "dataset" or not value:
+        return TITLES.get(value, value)
+    return f"$K = {value}$" if key == "iw" else f"{SYMBOLS.get(key, key)} = {value}"
+
+
+def setting_text(key: str, value: object) -> str:
+    """A setting with its value: ``K=10``, ``α=0.7``, ``α warm-up 1M``, ``digits``, ``no id``."""
+    if key == "warmup" and isinstance(value, Real) and value == value:
+        return f"α warm-up {EngFormatter(sep='')(float(value))}" if value else "no warm-up"
+    text = value_text(value)
+    if not text:
+        return f"no {key}"
+    return text if key in PLAIN else f"{SYMBOLS.get(key, key)}={text}"
 
 
 def legend_looks(series: Sequence[Series]) -> list[Look]:
@@ -92,18 +134,13 @@ def legend_looks(series: Sequence[Series]) -> list[Look]:
     return [*estimators.values(), *(settings[level] for level in sorted(settings))]
 
 
-def _key_text(key: str, value: object) -> str:
-    text = value_text(value)
-    return text if key in PLAIN and text else f"{SYMBOLS.get(key, key)}={text}"
-
-
 def _levels(others: pd.DataFrame) -> list[str]:
     """The combinations of the other settings as text, smallest first."""
     names = [str(name) for name in others.columns]
     if not names:
         return []
     distinct = others.drop_duplicates().sort_values(names, key=_sortable, kind="stable")
-    return [", ".join(_key_text(str(n), v) for n, v in row.items()) for row in distinct.to_dict("records")]
+    return [", ".join(setting_text(str(n), v) for n, v in row.items()) for row in distinct.to_dict("records")]
 
 
 def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:

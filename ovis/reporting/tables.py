@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import pandas as pd
 
-from ovis.reporting.metrics import Pivot, parse_pivot
+from ovis.reporting.metrics import Evaluated, Pivot, parse_pivot
 from ovis.reporting.series import value_text
 from ovis.reporting.style import estimator_looks
 
@@ -21,9 +21,7 @@ ABSENT = "-"
 
 GAP = "  "
 
-Particles = Mapping[str, int] | None
-
-HEADINGS = {"iw": "K", "alpha": "α", "dataset": "data"}
+HEADINGS = {"iw": "K", "alpha": "α", "dataset": "data", "warmup": "α warm-up"}
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,18 @@ def wide_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def text_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "", particles: Particles = None) -> str:
+def text_table(
+    table: pd.DataFrame, keys: Sequence[str], float_format: str = "", evaluated: Evaluated | None = None
+) -> str:
     """Mean ± standard error over seeds, in aligned columns under two lines of headings.
 
     Args:
         table: a pivot table.
         keys: settings that tell its rows apart.
         float_format: of all numbers, e.g. ``.2f``; empty: each metric has its own.
-        particles: split -> with how many its bounds are evaluated, for the headings.
+        evaluated: how the metrics came about, for the headings.
     """
-    pivots = _pivots(table, particles)
+    pivots = _pivots(table, evaluated)
     names = _key_columns(table, keys)
     numbers = [[_cell(group.iloc[i], pivot, float_format) for group in _rows(table)] for i, pivot in enumerate(pivots)]
     columns = [
@@ -70,9 +70,11 @@ def text_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "",
     return "\n".join([top.rstrip(), lines[0], rule, *lines[1:]]) + "\n"
 
 
-def latex_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = "", particles: Particles = None) -> str:
+def latex_table(
+    table: pd.DataFrame, keys: Sequence[str], float_format: str = "", evaluated: Evaluated | None = None
+) -> str:
     """The same as a LaTeX tabular (package booktabs)."""
-    pivots, names = _pivots(table, particles), _key_columns(table, keys)
+    pivots, names = _pivots(table, evaluated), _key_columns(table, keys)
     spans = [(text, len(list(members))) for text, members in groupby(pivot.metric.text for pivot in pivots)]
     top = [*("" for _ in keys), *(rf"\multicolumn{{{n}}}{{c}}{{{_latex(text)}}}" for text, n in spans), ""]
     head = [*(_latex(HEADINGS.get(key, key)) for key in keys), *(pivot.heading for pivot in pivots), "seeds"]
@@ -95,8 +97,8 @@ def latex_table(table: pd.DataFrame, keys: Sequence[str], float_format: str = ""
     return "\n".join(lines) + "\n"
 
 
-def _pivots(table: pd.DataFrame, particles: Particles) -> list[Pivot]:
-    return [parse_pivot(str(name), particles) for name in table["pivot"].unique()]
+def _pivots(table: pd.DataFrame, evaluated: Evaluated | None) -> list[Pivot]:
+    return [parse_pivot(str(name), evaluated) for name in table["pivot"].unique()]
 
 
 def _rows(table: pd.DataFrame) -> list[pd.DataFrame]:

@@ -41,12 +41,12 @@ def test_defaults(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(path.name for path in folder.iterdir()) == names
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "read 8 of 8 runs (8 done)"
-    assert printed[-2:] == [str(folder / "curves.png"), str(folder / "curves.pdf")]
+    assert printed[-1] == str(folder / "curves.png")
     table = (folder / "table.txt").read_text(encoding="utf-8").splitlines()
-    assert printed[-len(table) - 3 : -3] == table
+    assert printed[-len(table) - 2 : -2] == table
     # Best first, and numbers by hand: the last of gamma=1 are -19 and -18.
     assert [line.split("  ")[0] for line in table[3:]] == ["OVIS~ (γ=1)", "RWS", "VIMCO", "REINFORCE"]
-    assert table[3].split("  ")[2] == "-18.50 ± 0.50"
+    assert table[3].split()[2:6] == ["10", "-18.50", "±", "0.50"]
     for text in ("test bound L_K [nats]", "train bound L_K [nats]", "train SNR", "train ESS", "time [s]"):
         assert text in table[0]
     curves = pd.read_csv(folder / "curves.csv")
@@ -72,7 +72,7 @@ def test_options(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0
     folder = quickstart.root.parent / "reports" / "demo-inc=gamma"
     printed = capsys.readouterr().out
-    assert printed.startswith("read 4 of 4 runs (4 done)\nleft out by --include and --exclude: 4 runs\n")
+    assert printed.startswith("read 4 of 4 runs (4 done)\nleft out by --include, --exclude and --filter: 4 runs\n")
     assert str(folder / "curves.png") in printed
     assert r"\toprule" in (folder / "table.tex").read_text()
     pivot = pd.read_csv(folder / "pivot.csv")
@@ -108,7 +108,13 @@ def test_runs_that_differ_in_more_than_their_seed_are_pointed_out(
     assert "note:" not in capsys.readouterr().out
     quickstart.add("rws", [-1.0], lr=0.5)
     assert run(quickstart) == 0
-    assert "note: runs that are averaged differ in lr: tell them apart with --keys" in capsys.readouterr().out
+    assert "note: runs of one series differ in lr: drawn as series of their own" in capsys.readouterr().out
+    pivot = pd.read_csv(quickstart.root.parent / "reports" / "demo" / "pivot.csv")
+    apart = pivot[pivot["estimator"] == "wake-wake"]
+    assert dict(zip(apart["lr"], apart[f"last:{METRIC}"], strict=True)) == {0.5: -1.0, 0.001: -19.5}
+    assert run(quickstart, "--merge_args=") == 0
+    averaged = "note: runs that are averaged differ in lr: tell them apart with --merge_args or --keys"
+    assert averaged in capsys.readouterr().out
 
 
 def test_runs_without_the_usual_metrics(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +191,7 @@ def test_the_door(quickstart: Folder) -> None:
         command, cwd=quickstart.root.parent, env={"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("reports/demo/curves.png\nreports/demo/curves.pdf\n")
+    assert done.stdout.endswith("reports/demo/curves.png\n")
     missing = subprocess.run([*command[:3], "nothing", *command[4:]], capture_output=True, text=True)
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr

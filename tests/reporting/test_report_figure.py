@@ -138,9 +138,19 @@ def test_a_bound_shows_all_that_comes_after_the_first_climb(table: pd.DataFrame)
     assert low < late["low"].min()
     assert high > rows["high"].max()
     assert low > rows["mean"].min()  # the start is left out
-    figure = draw_curves(table, ["estimator"], limits={METRICS[0]: (-94.0, -88.0)})
-    assert figure.axes[0].get_ylim() == (-94.0, -88.0)
-    assert figure.axes[1].get_ylim() != (-94.0, -88.0)
+    figure = draw_curves(table, ["estimator"], limits={METRICS[0]: (-30.0, -21.0)})
+    assert figure.axes[0].get_ylim() == (-30.0, -21.0)
+    assert figure.axes[1].get_ylim() != (-30.0, -21.0)
+
+
+def test_limits_that_would_leave_a_panel_empty_do_not_hold_there(table: pd.DataFrame) -> None:
+    sets = {"binmnist": 0.0, "omniglot": -20.0}
+    shifted = [table.assign(dataset=d, mean=table["mean"] + by, low=np.nan, high=np.nan) for d, by in sets.items()]
+    both = pd.concat([part[part["metric"] == METRICS[0]] for part in shifted])
+    figure = draw_curves(both, ["dataset", "estimator"], limits={METRICS[0]: (-30.0, -19.0)})
+    assert figure.axes[0].get_ylim() == (-30.0, -19.0)
+    low, high = figure.axes[1].get_ylim()
+    assert low < -46.0 < high < -38.0
 
 
 def boxes(figure: Figure) -> tuple[object, list[object]]:

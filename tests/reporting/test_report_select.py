@@ -11,6 +11,7 @@ from ovis.reporting.select import (
     check_keys,
     check_metrics,
     check_pivots,
+    how_evaluated,
     mixed_settings,
     report_name,
     select_runs,
@@ -135,11 +136,11 @@ def test_labels_of_metrics(name: str, label: str, text: str) -> None:
 def test_a_bound_says_with_how_many_particles_it_is_evaluated(demo: Folder) -> None:
     for seed in (1, 2):
         demo.add("rws", [-1.0], seed=seed, iw_test=100, iw_valid=10 * seed)
-    particles = shared_particles(read_experiment(demo.path))
-    assert particles == {"train": 100, "test": 100}  # the runs differ in iw_valid
-    assert parse_pivot("max:test:loss/L_k", particles).metric.text == "test bound L_100 [nats]"
-    assert make_metric("train:loss/L_k", particles).label == r"$\log\,p(x)$ bound $L_{100}$, train [nats]"
-    assert make_metric("valid:loss/L_k", particles).text == "valid bound L_K [nats]"
+    evaluated = how_evaluated(read_experiment(demo.path))
+    assert evaluated.particles == {"train": 100, "test": 100}  # the runs differ in iw_valid
+    assert parse_pivot("max:test:loss/L_k", evaluated).metric.text == "test bound L_100 [nats]"
+    assert make_metric("train:loss/L_k", evaluated).label == r"$\log\,p(x)$ bound $L_{100}$, train [nats]"
+    assert make_metric("valid:loss/L_k", evaluated).text == "valid bound L_K [nats]"
     demo.add("vimco", [-1.0])  # of a version without this setting
     assert shared_particles(read_experiment(demo.path)) == {}
 
@@ -147,7 +148,8 @@ def test_a_bound_says_with_how_many_particles_it_is_evaluated(demo: Folder) -> N
 @pytest.mark.parametrize(
     ("text", "heading"),
     [
-        ("max:test:loss/L_k", "best"),
+        ("max:test:loss/L_k", "best, chosen on test"),
+        ("max:train:loss/L_k", "best"),
         ("min:test:loss/L_k", "min"),
         ("min:train:loss/kl_q_p", "best"),
         ("last:test:loss/L_k", "final"),

@@ -26,11 +26,11 @@ def table(demo: Folder) -> pd.DataFrame:
 
 def test_text(table: pd.DataFrame) -> None:
     assert text_table(table, KEYS) == (
-        "                    test bound L_K [nats]            train SNR   time [s]\n"
-        "estimator    K            best          final             mean    per run       seeds\n"
-        "-------------------------------------------------------------------------------------\n"
-        "OVIS~ (γ=1)  10   -3.00 ± 1.00   -4.00 ± 1.00  0.6250 ± 0.1250  2.0 ± 0.0  2 (1 done)\n"
-        "RWS          5   -11.00         -11.00              -           2.0                 1\n"
+        "                        test bound L_K [nats]               train SNR   time [s]\n"
+        "estimator    K   best, chosen on test          final             mean    per run       seeds\n"
+        "--------------------------------------------------------------------------------------------\n"
+        "RWS          5          -11.00         -11.00              -           2.0                 1\n"
+        "OVIS~ (γ=1)  10          -3.00 ± 1.00   -4.00 ± 1.00  0.6250 ± 0.1250  2.0 ± 0.0  2 (1 done)\n"
     )
 
 
@@ -66,11 +66,11 @@ def test_latex(table: pd.DataFrame) -> None:
         r" &  & \multicolumn{2}{c}{test bound $L_{K}$ [nats]} & \multicolumn{1}{c}{train SNR} & "
         r"\multicolumn{1}{c}{time [s]} &  \\"
     )
-    assert lines[5] == (
+    assert lines[6] == (
         r"OVIS$\sim$ ($\gamma$=1) & 10 & $-3.00 \pm 1.00$ & $-4.00 \pm 1.00$ & $0.6250 \pm 0.1250$ & "
         r"$2.0 \pm 0.0$ & 2 (1 done) \\"
     )
-    assert lines[6] == r"RWS & 5 & $-11.00$ & $-11.00$ & - & $2.0$ & 1 \\"
+    assert lines[5] == r"RWS & 5 & $-11.00$ & $-11.00$ & - & $2.0$ & 1 \\"
     assert {line.count("&") for line in lines if line.endswith(r"\\") and "multi" not in line} == {6}
 
 
@@ -81,7 +81,7 @@ def test_latex_escapes(demo: Folder) -> None:
 
 
 def test_wide(table: pd.DataFrame) -> None:
-    first, second = wide_table(table, KEYS).to_dict("records")
+    second, first = wide_table(table, KEYS).to_dict("records")
     name = f"max:{METRIC}"
     assert (first["estimator"], first["iw"], first[name], first[f"{name} se"], first[f"{name} n"]) == (
         "ovis-gamma1",
