@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,70 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ovis.diagnostics import Diagnostic
+from ovis.estimators.memory import PassSizes
 from ovis.estimators.records import Estimate, Particles
+from ovis.estimators.replay import Replay, check_same, in_passes, replayed, shared_in_passes
 from ovis.estimators.sampling import draw, encode
-from ovis.functional.log_weights import Alpha, check_alpha, effective_sample_size, log_mean_exp
-from ovis.functional.surrogates import attach, scale_gradient
+from ovis.estimators.settings import ParticleSettings, weighting
+from ovis.estimators.surrogate import share_of_loss, surrogate, with_gradient_of
+from ovis.estimators.surroundings import Surroundings, check_eager, each_particle_alone
+from ovis.functional.log_weights import effective_sample_size, log_mean_exp
 
-__all__ = ["BoundSettings", "Draw", "GradientEstimator", "ParticleSettings", "RenyiSettings"]
-
-
-@dataclass(frozen=True)
-class ParticleSettings:
-    """Settings of every estimator; each may be given at construction and again at any call.
-
-    Attributes:
-        mc: M, independent copies of the bound that are averaged.
-        iw: K, particles of each.
-    """
-
-    mc: int = 1
-    iw: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("mc", "iw"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-@dataclass(frozen=True)
-class BoundSettings(ParticleSettings):
-    """Settings of the estimators of a bound on log p(x).
-
-    Attributes:
-        beta: weight of the KL term: log w = log p(x|z) - beta (log q(z|x) - log p(z)).
-        tau: temperature of relaxed discrete samples; 0 for exact samples.
-        freebits: floor of each layer's log q - log p, per sample, in nats; None for none.
-    """
-
-    beta: Alpha = 1.0
-    tau: float = 0.0
-    freebits: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.tau >= 0:
-            raise ValueError(f"tau must be at least 0, got {self.tau}")
-        for name in ("beta", "freebits"):
-            value = getattr(self, name)
-            if isinstance(value, float) and math.isnan(value):
-                raise ValueError(f"{name} must be a number, got {value}")
-
-
-@dataclass(frozen=True)
-class RenyiSettings(BoundSettings):
-    """Settings of the estimators of the importance-weighted Renyi bound.
-
-    Attributes:
-        alpha: order of the bound, below 1; 0 is the importance-weighted bound.
-    """
-
-    alpha: Alpha = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.alpha)
+__all__ = ["Draw", "GradientEstimator"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +58,7 @@ class GradientEstimator(nn.Module, ABC):
     def __init__(self, **settings: Any):
         super().__init__()
         self.settings = self._settings(self.Settings(), settings)
+        self.pass_sizes = PassSizes()
 
     @property
     @abstractmethod
@@ -134,12 +80,12 @@ class GradientEstimator(nn.Module, ABC):
             x: observations, shape [B, *event].
             backward: call ``loss.mean().backward()`` here.
             return_diagnostics: measure the bound, too.
-            overrides: settings for this call only, e.g. ``alpha=0.5``.
+            overrides: settings for this call only, e.g. ``alpha=0.5``, ``particles_per_pass=1000``.
 
         Returns:
             loss: shape [B], in nats, averaged over the mc bounds.
             diagnostics: ``loss/`` L_k, elbo, kl, kl_q_p, nll, ess, each [B], from untempered weights.
-            output: what the model returned.
+            output: what the model returned; empty where it took several passes, as it would hold all particles.
 
         Raises:
             TypeError: an override that is no setting of this estimator.
@@ -147,22 +93,27 @@ class GradientEstimator(nn.Module, ABC):
         """
         settings = self.configured(**overrides)
         encoded = encode(model, x)
-        particles = self.draw(model, x, encoded, settings)
-        loss = self.loss(model, x, encoded, particles, settings)
-        diagnostics = Diagnostic()
-        if return_diagnostics:
-            diagnostics.update(bound_diagnostics(particles, settings.mc, settings.iw))
+        size = None if settings.particles_per_pass is None else self._size_of_pass(model, x, encoded, settings)
+        output: dict[str, Any] = {}
+        if size is None:
+            particles = self.draw(model, x, encoded, settings)
+            loss, output = self.loss(model, x, encoded, particles, settings), particles.output
+            measured = bound_diagnostics(particles, settings.mc, settings.iw) if return_diagnostics else {}
+        else:
+            loss, measured = self._loss_in_passes(model, x, encoded, settings, size, return_diagnostics)
         if backward:
             loss.mean().backward()
-        return loss, diagnostics, particles.output
+        return loss, Diagnostic(measured), output
 
     @final
-    def draw(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> Particles:
-        """The particles of a call: mc iw for each datum of x, which ``encode(model, x)`` has encoded."""
+    def draw(
+        self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, count: int | None = None
+    ) -> Particles:
+        """Particles of a call: for each datum of x, which ``encode(model, x)`` has encoded, ``count`` or all mc iw."""
         return draw(
             model,
             x,
-            settings.mc * settings.iw,
+            settings.mc * settings.iw if count is None else count,
             encoded=encoded,
             reparameterize=self.reparameterized,
             tau=getattr(settings, "tau", 0.0),
@@ -172,16 +123,67 @@ class GradientEstimator(nn.Module, ABC):
     @final
     def loss(self, model: nn.Module, x: Tensor, encoded: Tensor | None, particles: Particles, settings: Any) -> Tensor:
         """The loss [B] of given particles, which other estimators may share that draw theirs in the same way."""
-        beta, freebits = getattr(settings, "beta", 1.0), getattr(settings, "freebits", None)
-        log_w = particles.log_w(beta, freebits).view(len(x), settings.mc, settings.iw)
+        beta, freebits = weighting(settings)
+        log_w = particles.log_w(beta, freebits)
+        estimate = self._estimate(model, x, encoded, log_w, settings)
+        loss = surrogate(particles, estimate, beta, freebits)
+        extra = estimate.extra
+        if estimate.extra_share is not None:
+            extra = estimate.extra_share(settings.mc * settings.iw)
+        return loss if extra is None else with_gradient_of(loss, extra)
 
-        @torch.no_grad()
+    def _size_of_pass(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> int | None:
+        """Particles of a pass; None: all in one."""
+        size, count = settings.particles_per_pass, settings.mc * settings.iw
+        if size == "auto":
+            size = self.pass_sizes.of(model, x, lambda count: self.draw(model, x, encoded, settings, count))
+        return size if size < count else None
+
+    def _loss_in_passes(
+        self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, size: int, return_diagnostics: bool
+    ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+        """The loss [B] of a call that holds ``size`` particles at once, and the diagnostics, if they are measured."""
+        check_eager()
+        (beta, freebits), count = weighting(settings), settings.mc * settings.iw
+        start = Surroundings(model, x.device)
+
+        def score(count: int) -> list[Tensor]:
+            particles = self.draw(model, x, encoded, settings, count)
+            log_w = particles.log_w(beta, freebits)
+            return [log_w, particles.log_px, particles.gap] if return_diagnostics else [log_w]
+
+        def share(part: slice, x: Tensor, encoded: Tensor | None) -> Tensor:
+            particles = self.draw(model, x, encoded, settings, part.stop - part.start)
+            check_same(particles.log_w(beta, freebits), log_w[:, part], model)
+            return share_of_loss(particles, part, estimate, beta, freebits)
+
+        with each_particle_alone(model), start.autocast():
+            log_w, *densities = in_passes(count, size, score)
+            estimate = self._estimate(model, x, encoded, log_w, settings, size)
+            replays = [Replay(start, count, size, share)]
+            if estimate.extra_share is not None:
+                replays.append(shared_in_passes(estimate.extra_share, count, size, Surroundings(model, x.device)))
+        loss = replayed(-estimate.factors.value.mean(1), replays, model, x, encoded)
+        if estimate.extra is not None:
+            loss = with_gradient_of(loss, estimate.extra)
+        if not return_diagnostics:
+            return loss, {}
+        return loss, bound_diagnostics(Particles.without_samples(*densities), settings.mc, settings.iw)
+
+    def _estimate(
+        self, model: nn.Module, x: Tensor, encoded: Tensor | None, log_w: Tensor, settings: Any, size: int | None = None
+    ) -> Estimate:
+        """What the leaf makes of log-weights [B, M K]; ``size``: of the passes in which it may draw more."""
+        beta, freebits = weighting(settings)
+
         def auxiliary_log_w(count: int) -> Tensor:
-            fresh = draw(model, x, settings.mc * count, encoded=encoded)
-            return fresh.log_w(beta, freebits).view(len(x), settings.mc, count)
+            count *= settings.mc
+            (fresh,) = in_passes(
+                count, size or count, lambda n: [draw(model, x, n, encoded=encoded).log_w(beta, freebits)]
+            )
+            return fresh.view(len(x), settings.mc, -1)
 
-        estimate = self.estimate(Draw(model, x, log_w, settings, auxiliary_log_w))
-        return _surrogate(particles, estimate, beta, freebits)
+        return self.estimate(Draw(model, x, log_w.view(len(x), settings.mc, settings.iw), settings, auxiliary_log_w))
 
     def configured(self, **overrides: Any) -> Any:
         """The settings of a call with these overrides.
@@ -205,36 +207,6 @@ class GradientEstimator(nn.Module, ABC):
         if not self.reparameterized and getattr(settings, "tau", 0.0) > 0:
             raise ValueError(f"{type(self).__name__} needs exact samples: tau must be 0, got {settings.tau}")  # type: ignore[attr-defined]
         return settings
-
-
-def _surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: float | None) -> Tensor:
-    """Loss [B]: minus the mean of the bounds, with the gradient of the factors.
-
-    log w holds beta (log p(z) - log q(z)) where it is not clamped: the factor of log p(z) is a beta, and that of log q
-    is b + a (1 - beta), for a, b the factors at beta = 1 (so nothing is subtracted there; a is that of phi's bound).
-    """
-    factors = estimate.factors
-    batch, mc = factors.value.shape
-    if estimate.path is not None and particles.z[0].requires_grad:
-        z, path = particles.z[0], estimate.path.flatten(1)
-        scale_gradient(z, path if z.shape[:2] == path.shape else path.flatten())
-    scale = -1 / mc
-    joint = (scale * factors.log_p).view(batch, -1)
-    score = (scale * factors.log_q).view(batch, -1)
-    pairs = [(joint, particles.log_px)]
-    if freebits is None and isinstance(beta, float | int) and beta == 1:
-        pairs += [(joint, particles.log_pz.sum(-1)), (score, particles.log_qz.sum(-1))]
-    else:
-        free = beta * torch.ones_like(particles.log_pz.detach())
-        if freebits is not None:
-            free = free * (particles.log_qz.detach() - particles.log_pz.detach() >= freebits)
-        layered = joint.unsqueeze(-1)
-        phi = layered if estimate.phi_weights is None else (scale * estimate.phi_weights).view(batch, -1, 1)
-        pairs += [(layered * free, particles.log_pz), (score.unsqueeze(-1) + phi * (1 - free), particles.log_qz)]
-    loss = attach(-factors.value.mean(1), *pairs)
-    if estimate.extra is not None:
-        loss = attach(loss, (torch.ones_like(loss), loss), (torch.ones_like(loss), estimate.extra))
-    return loss
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ovis.estimators.base import BoundSettings, Draw, GradientEstimator, RenyiSettings
+from ovis.estimators.base import Draw, GradientEstimator
 from ovis.estimators.records import Estimate
+from ovis.estimators.settings import BoundSettings, RenyiSettings
 from ovis.functional.surrogates import elbo_factors, pathwise_factors
 
 __all__ = ["PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ovis.estimators.base import Draw, GradientEstimator, RenyiSettings
+from ovis.estimators.base import Draw, GradientEstimator
 from ovis.estimators.records import Estimate
+from ovis.estimators.settings import RenyiSettings
 from ovis.functional.control_variates import prefactor
 from ovis.functional.learning_signals import (
     ovis_asymptotic_signal,

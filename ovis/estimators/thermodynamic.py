@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ovis.estimators.base import BoundSettings, Draw, GradientEstimator
+from ovis.estimators.base import Draw, GradientEstimator
 from ovis.estimators.records import Estimate
+from ovis.estimators.settings import BoundSettings
 from ovis.functional.partitions import tvo_nodes, tvo_partition
 from ovis.functional.surrogates import tvo_factors
 

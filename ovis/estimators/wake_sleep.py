@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from ovis.estimators.base import Draw, GradientEstimator, ParticleSettings
+from ovis.estimators.base import Draw, GradientEstimator
 from ovis.estimators.records import Estimate
 from ovis.estimators.sampling import score_dreams
+from ovis.estimators.settings import ParticleSettings
 from ovis.functional.log_weights import Alpha, check_alpha, normalized_weights
 from ovis.functional.surrogates import score_factors
 
@@ -59,6 +61,11 @@ class WakeSleep(GradientEstimator):
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha
-        dreams = score_dreams(sample.model, sample.log_w.numel()).view(len(sample.x), -1)
+        rows, particles = len(sample.x), int(sample.settings.mc * sample.settings.iw)
+
+        def sleep(count: int) -> Tensor:
+            dreams = score_dreams(sample.model, rows * count).view(rows, count)
+            return dreams.sum(1) / -particles
+
         factors = score_factors(sample.log_w, torch.zeros_like(sample.log_w), alpha)
-        return Estimate(factors, extra=-dreams.mean(1))
+        return Estimate(factors, extra_share=sleep)

@@ -341,7 +341,7 @@ def test_beta_may_be_a_tensor(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_an_unknown_setting_is_refused_with_the_valid_ones(name: str) -> None:
     estimator = build(name, iw=3)
-    valid = "mc, iw.*alpha" if name in WITH_ALPHA else "mc, iw, beta, tau, freebits"
+    valid = "mc, iw.*alpha" if name in WITH_ALPHA else "mc, iw, particles_per_pass, beta, tau, freebits"
     message = rf"{type(estimator).__name__} has no setting 'alhpa'; valid: {valid}"
     with pytest.raises(TypeError, match=message):
         build(name, iw=3, alhpa=0.5)

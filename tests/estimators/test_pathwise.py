@@ -151,10 +151,10 @@ def test_pathwise_score_and_dreg_agree_at_ten_particles(alpha: float) -> None:
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_a_wrong_power_of_the_weights_would_be_seen(power: float) -> None:
     """Negative control: DReG's factor of the gradient through z_k, v_k, raised to another power."""
-    from ovis.estimators import base
+    from ovis.estimators import surrogate
     from ovis.functional.surrogates import scale_gradient
 
-    with mock.patch.object(base, "scale_gradient", lambda z, factor: scale_gradient(z, factor**power)):
+    with mock.patch.object(surrogate, "scale_gradient", lambda z, factor: scale_gradient(z, factor**power)):
         wrong = Draws("dreg", 10)
         result = expectation_reparameterized(make("dreg", iw=2), ParticleForm(OneNormal()), X)
     assert not agree(wrong, Draws("pathwise-iwae", 10))

@@ -1,0 +1,101 @@
+"""How many particles fit into the memory at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ovis.estimators.records import Particles
+from ovis.estimators.surroundings import Surroundings, each_particle_alone
+
+__all__ = ["PassSizes", "available_memory", "bytes_per_particle"]
+
+#: Share of the memory at hand that a pass may take: others want some, too.
+SHARE = 0.25
+
+#: Peak of forward and backward, as a multiple of what the graph saves.
+PEAK = 2.0
+
+#: Particles of the two draws from which the cost of one more is told.
+FEW, MORE = 1, 3
+
+
+class PassSizes:
+    """``particles_per_pass="auto"``: measured at the first call with a model and a shape of x, then kept.
+
+    So the passes of a training do not change while it runs.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, torch.Size, torch.device], int] = {}
+
+    def of(self, model: nn.Module, x: Tensor, draw: Callable[[int], Particles]) -> int:
+        """Particles of each datum that fit: a power of two, so that a little more or less memory changes nothing.
+
+        Args:
+            model: the model.
+            x: observations.
+            draw: n -> n particles of each datum.
+        """
+        key = (id(model), x.shape, x.device)
+        if key not in self.known:
+            fit = int(SHARE * available_memory(x.device) / (PEAK * bytes_per_particle(model, x, draw)))
+            self.known[key] = 1 << max(fit.bit_length() - 1, 0)
+        return self.known[key]
+
+
+def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Particles]) -> int:
+    """What the graph of one more particle of each datum of x saves for the backward. Random state and model stay."""
+    costs = []
+    for count in (FEW, MORE):
+        sizes: dict[int, int] = {}
+
+        def save(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        counting = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
+        with Surroundings(model, x.device).again(), each_particle_alone(model), torch.enable_grad(), counting:
+            particles = draw(count)
+        kept = sum(z.nbytes for z in particles.z)
+        costs.append(kept + sum(sizes.values()))
+    return max(1, (costs[1] - costs[0]) // (MORE - FEW))
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that could be allocated now: on a GPU, by this process; on a CPU, within the limits of its container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return min([_machine(), *_containers()])
+
+
+def _machine() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no Linux: half of all there is
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _containers() -> list[int]:
+    """What control groups leave, versions 2 and 1."""
+    left = []
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            values = [Path("/sys/fs/cgroup", name).read_text().strip() for name in (limit, usage)]
+        except OSError:
+            continue
+        if values[0].isdigit() and values[1].isdigit():
+            left.append(max(0, int(values[0]) - int(values[1])))
+    return left

@@ -1,0 +1,60 @@
+"""The loss whose gradient is an estimator's: log-densities with the factors of their gradients attached."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ovis.estimators.records import Estimate, Particles
+from ovis.functional.log_weights import Alpha
+from ovis.functional.surrogates import attach, scale_gradient
+
+__all__ = ["share_of_loss", "surrogate", "with_gradient_of"]
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: float | None) -> Tensor:
+    """Loss [B]: minus the mean of the bounds, with the gradient of the factors."""
+    return attach(-estimate.factors.value.mean(1), *_pairs(particles, estimate, beta, freebits))
+
+
+def share_of_loss(particles: Particles, part: slice, estimate: Estimate, beta: Alpha, freebits: float | None) -> Tensor:
+    """The same gradient as far as these particles are concerned, [B], of value 0: ``part`` says which of the M K."""
+    return attach(torch.zeros_like(estimate.factors.value[:, 0]), *_pairs(particles, estimate, beta, freebits, part))
+
+
+def with_gradient_of(loss: Tensor, extra: Tensor) -> Tensor:
+    """A loss [B] that carries the gradient of another one, too."""
+    ones = torch.ones_like(loss)
+    return attach(loss, (ones, loss), (ones, extra))
+
+
+def _pairs(
+    particles: Particles, estimate: Estimate, beta: Alpha, freebits: float | None, part: slice | None = None
+) -> Pairs:
+    """Log-densities and the factors of their gradients in the loss.
+
+    log w holds beta (log p(z) - log q(z)) where it is not clamped: the factor of log p(z) is a beta, and that of log q
+    is b + a (1 - beta), for a, b the factors at beta = 1 (so nothing is subtracted there; a is that of phi's bound).
+    """
+    factors = estimate.factors
+    scale = -1 / factors.value.shape[1]
+
+    def of_these(values: Tensor) -> Tensor:  # [B, M, K] -> [B, n]
+        values = values.flatten(1)
+        return values if part is None else values[:, part]
+
+    if estimate.path is not None and particles.z[0].requires_grad:
+        z, path = particles.z[0], of_these(estimate.path)
+        scale_gradient(z, path if z.shape[:2] == path.shape else path.flatten())
+    joint, score = scale * of_these(factors.log_p), scale * of_these(factors.log_q)
+    pairs = [(joint, particles.log_px)]
+    if freebits is None and isinstance(beta, float | int) and beta == 1:
+        return [*pairs, (joint, particles.log_pz.sum(-1)), (score, particles.log_qz.sum(-1))]
+    free = beta * torch.ones_like(particles.log_pz.detach())
+    if freebits is not None:
+        free = free * (particles.log_qz.detach() - particles.log_pz.detach() >= freebits)
+    layered = joint.unsqueeze(-1)
+    phi = layered if estimate.phi_weights is None else (scale * of_these(estimate.phi_weights)).unsqueeze(-1)
+    return [*pairs, (layered * free, particles.log_pz), (score.unsqueeze(-1) + phi * (1 - free), particles.log_qz)]

@@ -1,0 +1,99 @@
+"""What a forward depends on beside its arguments, so that it can be made again; and models that can't be split."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["Surroundings", "check_eager", "each_particle_alone"]
+
+
+class Surroundings:
+    """The random state, the model's mode and autocast, as they are now.
+
+    Args:
+        model: its modules' modes are kept.
+        device: where it computes.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self.device = device
+        self.modes = [(module, module.training) for module in model.modules()]
+        self.autocasting = torch.is_autocast_enabled(device.type)
+        self.dtype = torch.get_autocast_dtype(device.type)
+        self.random = torch.get_rng_state()
+        self.devices = [] if device.type == "cpu" else [device]
+        self.others = [torch.get_device_module(each).get_rng_state(each) for each in self.devices]
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """The same once more for a block; afterwards everything is as the block found it."""
+        modes = [(module, module.training) for module, _ in self.modes]
+        kind = self.device.type if self.devices else "cuda"
+        with torch.random.fork_rng(self.devices, device_type=kind), self.autocast():
+            torch.set_rng_state(self.random)
+            for each, state in zip(self.devices, self.others, strict=True):
+                torch.get_device_module(each).set_rng_state(state, each)
+            _set_modes(self.modes)
+            try:
+                yield
+            finally:
+                _set_modes(modes)
+
+    def autocast(self) -> torch.autocast:
+        """Autocast as it was, but for its cache: a cast of a weight made without graph would serve where one is due."""
+        return torch.autocast(self.device.type, self.dtype, self.autocasting, cache_enabled=False)
+
+
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
+
+
+@contextlib.contextmanager
+def each_particle_alone(model: nn.Module) -> Iterator[None]:
+    """Refuse a model of which a particle's result depends on the others beside it, or on how often it was called.
+
+    Raises:
+        ValueError: (in the block) batch normalization of particles by their own statistics; (after it) a buffer was
+            changed.
+    """
+    name = type(model).__name__
+
+    def refuse(module: nn.Module, inputs: Any) -> None:
+        raise ValueError(
+            f"particles_per_pass: {name} normalizes by statistics of all particles at once (batch normalization in "
+            "training mode), which can't be split; use layernorm, model.eval(), or leave particles_per_pass out"
+        )
+
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)]
+    handles = [module.register_forward_pre_hook(refuse) for module in norms]
+    versions = [(key, buffer, buffer._version) for key, buffer in model.named_buffers()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for key, buffer, version in versions:
+        if buffer._version != version:
+            raise ValueError(
+                f"particles_per_pass: {name} changes its buffer {key} at every call, so no call can be made again; use "
+                "model.eval(), or leave particles_per_pass out"
+            )
+
+
+def check_eager() -> None:
+    """Refuse what can't follow a forward that is made again.
+
+    Raises:
+        RuntimeError: inside ``torch.compile`` or a transform of ``torch.func``.
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError("particles_per_pass can't be compiled: leave it out, or compile the model alone")
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError("particles_per_pass does not work under torch.func (grad, vmap, ...): leave it out")
