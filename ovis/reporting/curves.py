@@ -14,6 +14,7 @@ from ovis.reporting.legend import add_legend
 from ovis.reporting.metrics import Evaluated, Metric, make_metric
 from ovis.reporting.panels import (
     Limits,
+    count_columns,
     cut_lines,
     cut_text,
     draw_lines,
@@ -31,9 +32,6 @@ __all__ = ["draw_curves"]
 
 #: Inches of one panel.
 PANEL = (2.6, 2.6)
-
-#: Panels side by side, at most.
-ROW = 4
 
 
 def draw_curves(
@@ -64,7 +62,7 @@ def draw_curves(
     series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
     if rows == "iw" and len(parts) > 1:  # the best first would be the best at one of these K
         series = [item for family in by_family(series) for item in family]
-    columns = min(ROW, len(metrics)) if len(parts) == 1 else len(metrics)
+    columns = count_columns(len(metrics)) if len(parts) == 1 else len(metrics)
     height = math.ceil(len(metrics) / columns) if len(parts) == 1 else len(parts)
     with house_style():
         figure = new_figure(PANEL[0] * columns, PANEL[1] * height)

@@ -176,11 +176,15 @@ class Pivot:
 
     @property
     def label(self) -> str:
-        """For an axis, in two lines: the metric, and how it became one number."""
+        """For an axis, in lines: the metric, how it became one number, and what chose that, if it matters."""
         metric = self.metric
-        how = ", ".join(part for part in (metric.split, "" if metric.name == "time" else self.heading) if part)
+        word, _, chosen = self.heading.partition(", ")
+        if metric.once:
+            word, chosen = "", self.heading
+        how = ", ".join(part for part in (metric.split, "" if metric.name == "time" else word) if part)
         unit = f" [{metric.kind.unit}]" if metric.kind.unit else ""
-        return f"{metric.symbol}\n{how}{unit}" if how else f"{metric.symbol}{unit}"
+        lines = (metric.symbol, f"{how}{unit}", chosen) if how else (f"{metric.symbol}{unit}",)
+        return "\n".join(line for line in lines if line)
 
     @property
     def phrase(self) -> str:

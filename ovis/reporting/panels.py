@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from ovis.reporting.series import Series
 __all__ = [
     "NARROWEST",
     "Limits",
+    "count_columns",
     "cut_lines",
     "cut_text",
     "draw_lines",
@@ -29,6 +31,9 @@ __all__ = [
     "use_scale",
     "values_of",
 ]
+
+#: Panels side by side, at most, where they are all of one data set.
+ROW = 4
 
 #: Inches of a whole figure, at least: the legend needs room beside a single panel too.
 NARROWEST = 3.6
@@ -51,6 +56,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(max(width, NARROWEST), height), layout=engine)
     FigureCanvasAgg(figure)
     return figure
+
+
+def count_columns(panels: int) -> int:
+    """Columns of a grid of so many panels of one data set: as few rows as fit, filled evenly."""
+    return math.ceil(panels / math.ceil(panels / ROW))
 
 
 def values_of(table: pd.DataFrame, key: str) -> list[str]:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from ovis.reporting.axes import label_decades
 from ovis.reporting.legend import add_grouped_legend
 from ovis.reporting.metrics import Evaluated, parse_pivot
-from ovis.reporting.panels import draw_lines, new_figure, use_scale, values_of
+from ovis.reporting.panels import count_columns, draw_lines, new_figure, use_scale, values_of
 from ovis.reporting.series import by_family, make_series, panel_title
 from ovis.reporting.style import house_style
 
@@ -22,9 +22,6 @@ __all__ = ["draw_pivots"]
 #: Inches of one panel, of a row and of a grid.
 PANEL = (2.6, 2.5)
 GRID_PANEL = (2.6, 1.9)
-
-#: Panels side by side, at most.
-ROW = 4
 
 #: The key on the horizontal axis.
 X = "iw"
@@ -49,7 +46,7 @@ def draw_pivots(
     sets = values_of(table, "dataset") if "dataset" in keys else [""]
     shown = [key for key in keys if key != X and not (key == "dataset" and len(sets) > 1)]
     series = [item for family in by_family(make_series(_groups(table, shown))) for item in family]
-    columns = min(ROW, len(pivots)) if len(sets) == 1 else len(sets)
+    columns = count_columns(len(pivots)) if len(sets) == 1 else len(sets)
     rows = math.ceil(len(pivots) / columns) if len(sets) == 1 else len(pivots)
     width, height = PANEL if rows == 1 else GRID_PANEL
     with house_style():
