@@ -33,6 +33,7 @@ __all__ = [
     "auxiliary_count",
     "nearest",
     "parse_estimator",
+    "parse_pass",
 ]
 
 #: Families with no parameter in their id.
@@ -162,6 +163,19 @@ def auxiliary_count(auxiliary: int | float, particles: int) -> int:
     if isinstance(auxiliary, int):
         return auxiliary
     return max(1, int(auxiliary * particles + 1e-9))
+
+
+def parse_pass(text: str) -> int | str | None:
+    """``--particles_per_pass`` as an estimator takes it: a number, auto, or None for all.
+
+    Raises:
+        ValueError: anything else, also other ways to write a number: the text is part of what a run is.
+    """
+    if text in ("all", "auto"):
+        return None if text == "all" else text
+    if not (text.isdecimal() and text.isascii()) or text.startswith("0"):
+        raise ValueError(f"unknown value {text!r}; valid: all, auto, or an integer of at least 1, e.g. 1000")
+    return int(text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ from ovis.names import (
     auxiliary_count,
     nearest,
     parse_estimator,
+    parse_pass,
 )
 
 __all__ = [
@@ -108,6 +109,7 @@ class TrainSettings:
     estimator: str = option("reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1")
     mc: int = option(1, "independent copies of the bound that are averaged, M", low=1)
     iw: int = option(1, "particles per bound, K", low=1)
+    particles_per_pass: str = option("all", "particles of a datum held at once: a number, all, or auto")
     beta: float = option(1.0, "weight of the KL term", low=0.0)
     tau: float = option(0.0, "temperature of relaxed samples; 0: exact discrete samples", low=0.0)
     freebits: float | None = option(None, "floor of each layer's log q - log p, in nats; none: no floor")
@@ -160,6 +162,10 @@ class TrainSettings:
             parse_estimator(self.estimator)
         except ValueError as error:
             raise SettingsError(f"--estimator: {error}") from None
+        try:
+            parse_pass(self.particles_per_pass)
+        except ValueError as error:
+            raise SettingsError(f"--particles_per_pass: {error}") from None
 
     @property
     def trained_model(self) -> str:
@@ -209,6 +215,11 @@ def _check_estimator(settings: TrainSettings) -> None:
 
 def _check_model(settings: TrainSettings) -> None:
     model, name = settings.trained_model, settings.estimator
+    normalized = settings.normalization == "batchnorm" and "normalization" in MODEL_OPTIONS[model]
+    if normalized and settings.nlayers and settings.particles_per_pass != "all":
+        raise SettingsError(
+            "--particles_per_pass: --normalization batchnorm sees all particles at once, it must be all"
+        )
     if settings.dataset not in IMPLIED_MODELS and model in IMPLIED_MODELS.values():
         own = next(dataset for dataset, implied in IMPLIED_MODELS.items() if implied == model)
         raise SettingsError(f"--model: {model!r} has data of its own, use --dataset {own}, not {settings.dataset}")

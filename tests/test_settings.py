@@ -47,7 +47,8 @@ def test_every_option_is_read_from_the_command_line(name):
         assert getattr(parse(f"--no-{name}"), name) is False
         return
     choices = item.metadata["choices"]
-    value = choices[-1] if choices else {int: 7, float: 0.25, str: "vimco" if name == "estimator" else "word"}[kind]
+    words_of = {"estimator": "vimco", "particles_per_pass": "7"}
+    value = choices[-1] if choices else {int: 7, float: 0.25, str: words_of.get(name, "word")}[kind]
     for words in ([f"--{name}", str(value)], [f"--{name}={value}"]):
         found = getattr(parse(*words), name)
         assert found == value
@@ -145,6 +146,24 @@ def test_every_choice_is_taken_and_others_refused_with_the_nearest(name):
         parse(f"--{name}=")
 
 
+def test_particles_of_a_pass_are_a_number_all_or_auto():
+    for text in ("all", "auto", "1", "1000"):
+        assert parse("--particles_per_pass", text).particles_per_pass == text
+    for text in ("0", "-1", "1.5", "1e3", "007", "\u0663", "", "none", "Auto"):
+        message = f"^--particles_per_pass: unknown value '{text}'; valid: all, auto, or an integer of at least 1"
+        with pytest.raises(SettingsError, match=message):
+            parse(f"--particles_per_pass={text}")
+
+
+def test_batch_normalization_wants_all_particles():
+    words = ["--iw=10", "--model=vae", "--prior=normal", "--normalization=batchnorm"]
+    for text in ("auto", "3"):
+        with pytest.raises(SettingsError, match="^--particles_per_pass: --normalization batchnorm sees all particles"):
+            parse_arguments([*words, f"--particles_per_pass={text}"])
+        parse_arguments([*words, f"--particles_per_pass={text}", "--nlayers=0"])
+    parse_arguments([*words, "--particles_per_pass=all"])
+
+
 def test_zero_epochs_are_refused():
     with pytest.raises(SettingsError, match=r"^--epochs: 0 trains nothing"):
         parse("--epochs", "0")
@@ -237,7 +256,7 @@ def test_a_difference_is_what_is_not_the_default_and_matters(name):
         float: lambda default: 0.125,
         str: lambda default: next((c for c in item.metadata["choices"] or () if c != default), "vimco"),
     }
-    value = other[kind](item.default)
+    value = "7" if name == "particles_per_pass" else other[kind](item.default)
     readers = {
         "baseline_lr": {"estimator": "reinforce-baseline"},
         "b_nlayers": {"estimator": "reinforce-baseline"},

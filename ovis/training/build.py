@@ -18,6 +18,7 @@ from ovis.estimators.config import get_config
 from ovis.models.baseline import Baseline
 from ovis.models.config import build_model
 from ovis.models.template import ParticleModel
+from ovis.names import parse_pass
 from ovis.settings import SettingsError, TrainSettings, check_combination
 
 __all__ = ["Run", "build_run", "pick_device", "seed_everything"]
@@ -88,6 +89,7 @@ def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> Gradie
     for name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
         if name in valid:
             config[name] = getattr(settings, name)
+    config["particles_per_pass"] = parse_pass(settings.particles_per_pass)
     if settings.estimator == "reinforce-baseline":
         config["baseline"] = Baseline(x_shape, settings.hdim, settings.b_nlayers)
     return Estimator(**config)
