@@ -13,6 +13,7 @@ DOORS = [
     ["report.py"],
     ["report_asymptotic_variance.py"],
     ["report_figure3.py"],
+    ["measure_efficiency.py"],
     ["example.py"],
     ["-m", "ovis.cli.train"],
     ["-m", "ovis.runner.job"],
