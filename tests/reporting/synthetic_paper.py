@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,14 @@ GRADIENTS = {
 LEVEL = {"binmnist": -87.0, "omniglot": -104.0, "fashion": -106.0, "gmm": -3.6, "shapes": -30.0}
 
 
-def write_experiment(root: Path, name: str, evaluations: int = 5, seeds: int = 10, held_out: str = "test") -> Path:
+def write_experiment(
+    root: Path,
+    name: str,
+    evaluations: int = 5,
+    seeds: int = 10,
+    datasets: Sequence[str] = tuple(LEVEL),
+    held_out: str = "test",
+) -> Path:
     """All runs of ``experiments/NAME.json`` with a seed up to ``seeds``, done.
 
     Args:
@@ -58,11 +65,12 @@ def write_experiment(root: Path, name: str, evaluations: int = 5, seeds: int = 1
         name: of the experiment.
         evaluations: of each run.
         seeds: how many of each configuration, at most.
+        datasets: runs on other ones are left out.
         held_out: what is measured at every evaluation; of valid and test, the other one only at the end.
     """
     for run in load_experiment(EXPERIMENTS / f"{name}.json").runs:
         settings = dataclasses.asdict(run.settings) | {"select_on": held_out}
-        if settings["seed"] <= seeds:
+        if settings["seed"] <= seeds and settings["dataset"] in datasets:
             lines = list(_lines(settings, evaluations, held_out))
             write_run(root / name / run.identity.name, settings, lines)
     return root / name
