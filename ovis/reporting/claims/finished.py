@@ -60,6 +60,7 @@ class FinishedRuns:
     dataset: str = ""
     _runs: pd.DataFrame = field(init=False)
     _values: dict[str, pd.Series[float]] = field(init=False, default_factory=dict)
+    _found: dict[tuple[str, Who, int], pd.Series[float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         runs = self.experiment.runs
@@ -81,11 +82,14 @@ class FinishedRuns:
 
     def by_seed(self, pivot: Pivot, who: Who, iw: int) -> pd.Series[float]:
         """One number per seed; empty where there is no such run, or none has the metric."""
-        values = self._all_values(pivot)
-        runs = self._runs[self._is(who) & (self._column("iw") == iw)]
-        runs = runs[runs["run"].isin(values.index)]
-        found = pd.Series(values.reindex(runs["run"]).to_numpy(np.float64), index=runs["seed"].to_numpy())
-        return found.groupby(level=0).mean()
+        key = pivot.name, who, iw
+        if key not in self._found:  # claims ask for the same numbers again and again
+            values = self._all_values(pivot)
+            runs = self._runs[self._is(who) & (self._column("iw") == iw)]
+            runs = runs[runs["run"].isin(values.index)]
+            found = pd.Series(values.reindex(runs["run"]).to_numpy(np.float64), index=runs["seed"].to_numpy())
+            self._found[key] = found.groupby(level=0).mean()
+        return self._found[key]
 
     def particles(self, who: Who) -> list[int]:
         """The K at which there are runs of a configuration, ascending."""

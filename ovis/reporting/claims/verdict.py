@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Generic, Protocol, TypeVar
 
 from ovis.reporting.claims.estimates import Status, both
@@ -93,22 +92,40 @@ class Verdict:
     Attributes:
         claim: the statement.
         status: holds, does not hold, not enough runs.
-        numbers: ours, with standard errors.
+        cells: our numbers, with standard errors.
         reason: the comparisons that do not hold, or are open; empty where all hold.
-        fewest: seeds (draws, epochs) behind a number, at least ...
-        most: ... and at most.
         unit: what is counted: seeds, draws.
         subject: what it is about, where one experiment holds several (toys).
     """
 
     claim: Claim
     status: Status
-    numbers: str
+    cells: tuple[Cell, ...]
     reason: str
-    fewest: int
-    most: int
     unit: str
     subject: str = ""
+
+    @property
+    def fewest(self) -> int:
+        """How many seeds (draws) are behind each number, at least."""
+        return min((cell.count for cell in self.cells), default=0)
+
+    @property
+    def most(self) -> int:
+        """How many are behind a number, at most."""
+        return max((cell.count for cell in self.cells), default=0)
+
+    @property
+    def numbers(self) -> str:
+        """``min posterior L2: K = 10: A 0.0125 ± 0.0002, B 0.03; K = 20: ...``, headings and places each once."""
+        parts = []
+        for heading, cells in _by(self.cells, lambda cell: cell.heading):
+            lines = []
+            for place, at in _by(cells, lambda cell: cell.place):
+                numbers = ", ".join(f"{cell.who} {cell.text}" for cell in at)
+                lines.append(f"{place}: {numbers}" if place else numbers)
+            parts.append(f"{heading}: " + "; ".join(lines))
+        return ". ".join(parts)
 
     @property
     def basis(self) -> str:
@@ -130,30 +147,17 @@ def judge(stated: Stated[S], data: S, unit: str, subject: str = "") -> Verdict:
     cells = list(dict.fromkeys(cell for found in evidence for cell in found.cells))
     findings = [finding for found in evidence for finding in found.findings]
     status = both(*(finding.status for finding in findings))
-    counts = [cell.count for cell in cells] or [0]
-    return Verdict(
-        stated.claim, status, _numbers(cells), _reason(status, findings), min(counts), max(counts), unit, subject
-    )
+    return Verdict(stated.claim, status, tuple(cells), _reason(status, findings), unit, subject)
 
 
 def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> Verdict:
     """The verdict on a claim that can't be looked at, and why."""
-    return Verdict(claim, Status.OPEN, "", reason, 0, 0, unit, subject)
+    return Verdict(claim, Status.OPEN, (), reason, unit, subject)
 
 
-def _numbers(cells: Sequence[Cell]) -> str:
-    """``min posterior L2: K = 10: A 0.0125 ± 0.0002, B 0.03; K = 20: ...``, headings and places each once."""
-    headings = list(dict.fromkeys(cell.heading for cell in cells))
-    places = list(dict.fromkeys(cell.place for cell in cells))
-    order = sorted(cells, key=lambda cell: (headings.index(cell.heading), places.index(cell.place)))
-    parts = []
-    for heading, under in groupby(order, key=lambda cell: cell.heading):
-        lines = []
-        for place, at in groupby(under, key=lambda cell: cell.place):
-            numbers = ", ".join(f"{cell.who} {cell.text}" for cell in at)
-            lines.append(f"{place}: {numbers}" if place else numbers)
-        parts.append(f"{heading}: " + "; ".join(lines))
-    return ". ".join(parts)
+def _by(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[tuple[str, list[Cell]]]:
+    """The cells of each key, keys in the order in which they come."""
+    return [(name, [cell for cell in cells if key(cell) == name]) for name in dict.fromkeys(map(key, cells))]
 
 
 def _reason(status: Status, findings: Iterable[Finding]) -> str:
