@@ -15,7 +15,6 @@ from ovis.settings import SettingsError, TrainSettings
 from ovis.training.build import build_run
 from ovis.training.loop import Diverged, train
 from ovis.training.measure import Measurements
-from ovis.training.pictures import image_grid
 from ovis.training.step import TrainingStep
 
 TINY = {
@@ -228,16 +227,6 @@ def test_the_baseline_has_its_own_learning_rate():
     run = build_run(settings(estimator="reinforce-baseline", baseline_lr=0.5))
     assert [group["lr"] for group in run.optimizer.param_groups] == [0.01, 0.5]
     assert len(run.optimizer.param_groups[1]["params"]) == len(list(run.estimator.parameters())) > 0
-
-
-def test_image_grid():
-    images = torch.zeros(5, 1, 2, 3)
-    images[0] = 1
-    grid = image_grid(images, 3, gap=1, height=1)
-    assert grid.shape == (2 * 3 + 1, 3 * 4 + 1)
-    assert (grid[1:3, 1:4] == 255).all()
-    assert (grid[1:3, 5:8] == 0).all()
-    assert (grid[4:6, 9:12] == 255).all()  # the sixth place is empty
 
 
 def words(tmp_path, **changes):
