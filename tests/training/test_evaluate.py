@@ -1,6 +1,7 @@
 """L_K of data: equal to the estimator's bound, whatever the passes; K grows towards the exact log p(x)."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -41,6 +42,24 @@ def test_passes_are_of_the_size_asked_for_and_lose_no_particle(model, x, monkeyp
     evaluate(model, x, 100, 7, max_values=7 * 5 * 30)
     assert sum(sizes) == 100
     assert max(sizes) <= 30
+
+
+@pytest.mark.parametrize("passes", [2, 10])
+def test_no_pass_outlives_the_next_one(model, x, monkeypatch, passes):
+    """However many there are, so any K fits: the outputs, with all x and z of a pass, are gone before the next one."""
+    outputs, alive = [], []
+
+    def drawn(*args, **kwargs):
+        alive.append(sum(reference() is not None for reference in outputs))
+        particles = draw(*args, **kwargs)
+        outputs.append(weakref.ref(particles.output["px"]))
+        return particles
+
+    draw = module.draw
+    monkeypatch.setattr(module, "draw", drawn)
+    evaluate(model, x, passes * 30, 7, max_values=7 * 5 * 30)
+    assert len(alive) == passes
+    assert max(alive) == 0
 
 
 def test_measures_are_consistent(model, x):
