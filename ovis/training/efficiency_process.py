@@ -48,7 +48,7 @@ def run_apart(function: Callable[..., Any], arguments: tuple[Any, ...], limit: f
 
     Args:
         function: of a module, which the new process imports.
-        arguments: of the function; they and what it returns are pickled.
+        arguments: of the function; they and what it returns are sent between the processes.
         limit: seconds it may take.
     """
     context = multiprocessing.get_context("forkserver")
