@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist, or
         a package is not installed.
     """
-    return run_report(report, build_parser().parse_args(argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = build_parser().parse_args(words)
+    options.command = shlex.join(["python", "report.py", *words])
+    return run_report(report, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         epilog="Where no metrics are named, the paper's experiments get those of the paper's figures.",
     )
+    parser.set_defaults(command="")  # for the page
     words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
@@ -111,26 +117,39 @@ def report(options: argparse.Namespace) -> list[Drawn]:
         ReportError: there is nothing to report on, or no such thing as was asked for.
     """
     # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    from ovis.reporting.claims.evaluate import training_verdicts
+    from ovis.reporting.claims.table import claims_table, claims_text
     from ovis.reporting.figures import save_drawn
+    from ovis.reporting.page import write_page
+    from ovis.reporting.page_runs import experiment_page
     from ovis.reporting.report_figures import draw_report
     from ovis.reporting.results import compute_results
     from ovis.reporting.select import report_name
     from ovis.runner.atomic import write_text
 
-    experiment = _read(options)
+    everything = _read(options)
+    experiment = _select(options, everything)
     choice = _choose(options, experiment)
     results = compute_results(experiment, choice, options.band, options.ema, options.downsample)
+    verdicts = training_verdicts(everything)
     files = _tables(options, results)
+    if verdicts:
+        files["claims.csv"] = claims_table(verdicts).to_csv(index=False)
     folder = Path(options.output) / report_name(options.exp, options.include, options.exclude, options.filter)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_text(folder / name, content, durable=False)
     print(f"wrote {', '.join(files)} to {folder}\n")
     print(files["table.txt"])
+    if verdicts:
+        print(claims_text(verdicts))
     drawn = []
     for picture in draw_report(results, options.band):
         drawn.append(save_drawn(picture.figure, folder, picture.name, picture.title, picture.alt))
         print(drawn[-1].path)
+    source = Path(options.root) / options.exp
+    page = experiment_page(experiment, source, choice.pivots, drawn, verdicts, choice.notes, options.command)
+    print(write_page(folder, page))
     return drawn
 
 
@@ -150,7 +169,7 @@ def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
 
 
 def _read(options: argparse.Namespace) -> Experiment:
-    """The runs that were asked for; says what was read and what was not."""
+    """All runs of the experiment."""
     from ovis.reporting.read import list_experiments, read_experiment
     from ovis.runner.paths import is_safe_name
 
@@ -158,22 +177,11 @@ def _read(options: argparse.Namespace) -> Experiment:
     if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
         there = ", ".join(list_experiments(root)) or "none"
         raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
-    everything = read_experiment(root / options.exp)
-    experiment = _select(options, everything)
-    total = sum(experiment.states.values())
-    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
-    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
-    left = sum(everything.states.values()) - total
-    if left:
-        print(f"left out by --include, --exclude and --filter: {left} runs")
-    _print_skipped(experiment)
-    if experiment.runs.empty:
-        what = "no run was asked for" if left else "no run has any evaluation"
-        raise ReportError(f"{what} in {root / options.exp}: nothing to draw", FAILED)
-    return experiment
+    return read_experiment(root / options.exp)
 
 
 def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
+    """The runs that were asked for; says what was read and what was not."""
     from ovis.reporting.conditions import filter_runs, parse_condition
     from ovis.reporting.estimator_args import split_estimators
     from ovis.reporting.select import select_runs
@@ -181,12 +189,27 @@ def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
     experiment = select_runs(everything, options.include, options.exclude)
     if options.parse_estimator_args:
         experiment = split_estimators(experiment)
-    if experiment.runs.empty:
-        return experiment
     try:
-        return filter_runs(experiment, [parse_condition(text) for text in options.filter])
+        conditions = [parse_condition(text) for text in options.filter]
+        if len(experiment.runs):
+            experiment = filter_runs(experiment, conditions)
     except ValueError as error:
         raise ReportError(str(error), REFUSED) from None
+    _print_counts(experiment, everything)
+    if experiment.runs.empty:
+        what = "no run was asked for" if len(everything.runs) else "no run has any evaluation"
+        raise ReportError(f"{what} in {Path(options.root) / options.exp}: nothing to draw", FAILED)
+    return experiment
+
+
+def _print_counts(experiment: Experiment, everything: Experiment) -> None:
+    total = sum(experiment.states.values())
+    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
+    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
+    left = sum(everything.states.values()) - total
+    if left:
+        print(f"left out by --include, --exclude and --filter: {left} runs")
+    _print_skipped(experiment)
 
 
 def _print_skipped(experiment: Experiment, most: int = 10) -> None:

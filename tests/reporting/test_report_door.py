@@ -37,13 +37,13 @@ def run(demo: Folder, *options: str) -> int:
 def test_defaults(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(quickstart) == 0
     folder = quickstart.root.parent / "reports" / "demo"
-    names = ["curves.csv", "curves.pdf", "curves.png", "pivot.csv", "table.txt"]
+    names = ["curves.csv", "curves.pdf", "curves.png", "index.html", "pivot.csv", "table.txt"]
     assert sorted(path.name for path in folder.iterdir()) == names
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "read 8 of 8 runs (8 done)"
-    assert printed[-1] == str(folder / "curves.png")
+    assert printed[-2:] == [str(folder / "curves.png"), str(folder / "index.html")]
     table = (folder / "table.txt").read_text(encoding="utf-8").splitlines()
-    assert printed[-len(table) - 2 : -2] == table
+    assert printed[-len(table) - 3 : -3] == table
     # Best first, and numbers by hand: the last of gamma=1 are -19 and -18.
     assert [line.split("  ")[0] for line in table[3:]] == ["OVIS~ (γ=1)", "RWS", "VIMCO", "REINFORCE"]
     assert table[3].split()[2:6] == ["10", "-18.50", "±", "0.50"]
@@ -191,7 +191,7 @@ def test_the_door(quickstart: Folder) -> None:
         command, cwd=quickstart.root.parent, env={"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("reports/demo/curves.png\n")
+    assert done.stdout.endswith("reports/demo/curves.png\nreports/demo/index.html\n")
     missing = subprocess.run([*command[:3], "nothing", *command[4:]], capture_output=True, text=True)
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr

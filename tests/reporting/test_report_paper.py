@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from synthetic_paper import final_bound, write_experiment
 
 from ovis.cli import report
@@ -57,11 +59,12 @@ SHAPES = {
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """Figures by their name, not written: that takes longer than all else."""
+    """Figures by their name; in their files there is a single pixel, as writing them takes longer than all else."""
     found: dict[str, Figure] = {}
 
     def keep(figure: Figure, folder: Path, name: str) -> list[Path]:
         found[name] = figure
+        Image.new("L", (1, 1)).save(folder / f"{name}.png")
         return [folder / f"{name}.png", folder / f"{name}.pdf"]
 
     monkeypatch.setattr(figures, "save_figure", keep)
@@ -83,9 +86,10 @@ def test_the_commands_run_as_written(
     drawn = report.report(report.build_parser().parse_args(words))
     assert [item.path for item in drawn] == [Path("reports") / name / f"{part}.png" for part in saved]
     assert list(saved) == ["pivots", "curves", "detailed"]
-    assert sorted(path.name for path in Path("reports", name).iterdir()) == [
-        *("curves.csv", "detailed.csv", "pivot.csv", "table.txt")
-    ]
+    tables = ["claims.csv", "curves.csv", "detailed.csv", "index.html", "pivot.csv", "table.txt"]
+    assert sorted(path.name for path in Path("reports", name).iterdir() if path.suffix != ".png") == tables
+    page = Path("reports", name, "index.html").read_text(encoding="utf-8")
+    assert all(html.escape(item.alt) in page for item in drawn)
     series, counts = SHAPES[name]
     assert all(len(axes.lines) == series for figure in saved.values() for axes in figure.axes)
     pivots = next(word for word in words if word.startswith("--pivot_metrics")).count(",") + 1
