@@ -52,7 +52,8 @@ class BernoulliVector(Distribution):
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Exact samples in {0, 1}, shape [*sample_shape, *batch, *event], without graph."""
         probs = self.probs.expand(torch.Size(sample_shape) + self.logits.shape)
-        return (torch.rand(probs.shape, dtype=probs.dtype, device=probs.device) < probs).to(probs.dtype)
+        noise = torch.rand(probs.shape, dtype=probs.dtype, device=probs.device)
+        return (probs - noise).ceil_().abs_()  # noise < probs, exactly, without slow booleans on the way
 
     def log_prob(self, value: Tensor) -> Tensor:
         """sum_i value_i logit_i - log(1 + exp(logit_i)), over the event dimensions.
@@ -65,12 +66,16 @@ class BernoulliVector(Distribution):
         """
         dims = len(self.event_shape)
         logits, value = self.logits.flatten(-dims), value.flatten(-dims)
-        if torch.broadcast_shapes(logits.shape, value.shape) == logits.shape:
+        if not _expands(value, logits):
+            # fewer logits than values: q(z|x), one row for all particles
+            return _dot(value, logits) - _softplus(logits).sum(-1)
+        if torch.is_grad_enabled():
             # one kernel each way
             losses = F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none")
-            return -losses.sum(-1)
-        # fewer logits than values: q(z|x), one row for all particles
-        return _dot(value, logits) - _softplus(logits).sum(-1)
+        else:
+            # a third of the time; no term cancels another's
+            losses = torch.addcmul(_softplus(logits), value, logits, value=-1)
+        return -losses.sum(-1)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, summed over the event."""
@@ -86,6 +91,12 @@ class BernoulliVector(Distribution):
 
 def _softplus(logits: Tensor) -> Tensor:
     return F.softplus(logits, threshold=40)  # torch's 20 costs float64 half its digits
+
+
+def _expands(small: Tensor, large: Tensor) -> bool:
+    """Whether ``small`` broadcasts to the shape of ``large``; ``torch.broadcast_shapes`` tells it, too, but slowly."""
+    shapes = zip(reversed(small.shape), reversed(large.shape), strict=False)
+    return small.dim() <= large.dim() and all(a in (1, b) for a, b in shapes)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -60,11 +60,39 @@ def test_log_prob_and_its_gradients(logits, value, event_dims, dtype):
         torch.testing.assert_close(g, w)
 
 
-def test_extreme_logits_are_finite():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("logits", "value", "event_dims"), SHAPES)
+def test_log_prob_without_graph(logits, value, event_dims, dtype):
+    logits, value = (tensor.detach() for tensor in pair(logits, value, dtype))
+    for relaxed in (value, 0.8 * value + 0.1):  # relaxed samples are not binary
+        a, b = torch.broadcast_tensors(logits.double(), relaxed.double())
+        want = reference(a, event_dims).log_prob(b)
+        with torch.no_grad():
+            got = BernoulliVector(logits, event_dims).log_prob(relaxed)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, want.to(dtype))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_many_terms_lose_no_digits_to_each_other(graph):
+    """Images of hundreds of confident pixels, one of which is wrong: the sums of either sign are in the thousands."""
+    logits = 25 * (2 * (torch.rand(50, 784) < 0.5).float() - 1)
+    value = (logits > 0).float()
+    value[:, 7] = 1 - value[:, 7]
+    want = reference(logits.double(), 1).log_prob(value.double())
+    with torch.set_grad_enabled(graph):
+        got = BernoulliVector(logits).log_prob(value).double()
+    assert (got - want).abs().max() < 5e-6
+    assert (want + 25).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_extreme_logits_are_finite(graph):
     logits = torch.tensor([-2e4, 2e4, -2e4, 2e4])
     value = torch.tensor([0.0, 1.0, 1.0, 0.0])
-    assert BernoulliVector(logits[:2]).log_prob(value[:2]) == 0
-    assert BernoulliVector(logits[2:]).log_prob(value[2:]) == -4e4
+    with torch.set_grad_enabled(graph):
+        assert BernoulliVector(logits[:2]).log_prob(value[:2]) == 0
+        assert BernoulliVector(logits[2:]).log_prob(value[2:]) == -4e4
 
 
 def test_shapes_entropy_and_moments():
