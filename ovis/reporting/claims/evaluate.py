@@ -8,13 +8,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ovis.reporting.claims import asymptotic, budget, gaussian_mixture, gaussian_vae, sigmoid_belief_network
+from ovis.reporting.claims import (
+    asymptotic,
+    budget,
+    efficiency,
+    gaussian_mixture,
+    gaussian_vae,
+    sigmoid_belief_network,
+)
+from ovis.reporting.claims.cost_checks import Costs
 from ovis.reporting.claims.finished import FinishedRuns, MixedRunsError
 from ovis.reporting.claims.gradient_checks import Gradients
 from ovis.reporting.claims.verdict import Stated, Verdict, judge, undecided
 from ovis.reporting.read import Experiment
 
-__all__ = ["base_name", "gradient_verdicts", "training_verdicts"]
+__all__ = ["base_name", "cost_verdicts", "gradient_verdicts", "training_verdicts"]
 
 #: Smaller or larger variants of an experiment, which the same claims are about.
 VARIANTS = re.compile(r"-(mini|excerpt|extended)$")
@@ -75,3 +83,12 @@ def gradient_verdicts(statistics: pd.DataFrame, slopes: pd.DataFrame) -> list[Ve
         subject = str(toy) if len(toys) > 1 else ""
         verdicts += [judge(stated, tables, "draws", subject) for stated in asymptotic.STATED]
     return verdicts
+
+
+def cost_verdicts(costs: pd.DataFrame) -> list[Verdict]:
+    """The verdicts on memory and time, on one device.
+
+    Args:
+        costs: see :func:`ovis.reporting.efficiency.cost_table`.
+    """
+    return [judge(stated, Costs(costs), "repetitions") for stated in efficiency.STATED]
