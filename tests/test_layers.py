@@ -78,7 +78,10 @@ def test_runner_and_reporting_do_not_import_torch(path):
     assert not [m for m in imported_modules(path.read_text()) if m.split(".")[0] in ("torch", "torchvision")]
 
 
-CLI = ("manager", "dbutils", "report", "report_asymptotic_variance", "train", "asymptotic")
+CLI = (
+    *("manager", "dbutils", "train", "asymptotic", "measure_efficiency"),
+    *("report", "report_asymptotic_variance", "report_figure3"),
+)
 
 
 @pytest.mark.parametrize("module", ["ovis", *(f"ovis.cli.{door}" for door in CLI)])
