@@ -18,6 +18,7 @@ from ovis.reporting.page_content import Column, Page, Problem, Table
 from ovis.reporting.page_provenance import experiment_description, read_provenance
 from ovis.reporting.read import Experiment
 from ovis.reporting.select import AVERAGED
+from ovis.reporting.series import value_text
 from ovis.reporting.style import estimator_looks, style_order
 
 __all__ = ["experiment_page", "list_problems", "plain_table", "run_table"]
@@ -125,6 +126,8 @@ def _sorted_as_in_legends(column: pd.Series[Any]) -> pd.Series[Any]:
 def plain_table(title: str, caption: str, table: pd.DataFrame, digits: str = ".4g", things: str = "rows") -> Table:
     """Any table of a report: numbers in one format, columns of few texts as filters.
 
+    A column that says the same in all rows is said once, in the caption.
+
     Args:
         title: of its section.
         caption: what a row is.
@@ -136,12 +139,14 @@ def plain_table(title: str, caption: str, table: pd.DataFrame, digits: str = ".4
     if "estimator" in rows:
         looks = estimator_looks(rows["estimator"].astype(str).unique())
         rows["estimator"] = [looks[str(name)].label for name in rows["estimator"]]
+    constant = [str(name) for name in rows if len(rows) > 1 and rows[name].nunique(dropna=False) == 1]
     columns = []
-    for name in map(str, rows.columns):
+    for name in (str(name) for name in rows if name not in constant):
         measured = pd.api.types.is_float_dtype(rows[name])
         few = name in ALWAYS or not pd.api.types.is_numeric_dtype(rows[name])
         choices = few and 1 < rows[name].nunique(dropna=False) <= CHOICES
         columns.append(Column(name, HEADINGS.get(name, name.replace("_", " ")), digits if measured else "", choices))
         if measured:  # of such a table, NaN says that there is nothing
             rows[name] = rows[name].astype(object).where(np.isfinite(table[name]) | np.isinf(table[name]), None)
-    return Table(title, caption, tuple(columns), rows, things)
+    said = [f"{HEADINGS.get(name, name.replace('_', ' '))} {value_text(rows[name].iloc[0])}" for name in constant]
+    return Table(title, f"{caption} In all rows: {', '.join(said)}." if said else caption, tuple(columns), rows, things)

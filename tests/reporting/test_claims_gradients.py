@@ -65,7 +65,7 @@ def test_pathwise_and_ovis_swapped() -> None:
     for key in ("snr-ovis-grows", "snr-ovis-sqrt", "snr-pathwise-falls", "snr-gamma0-best", "variance-ratio"):
         assert found[key].status is FAILS, key
     assert found["snr-vimco-falls"].status is HOLDS
-    assert found["snr-ovis-grows"].reason == "not so: OVIS~ (γ=0): above +0"
+    assert found["snr-ovis-grows"].reason == "not so: OVIS~ (γ=0): slope of SNR above 0"
 
 
 def test_a_slope_of_the_papers_points_grows_but_not_as_a_root() -> None:

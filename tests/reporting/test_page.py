@@ -232,6 +232,10 @@ def test_any_table_of_a_report() -> None:
     parsed = Parsed(render_page(Page("x", tables=(plain_table("Slopes", "One row each.", frame),))))
     assert "VIMCO 3 0.01235 STL 10 –" in parsed.words
     assert "slope se" in parsed.words
+    frame["q_scale"] = "std"
+    table = plain_table("Slopes", "One row each.", frame)
+    assert table.caption == "One row each. In all rows: q scale std."
+    assert "q_scale" not in [column.name for column in table.columns]
 
 
 def write_configuration(run: Path, **more: Any) -> None:

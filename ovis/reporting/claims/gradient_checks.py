@@ -83,7 +83,8 @@ class Near:
             estimate, cell = data.slope(name, self.statistic)
             cells.append(cell)
             distance = Estimate(estimate.value - self.slope, estimate.se)
-            findings.append(Finding(f"{cell.who}: {self.slope:+g} ± {self.within:g}", is_within(distance, self.within)))
+            about = f"{cell.who}: {cell.heading} {self.slope:+g} ± {self.within:g}"
+            findings.append(Finding(about, is_within(distance, self.within)))
         return Evidence(tuple(cells), tuple(findings))
 
 
@@ -102,11 +103,12 @@ class Steeper:
             estimate, cell = data.slope(name, self.statistic)
             cells.append(cell)
             if not self.lower:
-                findings.append(Finding(f"{cell.who}: above {self.by:+g}", is_above(estimate, self.by)))
+                findings.append(Finding(f"{cell.who}: {cell.heading} above {self.by:g}", is_above(estimate, self.by)))
             for other in self.lower:
                 less, other_cell = data.slope(other, self.statistic)
                 cells.append(other_cell)
-                findings.append(Finding(f"{cell.who} against {other_cell.who}", is_above(estimate - less, self.by)))
+                about = f"{cell.who} against {other_cell.who}: {cell.heading}"
+                findings.append(Finding(about, is_above(estimate - less, self.by)))
         return Evidence(tuple(cells), tuple(findings))
 
 
