@@ -57,7 +57,7 @@ def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Partic
         def save(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # kept, or its address would be given away again; itself, it would keep its graph
 
         counting = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
         with Surroundings(model, x.device).again(), each_particle_alone(model), torch.enable_grad(), counting:
@@ -86,16 +86,22 @@ def _machine() -> int:
 
 
 def _containers() -> list[int]:
-    """What control groups leave, versions 2 and 1."""
+    """What control groups leave, versions 2 and 1; the cache of files counts as used there, and is given back."""
     left = []
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for folder, limit, usage, cache in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            values = [Path("/sys/fs/cgroup", name).read_text().strip() for name in (limit, usage)]
-        except OSError:
-            continue
-        if values[0].isdigit() and values[1].isdigit():
-            left.append(max(0, int(values[0]) - int(values[1])))
+        top = _read(folder, limit)
+        used = _read(folder, usage)
+        if top.isdigit() and used.isdigit():  # "max": no limit
+            stat = dict(line.split() for line in _read(folder, "memory.stat").splitlines())
+            left.append(max(0, int(top) - int(used) + int(stat.get(cache, 0))))
     return left
+
+
+def _read(folder: str, name: str) -> str:
+    try:
+        return Path("/sys/fs/cgroup", folder, name).read_text().strip()
+    except OSError:
+        return ""

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from estimator_cases import ALL, EXCLUSIVE, INCLUSIVE, PATHWISE, WAKE, make
+from estimator_cases import ALL, EXCLUSIVE, PATHWISE, make
 from passes_reference import both_ways, close
-from problems import OneNormal, ParticleForm, ReadmeFormGivenZ, TwoBernoulli
+from problems import OneNormal, ReadmeFormGivenZ, TwoBernoulli
 from torch import Tensor, nn
 
 from ovis.estimators import GradientEstimator
