@@ -134,7 +134,9 @@ def test_the_options() -> None:
     assert [i for part in parts for i in part] == list(range(10))
 
 
-@pytest.mark.parametrize(("name", "runs", "estimators"), [("", 10, 6), ("-extended", 10, 11), ("-mini", 3, 3)])
+@pytest.mark.parametrize(
+    ("name", "runs", "estimators"), [("", 10, 6), ("-extended", 50, 7), ("-rainforth", 8, 5), ("-mini", 3, 3)]
+)
 def test_the_experiment_files(name: str, runs: int, estimators: int) -> None:
     experiment = load_experiment(Path(__file__).parents[2] / "experiments" / f"asymptotic-analysis{name}.json")
     assert experiment.script == "asymptotic"
