@@ -148,5 +148,6 @@ def plain_table(title: str, caption: str, table: pd.DataFrame, digits: str = ".4
         columns.append(Column(name, HEADINGS.get(name, name.replace("_", " ")), digits if measured else "", choices))
         if measured:  # of such a table, NaN says that there is nothing
             rows[name] = rows[name].astype(object).where(np.isfinite(table[name]) | np.isinf(table[name]), None)
-    said = [f"{HEADINGS.get(name, name.replace('_', ' '))} {value_text(rows[name].iloc[0])}" for name in constant]
+    values = {HEADINGS.get(name, name.replace("_", " ")): value_text(rows[name].iloc[0]) for name in constant}
+    said = [f"{heading} {value}" for heading, value in values.items() if value not in ("", "?")]
     return Table(title, f"{caption} In all rows: {', '.join(said)}." if said else caption, tuple(columns), rows, things)
