@@ -28,6 +28,10 @@ __all__ = ["ParameterDraws", "TensorDraws", "select_parameters"]
 #: Particles held at once where nothing is said.
 PARTICLES = 2**13
 
+#: Numbers of the gradients that are held at once (32 MB in float32; differentiation holds a few copies): a few
+#: particles of a large model have more of them than their graph.
+NUMBERS = 2**23
+
 #: Streams of random numbers: the particles, and whatever an estimator draws beside them.
 MAIN, AUXILIARY = 0, 1
 
@@ -137,10 +141,15 @@ class _Draws:
         self.particles = samples_per_batch or PARTICLES
         self.least = len(x) if _batch_statistics(model) else 1
 
+    @property
+    def entries(self) -> int:
+        """D, entries of a draw that are held for several draws at once."""
+        return 1
+
     def _batches(self, start: int, stop: int) -> Iterator[tuple[range, list[range]]]:
         """Numbers of the draws that ride together, and the rows of x of each piece."""
         rows, each = len(self.x), max(group.particles for group in self.groups)
-        together = max(1, self.particles // (rows * each))
+        together = max(1, min(self.particles // (rows * each), NUMBERS // (self.count * self.entries)))
         size = min(rows, max(self.least, self.particles // each))
         pieces = [range(first, min(first + size, rows)) for first in range(0, rows, size)]
         for first in range(start, stop, together):
@@ -179,22 +188,30 @@ class ParameterDraws(_Draws):
         samples_per_batch: int | None = None,
         **config: Any,
     ):
-        self.names = tuple(select_parameters(model, key_filter))
+        self.selected = select_parameters(model, key_filter)
+        self.names = tuple(self.selected)
         super().__init__(estimators, model, x, seed, samples_per_batch, **config)
         self.mapped = True
+
+    @property
+    def entries(self) -> int:
+        return sum(parameter.numel() for parameter in self.selected.values())
 
     @torch.no_grad()
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
         """Draws number start, ..., stop - 1, a few at a time: [n, E, D], in order."""
         for numbers, pieces in self._batches(start, stop):
-            parts: list[list[Tensor]] = [[] for _ in range(self.count)]
+            totals: Tensor | None = None
             for rows in pieces:
                 x = self.x[rows.start : rows.stop]
                 for group in self.groups:
                     found = self._gradients(group, x, self._noise(group, numbers, rows))
-                    for member, part in zip(group.members, found.unbind(1), strict=True):
-                        parts[member.place].append(part)
-            yield torch.stack([torch.stack(part).sum(0) for part in parts], 1) / len(self.x)
+                    if totals is None:
+                        totals = found.new_zeros(len(numbers), self.count, self.entries)
+                    totals[:, [member.place for member in group.members]] += found
+                    del found  # before the next is made
+            if totals is not None:
+                yield totals.div_(len(self.x))
 
     def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """[n, members, D], of the sum over x."""

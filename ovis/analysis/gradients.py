@@ -20,8 +20,8 @@ __all__ = ["GradientMeta", "compare_gradients", "get_gradients_statistics", "sel
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
-#: Numbers of the draws that are kept for the directional SNR (512 MB in float32); beyond, they are drawn twice.
-KEPT = 2**27
+#: Bytes of the draws that are kept for the directional SNR (512 MB); beyond, they are drawn twice.
+KEPT = 2**29
 
 TENSOR = "tensor:"
 
@@ -82,7 +82,7 @@ def get_gradients_statistics(
         oracle_grad: the true gradient, shape [D], for ``direction``.
         return_grads: keep all draws.
         compute_dsnr: compute the directional SNR. It needs the direction of the mean first: the draws are kept while it
-            runs (M D numbers), or, beyond 512 MB, drawn again.
+            runs (M D numbers of each estimator), or, beyond 512 MB, drawn again.
         samples_per_batch: particles of which the graph is held at once, at least those of one datum; None: 8,192.
         eps: entries with less variance are left out of the averages.
         progress: show a bar.
@@ -141,18 +141,19 @@ def compare_gradients(
         for grads in draws(0, mc_samples):
             if not moments:
                 moments = [RunningMoments(grads.shape[2], x.device) for _ in estimators]
-                keep = return_grads or (compute_dsnr and mc_samples * grads[0].numel() <= KEPT)
+                keep = return_grads or (compute_dsnr and mc_samples * grads[0].nbytes <= KEPT)
             for moment, part in zip(moments, grads.unbind(1), strict=True):
                 moment.update(part)
             if keep:
                 kept.append(grads)
             bar.update(len(grads))
     names = draws.names if isinstance(draws, ParameterDraws | TensorDraws) else (key_filter,)
-    all_grads = torch.cat(kept) if kept else None
+    if return_grads:
+        kept = [torch.cat(kept)]
     dsnr = _dsnr(kept or draws(0, mc_samples), moments, eps) / mc_samples if compute_dsnr else None
     found = {}
     for place, name in enumerate(estimators):
-        grads_of = all_grads[:, place] if return_grads and all_grads is not None else None
+        grads_of = kept[0][:, place] if return_grads else None
         meta = GradientMeta(names, moments[place].mean, moments[place].variance, grads_of)
         stats = summary(meta.mean, meta.variance, eps)
         if dsnr is not None:
@@ -181,9 +182,13 @@ def make_draws(
 
 
 def summary(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> dict[str, Tensor]:
-    """variance, magnitude, snr, their percentiles and keep_ratio, from the moments [D] of each entry."""
+    """variance, magnitude, snr, its percentiles and keep_ratio, from the moments [D] of each entry.
+
+    Averages are taken over the entries with variance above eps, and are NaN where one of them has none: a gradient that
+    is not a number is not taken for one that does not vary.
+    """
     snr = signal_to_noise(mean, variance, eps)
-    keep = variance > eps
+    keep = ~(variance <= eps)
     count = keep.sum()
 
     def average(values: Tensor) -> Tensor:
@@ -197,6 +202,7 @@ def summary(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> dict[str, Ten
         low = positions.floor().long()
         high = positions.ceil().long()
         values = kept[low] + (kept[high] - kept[low]) * (positions - low)
+        values = torch.where(kept.isnan().any(), torch.nan, values)
         stats.update({f"snr_p{p}": value for p, value in zip(PERCENTILES, values, strict=True)})
     stats["keep_ratio"] = count / len(snr)
     return stats

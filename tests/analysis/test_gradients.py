@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from ovis.analysis.gradients import get_gradients_statistics, select_parameters
+from ovis.analysis.gradients import get_gradients_statistics, select_parameters, summary
 from ovis.estimators.config import get_config
 from ovis.functional.statistics import RunningMoments, cosine, directional_snr, signal_to_noise
 from ovis.models import SigmoidBeliefNetwork, Template
@@ -111,6 +111,23 @@ def test_entries_without_variance_are_left_out():
     assert 0 < stats["grads"]["keep_ratio"].item() < 1
     assert stats["grads"]["keep_ratio"].item() == pytest.approx(kept.double().mean().item())
     assert stats["grads"]["variance"].item() == pytest.approx(meta.variance[kept].mean().item())
+
+
+def test_a_gradient_that_is_no_number_is_not_taken_for_zero():
+    """A training that has gone NaN must not be told to have variance 0; the entries without variance stay out."""
+    stats = summary(torch.tensor([1.0, torch.nan, 2.0]), torch.tensor([4.0, torch.nan, 0.0]))
+    assert all(stats[name].isnan() for name in ("variance", "magnitude", "snr", *(f"snr_p{p}" for p in (5, 50, 95))))
+    assert stats["keep_ratio"].item() == pytest.approx(2 / 3)
+    model = Gaussian()
+    with torch.no_grad():
+        model.b.fill_(torch.nan)
+    x = torch.zeros(2, 1, dtype=torch.float64)
+    Normal.set_default_validate_args(False)
+    try:
+        stats, _ = get_gradients_statistics(estimator_of("vae"), model, x, mc_samples=4, key_filter="b")
+    finally:
+        Normal.set_default_validate_args(True)
+    assert all(stats["grads"][name].isnan() for name in ("variance", "magnitude", "snr", "dsnr"))
 
 
 def test_parameters_are_selected_by_name():
