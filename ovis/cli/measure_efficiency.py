@@ -178,10 +178,15 @@ def _record(point: Point, answer: Answer, device: str) -> dict[str, Any]:
 
 def _report(points: pd.DataFrame, device: str, estimators: set[str], folder: Path) -> None:
     """Table, figure, files: of this device, and of the estimators that were asked for."""
+    from ovis.reporting.claims.evaluate import cost_verdicts
+    from ovis.reporting.claims.table import claims_table, claims_text
     from ovis.reporting.efficiency import cost_table
     from ovis.reporting.efficiency_figure import draw_costs
     from ovis.reporting.efficiency_tables import cost_text, limit_text
-    from ovis.reporting.figures import save_figure
+    from ovis.reporting.figures import save_drawn
+    from ovis.reporting.page import write_page
+    from ovis.reporting.page_content import Page
+    from ovis.reporting.page_runs import plain_table
     from ovis.runner.atomic import write_text
 
     points = points[points["estimator"].isin(list(estimators))]
@@ -193,7 +198,15 @@ def _report(points: pd.DataFrame, device: str, estimators: set[str], folder: Pat
     name = f"efficiency_{device.partition(':')[0]}"
     write_text(folder / f"{name}.csv", costs.to_csv(index=False), durable=False)
     write_text(folder / f"{name}.txt", text, durable=False)
-    figures = save_figure(draw_costs(costs, "; ".join(part for part in (device, limits) if part)), folder, name)
-    print(f"wrote {name}.csv, {name}.txt to {folder}\n")
+    verdicts = cost_verdicts(costs)
+    write_text(folder / "claims.csv", claims_table(verdicts).to_csv(index=False), durable=False)
+    figure = draw_costs(costs, "; ".join(part for part in (device, limits) if part))
+    alt = f"Memory of a step and time of an epoch against K on logarithmic axes, on {device}"
+    drawn = save_drawn(figure, folder, name, "Memory and time", alt)
+    print(f"wrote {name}.csv, {name}.txt, claims.csv to {folder}\n")
     print(text)
-    print(*figures, sep="\n")
+    print(claims_text(verdicts))
+    table = plain_table("Costs", "One row per estimator and K.", costs)
+    notes = tuple(limits.splitlines())
+    page = Page("efficiency", f"On {device}.", notes=notes, figures=(drawn,), verdicts=tuple(verdicts), tables=(table,))
+    print(drawn.path, write_page(folder, page), sep="\n")

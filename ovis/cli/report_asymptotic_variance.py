@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ovis.reporting.asymptotic import Measured
+    from ovis.reporting.claims.verdict import Verdict
+    from ovis.reporting.figures import Drawn
+    from ovis.reporting.page_content import Page
     from ovis.reporting.samples import GradientStudy, Sample
 
 __all__ = ["main"]
@@ -32,12 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where no run has any draw, or the report can't be written; 2 where what was asked for does not exist, or
         a package is not installed.
     """
-    return run_report(report, build_parser().parse_args(argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = build_parser().parse_args(words)
+    options.command = shlex.join(["python", "report_asymptotic_variance.py", *words])
+    return run_report(report, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of report_asymptotic_variance.py."""
     parser = argparse.ArgumentParser(prog="report_asymptotic_variance.py", description=__doc__, allow_abbrev=False)
+    parser.set_defaults(command="")  # for the page
     words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", default="asymptotic-analysis", metavar="NAME", help="the experiment: runs are read from ROOT/NAME "
@@ -57,21 +66,21 @@ def report(options: argparse.Namespace) -> None:
     """
     # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
     from ovis.reporting.asymptotic import measure, slope_table, statistics_table
-    from ovis.reporting.asymptotic_figures import draw_distributions, draw_statistics
     from ovis.reporting.asymptotic_tables import add_references, comparison_table, comparison_text, slope_text
-    from ovis.reporting.density import density_table
-    from ovis.reporting.figures import save_figure
+    from ovis.reporting.claims.evaluate import gradient_verdicts
+    from ovis.reporting.claims.table import claims_table, claims_text
+    from ovis.reporting.page import write_page
     from ovis.reporting.select import report_name
     from ovis.runner.atomic import write_text
 
     exp = _locate(options)
-    samples = _read(options, exp)
+    study, samples = _read(options, exp)
     measured = [measure(sample) for sample in samples]
     _print_broken(measured)
     statistics = statistics_table(measured)
     comparison = comparison_table(statistics)
     slopes = add_references(slope_table(measured), comparison)
-    densities = density_table(samples)
+    verdicts = gradient_verdicts(statistics, slopes)
 
     folder = Path(options.output) / report_name(exp, options.include, options.exclude)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,16 +90,75 @@ def report(options: argparse.Namespace) -> None:
         "slopes.md": slope_text(slopes),
         "published.csv": comparison.to_csv(index=False),
         "published.md": comparison_text(comparison),
+        "claims.csv": claims_table(verdicts).to_csv(index=False),
     }
     for name, content in files.items():
         write_text(folder / name, content, durable=False)
-    figures = save_figure(draw_statistics(statistics, _caption(samples)), folder, "statistics")
-    if len(densities):
-        figures += save_figure(draw_distributions(densities, _caption(samples)), folder, "distributions")
+    drawn = _draw(samples, statistics, folder)
     print(f"wrote {', '.join(files)} to {folder}\n")
     print(files["slopes.md"])
     _print_far(comparison)
-    print(*figures, sep="\n")
+    print(claims_text(verdicts))
+    print(*(item.path for item in drawn), sep="\n")
+    print(write_page(folder, _page(options, exp, study, drawn, verdicts, [statistics, slopes, comparison])))
+
+
+def _draw(samples: Sequence[Sample], statistics: pd.DataFrame, folder: Path) -> list[Drawn]:
+    """The figures, on disk."""
+    from ovis.reporting.asymptotic_figures import draw_distributions, draw_statistics
+    from ovis.reporting.density import density_table
+    from ovis.reporting.figures import save_drawn
+
+    caption = _caption(samples)
+    names = ", ".join(dict.fromkeys(sample.estimator for sample in samples))
+    alt = f"SNR, directional SNR, variance and mean of the gradient against K on logarithmic axes, for {names}"
+    title = "Statistics of the gradient"
+    drawn = [save_drawn(draw_statistics(statistics, caption), folder, "statistics", title, alt)]
+    densities = density_table(samples)
+    if len(densities):
+        alt = f"Densities of one entry of the gradient at the smallest, a middle and the largest K, for {names}"
+        figure = draw_distributions(densities, caption)
+        drawn.append(save_drawn(figure, folder, "distributions", "Distribution of the gradient", alt))
+    return drawn
+
+
+def _page(
+    options: argparse.Namespace,
+    exp: str,
+    study: GradientStudy,
+    drawn: Sequence[Drawn],
+    verdicts: Sequence[Verdict],
+    tables: Sequence[pd.DataFrame],
+) -> Page:
+    """What the page shows; ``tables`` are statistics, slopes and the comparison with the paper."""
+    from ovis.reporting.page_content import Page
+    from ovis.reporting.page_provenance import experiment_description, read_provenance
+    from ovis.reporting.page_runs import list_problems, plain_table
+    from ovis.studies import AsymptoticSettings
+
+    source = Path(options.root) / exp
+    words = (
+        ("Statistics", "One row per estimator and K; _se is a standard error by the draws.", "points"),
+        ("Slopes", "Of the logarithm of a statistic over log K, by least squares; last: of the last two K.", "slopes"),
+        ("Beside the paper", "One row per value that has been published of such a toy.", "values"),
+    )
+    return Page(
+        title=exp,
+        description=experiment_description(source),
+        states=study.states,
+        read=study.runs,
+        problems=list_problems(study.skipped),
+        notes=tuple(study.notes),
+        figures=tuple(drawn),
+        verdicts=tuple(verdicts),
+        tables=tuple(
+            plain_table(title, caption, table, things=things)
+            for (title, caption, things), table in zip(words, tables, strict=True)
+            if len(table)
+        ),
+        provenance=read_provenance(source, kind=AsymptoticSettings),
+        command=options.command,
+    )
 
 
 def _locate(options: argparse.Namespace) -> str:
@@ -105,8 +173,8 @@ def _locate(options: argparse.Namespace) -> str:
     raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
 
 
-def _read(options: argparse.Namespace, exp: str) -> list[Sample]:
-    """The draws that were asked for; says what was read and what was not."""
+def _read(options: argparse.Namespace, exp: str) -> tuple[GradientStudy, list[Sample]]:
+    """The study, and the draws that were asked for; says what was read and what was not."""
     from ovis.reporting.samples import read_study, select_estimators
 
     folder = Path(options.root) / exp
@@ -119,7 +187,7 @@ def _read(options: argparse.Namespace, exp: str) -> list[Sample]:
         names = ", ".join(dict.fromkeys(sample.estimator for sample in study.samples))
         what = f"no estimator was asked for that is there ({names})" if names else "no run has any draw"
         raise ReportError(f"{what} in {folder}: nothing to draw", REFUSED if names else FAILED)
-    return samples
+    return study, samples
 
 
 def _print_skipped(study: GradientStudy) -> None:

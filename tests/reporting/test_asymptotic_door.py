@@ -18,7 +18,7 @@ from ovis.studies import STUDIES
 REPOSITORY = Path(__file__).parents[2]
 
 LAWS = {"iwae": ((0.7, -0.5), (0.02, -1)), "ovis-gamma0": ((0.5, 0.5), (0.06, -3))}
-FILES = ("published.csv", "published.md", "slopes.csv", "slopes.md", "statistics.csv")
+FILES = ("claims.csv", "index.html", "published.csv", "published.md", "slopes.csv", "slopes.md", "statistics.csv")
 FIGURES = ("distributions.pdf", "distributions.png", "statistics.pdf", "statistics.png")
 
 
@@ -52,7 +52,13 @@ def test_files_and_words(study: Folder, capsys: pytest.CaptureFixture[str]) -> N
     assert printed.startswith("read 4 of 4 runs (4 done)\nwrote statistics.csv, ")
     assert (folder / "slopes.md").read_text(encoding="utf-8") in printed
     assert "18 values beside the paper's (published.md): " in printed
-    assert printed.splitlines()[-1] == str(folder / "distributions.pdf")
+    assert printed.splitlines()[-2:] == [str(folder / "distributions.png"), str(folder / "index.html")]
+    claims = pd.read_csv(folder / "claims.csv").set_index("id")["verdict"]
+    assert claims["snr-dreg"] == "not enough runs"
+    assert all(f"{verdict.upper()}  {name} (" in printed for name, verdict in claims.items())
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2
+    assert all(words in page for words in ("Statistics", "Slopes", "Beside the paper", "What the paper says"))
 
     statistics = pd.read_csv(folder / "statistics.csv").set_index(["estimator", "iw"])
     assert list(statistics.index) == [(n, k) for n in ("ovis-gamma0", "pathwise-iwae") for k in (3, 17, 100)]
@@ -64,7 +70,8 @@ def test_files_and_words(study: Folder, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_sweep_on_its_way(study: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("ovis.reporting.figures.save_figure", lambda *_: [])  # takes a second
+    monkeypatch.setattr("ovis.reporting.page.write_page", lambda folder, _: folder / "index.html")
+    monkeypatch.setattr("ovis.reporting.figures.save_figure", lambda *_: [Path(), Path()])  # takes a second
     draws = {"iwae": power_law(30, *LAWS["iwae"], n=50, D=20)}
     partial = write_draws(study.path, 30, draws, D=20, file="gradients.partial.npz", status=None)
     failed = write_draws(study.path, 300, draws, D=20, file="", status="exception", message="no memory")

@@ -51,13 +51,15 @@ ALL = [(name, k, seed) for seed in (1, 2) for name in ("ovis-gamma1", "vimco-ari
 def test_files_and_what_is_said(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     assert fake.asked == ALL
-    names = ["efficiency_cpu.csv", "efficiency_cpu.pdf", "efficiency_cpu.png", "efficiency_cpu.txt", "points.jsonl"]
+    names = [f"efficiency_cpu.{suffix}" for suffix in ("csv", "pdf", "png", "txt")]
+    names = ["claims.csv", *names, "index.html", "points.jsonl"]
     assert sorted(path.name for path in FOLDER.iterdir()) == names
     printed = capsys.readouterr().out
     assert printed.startswith("on cpu: ")
     assert "0 of 8 points are measured\nmeasuring 8 more, each in a process of its own: about " in printed
     assert "random images of the same shape" in printed
-    assert printed.endswith(f"{FOLDER}/efficiency_cpu.png\n{FOLDER}/efficiency_cpu.pdf\n")
+    assert printed.endswith(f"{FOLDER}/efficiency_cpu.png\n{FOLDER}/index.html\n")
+    assert "HOLDS  " in printed
     costs = pd.read_csv(FOLDER / "efficiency_cpu.csv").set_index(["measure", "estimator", "iw"])
     assert costs.loc[("memory_mb", "ovis-gamma1", 79), "mean"] == pytest.approx(158.0)
     assert costs.loc[("epoch_s", "vimco-arithmetic", 10), "mean"] == pytest.approx(0.01 * EPOCH_STEPS)
