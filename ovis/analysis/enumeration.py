@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, OneHotCategorical
 from torch.func import functional_call, grad, vmap
+from torch.nn.parameter import UninitializedParameter
 
 from ovis.analysis.draws import select_parameters
 from ovis.estimators.base import GradientEstimator
@@ -37,8 +38,10 @@ def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
     """Every value of the latents of one datum x [1, *event]: for each layer [n, *event].
 
     Raises:
-        ValueError: a latent that is not Bernoulli or categorical, or more than 2^18 values.
+        ValueError: a model that does not score given samples (a ParticleModel does); a latent that is not Bernoulli or
+            categorical; more than 2^18 values.
     """
+    _check_model(model)
     with torch.random.fork_rng():
         output = model(x, particles=1)
     choices: list[Tensor] = []  # of each variable, one row for each value
@@ -62,12 +65,19 @@ def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
 
 
 def exact_gradient(
-    model: ParticleModel, x: Tensor, iw: int, alpha: float = 0.0, key_filter: str = "inference_network"
+    model: ParticleModel,
+    x: Tensor,
+    iw: int,
+    alpha: float = 0.0,
+    key_filter: str = "inference_network",
+    beta: float = 1.0,
+    freebits: float | None = None,
 ) -> Tensor:
     """Gradient of minus the mean bound L_K^alpha of x, the loss that an unbiased estimator descends: [D].
 
     L_K^alpha = sum over all z_1 ... z_K of prod_k q(z_k|x) 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha), differentiated
-    as it stands, with q's probabilities.
+    as it stands, with q's probabilities; log w = log p(x|z) - beta sum_l max(log q_l - log p_l, freebits). K = 1: the
+    ELBO.
 
     Args:
         model: of discrete latents with few values, n; n^iw at most 2^18.
@@ -75,17 +85,24 @@ def exact_gradient(
         iw: K.
         alpha: order of the Renyi bound.
         key_filter: selects parameters by name.
+        beta: weight of the KL term.
+        freebits: floor of each layer's log q - log p, in nats; None for none.
 
     Raises:
-        ValueError: too many combinations, or latents that are not discrete.
+        ValueError: too many combinations, latents that are not discrete, a model that is no ParticleModel, or iw < 1.
     """
+    _check_model(model)
+    if iw < 1:
+        raise ValueError(f"iw must be an integer of at least 1, got {iw}")
     parameters = list(select_parameters(model, key_filter).values())
     bounds = []
     for row in x.split(1):
-        log_p, log_q = _log_densities(model, row, latent_states(model, row))
-        index = _tuples(len(log_q), iw, x.device)
-        probability = log_q[index].sum(-1).exp()
-        bounds.append((probability * iw_bound((log_p - log_q)[index], alpha)).sum())
+        log_px, log_pz, log_qz = _log_densities(model, row, latent_states(model, row))
+        gaps = log_qz - log_pz
+        log_w = log_px - beta * (gaps if freebits is None else gaps.clamp(min=freebits)).sum(-1)
+        index = _tuples(len(log_w), iw, x.device)
+        probability = log_qz.sum(-1)[index].sum(-1).exp()
+        bounds.append((probability * iw_bound(log_w[index], alpha)).sum())
     loss = -torch.stack(bounds).mean()
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
@@ -112,8 +129,12 @@ def exact_moments(
         config: settings of the estimator, e.g. ``alpha``.
 
     Raises:
-        ValueError: too many combinations, or latents that are not discrete.
+        ValueError: too many combinations, latents that are not discrete, a model that is no ParticleModel, or an
+            estimator with parameters that it has not made yet.
     """
+    _check_model(model)
+    if any(isinstance(parameter, UninitializedParameter) for parameter in estimator.parameters()):
+        raise ValueError(f"{type(estimator).__name__} makes its parameters at its first batch: call it once before")
     settings = estimator.configured(**config)
     sizes = [settings.mc * settings.iw] + ([settings.mc * auxiliary] if auxiliary else [])
     holder = _Holder(estimator, _Scripted(model))
@@ -124,7 +145,7 @@ def exact_moments(
     means, variances = [], []
     for row in x.split(1):
         states = latent_states(model, row)
-        log_q = _log_densities(model, row, states)[1].detach()
+        log_q = _log_densities(model, row, states)[2].sum(-1).detach()
         index = _tuples(len(log_q), sum(sizes), x.device)
         probability = log_q[index].sum(-1).exp().double()
 
@@ -140,6 +161,15 @@ def exact_moments(
         means.append(mean)
         variances.append(probability @ (gradients - mean).square())
     return ExactMoments(torch.stack(means).mean(0), torch.stack(variances).mean(0) / len(x))
+
+
+def _check_model(model: nn.Module) -> None:
+    """A module written to ``Template`` may swallow the samples that it is given, and draw others."""
+    if not isinstance(model, ParticleModel):
+        raise ValueError(
+            f"{type(model).__name__} can't be enumerated, as it need not score the samples it is given: write it as an "
+            "ovis.models.ParticleModel"
+        )
 
 
 class _Scripted(ParticleModel):
@@ -181,8 +211,8 @@ class _Holder(nn.Module):
         return total
 
 
-def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """log p(x, z) and log q(z|x) of one datum in all states, [n] each."""
+def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x|z) [n], log p(z_l|...) and log q(z_l|...) [n, L], of one datum in all states."""
     count = len(states[0])
     output = model(x, particles=count, z=[layer.unsqueeze(0) for layer in states])
     z = output["z"]
@@ -191,10 +221,9 @@ def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tup
         log_prob: Tensor = distribution.log_prob(value)
         return log_prob.expand(1, count, *log_prob.shape[2:]).reshape(count, -1).sum(-1)
 
-    log_px = of(output["px"], x.unsqueeze(1))
-    log_pz = torch.stack([of(p, value) for p, value in zip(output["pz"], z, strict=True)]).sum(0)
-    log_qz = torch.stack([of(q, value) for q, value in zip(output["qz"], z, strict=True)]).sum(0)
-    return log_px + log_pz, log_qz
+    log_pz = torch.stack([of(p, value) for p, value in zip(output["pz"], z, strict=True)], -1)
+    log_qz = torch.stack([of(q, value) for q, value in zip(output["qz"], z, strict=True)], -1)
+    return of(output["px"], x.unsqueeze(1)), log_pz, log_qz
 
 
 def _tuples(values: int, length: int, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from torch.distributions import Normal
 
 from ovis.analysis.closed_form import LocationMoments, location_moments
 from ovis.analysis.enumeration import ExactMoments, exact_gradient, exact_moments
-from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
+from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.score_function import OvisAsymptotic
+from ovis.estimators.settings import weighting
+from ovis.estimators.thermodynamic import Tvo
 from ovis.models.template import ParticleModel
 
 __all__ = [
@@ -34,6 +37,9 @@ FALSE_ALARM = 1e-3
 #: A bias is looked for only where its standard error is below this fraction of the gradient's norm.
 RESOLUTION = 0.25
 
+#: Particles of a draw of the ELBO's reference.
+ELBO_PARTICLES = 8
+
 
 @dataclass(frozen=True)
 class EstimatorCheck:
@@ -41,6 +47,7 @@ class EstimatorCheck:
 
     Attributes:
         estimator: its class.
+        bound: of which the truth is the gradient: what the estimator says it is unbiased for, or else L_K.
         reference: what the truth was taken from.
         draws: how many gradients were drawn.
         entries: D, entries of the gradient.
@@ -56,6 +63,7 @@ class EstimatorCheck:
     """
 
     estimator: str
+    bound: str
     reference: str
     draws: int
     entries: int
@@ -70,14 +78,15 @@ class EstimatorCheck:
     verdict: str
 
     def __str__(self) -> str:
+        truth = f"of {self.bound}, norm {self.gradient_norm:.4g} in {self.entries} entries, from {self.reference}"
         rows = {
-            "true gradient": f"norm {self.gradient_norm:.4g} in {self.entries} entries, from {self.reference}",
+            "true gradient": truth,
             "bias": f"{self.bias_norm:.3g} +- {self.standard_error:.2g}, of {self.draws} draws",
             "largest entry": f"{self.largest_t:.1f} standard errors (chance: {self.threshold:.1f})",
             "variance": f"{self.variance:.4g} of an entry of one draw, on average",
             "cost": f"{1e3 * self.seconds:.2f} ms a call with its backward pass",
             "claims": f"unbiased for {self.claim}" if self.claim else "no unbiasedness",
-            "verdict": self.verdict,
+            "verdict": f"{self.verdict} for {self.bound}",
         }
         return "\n".join([self.estimator, *(f"  {name:<14}  {text}" for name, text in rows.items())])
 
@@ -91,10 +100,12 @@ def check_estimator(
     seed: int = 0,
     **config: Any,
 ) -> EstimatorCheck:
-    """Draw gradients of an estimator and compare their mean with the gradient of L_K^alpha.
+    """Draw gradients of an estimator and compare their mean with the gradient of the bound that it claims.
 
-    The truth comes from enumeration where the latents are discrete and few; elsewhere from ten times as many draws of
-    OVIS~ with gamma = 0, which is unbiased, and its own error is taken into account.
+    That is what its ``unbiased_for`` says, with its alpha, beta and free bits: L_K, L_{K-S} or the ELBO; L_K where it
+    claims none. The truth comes from enumeration where the latents are discrete and few; elsewhere from ten times as
+    many draws of an unbiased estimator, of which the error is taken into account: OVIS~ with gamma = 0, or, for one
+    particle, the ELBO's score function with leave-one-out baseline (TVO with one partition).
 
     Args:
         estimator: any estimator, your own too.
@@ -108,12 +119,11 @@ def check_estimator(
     Raises:
         ValueError: an estimator or a model that don't go together.
     """
-    settings = estimator.configured(**config)
-    alpha = float(getattr(settings, "alpha", 0.0))
+    bound = _claimed_bound(estimator, estimator.configured(**config))
     stats, meta = get_gradients_statistics(
         estimator, model, x, mc_samples, key_filter, compute_dsnr=False, seed=seed, **config
     )
-    truth, truth_variance, reference = _truth(model, x, settings.iw, alpha, key_filter, mc_samples, seed)
+    truth, truth_variance, reference = _truth(model, x, bound, key_filter, mc_samples, seed)
     error = (meta.variance / mc_samples + truth_variance).sqrt()
     bias = meta.mean - truth
     t = torch.where(bias == 0, 0.0, bias.abs() / error.clamp(min=torch.finfo(error.dtype).eps * truth.norm()))
@@ -121,28 +131,54 @@ def check_estimator(
     largest, norm, noise = t.max().item(), truth.norm().item(), error.norm().item()
     verdict = "biased" if largest > threshold else "unbiased" if noise < RESOLUTION * norm else "undecided"
     return EstimatorCheck(
-        type(estimator).__name__, reference, mc_samples, len(t), norm, bias.norm().item(), noise, largest, threshold,
-        float(stats["grads"]["variance"]), _cost(estimator, model, x, config), estimator.unbiased_for, verdict,
+        type(estimator).__name__, bound.name, reference, mc_samples, len(t), norm, bias.norm().item(), noise, largest,
+        threshold, float(stats["grads"]["variance"]), _cost(estimator, model, x, config), bound.claim, verdict,
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """What a verdict is about."""
+
+    claim: str | None
+    particles: int
+    alpha: float
+    beta: float
+    freebits: float | None
+
+    @property
+    def name(self) -> str:
+        return self.claim or "L_K"
+
+
+def _claimed_bound(estimator: GradientEstimator, settings: Any) -> _Bound:
+    configured = copy.copy(estimator)
+    configured.settings = settings
+    claim = configured.unbiased_for
+    particles = {"ELBO": 1, "L_{K-S}": settings.iw - getattr(settings, "count", 0)}.get(claim or "", settings.iw)
+    beta, freebits = weighting(settings)
+    return _Bound(claim, particles, float(getattr(settings, "alpha", 0.0)), float(beta), freebits)
+
+
 def _truth(
-    model: nn.Module, x: Tensor, iw: int, alpha: float, key_filter: str, mc_samples: int, seed: int
+    model: nn.Module, x: Tensor, bound: _Bound, key_filter: str, mc_samples: int, seed: int
 ) -> tuple[Tensor, Tensor, str]:
     """The gradient [D], the variance of each of its entries, and where it is from."""
+    K, alpha, beta, freebits = bound.particles, bound.alpha, bound.beta, bound.freebits
     if isinstance(model, ParticleModel):
         try:
-            exact = exact_gradient(model, x, iw, alpha, key_filter).double()
+            exact = exact_gradient(model, x, K, alpha, key_filter, beta, freebits).double()
             return exact, torch.zeros_like(exact), "enumeration"
         except ValueError:  # continuous, or too many values
             pass
-    if iw < 2:
-        raise ValueError("the latents can't be enumerated, and the reference, ovis-gamma0, needs iw of at least 2")
-    unbiased = OvisAsymptotic(iw=iw, gamma=0.0, alpha=alpha)
+    unbiased: GradientEstimator
+    if K == 1:  # the ELBO, whatever alpha
+        unbiased, name = Tvo(iw=ELBO_PARTICLES, partitions=1, beta=beta, freebits=freebits), "tvo, one partition"
+    else:
+        unbiased, name = OvisAsymptotic(iw=K, gamma=0.0, alpha=alpha, beta=beta, freebits=freebits), "ovis-gamma0"
     draws = 10 * mc_samples
-    found = compare_gradients({"": unbiased}, model, x, draws, key_filter, compute_dsnr=False, seed=seed + 1)
-    meta = found[""][1]
-    return meta.mean, meta.variance / draws, f"{draws} draws of ovis-gamma0"
+    _, meta = get_gradients_statistics(unbiased, model, x, draws, key_filter, compute_dsnr=False, seed=seed + 1)
+    return meta.mean, meta.variance / draws, f"{draws} draws of {name}"
 
 
 def _cost(estimator: GradientEstimator, model: nn.Module, x: Tensor, config: dict[str, Any], calls: int = 9) -> float:
