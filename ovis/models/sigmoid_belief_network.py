@@ -80,7 +80,7 @@ class SigmoidBeliefNetwork(ParticleModel):
         logits = features
         for layer in range(len(self.inference_network)):
             if layer:
-                logits = self.inference_network[layer](2 * z[-1] - 1)
+                logits = self.inference_network[layer](_signs(z[-1]))
             posterior = BernoulliVector(logits)
             if given is not None:
                 z.append(given[layer])
@@ -90,7 +90,7 @@ class SigmoidBeliefNetwork(ParticleModel):
         return z, qz
 
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        logits = [decoder(2 * sample - 1) for decoder, sample in zip(self.generative_model, z, strict=True)]
+        logits = [decoder(_signs(sample)) for decoder, sample in zip(self.generative_model, z, strict=True)]
         top = self.prior_logits.expand(*(1 for _ in z[-1].shape[:-1]), -1)
         pz: list[Distribution] = [BernoulliVector(each) for each in (*logits[1:], top)]
         return self._observation(logits[0]), pz
@@ -99,12 +99,17 @@ class SigmoidBeliefNetwork(ParticleModel):
         pz: list[Distribution] = [BernoulliVector(self.prior_logits.expand(bs, -1))]
         z = [pz[0].sample()]
         for decoder in reversed(self.generative_model[1:]):
-            pz.insert(0, BernoulliVector(decoder(2 * z[0] - 1)))
+            pz.insert(0, BernoulliVector(decoder(_signs(z[0]))))
             z.insert(0, pz[0].sample())
-        return {"px": self._observation(self.generative_model[0](2 * z[0] - 1)), "z": z, "pz": pz}
+        return {"px": self._observation(self.generative_model[0](_signs(z[0]))), "z": z, "pz": pz}
 
     def _observation(self, logits: Tensor) -> BernoulliVector:
         return BernoulliVector(logits.view(*logits.shape[:-1], *self.x_shape), len(self.x_shape))
+
+
+def _signs(bits: Tensor) -> Tensor:
+    """2 z - 1, in one pass over the memory."""
+    return torch.rsub(bits, -1, alpha=-2)
 
 
 def logits_of_mean(mean: Tensor, floor: float = 1e-4) -> Tensor:
