@@ -70,7 +70,7 @@ def test_what_is_measured_is_the_gradient_of_that_tensor():
             run.estimator, run.model, x, mc_samples=6, key_filter="tensor:qlogits", return_grads=True
         )
     assert meta.grads.shape == (6, 3 * (4 + 3 * 4))  # each datum has the logits of z_1, and of z_2 for 3 particles
-    assert values == stats.flat("train:")
+    assert values == pytest.approx(stats.flat("train:"), rel=1e-9)  # draws that are kept are summed in another order
     variance = meta.grads.double().var(0)
     assert values["train:grads/variance"] == pytest.approx(variance[variance > 1e-15].mean().item(), rel=1e-4)
 

@@ -220,6 +220,18 @@ def test_best_parameters_that_are_lost_are_chosen_anew_and_that_is_said(damage, 
     assert of(lines(paths)[-1], "test") == measured_by_hand(OVERSHOOT, paths, "test", checkpoint(paths)["model"])
 
 
+def test_that_they_are_lost_is_known_at_the_start(tmp_path, lab, caplog):
+    """So that the best of all evaluations that are still to come is kept, not the last one."""
+    assert lab.start("lost-early", OVERSHOOT, Plan(step=26, seconds=-1)) == KILLED
+    run, paths = prepared(tmp_path, lab.paths("lost-early").folder)
+    paths.best.unlink()
+    longer = dataclasses.replace(run, settings=dataclasses.replace(run.settings, epochs=4))
+    with caplog.at_level("WARNING"):
+        assert not train(longer, paths, stop=lambda: True)
+    assert f"{paths.best} is not whole, or not of step 18: the best is chosen anew" in caplog.messages
+    assert checkpoint(paths)["position"]["best_step"] == 27  # it would have been 18
+
+
 def test_best_parameters_that_get_lost_during_the_run_are_noticed_at_its_end(tmp_path, caplog):
     run, paths = build_run(TrainSettings(**OVERSHOOT)), RunPaths(tmp_path)
     looks = iter(range(1, 10**6))
