@@ -20,24 +20,31 @@ MIN_TAIL = 5
 def pareto_k(log_w: Tensor) -> Tensor:
     """Shape of the generalized Pareto distribution of the largest weights, k-hat of PSIS (Vehtari et al. 2024).
 
-    The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them. Weights have moments of
-    order below 1/k: means are reliable for k < 0.7, their variance is finite for k < 0.5.
+    The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them; of them those that are above
+    it, where weights tie. Weights have moments of order below 1/k: means are reliable for k < 0.7, their variance is
+    finite for k < 0.5.
 
     Args:
         log_w: log-weights, shape [..., K].
 
     Returns:
-        shape [...], float64; infinite where the tail has fewer than 5 weights (K < 25), -infinite where all of its
-        weights are equal.
+        shape [...], float64; infinite where the tail has fewer than 5 weights (K < 21, or ties), as in ArviZ;
+        -infinite where all weights are equal; NaN where a log-weight is NaN or the largest weight is 0 or infinite.
     """
+    log_w = log_w.detach().double()
     count = log_w.shape[-1]
     tail = min(math.ceil(count / 5), math.ceil(3 * math.sqrt(count)))
-    if tail < MIN_TAIL:
-        return torch.full(log_w.shape[:-1], torch.inf, dtype=torch.float64, device=log_w.device)
-    top = log_w.detach().double().topk(tail + 1).values
-    weights = (top - top[..., :1]).exp()
-    excess = (weights[..., :-1] - weights[..., -1:]).flip(-1)
-    return pareto_shape(excess)
+    shapes = torch.full(log_w.shape[:-1], torch.inf, dtype=torch.float64, device=log_w.device)
+    if tail >= MIN_TAIL:
+        top = log_w.topk(tail + 1).values
+        weights = (top - top[..., :1]).exp()
+        excess = (weights[..., :-1] - weights[..., -1:]).flip(-1)
+        above = (excess > 0).sum(-1)
+        for n in above[above >= MIN_TAIL].unique().tolist():
+            shapes[above == n] = pareto_shape(excess[above == n][:, -n:])
+    largest, smallest = log_w.amax(-1), log_w.amin(-1)  # NaN, if there is one
+    shapes = torch.where(largest == smallest, -torch.inf, shapes)
+    return torch.where(largest.isfinite(), shapes, torch.nan)
 
 
 def pareto_shape(excess: Tensor) -> Tensor:
@@ -46,10 +53,10 @@ def pareto_shape(excess: Tensor) -> Tensor:
     Shrunk towards 1/2 by ten prior observations, as in PSIS (Vehtari et al. 2024, appendix G): (n k + 5)/(n + 10).
 
     Args:
-        excess: samples above their threshold, shape [..., n], ascending.
+        excess: positive samples, their distances to a threshold, shape [..., n], ascending.
 
     Returns:
-        shape [...]; -infinite where the samples are all 0.
+        shape [...].
     """
     excess = excess.double()
     n = excess.shape[-1]
@@ -57,8 +64,7 @@ def pareto_shape(excess: Tensor) -> Tensor:
     steps = torch.arange(1, grid + 1, dtype=torch.float64, device=excess.device) - 0.5
     quartile = excess[..., max(n // 4 + (n % 4 >= 2) - 1, 0), None]
     largest = excess[..., -1:]
-    smallest = torch.finfo(torch.float64).tiny
-    theta = 1 / largest.clamp(min=smallest) + (1 - (grid / steps).sqrt()) / (3 * quartile.clamp(min=smallest))
+    theta = 1 / largest + (1 - (grid / steps).sqrt()) / (3 * quartile)
 
     def shape_of(theta: Tensor) -> Tensor:
         return torch.log1p(-theta.unsqueeze(-1) * excess.unsqueeze(-2)).mean(-1)
@@ -67,7 +73,7 @@ def pareto_shape(excess: Tensor) -> Tensor:
     log_likelihood = n * ((-theta / shape).log() - shape - 1)
     posterior = (log_likelihood.softmax(-1) * theta).sum(-1, keepdim=True)
     k = shape_of(posterior).squeeze(-1)
-    return torch.where(largest.squeeze(-1) > 0, (n * k + 5) / (n + 10), -torch.inf)
+    return (n * k + 5) / (n + 10)
 
 
 @torch.no_grad()
