@@ -68,7 +68,7 @@ class LocationDraws:
         model: the model.
         x: data, shape [B, D].
         seed: of the random numbers.
-        samples_per_batch: particles held at once, at least 16 iw; None: what suits the device.
+        samples_per_batch: particles held at once, at least 31 mc iw; None: what suits the device.
         config: settings for these draws, of all estimators.
 
     Raises:
@@ -103,7 +103,7 @@ class LocationDraws:
             streams = {key: [stream(self.x.device, self.seed, key, i) for i in numbers] for key in self._streams()}
             total = torch.zeros(len(numbers), len(self.estimators), self.x.shape[1], dtype=torch.float64)
             total = total.to(self.x.device)
-            for piece in self.x.split(size):
+            for piece in self.x.split(_pieces(rows, size)):
                 sums = self._sums(piece.repeat(len(numbers), 1), streams)
                 total += sums.view(len(numbers), len(piece), *sums.shape[1:]).sum(1, dtype=torch.float64)
             yield total / -rows
@@ -140,3 +140,14 @@ class LocationDraws:
             of_offset.append((joint * path).sum(-1))
         sums = torch.stack(of_noise, 1) @ noise.transpose(1, 2)
         return sums + torch.stack(of_offset, 1).unsqueeze(2) * offset.unsqueeze(1)
+
+
+def _pieces(rows: int, size: int) -> list[int]:
+    """Sizes of pieces of so many rows; fewer than ``ROWS`` rows at the end are part of the piece before them.
+
+    torch's CPU generator makes fewer than 16 normals, as a small last piece may have, from other numbers of its stream.
+    """
+    whole, rest = divmod(rows, size)
+    if whole and rest < ROWS:
+        return [size] * (whole - 1) + [size + rest]
+    return [size] * whole + [rest]

@@ -87,6 +87,17 @@ def test_chunks_make_the_same_draws() -> None:
         torch.testing.assert_close(alone[:, 0], whole[4:, list(estimators).index(name)], rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.parametrize(("rows", "D", "iw"), [(17, 3, 3), (33, 2, 4), (20, 3, 3), (32, 1, 3), (16, 2, 3), (5, 1, 2)])
+def test_chunks_make_the_same_draws_whatever_is_left_over(rows: int, D: int, iw: int) -> None:
+    """torch makes fewer than 16 normals in another way: a small last piece would have other numbers."""
+    model = toy(offset=(0.1, -0.05, 0.0)[:D])
+    x = torch.randn(rows, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    estimators = make("ovis-gamma0", "ovis-S1-exclusive", "iwae", iw=iw)
+    whole = torch.cat(list(LocationDraws(estimators, model, x, seed=1)(0, 3)))
+    found = torch.cat(list(LocationDraws(estimators, model, x, seed=1, samples_per_batch=16 * iw)(0, 3)))
+    torch.testing.assert_close(found, whole, rtol=1e-11, atol=1e-15)
+
+
 @pytest.mark.parametrize("scale", [2 / 3, (2 / 3) ** 0.5], ids=["std 2/3", "variance 2/3"])
 def test_moments_agree_with_the_closed_form(scale: float) -> None:
     """K = 200, D = 3, within three standard errors, for every estimator that has one."""
