@@ -94,7 +94,8 @@ def get_gradients_statistics(
         kept), and direction (cosine of mean and oracle gradient); and what they were computed from.
 
     Raises:
-        ValueError: no parameter has such a name; fewer than two draws.
+        ValueError: no parameter has such a name; fewer than two draws; a model whose random numbers can't be numbered,
+            see :mod:`ovis.analysis.noise`.
     """
     found = compare_gradients(
         {"": estimator}, model, x, mc_samples, key_filter, oracle_grad, return_grads, compute_dsnr, samples_per_batch,
