@@ -158,7 +158,7 @@ def test_particles_of_a_pass_are_a_number_all_or_auto():
 def test_batch_normalization_wants_all_particles():
     words = ["--iw=10", "--model=vae", "--prior=normal", "--normalization=batchnorm"]
     for text in ("auto", "3"):
-        with pytest.raises(SettingsError, match="^--particles_per_pass: --normalization batchnorm sees all particles"):
+        with pytest.raises(SettingsError, match=r"^--particles_per_pass: --normalization batchnorm sees all particles"):
             parse_arguments([*words, f"--particles_per_pass={text}"])
         parse_arguments([*words, f"--particles_per_pass={text}", "--nlayers=0"])
     parse_arguments([*words, "--particles_per_pass=all"])
