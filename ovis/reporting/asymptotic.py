@@ -89,7 +89,8 @@ def statistics_table(measured: Iterable[Measured]) -> pd.DataFrame:
 
     Returns:
         columns ``toy`` (its name), the toy's settings, ``estimator, iw, draws``; each statistic and ``..._se``;
-        ``noise``: whether the mean can't be told from zero; ``theory_...``: closed form for large K, or NaN.
+        ``noise_...`` of each of :data:`SHOWN`: whether it tells of the draws' noise rather than of their mean;
+        ``theory_...``: closed form for large K, or NaN.
     """
     measured = list(measured)
     toys = [m.sample.toy for m in measured]
@@ -99,7 +100,7 @@ def statistics_table(measured: Iterable[Measured]) -> pd.DataFrame:
         row |= {"estimator": m.sample.estimator, "iw": m.sample.iw, "draws": len(m.sample.draws)}
         for name in STATISTICS:
             row |= {name: float(m.values[name][0]), f"{name}_se": jackknife(m.values[name])}
-        row["noise"] = m.is_noise("snr")
+        row |= {f"noise_{name}": m.is_noise(name) for name in SHOWN}
         row |= {f"theory_{name}": m.sample.theory.get(name, math.nan) for name in ("snr", "variance", "magnitude")}
         rows.append(row)
     return pd.DataFrame(rows)

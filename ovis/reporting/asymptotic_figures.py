@@ -37,9 +37,6 @@ GUIDED = ("snr", "dsnr")
 GUIDE_TEXT = r"dotted grey: $0.1\,K^{\pm 1/2}$ and $10\,K^{\pm 1/2}$"
 GUIDES = ((0.1, 0.5), (0.1, -0.5), (10.0, 0.5), (10.0, -0.5))
 
-#: Panels whose points say nothing of the mean where it can't be told from zero.
-NOISY = ("snr", "dsnr", "magnitude")
-
 #: Of the range of the data, left free at both ends of an axis.
 MARGIN = 0.1
 
@@ -71,7 +68,7 @@ def draw_statistics(statistics: pd.DataFrame, caption: str = "") -> Figure:
                 axis.set_title(title, fontsize="medium")
                 axis.set_ylabel(label)
             _name_row(row[0], toy)
-        hollow = "hollow: no more than noise" if statistics["noise"].any() else ""
+        hollow = "hollow: no more than noise" if statistics[[f"noise_{name}" for name in PANELS]].any(axis=None) else ""
         add_grouped_legend(figure, _columns(looks), "; ".join(text for text in (caption, GUIDE_TEXT, hollow) if text))
     return figure
 
@@ -138,7 +135,7 @@ def _draw_statistic(axis: Axes, table: pd.DataFrame, name: str, looks: Mapping[s
         if len(rows):
             front = 3 - place / len(looks)
             axis.plot(rows["iw"], rows[name], label=look.label, zorder=front, **look.line)
-            noise = rows[rows["noise"]] if name in NOISY else rows[:0]
+            noise = rows[rows[f"noise_{name}"].astype(bool)]
             if len(noise):
                 hollow = {**look.line, "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": look.color}
                 axis.plot(noise["iw"], noise[name], zorder=front, **hollow)

@@ -129,13 +129,16 @@ def test_the_legend_has_a_column_for_each_family() -> None:
 
 def test_points_that_are_noise_are_hollow_and_the_caption_says_so() -> None:
     statistics = table()
+    statistics[[f"noise_{name}" for name in SHOWN]] = False
     assert "hollow" not in draw_statistics(statistics).legends[0].get_title().get_text()
-    statistics.loc[statistics["estimator"] == "pathwise-iwae", "noise"] = [False, False, True, True]
+    chosen = statistics["estimator"] == "pathwise-iwae"
+    statistics.loc[chosen, ["noise_snr", "noise_magnitude"]] = np.array([[False] * 2] * 2 + [[True] * 2] * 2)
+    statistics.loc[chosen, "noise_dsnr"] = [False, True, True, True]
     figure = draw_statistics(statistics)
     hollow = [[line for line in axes.lines if line.get_markerfacecolor() == "white"] for axes in figure.axes]
     assert [[list(line.get_xdata()) for line in lines] for lines in hollow] == [
         [[54, 234]],
-        [[54, 234]],
+        [[12, 54, 234]],
         [],
         [[54, 234]],
     ]

@@ -81,7 +81,7 @@ def test_the_table_of_statistics() -> None:
     assert row["variance"] == pytest.approx(2 * 54.0**-3)
     assert row["magnitude"] == pytest.approx(row["snr"] * math.sqrt(row["variance"]))
     assert [row[f"snr_p{p}"] for p in (5, 50, 95)] == pytest.approx([row["snr"]] * 3)
-    assert (row["keep_ratio"], row["keep_ratio_se"], row["noise"]) == (1.0, 0.0, False)
+    assert (row["keep_ratio"], row["keep_ratio_se"], row["noise_snr"]) == (1.0, 0.0, False)
     assert row["theory_snr"] == 2.2
     assert math.isnan(row["theory_variance"])
 
@@ -125,10 +125,18 @@ def test_a_curve_has_an_error_of_the_fit() -> None:
 def test_points_that_are_noise_are_not_fitted() -> None:
     items = measured("reinforce", (1.0, -1.5), (1, 1))  # SNR .19, .024, .0025; 200 draws of nothing show .056
     table = slope_table(items).set_index("statistic")
-    assert list(statistics_table(items)["noise"]) == [False, True, True]
+    assert list(statistics_table(items)["noise_snr"]) == [False, True, True]
     assert table.loc["snr", "fitted"] == table.loc["magnitude", "fitted"] == "3"
     assert table.loc["snr", ["slope", "last"]].isna().all()
     assert table.loc["variance", "slope"] == pytest.approx(1.0)
+
+
+def test_each_ratio_has_noise_of_its_own() -> None:
+    """SNR .3 in 200 draws of 3 entries: far above .056, which noise shows, but the DSNR is below twice .56."""
+    items = [measure(sample(power_law(3, (0.3, 0), (1, 0)), iw=3)), measure(sample(power_law(3, (9, 0), (1, 0)), iw=3))]
+    table = statistics_table(items)
+    assert list(table["noise_snr"]) == list(table["noise_magnitude"]) == list(table["noise_variance"]) == [False, False]
+    assert list(table["noise_dsnr"]) == [True, False]
 
 
 def test_draws_that_are_not_finite_make_no_number() -> None:
