@@ -99,7 +99,7 @@ class _Group(nn.Module):
         return member.estimator.loss(self.model, x, encoded, particles, member.settings)
 
     def _record(self, x: Tensor) -> list[Section]:
-        with _statistics_kept(self.model):  # one datum has none
+        with _statistics_kept(self.model), _buffers_kept(self):  # one datum has none
             requests, (encoded, particles) = record(lambda: self._draw(x))
             sections = [(MAIN, requests)]
             for member in self.members:
@@ -169,7 +169,8 @@ class _Draws:
 class ParameterDraws(_Draws):
     """Draws of the gradient with respect to parameters, many at once under ``vmap``.
 
-    A model that vmap can't follow (branches on values, statistics of the batch) is differentiated draw by draw.
+    A model that torch.func can't follow (it branches on values, writes into its buffers, has an autograd.Function
+    without vmap or samples by rejection) is differentiated draw by draw, by autograd.
 
     Args:
         key_filter: see :func:`select_parameters`.
@@ -215,6 +216,19 @@ class ParameterDraws(_Draws):
 
     def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """[n, members, D], of the sum over x."""
+        count = next((n.shape[0] for section in noise for n in section), 1)
+        if self.mapped and count > 1:
+            try:
+                with _no_validation():
+                    return self._mapped(group, x, noise)
+            except (RuntimeError, ValueError, NotImplementedError):
+                self.mapped = False  # what is wrong with the model itself, the plain call says better
+        return torch.stack(
+            [self._plain(group, x, [[n[i] for n in section] for section in noise]) for i in range(count)]
+        )
+
+    def _mapped(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+        """All draws at once: noise [n, rows of x, numbers] -> [n, members, D]."""
         constant = {name: value.detach() for name, value in group.named_parameters()}
         buffers = {name: value.clone() for name, value in group.named_buffers()}
         selected = {f"model.{name}": constant.pop(f"model.{name}") for name in self.names}
@@ -227,20 +241,41 @@ class ParameterDraws(_Draws):
             rows: dict[str, Tensor] = jacrev(losses)(selected)
             return torch.cat([row.reshape(len(row), -1) for row in rows.values()], 1)
 
-        count = next((n.shape[0] for section in noise for n in section), 1)
-        if self.mapped and count > 1:
-            try:
-                with _no_validation():
-                    mapped: Tensor = vmap(one, randomness="different")(noise)
-                return mapped
-            except (RuntimeError, ValueError):
-                self.mapped = False  # what is wrong with the model itself, the plain call says better
-        return torch.stack([one([[n[i] for n in section] for section in noise]) for i in range(count)])
+        mapped: Tensor = vmap(one, randomness="different")(noise)
+        return mapped
+
+    def _plain(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+        """One draw: noise [rows of x, numbers] -> [members, D]."""
+        parameters = list(self.selected.values())
+        with torch.enable_grad(), _buffers_kept(group):
+            losses, _ = group.losses(x, noise)
+            found = []
+            for loss in losses:
+                grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                filled = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
+                found.append(torch.cat([g.flatten() for g in filled]))
+        return torch.stack(found)
 
 
 def _batch_statistics(model: nn.Module) -> list[_BatchNorm]:
     """The modules whose result for one datum depends on the others, in the model's present mode."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+
+
+@contextlib.contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """What the module writes into its buffers is undone."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    owners = [(owner, dict(owner._buffers)) for owner in module.modules()]  # a buffer may be replaced by another tensor
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owner, buffers in owners:
+                owner._buffers.update(buffers)
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @contextlib.contextmanager
@@ -319,7 +354,7 @@ class TensorDraws(_Draws):
 
     def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
         """For each member [rows of x, numbers of a row]."""
-        with torch.enable_grad():
+        with torch.enable_grad(), _buffers_kept(group):
             losses, particles = group.losses(x, noise)
             tensors = output_tensors(particles.output, self.key)
             found = []

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from problems import BernoulliNormal, OneNormal, ParticleForm, ReadmeForm, TwoBernoulli
+from problems import BernoulliNormal, OneBernoulli, OneNormal, ParticleForm, Problem, ReadmeForm, TwoBernoulli
 from torch import Tensor, nn
+from torch.distributions import Bernoulli, Beta, Dirichlet, Normal, kl_divergence
 
 from ovis.analysis.draws import ParameterDraws, TensorDraws
 from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
@@ -107,6 +108,76 @@ def test_a_model_that_can_not_be_mapped_is_drawn_one_by_one() -> None:
     assert not draws.mapped
     expected = torch.cat(list(ParameterDraws(make("vimco"), ReadmeForm(TwoBernoulli()), one, seed=1)(0, 5)))
     torch.testing.assert_close(found, expected)
+
+
+class Counting(ReadmeForm):
+    """Counts its calls in a buffer, in place or anew, and has a function of autograd that vmap does not know."""
+
+    calls: Tensor
+
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad
+
+    def __init__(self, problem: Problem, in_place: bool):
+        super().__init__(problem)
+        self.register_buffer("calls", torch.zeros(()))
+        self.in_place = in_place
+
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        self.calls = self.calls.add_(1) if self.in_place else self.calls + 1
+        output = super().forward(x, zgrads, **kwargs)
+        (q,) = output["qz"]
+        logits = self.Same.apply(q.logits)
+        return {**output, "qz": [Bernoulli(logits=logits)]}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_torch_func_can_not_differentiate_is_differentiated_and_buffers_are_left(in_place: bool) -> None:
+    ones = torch.ones(3, 1, dtype=torch.float64)
+    model = Counting(OneBernoulli(), in_place)
+    draws = ParameterDraws(make("vimco", "ovis-gamma1"), model, ones, seed=1)
+    found = torch.cat(list(draws(0, 5)))
+    assert not draws.mapped
+    expected = ParameterDraws(make("vimco", "ovis-gamma1"), ReadmeForm(OneBernoulli()), ones, seed=1)
+    torch.testing.assert_close(found, torch.cat(list(expected(0, 5))))
+    tensors = TensorDraws(make("vimco"), model, ones, "qlogits", seed=1)
+    assert len(torch.cat(list(tensors(0, 2)))) == 2
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("law", [Beta, Dirichlet])
+def test_a_q_of_which_the_samples_are_functions_of_autograd(law: Any) -> None:
+    """E log w is the ELBO: its pathwise gradient from the draws, against the one of KL(q || p), which torch knows."""
+
+    class Simplex(ReadmeForm):
+        def __init__(self) -> None:
+            super().__init__(OneBernoulli())
+            self.inference_network = nn.Parameter(torch.tensor([0.4, 0.1], dtype=torch.float64))
+
+        def q(self) -> Any:
+            values = self.inference_network.exp()
+            return law(values) if law is Dirichlet else law(values[:1], values[1:])
+
+        def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+            q = self.q().expand((len(x), *self.q().batch_shape))
+            z = q.rsample() if zgrads else q.sample()
+            prior = Dirichlet(torch.ones(2)) if law is Dirichlet else Beta(torch.ones(1), torch.ones(1))
+            return {"px": Normal(torch.zeros(1), 1.0).expand((len(x), 1)), "z": [z], "qz": [q],
+                    "pz": [prior.expand(q.batch_shape)]}  # fmt: skip
+
+    model, prior = Simplex(), Dirichlet(torch.ones(2)) if law is Dirichlet else Beta(torch.ones(1), torch.ones(1))
+    (exact,) = torch.autograd.grad(kl_divergence(model.q(), prior).sum(), model.inference_network)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    draws = torch.cat(list(ParameterDraws(make("vae"), model, x, "inference_network", seed=1)(0, 300)))[:, 0]
+    draws = draws[:, :2]  # the others are the problem's own
+    assert (draws.std(0) > 0).all()
+    assert ((draws.mean(0) - exact).abs() < 4 * draws.std(0) / 300**0.5).all()
 
 
 @pytest.mark.parametrize(("key", "entries"), [("qlogits", 5 * (4 + 8 * 4 + 8 * 4)), ("xlogits", 5 * 8 * 6)])
