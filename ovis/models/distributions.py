@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Categorical, Distribution, OneHotCategorical, constraints
 from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
 from torch.nn import functional as F
 
-__all__ = ["BernoulliVector", "detach_parameters"]
+__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters"]
 
 
 class BernoulliVector(Distribution):
@@ -107,6 +107,34 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
         if b.shape[-2] == 1:
             return (a @ b.transpose(-1, -2)).squeeze(-1)
     return (a * b).sum(-1)
+
+
+class OneHotVector(OneHotCategorical):
+    """A one-hot categorical variable that never makes the device wait.
+
+    Torch checks the parameters, and draws with ``multinomial``, which looks at the probabilities on the host; here
+    nothing is checked, and the inverse of the distribution function is taken at one uniform number.
+
+    Args:
+        logits: unnormalized log-probabilities, shape [*batch, K].
+    """
+
+    def __init__(self, logits: Tensor):
+        self._categorical = Categorical(logits=logits, validate_args=False)
+        Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None) -> OneHotVector:
+        """The same distribution, seen with another batch shape."""
+        return OneHotVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Exact samples, one-hot, shape [*sample_shape, *batch, K], without graph."""
+        probs = self.probs.expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
+        noise = torch.rand((*probs.shape[:-1], 1), dtype=probs.dtype, device=probs.device)
+        # the last category takes what rounding leaves
+        category = (noise >= probs.cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
+        return torch.zeros_like(probs, memory_format=torch.contiguous_format).scatter_(-1, category, 1.0)
 
 
 def detach_parameters(distribution: Distribution) -> Distribution:

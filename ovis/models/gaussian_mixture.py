@@ -84,5 +84,6 @@ class GaussianMixture(ParticleModel):
         return {"gmm": {"posterior_mse": posterior.norm(dim=-1), "prior_mse": prior.norm()}}
 
     def _observation(self, z: Tensor) -> Distribution:
-        means = Normal(self.spacing * z.unsqueeze(-1), self.scale, validate_args=False)
-        return Independent(means, 1, validate_args=False)
+        means = self.spacing * z.unsqueeze(-1)
+        scale = means.new_full((), self.scale)  # a plain number would be copied from the host
+        return Independent(Normal(means, scale, validate_args=False), 1, validate_args=False)

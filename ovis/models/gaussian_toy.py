@@ -130,4 +130,5 @@ class GaussianToyVAE(ParticleModel):
 
 
 def _normal(mean: Tensor, scale: float = 1.0) -> Distribution:
-    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+    # a plain number would be copied from the host
+    return Independent(Normal(mean, mean.new_full((), scale), validate_args=False), 1, validate_args=False)

@@ -15,11 +15,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
+from torch.distributions import Distribution, Independent, Normal
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from ovis.models.distributions import BernoulliVector
+from ovis.models.distributions import BernoulliVector, OneHotVector
 
 __all__ = ["BernoulliLatents", "CategoricalLatents", "Latents", "NormalLatents", "latents"]
 
@@ -89,7 +89,7 @@ class BernoulliLatents(Latents):
     def distribution(self, parameters: Tensor, tau: float = 0.0) -> Distribution:
         if tau == 0:
             return BernoulliVector(parameters)
-        relaxed = LogitRelaxedBernoulli(parameters.new_tensor(tau), logits=parameters, validate_args=False)
+        relaxed = LogitRelaxedBernoulli(parameters.new_full((), tau), logits=parameters, validate_args=False)
         return Independent(relaxed, 1, validate_args=False)
 
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:
@@ -122,8 +122,8 @@ class CategoricalLatents(Latents):
     def distribution(self, parameters: Tensor, tau: float = 0.0) -> Distribution:
         logits = parameters.reshape(*parameters.shape[:-1], self.N, self.K)
         if tau == 0:
-            return Independent(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
-        relaxed = ExpRelaxedCategorical(parameters.new_tensor(tau), logits=logits, validate_args=False)
+            return Independent(OneHotVector(logits), 1, validate_args=False)
+        relaxed = ExpRelaxedCategorical(parameters.new_full((), tau), logits=logits, validate_args=False)
         return Independent(relaxed, 1, validate_args=False)
 
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:

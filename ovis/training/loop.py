@@ -130,8 +130,7 @@ class _Loop:
         position = self.position
         with self.bar:
             for x in batches(self.run, position.step, self.total):
-                loss = self.take(x, position.step)
-                position.step += 1
+                loss = self._step(x)
                 self.bar.update()
                 if position.step % self.every == 0 or position.step == self.total:
                     self._look(loss, thorough=True)
@@ -147,6 +146,17 @@ class _Loop:
                 if stopped:
                     return position.step >= self.total
         return True
+
+    def _step(self, x: Tensor) -> Tensor:
+        try:
+            loss = self.take(x, self.position.step)
+        except (RuntimeError, ValueError):
+            culprit = self._culprit()  # torch's own words name neither the step nor the parameter
+            if not culprit:
+                raise
+            raise Diverged(f"step {self.position.step}: {culprit}; a smaller --lr may help") from None
+        self.position.step += 1
+        return loss
 
     def _look(self, loss: Tensor, thorough: bool = False) -> None:
         """Read the loss, which waits for the device; tell how far we are.

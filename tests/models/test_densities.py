@@ -8,6 +8,8 @@ from model_cases import build, log_densities, observations
 from torch.distributions import Bernoulli, Categorical, Normal, RelaxedBernoulli, RelaxedOneHotCategorical
 from torch.nn import functional as F
 
+from ovis.models.distributions import OneHotVector
+
 B, P = 3, 4
 
 
@@ -164,3 +166,16 @@ def test_gaussian_mixture():
     )
     for g, w_ in zip(got, want, strict=True):
         torch.testing.assert_close(g, w_)
+
+
+def test_one_hot_samples_have_their_probabilities() -> None:
+    """200,000 draws in each of 4 categories; one of them is impossible, another one has nearly all."""
+    torch.manual_seed(0)
+    probs = torch.tensor([[0.1, 0.0, 0.65, 0.25], [1e-6, 1 - 3e-6, 1e-6, 1e-6]])
+    z = OneHotVector(probs.log()).sample((200_000,))
+    assert z.shape == (200_000, 2, 4)
+    assert set(z.unique().tolist()) == {0.0, 1.0}
+    assert bool((z.sum(-1) == 1).all())
+    error = (z.mean(0) - probs).abs()
+    assert bool((error <= 5 * (probs * (1 - probs) / 200_000).sqrt() + 1e-5).all())
+    assert z[:, 0, 1].sum() == 0

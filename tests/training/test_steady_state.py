@@ -162,24 +162,7 @@ def test_waiting_is_noticed(read):
         read(x)
 
 
-#: Models that wait all the same, and for what.
-WAITING = {
-    "categorical": "OneHotCategorical.sample: torch.multinomial of one draw checks the probabilities on the host",
-    "relaxed": "the temperature is copied from the host: new_tensor, where new_full would fill it on the device",
-    "mixture": "Normal(tensor, number) copies the number from the host",
-    "toy": "Normal(tensor, number) copies the number from the host",
-}
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.xfail(raises=Waits, strict=True, reason=WAITING[case]))
-        if case in WAITING
-        else case
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("case", CASES)
 def test_no_step_waits(case):
     """The batch is made, the step is taken, and the next one, without the host knowing any number of them."""
     run, take, source = prepared(5, **CASES[case])
@@ -202,7 +185,7 @@ def test_no_batch_of_grey_levels_waits():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("case", [case for case in CASES if case not in WAITING])
+@pytest.mark.parametrize("case", CASES)
 def test_no_step_waits_says_cuda_itself(case):
     _, take, source = prepared(5, **CASES[case], device="cuda")
     torch.cuda.synchronize()
