@@ -6,19 +6,23 @@ drawn beside. Estimators that draw their particles in the same way share them, w
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.func import functional_call, jacrev, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ovis.analysis.noise import Noise, Request, make_noise, record
 from ovis.analysis.tensors import output_tensors
+from ovis.analysis.untouched import (
+    batch_statistics,
+    buffers_kept,
+    no_validation,
+    statistics_kept,
+    statistics_untracked,
+)
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.records import Particles
 from ovis.estimators.sampling import encode
@@ -83,7 +87,7 @@ class _Group(nn.Module):
 
     def losses(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Particles]:
         totals = []
-        with _statistics_untracked(self.model):
+        with statistics_untracked(self.model):
             with Noise(noise[0]):
                 encoded, particles = self._draw(x)
             for member, given in zip(self.members, noise[1:], strict=True):
@@ -99,7 +103,7 @@ class _Group(nn.Module):
         return member.estimator.loss(self.model, x, encoded, particles, member.settings)
 
     def _record(self, x: Tensor) -> list[Section]:
-        with _statistics_kept(self.model), _buffers_kept(self):  # one datum has none
+        with statistics_kept(self.model), buffers_kept(self):  # one datum has none
             requests, (encoded, particles) = record(lambda: self._draw(x))
             sections = [(MAIN, requests)]
             for member in self.members:
@@ -139,7 +143,7 @@ class _Draws:
             groups.setdefault(key, []).append(_Member(place, estimator, settings))
         self.groups = [_Group(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
-        self.least = len(x) if _batch_statistics(model) else 1
+        self.least = len(x) if batch_statistics(model) else 1
 
     @property
     def entries(self) -> int:
@@ -219,7 +223,7 @@ class ParameterDraws(_Draws):
         count = next((n.shape[0] for section in noise for n in section), 1)
         if self.mapped and count > 1:
             try:
-                with _no_validation():
+                with no_validation():
                     return self._mapped(group, x, noise)
             except (RuntimeError, ValueError, NotImplementedError):
                 self.mapped = False  # what is wrong with the model itself, the plain call says better
@@ -247,7 +251,7 @@ class ParameterDraws(_Draws):
     def _plain(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """One draw: noise [rows of x, numbers] -> [members, D]."""
         parameters = list(self.selected.values())
-        with torch.enable_grad(), _buffers_kept(group):
+        with torch.enable_grad(), buffers_kept(group):
             losses, _ = group.losses(x, noise)
             found = []
             for loss in losses:
@@ -255,64 +259,6 @@ class ParameterDraws(_Draws):
                 filled = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
                 found.append(torch.cat([g.flatten() for g in filled]))
         return torch.stack(found)
-
-
-def _batch_statistics(model: nn.Module) -> list[_BatchNorm]:
-    """The modules whose result for one datum depends on the others, in the model's present mode."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-
-
-@contextlib.contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """What the module writes into its buffers is undone."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    owners = [(owner, dict(owner._buffers)) for owner in module.modules()]  # a buffer may be replaced by another tensor
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for owner, buffers in owners:
-                owner._buffers.update(buffers)
-            for buffer, value in before:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Those modules use the statistics that they have, and leave them as they are."""
-    modules = _batch_statistics(model)
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.train()
-
-
-@contextlib.contextmanager
-def _statistics_untracked(model: nn.Module) -> Iterator[None]:
-    """Those modules use the batch's statistics and do not average them into their own: the model is left as found."""
-    modules = [module for module in _batch_statistics(model) if module.track_running_stats]
-    for module in modules:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.track_running_stats = True
-
-
-@contextlib.contextmanager
-def _no_validation() -> Iterator[None]:
-    """torch's distributions read their arguments to check them, which vmap can't do; the first datum was checked."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
 
 
 class TensorDraws(_Draws):
@@ -354,7 +300,7 @@ class TensorDraws(_Draws):
 
     def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
         """For each member [rows of x, numbers of a row]."""
-        with torch.enable_grad(), _buffers_kept(group):
+        with torch.enable_grad(), buffers_kept(group):
             losses, particles = group.losses(x, noise)
             tensors = output_tensors(particles.output, self.key)
             found = []

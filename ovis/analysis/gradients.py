@@ -78,7 +78,8 @@ def get_gradients_statistics(
         mc_samples: M, number of draws, at least 2.
         key_filter: selects the parameters whose name contains it; several, separated by commas: any of them. Or
             ``tensor:qlogits``: the gradient with respect to the logits of q in the model's output, of every datum and
-            layer (or qloc, qscale, or an entry of the output by its name).
+            layer (or qloc, qscale, or an entry of the output by its name). A model written to ``Template`` has a row
+            for each particle of a datum, a ``ParticleModel`` one for each datum.
         oracle_grad: the true gradient, shape [D], for ``direction``.
         return_grads: keep all draws.
         compute_dsnr: compute the directional SNR. It needs the direction of the mean first: the draws are kept while it
@@ -94,14 +95,25 @@ def get_gradients_statistics(
         kept), and direction (cosine of mean and oracle gradient); and what they were computed from.
 
     Raises:
-        ValueError: no parameter has such a name; fewer than two draws; a model whose random numbers can't be numbered,
-            see :mod:`ovis.analysis.noise`.
+        ValueError: no parameter has such a name; fewer than two draws; an oracle of another shape; a model whose random
+            numbers can't be numbered, see :mod:`ovis.analysis.noise`.
     """
     found = compare_gradients(
         {"": estimator}, model, x, mc_samples, key_filter, oracle_grad, return_grads, compute_dsnr, samples_per_batch,
         eps, progress, seed, **config,
     )  # fmt: skip
     return found[""]
+
+
+def _check_arguments(
+    estimators: Mapping[str, GradientEstimator], mc_samples: int, samples_per_batch: int | None
+) -> None:
+    if not estimators:
+        raise ValueError("there is no estimator to analyse")
+    if not isinstance(mc_samples, int) or mc_samples < 2:
+        raise ValueError(f"the variance of a gradient needs mc_samples of at least 2, a whole number, got {mc_samples}")
+    if samples_per_batch is not None and (not isinstance(samples_per_batch, int) or samples_per_batch < 1):
+        raise ValueError(f"samples_per_batch must be None or a whole number of at least 1, got {samples_per_batch}")
 
 
 def compare_gradients(
@@ -130,8 +142,7 @@ def compare_gradients(
     Returns:
         statistics, and what they were computed from, of each estimator.
     """
-    if mc_samples < 2:
-        raise ValueError(f"the variance of a gradient needs mc_samples of at least 2, got {mc_samples}")
+    _check_arguments(estimators, mc_samples, samples_per_batch)
     if seed is None:
         seed = int(torch.randint(2**31, ()))
     draws = make_draws(estimators, model, x, key_filter, seed, samples_per_batch, **config)
@@ -141,6 +152,9 @@ def compare_gradients(
     with tqdm(total=mc_samples, desc="gradients", leave=False, disable=not progress) as bar:
         for grads in draws(0, mc_samples):
             if not moments:
+                if oracle_grad is not None and oracle_grad.shape != grads.shape[2:]:
+                    expected, got = list(grads.shape[2:]), list(oracle_grad.shape)
+                    raise ValueError(f"oracle_grad must have shape {expected}, as the gradient has, got {got}")
                 moments = [RunningMoments(grads.shape[2], x.device) for _ in estimators]
                 keep = return_grads or (compute_dsnr and mc_samples * grads[0].nbytes <= KEPT)
             for moment, part in zip(moments, grads.unbind(1), strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from ovis.analysis.gradients import get_gradients_statistics, select_parameters, summary
+from ovis.analysis.gradients import compare_gradients, get_gradients_statistics, select_parameters, summary
 from ovis.estimators.config import get_config
 from ovis.functional.statistics import RunningMoments, cosine, directional_snr, signal_to_noise
 from ovis.models import SigmoidBeliefNetwork, Template
@@ -139,6 +139,15 @@ def test_parameters_are_selected_by_name():
         select_parameters(model, "phi")
     with pytest.raises(ValueError, match="at least 2"):
         get_gradients_statistics(estimator_of("vimco", iw=2), model, torch.ones(1, 4), mc_samples=1)
+    for message, options in (
+        ("whole number, got 2.5", {"mc_samples": 2.5}),
+        ("samples_per_batch must be", {"samples_per_batch": -5}),
+        (r"oracle_grad must have shape \[\d+\]", {"oracle_grad": torch.ones(3), "mc_samples": 2}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            get_gradients_statistics(estimator_of("vimco", iw=2), model, torch.ones(1, 4), **options)
+    with pytest.raises(ValueError, match="no estimator"):
+        compare_gradients({}, model, torch.ones(1, 4))
 
 
 def test_running_moments_equal_those_of_all_draws_at_once():

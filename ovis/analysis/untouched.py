@@ -1,0 +1,71 @@
+"""What leaves a model as it was found: its buffers, the statistics of its batch normalization, torch's checks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributions import Distribution
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["batch_statistics", "buffers_kept", "no_validation", "statistics_kept", "statistics_untracked"]
+
+
+def batch_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """The modules whose result for one datum depends on the others, in the model's present mode."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+
+
+@contextlib.contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """What the module writes into its buffers is undone."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    owners = [(owner, dict(owner._buffers)) for owner in module.modules()]  # a buffer may be replaced by another tensor
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owner, buffers in owners:
+                owner._buffers.update(buffers)
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Those modules use the statistics that they have, and leave them as they are."""
+    modules = batch_statistics(model)
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.train()
+
+
+@contextlib.contextmanager
+def statistics_untracked(model: nn.Module) -> Iterator[None]:
+    """Those modules use the batch's statistics and do not average them into their own: the model is left as found."""
+    modules = [module for module in batch_statistics(model) if module.track_running_stats]
+    for module in modules:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.track_running_stats = True
+
+
+@contextlib.contextmanager
+def no_validation() -> Iterator[None]:
+    """torch's distributions read their arguments to check them, which vmap can't do; the first datum was checked."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
