@@ -144,24 +144,29 @@ def _add_up(
     replays: Sequence[Replay], inputs: Sequence[Tensor | None], wanted: Sequence[Tensor], grad: Tensor
 ) -> dict[int, Tensor]:
     """Gradients of those wanted that matter, by their identity."""
-    totals: dict[int, Tensor] = {}
+    # made before any pass: what outlives a pass and was allocated in it splits the room that the next one needs
+    totals = [torch.zeros_like(item) for item in wanted]
+    used: set[int] = set()
     x, encoded = inputs
     assert x is not None
+
+    def add(replay: Replay, part: slice) -> None:
+        share = replay.share(part, x, encoded)
+        if not share.requires_grad:
+            return
+        if part.start == 0:
+            _check_leaves(share, wanted)
+        found = torch.autograd.grad(share, wanted, grad, allow_unused=True)
+        for place, value in enumerate(found):
+            if value is not None:
+                used.add(place)
+                totals[place].add_(value)
+
     for replay in replays:
         with replay.start.again(), torch.enable_grad():
-            for number, part in enumerate(parts(replay.count, replay.size)):
-                share = replay.share(part, x, encoded)
-                if not share.requires_grad:
-                    continue
-                if number == 0:
-                    _check_leaves(share, wanted)
-                found = torch.autograd.grad(share, wanted, grad, allow_unused=True)
-                for item, value in zip(wanted, found, strict=True):
-                    if value is not None and id(item) in totals:
-                        totals[id(item)].add_(value)
-                    elif value is not None:
-                        totals[id(item)] = value.clone()  # it may be a view of what others see
-    return totals
+            for part in parts(replay.count, replay.size):
+                add(replay, part)
+    return {id(wanted[place]): totals[place] for place in used}
 
 
 def _check_parameters(model: nn.Module, names: Sequence[str], parameters: Sequence[Tensor]) -> None:
