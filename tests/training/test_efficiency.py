@@ -134,14 +134,15 @@ def test_all_points_take_about_a_quarter_of_an_hour_on_the_cpu() -> None:
 
 def test_memory_is_the_peak_and_not_what_is_left() -> None:
     memory = peak_memory(CPU)
-    early = torch.ones(60_000_000 // 4)
+    # both are larger than what glibc may keep for later (32 MB)
+    early = torch.ones(80_000_000 // 4)
     del early
     memory.start()
     before = memory.peak()
-    late = torch.ones(30_000_000 // 4)
+    late = torch.ones(50_000_000 // 4)
     del late
     assert before < 5e6
-    assert 28e6 < memory.peak() - before < 36e6
+    assert 48e6 < memory.peak() - before < 56e6
 
 
 @pytest.mark.parametrize("estimator", ["ovis-S10-exclusive", "dreg"])
