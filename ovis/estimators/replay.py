@@ -41,11 +41,16 @@ def in_passes(count: int, size: int, compute: Callable[[int], Sequence[Tensor]])
     if size >= count:
         return list(compute(count))
     whole: list[Tensor] = []
-    for part in parts(count, size):
+
+    def fill(part: slice) -> None:
         values = compute(part.stop - part.start)
-        whole = whole or [value.new_empty(len(value), count) for value in values]
+        if not whole:
+            whole.extend(value.new_empty(len(value), count) for value in values)
         for kept, value in zip(whole, values, strict=True):
             kept[:, part] = value
+
+    for part in parts(count, size):
+        fill(part)  # its tensors end with it: one that were still there would split the room of the next pass
     return whole
 
 
