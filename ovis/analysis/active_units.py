@@ -30,7 +30,14 @@ def active_units(
 
     Returns:
         ``active_units/`` au, over all layers, and au_1, au_2, ... of each, the one nearest to x first.
+
+    Raises:
+        ValueError: fewer than two data, no sample, or a model that is no ``ParticleModel``.
     """
+    if not isinstance(model, ParticleModel):
+        raise ValueError(f"{type(model).__name__} is no ParticleModel: its inference network can't be run alone")
+    if len(x) < 2 or mc_samples < 1:
+        raise ValueError(f"a variance over data needs two of them, and a sample of each: got {len(x)} and {mc_samples}")
     batch = max(1, max_rows // mc_samples)
     moments: list[list[tuple[Tensor, Tensor]]] = []
     for rows in x.split(batch):

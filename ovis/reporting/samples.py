@@ -87,6 +87,7 @@ def read_study(folder: Path) -> GradientStudy:
     paths = ExperimentPaths(folder)
     queue = read_queue(paths)
     samples: list[Sample] = []
+    entries: dict[tuple[str, str, int], int] = {}
     skipped, states, notes = [], [], []
     for run in paths.runs():
         found = _read_run(run, queue.get(run.name))
@@ -95,6 +96,12 @@ def read_study(folder: Path) -> GradientStudy:
             states.append(found.state)
             continue
         parts, state, note = found
+        strange = [part for part in parts if entries.setdefault(part.key, part.draws.shape[1]) != part.draws.shape[1]]
+        if strange:
+            reason = f"gradients of {strange[0].draws.shape[1]} entries, other parts have {entries[strange[0].key]}"
+            skipped.append(Skipped(run.name, reason, "unreadable"))
+            states.append("unreadable")
+            continue
         samples += parts
         states.append(state)
         notes += [note] if note else []

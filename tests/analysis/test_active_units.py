@@ -55,3 +55,13 @@ def test_noise_of_the_samples_activates_nothing():
         model.inference_network[0][0].weight.zero_()
         model.inference_network[1][0].weight.fill_(0.3)
     assert int(active_units(model, (torch.rand(400, 4) < 0.5).float(), mc_samples=20)["active_units"]["au"]) == 0
+
+
+def test_what_has_no_active_units_is_refused():
+    model = SigmoidBeliefNetwork((4,), N=2, depth=1)
+    with pytest.raises(ValueError, match="got 1 and 10"):
+        active_units(model, torch.ones(1, 4), 10)
+    with pytest.raises(ValueError, match="got 3 and 0"):
+        active_units(model, torch.ones(3, 4), 0)
+    with pytest.raises(ValueError, match="Linear is no ParticleModel"):
+        active_units(torch.nn.Linear(4, 2), torch.ones(3, 4))

@@ -134,3 +134,11 @@ def test_the_door_and_what_its_help_imports(tmp_path: Path) -> None:
 
 def test_the_manager_knows_this_report() -> None:
     assert STUDIES["asymptotic"].report == main.__module__
+
+
+def test_a_part_of_other_parameters_is_left_out(study: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    draws = {name: power_law(17, *law, n=50, D=3) for name, law in LAWS.items()}
+    odd = write_draws(study.path, 17, draws, D=20, first=200, part=3, parts=3)
+    assert run(study, "--exp", "asymptotic-analysis") == 0
+    printed = capsys.readouterr().out
+    assert f"skipped {odd.name}: gradients of 3 entries, other parts have 20 (unreadable)" in printed
