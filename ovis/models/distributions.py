@@ -134,7 +134,7 @@ class OneHotVector(OneHotCategorical):
         noise = torch.rand((*probs.shape[:-1], 1), dtype=probs.dtype, device=probs.device)
         # the last category takes what rounding leaves
         category = (noise >= probs.cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
-        return torch.zeros_like(probs, memory_format=torch.contiguous_format).scatter_(-1, category, 1.0)
+        return (category == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
 
 
 def detach_parameters(distribution: Distribution) -> Distribution:
