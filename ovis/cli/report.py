@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +120,11 @@ def report(options: argparse.Namespace) -> list[Drawn]:
     # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
     from ovis.reporting.claims.evaluate import training_verdicts
     from ovis.reporting.claims.table import claims_table, claims_text
+    from ovis.reporting.figure3_picture import figure3_pictures
     from ovis.reporting.figures import save_drawn
     from ovis.reporting.page import write_page
     from ovis.reporting.page_runs import experiment_page
+    from ovis.reporting.presets import find_preset
     from ovis.reporting.report_figures import draw_report
     from ovis.reporting.results import compute_results
     from ovis.reporting.select import report_name
@@ -144,7 +147,8 @@ def report(options: argparse.Namespace) -> list[Drawn]:
     if verdicts:
         print(claims_text(verdicts))
     drawn = []
-    for picture in draw_report(results, options.band):
+    figure3 = figure3_pictures(experiment) if find_preset(options.exp).figure3 else ()
+    for picture in chain(draw_report(results, options.band), figure3):
         drawn.append(save_drawn(picture.figure, folder, picture.name, picture.title, picture.alt))
         print(drawn[-1].path)
     source = Path(options.root) / options.exp

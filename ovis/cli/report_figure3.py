@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ovis.reporting.read import Experiment
 
 __all__ = ["main"]
@@ -66,7 +64,7 @@ def report(options: argparse.Namespace) -> None:
     """
     # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
     from ovis.reporting.figure3 import PANELS, curve_table
-    from ovis.reporting.figure3_figure import draw_figure3
+    from ovis.reporting.figure3_picture import figure3_picture
     from ovis.reporting.figure3_tables import final_table, final_text, step_table, step_text
     from ovis.reporting.figures import save_figure
     from ovis.reporting.select import report_name
@@ -80,14 +78,14 @@ def report(options: argparse.Namespace) -> None:
     steps = step_text(step_table(curves, options.figure))
     if steps:
         text += f"\n{steps}"
-    figure = draw_figure3(curves, _ylabel(options, experiment), _caption(options, curves), options.ylims)
+    picture = figure3_picture(experiment, curves, options.figure, options.dataset, options.metric, options.ylims)
 
     folder = Path(options.output) / report_name(options.exp, PANELS[options.figure].include)
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"figure3_{options.figure}"
+    name = picture.name
     write_text(folder / f"{name}.csv", curves.to_csv(index=False), durable=False)
     write_text(folder / f"{name}.txt", text, durable=False)
-    figures = save_figure(figure, folder, name)
+    figures = save_figure(picture.figure, folder, name)
     _print_notes(experiment)
     print(f"wrote {name}.csv, {name}.txt to {folder}\n")
     print(text)
@@ -122,27 +120,6 @@ def _read(options: argparse.Namespace) -> Experiment:
             FAILED,
         )
     return experiment
-
-
-def _ylabel(options: argparse.Namespace, experiment: Experiment) -> str:
-    """``log p-hat(x), train``, as the paper writes it; another metric has its own label."""
-    from ovis.reporting.metrics import make_metric
-
-    metric = make_metric(options.metric)
-    if not metric.name.endswith(":loss/L_k"):
-        return metric.label
-    counts = list(experiment.runs["iw_test"].unique()) if "iw_test" in experiment.runs else []
-    bound = f" ($L_{{{counts[0]}}}$)" if len(counts) == 1 else ""
-    return rf"$\log\,\hat{{p}}(x)$, {metric.split}{bound} [nats]"
-
-
-def _caption(options: argparse.Namespace, curves: pd.DataFrame) -> str:
-    """What the runs train on, and what a line is."""
-    from ovis.reporting.figure3 import PANELS, smoothing_text
-
-    low, high = int(curves["seeds"].min()), int(curves["seeds"].max())
-    seeds = "one seed" if high == 1 else f"mean over {high if low == high else f'{low} to {high}'} seeds"
-    return f"{options.dataset}, {PANELS[options.figure].about}\n{seeds}; {smoothing_text(curves)}"
 
 
 def _print_notes(experiment: Experiment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TypeVar
@@ -83,7 +84,7 @@ def _place(figure: Figure, looks: Sequence[Look | None], title: str, columns: in
         handles=[Line2D([], [], label=look.label, **look.line) if look else empty for look in looks],
         loc="outside upper center",
         ncols=columns,
-        title=title or None,
+        title=re.sub(r"(?<![\w/])L_(\w+)", r"$L_{\1}$", title) or None,  # captions are plain text, L_100
         frameon=False,
         handlelength=4.6,  # twice the longest dashes, beside the marker
         columnspacing=1.6,

@@ -14,12 +14,13 @@ __all__ = ["PRESETS", "Preset", "find_preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """Options as they stand on the command line; an empty one says nothing."""
+    """Options as they stand on the command line, an empty one says nothing; and whether Figure 3 is drawn, too."""
 
     metrics: tuple[str, ...] = ()
     detailed_metrics: tuple[str, ...] = ()
     pivot_metrics: tuple[str, ...] = ()
     ylims: tuple[str, ...] = ()
+    figure3: bool = False
 
 
 BOUNDS = ("test:loss/L_k", "train:loss/L_k", "train:loss/kl_q_p", "train:grads/snr")
@@ -48,6 +49,7 @@ PRESETS = {
             *("last:train:loss/ess", "last:train:active_units/au"),
         ),
         ylims=("test:loss/L_k:-94:-88", "train:loss/L_k:-93:-86"),
+        figure3=True,
     ),
     "gaussian-vae": Preset(
         metrics=BOUNDS,

@@ -52,6 +52,12 @@ def panels(figure: Figure) -> dict[str, Axes]:
     return {axes.get_ylabel(): axes for axes in figure.axes}
 
 
+def test_a_bound_in_the_caption_is_typeset(table: pd.DataFrame) -> None:
+    figure = draw_curves(table, ["estimator", "iw"], caption="by test bound L_100 (chosen on valid), train:loss/L_k")
+    title = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert title.startswith("by test bound $L_{100}$ (chosen on valid), train:loss/L_k")
+
+
 def test_three_panels_with_every_series_in_its_look(table: pd.DataFrame) -> None:
     figure = draw_curves(table, ["estimator", "iw"], caption="means")
     assert len(figure.axes) == 3

@@ -1,0 +1,73 @@
+"""Figure 3 with its caption: for its own door, and for the report of the experiment that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from ovis.reporting.figure3 import PANELS, curve_table, select_panel, smoothing_text
+from ovis.reporting.figure3_figure import draw_figure3
+from ovis.reporting.metrics import make_metric
+from ovis.reporting.read import Experiment
+from ovis.reporting.report_figures import Picture
+from ovis.reporting.series import make_series
+
+__all__ = ["DATASET", "METRIC", "figure3_picture", "figure3_pictures"]
+
+#: What the paper shows.
+DATASET, METRIC = "binmnist", "train:loss/L_k"
+
+
+def figure3_pictures(experiment: Experiment) -> Iterator[Picture]:
+    """The panels of Figure 3 of which an experiment has runs."""
+    for figure in PANELS:
+        panel = select_panel(experiment, figure, DATASET)
+        curves = curve_table(panel, METRIC)
+        if len(curves):
+            yield figure3_picture(panel, curves, figure, DATASET, METRIC)
+
+
+def figure3_picture(
+    experiment: Experiment,
+    curves: pd.DataFrame,
+    figure: str,
+    dataset: str,
+    metric: str,
+    limits: tuple[float, float] | None = None,
+) -> Picture:
+    """Draw one panel.
+
+    Args:
+        experiment: the panel's runs, of :func:`ovis.reporting.figure3.select_panel`.
+        curves: their curves, of :func:`ovis.reporting.figure3.curve_table`.
+        figure: ``left`` or ``right``.
+        dataset: of the runs.
+        metric: that is drawn.
+        limits: of the vertical axis; None: the paper's where most curves end there.
+    """
+    names = [series.look.label for series in make_series(curves[["estimator"]].drop_duplicates())]
+    counts = ", ".join(map(str, sorted(curves["iw"].unique())))
+    alt = (
+        f"{make_metric(metric).text} of {dataset} against training steps, smoothed; one line for each of "
+        f"{', '.join(names)} at each of K = {counts}."
+    )
+    drawn = draw_figure3(curves, _ylabel(experiment, metric), _caption(curves, figure, dataset), limits)
+    return Picture(f"figure3_{figure}", f"Figure 3, {figure}", alt, drawn)
+
+
+def _ylabel(experiment: Experiment, name: str) -> str:
+    """``log p-hat(x), train``, as the paper writes it; another metric has its own label."""
+    metric = make_metric(name)
+    if not metric.name.endswith(":loss/L_k"):
+        return metric.label
+    counts = list(experiment.runs["iw_test"].unique()) if "iw_test" in experiment.runs else []
+    bound = f" ($L_{{{counts[0]}}}$)" if len(counts) == 1 else ""
+    return rf"$\log\,\hat{{p}}(x)$, {metric.split}{bound} [nats]"
+
+
+def _caption(curves: pd.DataFrame, figure: str, dataset: str) -> str:
+    """What the runs train on, and what a line is."""
+    low, high = int(curves["seeds"].min()), int(curves["seeds"].max())
+    seeds = "one seed" if high == 1 else f"mean over {high if low == high else f'{low} to {high}'} seeds"
+    return f"{dataset}, {PANELS[figure].about}\n{seeds}; {smoothing_text(curves)}"
