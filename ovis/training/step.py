@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ovis.settings import TrainSettings
 from ovis.training.build import Run
 from ovis.training.schedule import warmup
 
-__all__ = ["TrainingStep", "estimator_config"]
+__all__ = ["LearningRates", "TrainingStep", "estimator_config"]
 
 
 class TrainingStep:
@@ -23,10 +24,7 @@ class TrainingStep:
 
     def __init__(self, run: Run, total: int):
         self.run = run
-        self.total = total
-        # from the settings: those of a resumed optimizer may have been halved already
-        self.rates = [run.settings.lr, run.settings.baseline_lr][: len(run.optimizer.param_groups)]
-        self.halvings = -1
+        self.rates = LearningRates(run.settings, run.optimizer, total)
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Take step number ``step`` (from 0) on a batch [B, *event]. Nothing here makes the device wait.
@@ -35,7 +33,7 @@ class TrainingStep:
             the mean loss, without dimensions, detached.
         """
         run = self.run
-        self._reduce_rates(step)
+        self.rates(step)
         config = estimator_config(run.settings, step)
         loss, _, _ = run.estimator(run.model, x, return_diagnostics=False, **config)
         mean: Tensor = loss.mean()
@@ -44,11 +42,27 @@ class TrainingStep:
         run.optimizer.zero_grad(set_to_none=True)
         return mean.detach()
 
-    def _reduce_rates(self, step: int) -> None:
-        halvings = step * (self.run.settings.lr_reduce_steps + 1) // self.total
+
+class LearningRates:
+    """Callable: sets the learning rates of a step.
+
+    Args:
+        settings: of the run; a resumed optimizer's rates may have been halved already.
+        optimizer: with one group of parameters, or a second one of the baseline's.
+        total: steps of the whole run: the rates are halved at equal distances.
+    """
+
+    def __init__(self, settings: TrainSettings, optimizer: torch.optim.Optimizer, total: int):
+        self.settings, self.optimizer, self.total = settings, optimizer, total
+        self.halvings = -1
+
+    def __call__(self, step: int) -> None:
+        """Set those of step number ``step`` (from 0)."""
+        halvings = step * (self.settings.lr_reduce_steps + 1) // self.total
         if halvings != self.halvings:
             self.halvings = halvings
-            for group, rate in zip(self.run.optimizer.param_groups, self.rates, strict=True):
+            rates = [self.settings.lr, self.settings.baseline_lr][: len(self.optimizer.param_groups)]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * 0.5**halvings
 
 
