@@ -14,11 +14,13 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from ovis.cli.engines import add_engine_options, read_engine_options
 from ovis.cli.options import OneLineParser, whole_number
 from ovis.reporting.needs import ReportingUnavailableError, require_packages
-from ovis.runner.availability import DeviceSource, Limits
-from ovis.runner.devices import DeviceError, default_processes, list_devices
-from ovis.runner.engines.local import LocalEngine
+from ovis.runner.devices import DeviceError
+from ovis.runner.engines.base import EngineError, Request
+from ovis.runner.engines.config import make_engine
+from ovis.runner.engines.options import EngineOptions
 from ovis.runner.filesystem import is_network
 from ovis.runner.grid import Experiment, GridError
 from ovis.runner.job import JobSpec
@@ -42,7 +44,7 @@ INTERRUPTED = 130
 #: Failed runs that are named at the end: each was shown when it failed.
 NAMED = 10
 
-#: Times for a network file system, where a file's new mtime may take a minute to be seen.
+#: Times for a network file system, as a cluster's root is on, where a file's new mtime may take a minute to be seen.
 REMOTE_POLICY = Policy(heartbeat=15.0, ttl=300.0)
 
 
@@ -57,10 +59,12 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     Returns:
         0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
     """
-    options = _parser().read(argv)
+    parser = _parser()
+    options = parser.read(argv)
+    engine_options = read_engine_options(parser, options)
     try:
-        return _run(options, training, policy)
-    except (GridError, SweepError, DeviceError, LedgerError, ReportingUnavailableError) as error:
+        return _run(options, engine_options, training, policy)
+    except (GridError, SweepError, DeviceError, EngineError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
         pass
@@ -98,12 +102,6 @@ def _parser() -> OneLineParser:
     add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
     add("--processes", type=whole_number, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
         "on the CPU 1 for each core, with one thread each)")  # fmt: skip
-    add("--max_gpus", type=whole_number, metavar="N", help="use at most N GPUs at once (default: all that are free)")
-    add("--max_load", type=_fraction, default=Limits.max_load, metavar="F",
-        help="leave a GPU alone that is busy for more than this fraction of time (default: %(default)s)")  # fmt: skip
-    add("--max_memory", type=_fraction, default=Limits.max_memory, metavar="F",
-        help="leave a GPU alone that has more than this fraction of memory in use (default: %(default)s)")  # fmt: skip
-    add("--engine", choices=["local"], default="local", help="what starts the runs (default: local, this machine)")
     add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
     add("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
         help=f"first put runs back, by level: {LEVELS}")  # fmt: skip
@@ -116,31 +114,33 @@ def _parser() -> OneLineParser:
     add("--update_exp", action="store_true", help="take the experiment file as it is now and queue its new runs")
     add("--update_lib", action="store_true", help="run on the code as it is now, not as it was when they were queued")
     add("--yes", action="store_true", help="do not ask before --rf deletes; needed where no terminal is")
+    add_engine_options(parser)
     return parser
 
 
-def _run(options: argparse.Namespace, training: Sequence[str] | None, policy: Policy | None) -> int:
+def _run(
+    options: argparse.Namespace,
+    engine_options: EngineOptions,
+    training: Sequence[str] | None,
+    policy: Policy | None,
+) -> int:
     if options.report:
         require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
     paths = ExperimentPaths(Path(options.root) / name)
     remote = is_network(paths.folder)
-    policy = policy or (REMOTE_POLICY if remote else Policy())
+    policy = policy or (REMOTE_POLICY if remote or options.engine != "local" else Policy())
     queue = Queue(paths, policy)
     if remote:
         _refuse_other_hosts(queue)
     sweep = plan_sweep(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
         update_lib=options.update_lib)  # fmt: skip
     experiment = sweep.experiment
-    devices = list_devices(options.device or experiment.device or "auto")
-    source = DeviceSource(devices, Limits(options.max_gpus, options.max_load, options.max_memory))
     known = {record.key: record for record in queue.read()}
-    processes = options.processes or default_processes(devices)
-    engine = LocalEngine(source, processes)
-    slots = processes * source.at_once
-    _print_plan(
-        experiment, queue, known, f"on {source}: {runs_text(slots)} at once{_estimate(experiment, known, slots)}"
-    )
+    device = options.device or experiment.device or "auto"
+    engine = make_engine(engine_options, Request(device, options.processes))
+    estimate = _estimate(experiment, known, engine.slots)
+    _print_plan(experiment, queue, known, f"on {engine.place}: {runs_text(engine.slots)} at once{estimate}")
     if busy := engine.waiting():
         print(f"not free now: {busy}", flush=True)
     for note in sweep.notes:
@@ -150,6 +150,8 @@ def _run(options: argparse.Namespace, training: Sequence[str] | None, policy: Po
         return 0 if options.dry_run else 1
     if options.dry_run:
         return 0
+    Path(options.root).mkdir(parents=True, exist_ok=True)
+    engine.check(Path(options.root))
     if doomed:
         queue.clear(doomed)
         print(f"deleted {runs_text(len(doomed))}")
@@ -284,13 +286,3 @@ def _command(door: str, name: str, queue: Queue) -> str:
 def _report(name: str, root: str, script: str) -> int:
     report = import_module(STUDIES[script].report)  # only here: it brings pandas and matplotlib along
     return int(report.main(["--exp", name, "--root", root]))
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must be a fraction from 0 to 1, got {text}")
-    return value

@@ -11,7 +11,7 @@ from ovis.names import nearest
 from ovis.runner.paths import is_safe_name
 from ovis.studies import ALIASES
 
-__all__ = ["OneLineParser", "find_experiment", "whole_number"]
+__all__ = ["OneLineParser", "find_experiment", "fraction", "whole_number"]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -37,6 +37,17 @@ def whole_number(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """For options that are a part of a whole: 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a fraction from 0 to 1, got {text}")
     return value
 
 

@@ -21,12 +21,21 @@ class Ended:
 
 @dataclass(frozen=True)
 class Launched:
-    """A job that was handed to the engine."""
+    """A job that was handed to the engine, or that has left its queue for a node, or that was taken over.
+
+    Attributes:
+        key: the run.
+        attempt: its number.
+        engine: what the ledger says of the job: ``{"kind", "id"}``, and ``"detached"`` where it outlives its manager.
+        device: where it runs; empty: nowhere yet.
+        started: when it began, seconds since 1970; 0: as it was claimed.
+    """
 
     key: str
     attempt: int
     engine: Mapping[str, str]
     device: str
+    started: float = 0.0
 
 
 @dataclass(frozen=True)

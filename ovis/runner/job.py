@@ -64,6 +64,8 @@ class JobSpec:
         heartbeat: seconds between two signs of life.
         ttl: seconds of silence after which the queue takes the job for lost.
         parent: process id the job shall die with; 0: none.
+        place: where it runs, for people: the job writes it into its lease as it begins, by which the manager knows that
+            it has; empty: nobody asks.
         command: the training process.
     """
 
@@ -75,6 +77,7 @@ class JobSpec:
     heartbeat: float = 10.0
     ttl: float = 60.0
     parent: int = 0
+    place: str = ""
     command: tuple[str, ...] = TRAINING
 
     def argv(self) -> list[str]:
@@ -85,6 +88,7 @@ class JobSpec:
             f"--heartbeat={self.heartbeat}",
             f"--ttl={self.ttl}",
             f"--parent={self.parent}",
+            f"--place={self.place}",
         ]
         place = [os.path.abspath(self.folder), self.key, str(self.attempt)]
         return [sys.executable, "-m", "ovis.runner.job", *options, "--", *place, *self.command]
@@ -106,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--heartbeat", type=float, default=10.0, help="seconds between two signs of life")
     parser.add_argument("--ttl", type=float, default=60.0, help="seconds of silence that mean death")
     parser.add_argument("--parent", type=int, default=0, help="process to die with; 0: none")
+    parser.add_argument("--place", default="", help="where it runs, for people")
     options = vars(parser.parse_args(argv))
     options["folder"] = Path(os.path.abspath(options["folder"]))  # the training is started in another one
     spec = JobSpec(**{**options, "command": tuple(options["command"] or TRAINING)})
@@ -134,6 +139,8 @@ def run_job(spec: JobSpec) -> int:
     paths = ExperimentPaths(spec.folder)
     record = Queue(paths).find(spec.key)
     if record is None or record.state is not State.RUNNING or record.attempt != spec.attempt:
+        return STALE
+    if spec.place and not Leases(paths).occupy(spec.key, spec.attempt, spec.place):
         return STALE
     run = paths.run(record.name)
     run.folder.mkdir(exist_ok=True)

@@ -51,6 +51,30 @@ class Leases:
             return False
         return True
 
+    def occupy(self, key: str, attempt: int, place: str) -> bool:
+        """Say in the lease where the attempt runs now: called by the job as it begins.
+
+        Returns:
+            False where the lease was revoked.
+
+        Raises:
+            OSError: it could not be written, for a reason that may pass.
+        """
+        try:
+            handle = os.open(self.paths.lease(key, attempt), os.O_WRONLY)  # without O_CREAT: a revoked one is not made
+        except FileNotFoundError:
+            return False
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(place)
+        return True
+
+    def place(self, key: str, attempt: int) -> str:
+        """Where the attempt runs; empty: it has not begun, or did not say."""
+        try:
+            return self.paths.lease(key, attempt).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
     def silent(self, key: str, attempt: int, ttl: float, confirm: float) -> bool:
         """Whether an attempt has given no sign of life for ``ttl`` seconds, ``confirm`` of them before our eyes.
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import FrameType, TracebackType
-from typing import Any
 
-from ovis.runner.engines.base import Engine, Phase, Status
+from ovis.runner.engines.base import Engine, EngineError, Handle, Phase, Status
 from ovis.runner.events import Ended, Event, Launched, Tick
 from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Run
 from ovis.runner.job import JobSpec
-from ovis.runner.process import new_owner
+from ovis.runner.process import new_owner, owner_is_dead
 from ovis.runner.progress import Display, RunningRun, View, runs_text
 from ovis.runner.queue import Queue
 from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, last_line, read_progress
-from ovis.settings import TrainSettings
-from ovis.studies import AsymptoticSettings
+from ovis.runner.stopping import StopSignals
+from ovis.runner.weights import run_weights
 
 __all__ = ["SETTLED", "Result", "run_experiment"]
 
@@ -87,12 +84,14 @@ def run_experiment(
         interval: seconds between two looks at the jobs.
 
     Raises:
-        LedgerError: the queue can't be read or written. The running jobs were told to stop.
+        LedgerError: the queue can't be read or written.
+        EngineError: the cluster is gone. In both cases the jobs were told to stop, unless they outlive their manager.
     """
     manager = _Manager(runs, queue, engine, display, template, max_jobs)
-    with _StopSignals() as stop:
+    with StopSignals() as stop:
         try:
             queue.sweep()
+            manager.adopt()
             while manager.step(stop.count):
                 time.sleep(interval)
         finally:
@@ -107,7 +106,7 @@ def run_experiment(
 @dataclass(frozen=True)
 class _Job:
     record: Record
-    device: str
+    device: str  # empty: it waits in the cluster's queue
     since: float
 
 
@@ -125,17 +124,19 @@ class _Manager:
     ) -> None:
         self.queue, self.engine, self.display, self.template = queue, engine, display, template
         self.owner = new_owner()
-        self.weights = _weights(runs)
+        # In the ledger from the claim on: of a dead manager's runs it says whether they can still be alive.
+        self.mark = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
+        self.weights = run_weights(runs)
         self.jobs: dict[str, _Job] = {}  # by the engine's id
         self.budget = max_jobs if max_jobs is not None else len(runs) * 1000
-        self.launched: list[Launched] = []
+        self.launched: dict[str, Launched] = {}  # by the engine's id: what the ledger is to be told of them
         self.ended: list[Ended] = []
         self.given_up: dict[str, float] = {}  # jobs that were told to stop, and when they are killed
         self.told = 0
         self.states: dict[str, State] = {}
         self.counts, self.settled = count_states(()), 0.0  # of these, and the weight of those that are settled
         self.next_due: float | None = 0.0
-        self.last_tick = self.last_view = self.last_wait = float("-inf")
+        self.last_tick = self.last_view = self.last_wait = self.last_beat = float("-inf")
         self.wait = ""
         self.carried: dict[str, float] = {}  # what of the runs was there when their attempts began
 
@@ -147,6 +148,7 @@ class _Manager:
         """
         self._heed(stops)
         self._collect()
+        self._beat()
         if self._due():
             self._tick()
         else:
@@ -157,14 +159,33 @@ class _Manager:
             self.display.show(self._view())
         return more
 
+    def adopt(self) -> None:
+        """Take over what a dead manager's jobs are doing, where they have outlived it."""
+        if not self.engine.detached:
+            return
+        found = {}
+        for record in self.queue.read():
+            engine = record.engine or {}
+            ours = record.key in self.weights and record.state is State.RUNNING and owner_is_dead(record.owner)
+            if ours and engine.get("kind") == self.engine.kind and engine.get("id"):
+                found[engine["id"]] = record
+        known = set(self.engine.attach(list(found)))
+        for id, record in found.items():
+            if id in known:
+                self._follow(id, _Job(record, record.device, time.monotonic()))
+            else:
+                gone = Outcome(Ending.LOST, record.attempt, message=f"its job {id} is gone", t=time.time())
+                self.ended.append(Ended(record.key, record.attempt, gone))
+
     def abandon(self) -> None:
-        """After an error: let the jobs write their checkpoints, for a while; then kill them."""
-        for id in self.jobs:
-            self.engine.cancel(id)
-        deadline = time.monotonic() + GRACE
-        while self.jobs and time.monotonic() < deadline:
-            self._collect()
-            time.sleep(0.1)
+        """After an error: let the jobs write their checkpoints, for a while; then kill them. Detached ones go on."""
+        with suppress(EngineError):
+            if not self.engine.detached:
+                self.engine.cancel(list(self.jobs))
+            deadline = time.monotonic() + GRACE
+            while self.jobs and time.monotonic() < deadline and not self.engine.detached:
+                self._collect()
+                time.sleep(0.1)
         self.engine.close()
 
     def _has_more(self) -> bool:
@@ -181,20 +202,37 @@ class _Manager:
                 f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
             )
         self.told = stops
-        for id in self.jobs:
-            self.engine.cancel(id, force=stops > 1)
+        self.engine.cancel(list(self.jobs), force=stops > 1)
 
     def _collect(self) -> None:
-        """Ask the engine which jobs have ended; kill those that should have."""
+        """Ask the engine where the jobs stand; kill those that should have ended."""
         for id, status in self.engine.poll(list(self.jobs)).items():
             if status.phase is Phase.ENDED:
                 record = self.jobs.pop(id).record
                 self.given_up.pop(id, None)
                 self.ended.append(Ended(record.key, record.attempt, self._otherwise(record, status)))
                 failpoint("finish.seen")
-        for id, deadline in self.given_up.items():
-            if deadline < time.monotonic():
-                self.engine.cancel(id, force=True)
+            elif status.phase is Phase.RUNNING and not self.jobs[id].device:
+                self._follow(id, replace(self.jobs[id], device=status.device or "running", since=time.monotonic()))
+        late = [id for id, deadline in self.given_up.items() if deadline < time.monotonic()]
+        if late:
+            self.engine.cancel(late, force=True)
+
+    def _follow(self, id: str, job: _Job) -> None:
+        """Watch a job from now on, and have the ledger say where it runs, and since when."""
+        self.jobs[id] = job
+        started = time.time() if job.device and not job.record.device else 0.0
+        self.launched[id] = Launched(job.record.key, job.record.attempt, {**self.mark, "id": id}, job.device, started)
+
+    def _beat(self) -> None:
+        """A job that waits in the cluster's queue can't renew its lease itself."""
+        if time.monotonic() - self.last_beat < self.queue.policy.heartbeat:
+            return
+        self.last_beat = time.monotonic()
+        for job in self.jobs.values():
+            if not job.device:
+                with suppress(OSError):  # may pass
+                    self.queue.leases.beat(job.record.key, job.record.attempt)
 
     def _otherwise(self, record: Record, status: Status) -> Outcome:
         """How a job ended that has not said so in the run's folder."""
@@ -206,7 +244,10 @@ class _Manager:
             ending = Ending.LOST
             log = self.queue.paths.jobs_log  # where the job prints an error of its own
             said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
-            message = f"the job ended with code {status.code} and no outcome: {said or f'see {log}'}"
+            said = said or status.message or f"see {log}"
+            message = (
+                f"the job ended{'' if status.code is None else f' with code {status.code}'} and no outcome: {said}"
+            )
         return Outcome(ending, record.attempt, message=message, t=time.time())
 
     def _room(self) -> int:
@@ -237,8 +278,10 @@ class _Manager:
         return since > (2.0 if self.launched or not self.jobs else self.queue.policy.heartbeat / 2)
 
     def _tick(self) -> None:
-        tick = self.queue.tick(self.owner, self._room(), self.ended, self.launched, self.weights.keys())
-        self.ended, self.launched = [], []
+        tick = self.queue.tick(
+            self.owner, self._room(), self.ended, self.launched.values(), self.weights.keys(), self.mark
+        )
+        self.ended, self.launched = [], {}
         self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
         self.counts = count_states(tick.states.values())
         self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
@@ -246,10 +289,9 @@ class _Manager:
             if event.record.key in self.weights:
                 self._report(event)
         self._give_up(tick)
-        for record in tick.claimed:
+        if tick.claimed:
             failpoint("claim.committed")
-            self._launch(record)
-            failpoint("job.submitted")
+            self._launch(tick.claimed)
 
     def _give_up(self, tick: Tick) -> None:
         """Stop the jobs whose attempts no longer count: cancelled, or taken for lost. Nor does what they still say."""
@@ -258,20 +300,19 @@ class _Manager:
             if tick.attempts.get(record.key) != record.attempt and id not in self.given_up:
                 cancelled = tick.states.get(record.key) is State.CANCELLED
                 self.display.say(f"{'cancelled' if cancelled else 'given up'}: {record.name}, its job is being stopped")
-                self.engine.cancel(id)
+                self.engine.cancel([id])
                 self.given_up[id] = time.monotonic() + GRACE
 
-    def _launch(self, record: Record) -> None:
-        self.budget -= 1
-        try:
-            handle = self.engine.submit(replace(self.template, key=record.key, attempt=record.attempt))
-        except OSError as error:
-            failed = Outcome(Ending.LOST, record.attempt, message=f"can't start the job: {error}", t=time.time())
-            self.ended.append(Ended(record.key, record.attempt, failed))
-            return
-        self.jobs[handle.id] = _Job(record, handle.device, time.monotonic())
-        engine = {"kind": self.engine.kind, "id": handle.id}
-        self.launched.append(Launched(record.key, record.attempt, engine, handle.device))
+    def _launch(self, records: Sequence[Record]) -> None:
+        self.budget -= len(records)
+        jobs = [replace(self.template, key=record.key, attempt=record.attempt) for record in records]
+        for record, handle in zip(records, self.engine.submit(jobs), strict=True):
+            if isinstance(handle, Handle):
+                self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
+                failpoint("job.submitted")
+            else:
+                failed = Outcome(Ending.LOST, record.attempt, message=f"can't start the job: {handle}", t=time.time())
+                self.ended.append(Ended(record.key, record.attempt, failed))
 
     def _report(self, event: Event) -> None:
         record, outcome = event.record, event.outcome
@@ -287,60 +328,19 @@ class _Manager:
         now = time.monotonic()
         running, completed = [], self.settled
         for job in self.jobs.values():
+            if not job.device:
+                continue
             key = job.record.key
             progress = read_progress(self.queue.paths.run(job.record.name), job.record.started)
             running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
             self.carried[key] = self.weights[key] * (progress.carried if progress else 0.0)
             if self.states.get(key) not in SETTLED:  # a cancelled one is complete already
                 completed += self.weights[key] * (progress.fraction if progress else 0.0)
-        counted = {job.record.key for job in self.jobs.values()} | {k for k in self.carried if self._is_settled(k)}
-        return View(self.counts, completed, running, sum(self.carried[key] for key in counted))
+        counted = {job.record.key for job in self.jobs.values() if job.device} | {
+            k for k in self.carried if self._is_settled(k)
+        }
+        carried, pending = sum(self.carried[key] for key in counted), len(self.jobs) - len(running)
+        return View(self.counts, completed, running, carried, pending)
 
     def _is_settled(self, key: str) -> bool:
         return self.states.get(key) in SETTLED
-
-
-def _weights(runs: Sequence[Run]) -> dict[str, float]:
-    """What each run counts for in the bar: in proportion to its steps where these are known, one on average."""
-    steps = [_steps(run.settings) for run in runs]
-    if not all(steps):
-        return dict.fromkeys((run.key for run in runs), 1.0)
-    total = sum(steps)
-    return {run.key: count * len(runs) / total for run, count in zip(runs, steps, strict=True)}
-
-
-def _steps(settings: TrainSettings | AsymptoticSettings) -> int:
-    """The work of a run, 0: not known."""
-    if isinstance(settings, AsymptoticSettings):
-        return settings.work
-    return settings.nsteps if settings.epochs < 0 else 0
-
-
-class _StopSignals:
-    """Counts the user's requests to stop, instead of being interrupted by them.
-
-    A logout sends SIGHUP and SIGTERM at once: of signals other than Ctrl-C's, those of one second are one request.
-    """
-
-    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._last = float("-inf")
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in self.NAMES if hasattr(signal, name)):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stands
-                    self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        self.count += number == signal.SIGINT or now - self._last >= 1.0
-        self._last = now

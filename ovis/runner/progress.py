@@ -76,20 +76,22 @@ class View:
         completed: runs completed, with a part for each running one.
         running: the runs of this manager.
         carried: what of the completed was there already when the attempts of this manager began.
+        pending: how many of the running only wait for a node, in a cluster's queue.
     """
 
     counts: Mapping[State, int]
     completed: float
     running: Sequence[RunningRun]
     carried: float = 0.0
+    pending: int = 0
 
     @property
     def total(self) -> int:
         return sum(self.counts.values())
 
     def summary(self) -> str:
-        """The counts, those that are zero left out."""
-        return counts_text(self.counts)
+        """``9 queued, 6 running (2 without a node yet)``: those that are zero left out."""
+        return counts_text(self.counts) + (f" ({self.pending} without a node yet)" if self.pending else "")
 
 
 class Display(Protocol):

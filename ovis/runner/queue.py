@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ovis.runner import transitions
@@ -111,6 +111,7 @@ class Queue:
         ended: Iterable[Ended] = (),
         launched: Iterable[Launched] = (),
         keys: Collection[str] | None = None,
+        engine: Mapping[str, str] | None = None,
     ) -> Tick:
         """One transaction: note the launched jobs, finish the ended ones, reap the lost ones, claim up to ``room``.
 
@@ -120,19 +121,22 @@ class Queue:
             ended: its jobs that ended.
             launched: its jobs that were started since the last tick.
             keys: the runs it cares about; None: all.
+            engine: what the ledger is to say of the claimed runs' jobs.
         """
         now = time.time()
         with self.ledger.transaction() as transaction:
             for job in launched:
                 row = self._running(transaction, job.key, job.attempt)
                 if row is not None:
-                    row.update(engine=dict(job.engine), device=job.device)
+                    started = job.started or row["started"]
+                    row.update(engine=dict(job.engine), device=job.device, owner=owner, started=started)
             events = [event for job in ended if (event := self._finish(transaction, job, now))]
             events += self._reap(transaction, now)
             mine = [row for key, row in transaction.rows.items() if keys is None or key in keys]
             due = {row["key"]: t for row in mine if (t := transitions.due(row, self.policy, now)) is not None}
             ready: list[Row] = [transaction.rows[key] for key, t in due.items() if t <= now]
-            claimed = self._claim(transaction, ready, owner, room, now)
+            ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
+            claimed = self._claim(transaction, ready[: max(room, 0)], owner, now, engine)
             for record in claimed:
                 del due[record.key]
             states = {row["key"]: STATES[row["state"]] for row in mine}
@@ -249,16 +253,16 @@ class Queue:
             if folder.name not in kept and self.leases.is_rubbish(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _claim(self, transaction: Transaction, ready: list[Row], owner: str, room: int, now: float) -> list[Record]:
-        ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
-        claimed = ready[: max(room, 0)]
-        for row in claimed:
+    def _claim(
+        self, transaction: Transaction, rows: list[Row], owner: str, now: float, engine: Mapping[str, str] | None
+    ) -> list[Record]:
+        for row in rows:
             row["attempt"] = last_attempt(self.paths.run(row["name"]), row["attempt"])
             self.leases.create(row["key"], row["attempt"] + 1)
             failpoint("claim.leased")
-            transitions.claim(row, owner, now, transaction.snapshot)
+            transitions.claim(row, owner, now, transaction.snapshot, engine)
             transaction.touch(row["key"])
-        return [Record.from_row(row) for row in claimed]
+        return [Record.from_row(row) for row in rows]
 
     def _finish(self, transaction: Transaction, job: Ended, now: float) -> Event | None:
         row = self._running(transaction, job.key, job.attempt)
@@ -280,7 +284,7 @@ class Queue:
             owner, attempt = row["owner"], row["attempt"]
             if owner not in dead:
                 dead[owner] = owner_is_dead(owner)
-            if dead[owner]:
+            if dead[owner] and not transitions.is_detached(row):
                 ending, message = Ending.ORPHANED, "its manager ended before it did"
             elif self.leases.silent(key, attempt, self.policy.ttl, 1.5 * self.policy.heartbeat):
                 ending, message = Ending.LOST, f"no sign of life for {self.policy.ttl:.0f} s"

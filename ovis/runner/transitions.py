@@ -6,6 +6,7 @@ cancelled``. ``done``, ``failed`` and ``cancelled`` are left only by an explicit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -23,6 +24,7 @@ __all__ = [
     "claim",
     "due",
     "finish",
+    "is_detached",
     "is_open",
     "requeue",
     "requeued_by",
@@ -30,6 +32,10 @@ __all__ = [
 ]
 
 QUEUED, RUNNING = State.QUEUED.value, State.RUNNING.value  # to look them up takes its time, 10,000 times over
+
+
+#: The engine whose jobs are on its manager's own host.
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,8 @@ def due(row: Row, policy: Policy, now: float) -> float | None:
     return not_before if not_before <= now + max(policy.max_backoff, policy.ttl) else now
 
 
-def claim(row: Row, owner: str, now: float, snapshot: str = "") -> None:
-    """``queued -> running``, as attempt n+1, on this snapshot of the code."""
+def claim(row: Row, owner: str, now: float, snapshot: str = "", engine: Mapping[str, str] | None = None) -> None:
+    """``queued -> running``, as attempt n+1, on this snapshot of the code, by this engine."""
     row.update(
         state=RUNNING,
         reason="",
@@ -92,8 +98,14 @@ def claim(row: Row, owner: str, now: float, snapshot: str = "") -> None:
         snapshot=snapshot,
         started=now,
         ended=0.0,
-        engine=None,
+        engine=None if engine is None else dict(engine),
+        device="",
     )
+
+
+def is_detached(row: Row) -> bool:
+    """Whether the run's job outlives its manager."""
+    return "detached" in (row["engine"] or {})
 
 
 def settles(row: Row, outcome: Outcome) -> bool:
@@ -119,8 +131,9 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         _queue(row, now)
     elif ending is Ending.BUSY:  # not its fault: whoever holds the folder must end or be found lost first
         _queue(row, now + policy.ttl, supersede=False)
-    elif ending is Ending.ORPHANED:  # nor this
-        _queue(row, now, supersede=False)
+    elif ending is Ending.ORPHANED:  # nor this. On this host the job is dead, or keeps the folder locked
+        elsewhere = (row["engine"] or {}).get("kind", LOCAL) != LOCAL
+        _queue(row, now + (policy.heartbeat if elsewhere else 0.0), supersede=False)
     else:
         counter, limit = ("failures", policy.max_failures) if ending.final else ("lost", policy.max_lost)
         row[counter] += 1

@@ -17,6 +17,7 @@ from ovis.runner import availability, reservations
 from ovis.runner.availability import DeviceSource, Limits
 from ovis.runner.devices import list_devices
 from ovis.runner.engines import local
+from ovis.runner.engines.base import Handle
 from ovis.runner.engines.local import LocalEngine
 from ovis.runner.job import JobSpec
 
@@ -39,7 +40,8 @@ class Box:
 
     def submit(self, engine: LocalEngine) -> tuple[str, str]:
         """The id and the device of a new job."""
-        handle = engine.submit(JobSpec(self.folder, "key", 1))
+        (handle,) = engine.submit([JobSpec(self.folder, "key", 1)])
+        assert isinstance(handle, Handle)
         return handle.id, handle.device
 
     def fill(self, engine: LocalEngine) -> dict[str, str]:
@@ -47,7 +49,7 @@ class Box:
         return dict(self.submit(engine) for _ in range(engine.capacity()))
 
     def end(self, engine: LocalEngine, id: str) -> None:
-        engine.cancel(id, force=True)
+        engine.cancel([id], force=True)
         engine._jobs[id].process.wait()
         engine.poll([id])
 

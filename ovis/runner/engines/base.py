@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from ovis.runner.job import JobSpec
 
-__all__ = ["Engine", "Handle", "Phase", "Status"]
+__all__ = ["Engine", "EngineError", "Handle", "Phase", "Request", "Status"]
+
+
+class EngineError(RuntimeError):
+    """The engine can't be used, or no longer: one line that says why and what to do."""
 
 
 class Phase(str, Enum):
     """Where a job stands."""
 
-    PENDING = "pending"
+    PENDING = "pending"  # the cluster has it, no node yet
     RUNNING = "running"
     ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user wants of an engine, whichever it is.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or, on this machine, ``cuda:N``.
+        processes: runs at once on each device; None: the engine's choice.
+    """
+
+    device: str = "auto"
+    processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -27,10 +45,14 @@ class Status:
     Attributes:
         phase: where it stands.
         code: its exit code, where it has ended and the engine can tell. The outcome is read from the run's folder.
+        message: why it ended, where that was not its own doing: its node was lost, the cluster refused it.
+        device: where it runs, for people, as ``node-3 cuda:1``; empty: as its handle says.
     """
 
     phase: Phase
     code: int | None = None
+    message: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,12 +60,12 @@ class Handle:
     """A submitted job.
 
     Attributes:
-        id: the engine's name for it.
-        device: where it runs, for people.
+        id: the engine's name for it. Where jobs outlive the manager, the next manager knows them by it.
+        device: where it runs, for people; empty: the engine's status will say.
     """
 
     id: str
-    device: str
+    device: str = ""
 
 
 class Engine(Protocol):
@@ -51,14 +73,33 @@ class Engine(Protocol):
 
     @property
     def kind(self) -> str:
-        """Its name in the ledger."""
+        """Its name in the ledger, as of ``--engine``."""
 
     @property
     def detached(self) -> bool:
-        """Whether its jobs outlive the manager (a cluster's do)."""
+        """Whether its jobs outlive the manager (Slurm's do)."""
+
+    @property
+    def place(self) -> str:
+        """Where it runs jobs, for people: ``cpu``, ``Ray at 10.0.0.1:6379, 3 nodes, 8 GPUs``."""
+
+    @property
+    def slots(self) -> int:
+        """How many of its jobs can run at the same time, as far as it knows now."""
+
+    def check(self, root: Path) -> None:
+        """Find out whether jobs can work here, before anything of the experiment is written.
+
+        Args:
+            root: the folder of all experiments, which every node must see; it is there. What is written in it for this
+                check is removed.
+
+        Raises:
+            EngineError: they can't.
+        """
 
     def capacity(self) -> int:
-        """How many more jobs it can take now."""
+        """How many more jobs it takes now. A cluster takes more than it can run, so that its nodes never idle."""
 
     def waiting(self) -> str:
         """What it can't use for now though it would, and why: ``cuda:0 load 97 %, memory 41 %; cuda:1 ...``.
@@ -66,21 +107,32 @@ class Engine(Protocol):
         Empty where there is nothing, or only jobs of its own to wait for.
         """
 
-    def submit(self, job: JobSpec) -> Handle:
-        """Start a job.
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+        """Start jobs, at most as many as its capacity is.
+
+        Returns:
+            for each of them its handle, or why it could not be started: it is then put back, and tried again later.
 
         Raises:
-            OSError: it could not be started.
+            EngineError: none can be started, now or later.
         """
 
     def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
-        """Where these jobs stand."""
+        """Where these jobs stand: every one of ``ids`` is in the answer. Called ten times a second: it may not wait.
 
-    def cancel(self, id: str, force: bool = False) -> None:
-        """Ask a job to write its checkpoint and end; with ``force``, kill it."""
+        Raises:
+            EngineError: the cluster is gone.
+        """
 
-    def attach(self, id: str) -> bool:
-        """Take over a job of an earlier manager; False where there is none."""
+    def cancel(self, ids: Collection[str], force: bool = False) -> None:
+        """Ask jobs to write their checkpoints and end; with ``force``, kill them. Those that have ended are ignored."""
+
+    def attach(self, ids: Collection[str]) -> Collection[str]:
+        """Take over jobs of an earlier manager, where they outlive it.
+
+        Returns:
+            those that it knows, be they pending, running or ended; the others are gone.
+        """
 
     def close(self) -> None:
         """Kill what is left of jobs that must not outlive the manager."""

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,6 +52,17 @@ class LocalEngine:
         self._threads = max(1, cores() // (processes * source.at_once))
         self._jobs: dict[str, _Placed] = {}  # by the process id of the job
 
+    @property
+    def place(self) -> str:
+        return str(self._source)
+
+    @property
+    def slots(self) -> int:
+        return self._processes * self._source.at_once
+
+    def check(self, root: Path) -> None:
+        pass  # a job sees what the manager sees
+
     def capacity(self) -> int:
         free = [place for place in self._places() if place.verdict.free]
         begun = sum(self._processes - place.ours for place in free if place.ours)
@@ -62,7 +73,46 @@ class LocalEngine:
         places = self._places()
         return "; ".join(f"{place.device.label} {place.verdict.reason}" for place in places if place.verdict.reason)
 
-    def submit(self, job: JobSpec) -> Handle:
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+        started: list[Handle | OSError] = []
+        for job in jobs:
+            try:
+                started.append(self._start(job))
+            except OSError as error:
+                started.append(error)
+        return started
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+        found = {}
+        for id, job in list(self._jobs.items()):
+            code = job.process.poll()
+            if id in ids:
+                found[id] = Status(Phase.RUNNING if code is None else Phase.ENDED, code)
+            if code is not None:
+                del self._jobs[id]
+                self._source.note_end(job.device)
+        return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
+
+    def cancel(self, ids: Collection[str], force: bool = False) -> None:
+        for id in ids:
+            process = self._jobs[id].process if id in self._jobs else None
+            if process is not None and process.poll() is None:
+                if force:
+                    os.killpg(process.pid, signal.SIGKILL)  # its training dies with it
+                else:
+                    process.terminate()
+
+    def attach(self, ids: Collection[str]) -> Collection[str]:
+        return []  # a job of another manager died with it
+
+    def close(self) -> None:
+        self.cancel(self._jobs, force=True)
+        for job in self._jobs.values():
+            job.process.wait()
+        self._jobs.clear()
+        self._source.close()
+
+    def _start(self, job: JobSpec) -> Handle:
         device = self._choose()
         placed = replace(job, device=device.kind, parent=os.getpid())
         with ExperimentPaths(job.folder).jobs_log.open("ab") as log:
@@ -77,35 +127,6 @@ class LocalEngine:
         self._jobs[str(process.pid)] = _Placed(process, device)
         self._source.note_start(device)
         return Handle(str(process.pid), device.label)
-
-    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
-        found = {}
-        for id, job in list(self._jobs.items()):
-            code = job.process.poll()
-            if id in ids:
-                found[id] = Status(Phase.RUNNING if code is None else Phase.ENDED, code)
-            if code is not None:
-                del self._jobs[id]
-                self._source.note_end(job.device)
-        return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
-
-    def cancel(self, id: str, force: bool = False) -> None:
-        process = self._jobs[id].process if id in self._jobs else None
-        if process is not None and process.poll() is None:
-            if force:
-                os.killpg(process.pid, signal.SIGKILL)  # its training dies with it
-            else:
-                process.terminate()
-
-    def attach(self, id: str) -> bool:
-        return False  # a job of another manager died with it
-
-    def close(self) -> None:
-        for id, job in self._jobs.items():
-            self.cancel(id, force=True)
-            job.process.wait()
-        self._jobs.clear()
-        self._source.close()
 
     def _counts(self) -> Counter[str]:
         """Our jobs by device."""
