@@ -1,0 +1,288 @@
+"""Jobs on a Slurm cluster, handed over by submitit. They outlive the manager; the next one knows them by their ids.
+
+Slurm places them and says where they stand. How a run ended is in its folder alone, and that its job has ended is said
+in a folder beside the experiments (``slurm_files.py``): nothing depends on accounting, which a site may not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from ovis.runner.engines.base import EngineError, Handle, Phase, Request, Status
+from ovis.runner.engines.options import SlurmOptions
+from ovis.runner.engines.slurm_commands import QueueWatch, ask, cancel_jobs, exit_code, find_commands, one_line
+from ovis.runner.engines.slurm_files import SharedFolder
+from ovis.runner.engines.slurm_layout import plan_layout, read_nodes
+from ovis.runner.engines.slurm_node import NO_ROOT, UNSUITED, prepare, run_jobs
+from ovis.runner.job import JobSpec
+
+__all__ = ["SlurmEngine"]
+
+#: Seconds before a job's time limit at which its runs are told to write their checkpoints.
+LEAD = 120
+
+#: Seconds between two looks at what the jobs have left.
+LOOK = 0.3
+
+#: Seconds to wait after Slurm has refused a job that is like those it has taken.
+REFUSED = 60.0
+
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "CONFIGURING"}
+AT_WORK = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+
+#: Why a job waits that waiting won't help.
+HOPELESS = {"PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS",
+            "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}  # fmt: skip
+
+
+@dataclass
+class _Member:
+    """A run's job: one of those that share a job of Slurm's, which is ``slurm``."""
+
+    slurm: str
+    name: str  # key.attempt
+    submitted: float
+    told: int = 0  # 1: to stop; 2: it was killed
+
+
+class SlurmEngine:
+    """Jobs of Slurm, each with one run or with those that share its GPUs.
+
+    Args:
+        options: of ``--engine slurm``.
+        request: the device, and how many runs share one.
+
+    Raises:
+        EngineError: no Slurm, no answer from it, no such partition, or none with such GPUs.
+    """
+
+    kind = "slurm"
+    detached = True
+
+    def __init__(self, options: SlurmOptions, request: Request) -> None:
+        find_commands()
+        said = ask("sinfo", "--noheader", "--Node", "--format=%P|%N|%c|%G|%t")
+        self._partition, self._nodes = read_nodes(said, options.partition)
+        self._layout = plan_layout(options, request, self._nodes)
+        self._options = options
+        self._files: SharedFolder | None = None
+        self._largest = 1  # array
+        self._members: dict[str, _Member] = {}  # by our id, "<Slurm's>/<key>.<attempt>"
+        self._codes: dict[str, int] = {}  # of the members that have ended, by name
+        self._cancels: dict[str, bool] = {}  # Slurm's ids that are to be cancelled, and whether by force
+        self._watch = QueueWatch()
+        self._looked = self._resume = float("-inf")
+        self._submitted, self._refusal = False, ""
+        self._bad: dict[str, str] = {}  # nodes that can't run our jobs, and why
+
+    @property
+    def place(self) -> str:
+        count = len(self._nodes)
+        return f"Slurm, partition {self._partition} of {count} node{'s' * (count > 1)}, {self._layout}"
+
+    @property
+    def slots(self) -> int:
+        return min(self._options.array_parallelism * self._layout.runs, max(1, self._layout.slots(self._nodes)))
+
+    def check(self, root: Path) -> None:
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._request().items()]
+        try:
+            ask("sbatch", "--test-only", *flags, "--output=/dev/null", "--wrap=true")
+        except EngineError as error:
+            raise EngineError(f"Slurm refuses such a job: {error}") from None
+        self._largest = _largest_array(ask("scontrol", "show", "config"))
+        self._files = SharedFolder(root)
+
+    def capacity(self) -> int:
+        if time.monotonic() < self._resume or (self._watch.silence and self._members):
+            return 0
+        taken = {member.slurm for member in self._members.values() if not member.told}
+        return max(0, self._options.array_parallelism - len(taken)) * self._layout.runs
+
+    def waiting(self) -> str:
+        if self._watch.silence:
+            return f"Slurm's controller does not answer: {self._watch.silence}"
+        return f"Slurm takes no more jobs: {self._refusal}" if time.monotonic() < self._resume else ""
+
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+        device = "cuda" if self._layout.gpus or self._layout.shards else "cpu"
+        specs = [replace(job, device=device) for job in jobs]
+        done: list[Handle | OSError] = []
+        for array in _groups(list(_groups(specs, self._layout.runs)), self._largest):
+            try:
+                done += self._submit_array(array)
+            except OSError as error:
+                if not self._submitted:
+                    raise EngineError(f"Slurm refuses the jobs: {error}{self._without()}") from None
+                self._refusal, self._resume = str(error), time.monotonic() + REFUSED
+                done += [error] * (len(specs) - len(done))
+                break
+        return done
+
+    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+        now = time.monotonic()
+        if now - self._looked >= LOOK and self._members:
+            self._looked, before = now, self._watch.answer
+            self._watch.look([member.slurm for member in self._members.values()])
+            self._send_cancels()
+            self._codes |= self._shared.ended(fresh=self._watch.answer is not before)
+        found = {id: self._status(self._members[id]) for id in ids if id in self._members}
+        for id in [id for id, status in found.items() if status.phase is Phase.ENDED]:
+            self._forget(id)
+        return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
+
+    def cancel(self, ids: Collection[str], force: bool = False) -> None:
+        told = 2 if force else 1
+        for member in (self._members[id] for id in ids if id in self._members):
+            if member.told < told:
+                member.told = told
+                others = [other.told for other in self._members.values() if other.slurm == member.slurm]
+                if min(others) >= told:  # the lease of one alone is gone, which it will see
+                    self._cancels[member.slurm] = force
+
+    def attach(self, ids: Collection[str]) -> Collection[str]:
+        for id in ids:
+            slurm, _, name = id.partition("/")
+            self._members[id] = _Member(slurm, name, time.monotonic())  # whether it is still there, poll will find
+        self._submitted |= bool(ids)
+        return ids
+
+    def close(self) -> None:
+        """Leave the jobs alone; tidy up where there are none."""
+        if self._cancels:
+            self._send_cancels()
+        if self._files is not None and not self._members:
+            self._files.close()
+
+    @property
+    def _shared(self) -> SharedFolder:
+        assert self._files is not None, "check() comes first"
+        return self._files
+
+    def _request(self) -> dict[str, Any]:
+        """What each job asks Slurm for, as sbatch's options."""
+        limit = {"time": self._options.time} if self._options.time else {}
+        where = {"partition": self._partition} if self._options.partition else {}
+        left_out = {"exclude": ",".join(sorted(self._bad))} if self._bad else {}
+        return {**self._layout.parameters(), **limit, **where, **left_out}
+
+    def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
+        """Raises OSError: Slurm did not take them."""
+        # "exec" makes the process the batch script's own: no step is needed, and the signals reach it.
+        executor = SlurmExecutor(self._shared.path, python=f"exec {quote(sys.executable)}")
+        lead = LEAD if not self._options.time else min(LEAD, self._options.time * 60 // 4)
+        files = {"output": "/dev/null", "error": "/dev/null", "chdir": "/"}  # its log is opened once the root is seen
+        more = {**files, "no-requeue": True, "signal": f"B:TERM@{lead}"}  # the ledger alone retries
+        executor.update_parameters(
+            **{"time": None, **self._request()},
+            job_name=f"ovis-{packs[0][0].folder.name}",
+            setup=prepare(self._shared.path, self._shared.probe),
+            use_srun=False,
+            array_parallelism=self._options.array_parallelism,
+            wckey=None,
+            additional_parameters=more,
+        )
+        begin = time.monotonic()
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
+                fixed = itertools.repeat(self._shared.path), itertools.repeat(self._shared.probe)
+                slurm_jobs = executor.map_array(run_jobs, packs, *fixed)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise OSError(one_line(str(error))) from None
+        finally:
+            self._shared.tidy_submission()
+        self._submitted = True
+        handles = []
+        for pack, slurm_job in zip(packs, slurm_jobs, strict=True):
+            for job in pack:
+                member = _Member(slurm_job.job_id, f"{job.key}.{job.attempt}", begin)
+                self._members[f"{member.slurm}/{member.name}"] = member
+                handles.append(Handle(f"{member.slurm}/{member.name}"))
+        return handles
+
+    def _status(self, member: _Member) -> Status:
+        if member.name in self._codes:
+            code = self._codes[member.name]
+            said = self._shared.said(member.slurm, after=f"job {member.name}: ") if code > 0 else ""
+            if code < 0:
+                said = f"signal {-code} ended it"
+            return Status(Phase.ENDED, code, said)
+        answer = self._watch.answer
+        if answer.asked < member.submitted:
+            return Status(Phase.PENDING)
+        row = answer.rows.get(member.slurm)
+        if row is None:
+            return Status(Phase.ENDED, message="Slurm no longer knows the job")
+        if row.state in WAITING:
+            if row.reason in HOPELESS:
+                self._give_up(f"Slurm will never start the jobs: {row.reason}")
+            return Status(Phase.PENDING)
+        if row.state in AT_WORK and not (row.state == "COMPLETING" and member.told == 2):
+            return Status(Phase.RUNNING, device=row.node)
+        return Status(Phase.ENDED, message=self._explain(member, row.state, row.node, row.reason))
+
+    def _explain(self, member: _Member, state: str, node: str, reason: str) -> str:
+        """Why a job has ended that did not say so itself; nodes that are not fit for our jobs are left out from now on.
+
+        Raises:
+            EngineError: no node has been fit so far.
+        """
+        text = f"Slurm says {state} on {node or 'no node'} ({reason})"
+        code = exit_code(member.slurm) if state == "FAILED" and not member.told else None
+        if code not in UNSUITED:
+            said = self._shared.said(member.slurm)
+            return f"{text}: {said}" if said and code else text
+        why = self._shared.said(member.slurm)
+        if code == NO_ROOT:
+            why = f"{self._shared.path.parent} is not there: --root must be on a file system that all nodes share"
+        self._bad[node] = why
+        if not self._shared.has_suited():
+            self._give_up(f"node {node}: {why}")
+        return f"node {node}: {why}"
+
+    def _give_up(self, why: str) -> None:
+        """Take back what waits, as it would fare no better."""
+        cancel_jobs(sorted({member.slurm for member in self._members.values()}), force=False)
+        raise EngineError(why)
+
+    def _without(self) -> str:
+        return "".join(f"; left out: {node}, {why}" for node, why in self._bad.items())
+
+    def _send_cancels(self) -> None:
+        if self._watch.silence:
+            return
+        for force in (False, True):
+            ids = sorted(id for id, forced in self._cancels.items() if forced is force)
+            if ids:
+                cancel_jobs(ids, force)
+        self._cancels = {}
+
+    def _forget(self, id: str) -> None:
+        """Drop a job that has ended, and its files with the last one of those that shared a job of Slurm's."""
+        member = self._members.pop(id)
+        self._codes.pop(member.name, None)
+        self._shared.forget_run(member.name)
+        if all(other.slurm != member.slurm for other in self._members.values()):
+            self._shared.forget_job(member.slurm)
+
+
+def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _largest_array(configuration: str) -> int:
+    """How many jobs an array can have, by what ``scontrol show config`` says."""
+    words = next((line.split() for line in configuration.splitlines() if line.startswith("MaxArraySize")), ["1"])
+    return max(1, int(words[-1]))

@@ -1,0 +1,167 @@
+"""Slurm's commands: what they are asked, and what they answer in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from ovis.runner.engines.base import EngineError
+
+__all__ = ["Answer", "JobRow", "QueueWatch", "ask", "cancel_jobs", "exit_code", "find_commands", "one_line"]
+
+COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
+
+#: Seconds a command may take: it tries for about ten to reach a controller.
+PATIENCE = 60.0
+
+#: Seconds between two questions to the controller, which answers all users; more where its answers take their time.
+INTERVAL = 2.0
+
+#: How its commands begin their complaints.
+PREFIX = re.compile(r"^((sbatch|squeue|scancel|sinfo|scontrol|slurm_load_\w+)(:? error)?|allocation failure): ")
+
+
+def find_commands() -> None:
+    """Return where Slurm's commands are at hand.
+
+    Raises:
+        EngineError: one of them is not.
+    """
+    absent = [name for name in COMMANDS if shutil.which(name) is None]
+    if absent:
+        raise EngineError(f"no Slurm here: there is no command {absent[0]}; start the manager on a login node")
+
+
+def one_line(text: str) -> str:
+    """What a command complained of, without its own name before each line."""
+    lines = [PREFIX.sub("", line.strip()).strip() for line in text.splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason was given"
+
+
+def ask(*words: str) -> str:
+    """What a command prints.
+
+    Raises:
+        EngineError: it failed, in its own words.
+    """
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineError(f"{words[0]}: {error}") from None
+    if done.returncode:
+        raise EngineError(f"{words[0]}: {one_line(done.stderr)}")
+    return done.stdout
+
+
+def cancel_jobs(ids: Sequence[str], force: bool) -> None:
+    """Take waiting jobs out of Slurm's queue; send SIGTERM to running ones, or kill them. What is gone is ignored."""
+    # By force: at once, and then from the queue too, where their node no longer answers.
+    commands = [["--signal=KILL"], []] if force else [["--state=PENDING"], ["--batch", "--signal=TERM"]]
+    for options in commands:
+        subprocess.run(
+            ["scancel", *options, *ids],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+
+def exit_code(id: str) -> int | None:
+    """With which code a job of the last minutes has ended; None: Slurm no longer knows, or a signal ended it."""
+    try:
+        text = ask("scontrol", "show", "job", id)
+    except EngineError:
+        return None
+    found = re.search(r"\bExitCode=(\d+):0\b", text)
+    return int(found[1]) if found else None
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job in Slurm's queue: its state in Slurm's words, its node, and why it waits or has ended."""
+
+    state: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What squeue said.
+
+    Attributes:
+        rows: by job id, those that Slurm knows.
+        asked: when it was asked, on the monotonic clock.
+    """
+
+    rows: dict[str, JobRow]
+    asked: float = float("-inf")
+
+
+class QueueWatch:
+    """squeue, asked in the background about all jobs at once: a controller that is slow, or gone, delays nobody.
+
+    Attributes:
+        answer: the last one that came.
+        silence: why the last question got none; empty where it did.
+    """
+
+    def __init__(self) -> None:
+        self.answer = Answer({})
+        self.silence = ""
+        self._process: subprocess.Popen[str] | None = None
+        self._output: IO[str] | None = None
+        self._asked = self._next = float("-inf")
+
+    def look(self, ids: Sequence[str]) -> None:
+        """Take an answer that has come, and ask again when it is time.
+
+        Args:
+            ids: the jobs; of an array, its own id or those of its elements.
+        """
+        now = time.monotonic()
+        if self._process is not None and (code := self._process.poll()) is not None:
+            self._take(code, now)
+        if self._process is None and ids and now >= self._next:
+            self._ask(sorted({id.partition("_")[0] for id in ids}), now)
+
+    def _ask(self, ids: Sequence[str], now: float) -> None:
+        self._asked = now
+        self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  a pipe could fill up
+        words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", f"--jobs={','.join(ids)}"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is not for it
+        )
+
+    def _take(self, code: int, now: float) -> None:
+        assert self._output is not None
+        self._output.seek(0)
+        text = self._output.read()
+        self._output.close()
+        self._process = None
+        self._next = now + max(INTERVAL, 5 * (now - self._asked))
+        if code and "Invalid job id" not in text:  # that is what it says of one job that it has forgotten
+            self.silence = one_line(text)
+            return
+        self.silence = ""
+        rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
+        self.answer = Answer({id: JobRow(state, node, reason) for id, state, node, reason in rows}, self._asked)
