@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, OneHotCategorical, constraints
 from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
-from torch.nn import functional as F
+
+from ovis.functional.bernoulli import bernoulli_log_prob, softplus
 
 __all__ = ["BernoulliVector", "OneHotVector", "detach_parameters"]
 
@@ -68,29 +69,19 @@ class BernoulliVector(Distribution):
         logits, value = self.logits.flatten(-dims), value.flatten(-dims)
         if not _expands(value, logits):
             # fewer logits than values: q(z|x), one row for all particles
-            return _dot(value, logits) - _softplus(logits).sum(-1)
-        if torch.is_grad_enabled():
-            # one kernel each way
-            losses = F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none")
-        else:
-            # a third of the time; no term cancels another's
-            losses = torch.addcmul(_softplus(logits), value, logits, value=-1)
-        return -losses.sum(-1)
+            return _dot(value, logits) - softplus(logits).sum(-1)
+        return bernoulli_log_prob(logits, value)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, summed over the event."""
         dims = len(self.event_shape)
-        return (_softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
+        return (softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
         shape = torch.Size(batch_shape) + self.event_shape
         wide = BernoulliVector(self.logits.expand(shape), len(self.event_shape))
         wide.__dict__["probs"] = self.probs.expand(shape)  # the sigmoids of what is there, not of its copies
         return wide
-
-
-def _softplus(logits: Tensor) -> Tensor:
-    return F.softplus(logits, threshold=40)  # torch's 20 costs float64 half its digits
 
 
 def _expands(small: Tensor, large: Tensor) -> bool:

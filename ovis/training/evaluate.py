@@ -7,20 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ovis.datasets.splits import as_float
 from ovis.diagnostics import Aggregator, Diagnostic
 from ovis.estimators.base import bound_diagnostics
 from ovis.estimators.records import Particles
 from ovis.estimators.sampling import draw, encode
 from ovis.functional.log_weights import effective_sample_size
+from ovis.training.memory import keep_freed_memory
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_batch"]
 
 #: Values of x that the decoder may produce at once: on the CPU 4 MB in float32, near what its caches hold, elsewhere
 #: about 128 MB with what is computed from them.
 CPU_VALUES, DEVICE_VALUES = 2**20, 2**23
-
-#: Bytes: just below the largest block (32 MB) that changes what glibc's malloc keeps.
-KEPT_BLOCK = 31 * 2**20
 
 
 @torch.no_grad()
@@ -46,32 +45,30 @@ def evaluate(
         means over the data, ``loss/`` L_k, elbo, kl, kl_q_p, nll in nats, ess in particles.
     """
     agg, training = Aggregator(), model.training
-    if max_values is None:
-        max_values = CPU_VALUES if x.device.type == "cpu" else DEVICE_VALUES
-    _keep_freed_memory()
+    keep_freed_memory()
     model.eval()
     try:
         for rows in x.split(batch_size):
-            rows = rows.float()
-            per_pass = max(1, max_values // max(1, rows.numel()))
-            particles = _draw_in_passes(model, rows, iw, per_pass)
-            diagnostics = bound_diagnostics(particles, 1, iw)
-            if ess_particles is not None and ess_particles < iw:
-                diagnostics["loss"]["ess"] = effective_sample_size(particles.log_w()[:, :ess_particles])
-            agg.update(diagnostics)
+            agg.update(evaluate_batch(model, rows, iw, ess_particles, max_values))
     finally:
         model.train(training)
     return agg.data
 
 
-def _keep_freed_memory() -> None:
-    """Have malloc keep what a pass frees, for the next one.
-
-    glibc hands memory back to the system, page by page, beyond twice the largest block that was ever freed, and a fresh
-    page costs as much as the numbers on it: up to half of an evaluation. So free a large block, of which nothing is
-    touched. Other allocators don't mind.
-    """
-    torch.empty(KEPT_BLOCK, dtype=torch.uint8)
+@torch.no_grad()
+def evaluate_batch(
+    model: nn.Module, x: Tensor, iw: int, ess_particles: int | None = None, max_values: int | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """:func:`evaluate` of one batch, in the model's mode: ``loss/`` L_k, ..., each [B]."""
+    if max_values is None:
+        max_values = CPU_VALUES if x.device.type == "cpu" else DEVICE_VALUES
+    rows = as_float(x)
+    per_pass = max(1, max_values // max(1, rows.numel()))
+    particles = _draw_in_passes(model, rows, iw, per_pass)
+    diagnostics = bound_diagnostics(particles, 1, iw)
+    if ess_particles is not None and ess_particles < iw:
+        diagnostics["loss"]["ess"] = effective_sample_size(particles.log_w()[:, :ess_particles])
+    return diagnostics
 
 
 def _draw_in_passes(model: nn.Module, x: Tensor, iw: int, per_pass: int) -> Particles:

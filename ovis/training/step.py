@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ovis.settings import TrainSettings
 from ovis.training.build import Run
+from ovis.training.memory import keep_freed_memory
 from ovis.training.schedule import warmup
 
 __all__ = ["LearningRates", "TrainingStep", "estimator_config"]
@@ -55,6 +56,7 @@ class LearningRates:
     def __init__(self, settings: TrainSettings, optimizer: torch.optim.Optimizer, total: int):
         self.settings, self.optimizer, self.total = settings, optimizer, total
         self.halvings = -1
+        keep_freed_memory()
 
     def __call__(self, step: int) -> None:
         """Set those of step number ``step`` (from 0)."""

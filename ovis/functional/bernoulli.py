@@ -1,0 +1,66 @@
+"""The log-density of many Bernoulli variables, the dearest thing in a step after the matrix products: few passes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["bernoulli_log_prob", "softplus"]
+
+#: Factors of which one logarithm is taken: each is at least 1/2, so the product of so many is no subnormal number.
+FACTORS = 16
+
+
+def softplus(logits: Tensor) -> Tensor:
+    """log(1 + exp(l)) of each l."""
+    return F.softplus(logits, threshold=40)  # torch's 20 costs float64 half its digits
+
+
+def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
+    """sum_i v_i l_i - log(1 + exp(l_i)), over the last dimension.
+
+    In plain calls a function of its own: log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, of which the logarithms are taken
+    of products, and backward (v - sigmoid l) in one new tensor; torch's own, of which the steps are many and each wants
+    memory, takes three times as long. No term cancels another's. Where torch transforms or compiles, torch's own.
+
+    Args:
+        logits: log p/(1 - p), shape [..., N].
+        value: in [0, 1], a shape that broadcasts to [..., N]: rows that particles share are not repeated.
+
+    Returns:
+        shape [...], at least in single precision.
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return -F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none").sum(-1)
+    log_prob: Tensor = _LogProb.apply(logits, value)  # type: ignore[no-untyped-call]
+    return log_prob
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, value)
+        room = logits.abs().sigmoid_()
+        log_prob = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
+        torch.clamp(logits, min=0, out=room)
+        return log_prob.sub_(room.addcmul_(value, logits, value=-1).sum(-1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        logits, value = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        wanted, value_wanted = ctx.needs_input_grad
+        grad_logits = logits.sigmoid().sub_(value).mul_(-grad) if wanted else None
+        return grad_logits, (grad * logits).sum_to_size(value.shape) if value_wanted else None
+
+
+@functools.cache
+def factors(count: int) -> int:
+    """In how many equal parts ``count`` factors are multiplied with each other: the most that are safe."""
+    return max(parts for parts in range(1, FACTORS + 1) if count % parts == 0)
