@@ -26,6 +26,7 @@ class TrainingStep:
     def __init__(self, run: Run, total: int):
         self.run = run
         self.rates = LearningRates(run.settings, run.optimizer, total)
+        keep_freed_memory()
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Take step number ``step`` (from 0) on a batch [B, *event]. Nothing here makes the device wait.
@@ -56,7 +57,6 @@ class LearningRates:
     def __init__(self, settings: TrainSettings, optimizer: torch.optim.Optimizer, total: int):
         self.settings, self.optimizer, self.total = settings, optimizer, total
         self.halvings = -1
-        keep_freed_memory()
 
     def __call__(self, step: int) -> None:
         """Set those of step number ``step`` (from 0)."""
