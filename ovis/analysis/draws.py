@@ -159,6 +159,14 @@ class _Draws:
         for first in range(start, stop, together):
             yield range(first, min(first + together, stop)), pieces
 
+    def random_numbers(self, numbers: range) -> list[list[Tensor]]:
+        """Of all data, for the first estimator: those of its particles, and those of what it draws beside them.
+
+        Returns:
+            for each request [draws, B, count], to be given to :class:`ovis.analysis.noise.Noise` draw by draw.
+        """
+        return self._noise(self.groups[0], numbers, range(len(self.x)))[:2]
+
     def _noise(self, group: _Group, numbers: range, rows: range) -> list[list[Tensor]]:
         """Random numbers of each section of a group, [draws, rows, count] for each request."""
         cells = [number * len(self.x) + row for number in numbers for row in rows]

@@ -14,9 +14,16 @@ from ovis.analysis.draws import ParameterDraws, TensorDraws, select_parameters
 from ovis.analysis.location import LocationDraws, LocationModel, has_plain_factors
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import GradientEstimator
-from ovis.functional.statistics import RunningMoments, cosine, directional_ratios, signal_to_noise
+from ovis.functional.statistics import RunningMoments, cosine, directional_ratios, directional_snr, signal_to_noise
 
-__all__ = ["GradientMeta", "compare_gradients", "get_gradients_statistics", "select_parameters", "summary"]
+__all__ = [
+    "GradientMeta",
+    "compare_gradients",
+    "get_gradients_statistics",
+    "gradient_statistics",
+    "select_parameters",
+    "summary",
+]
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -177,6 +184,15 @@ def compare_gradients(
             stats["direction"] = cosine(meta.mean, oracle_grad.flatten())
         found[name] = Diagnostic({"grads": stats}), meta
     return found
+
+
+def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:
+    """``grads/`` of :func:`get_gradients_statistics`, but for direction, from all draws [M, D] of a gradient."""
+    moments = RunningMoments(grads.shape[1], grads.device)
+    moments.update(grads)
+    stats = summary(moments.mean, moments.variance, eps)
+    stats["dsnr"] = directional_snr(grads, moments.mean, eps)
+    return Diagnostic({"grads": stats})
 
 
 def make_draws(

@@ -43,8 +43,12 @@ class Run:
     optimizer: torch.optim.Optimizer
 
 
-def build_run(settings: TrainSettings) -> Run:
+def build_run(settings: TrainSettings, splits: Splits | None = None) -> Run:
     """Seed the random numbers, then make the parts of a run, in an order that the seed fixes.
+
+    Args:
+        settings: the run's options.
+        splits: its data, where they are on the device already: they are the same for every seed.
 
     Raises:
         SettingsError: settings that don't fit together, or a device that is not here.
@@ -52,7 +56,7 @@ def build_run(settings: TrainSettings) -> Run:
     check_combination(settings)
     device = pick_device(settings.device)
     seed_everything(settings.seed)
-    splits = load_dataset(settings).to(device)
+    splits = splits or load_dataset(settings).to(device)
     model = build_model(settings, splits.x_shape, splits.mean.cpu()).to(device)
     estimator = build_estimator(settings, splits.x_shape).to(device)
     return Run(settings, device, splits, model, estimator, build_optimizer(settings, model, estimator))

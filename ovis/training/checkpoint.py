@@ -24,7 +24,15 @@ from ovis.runner.paths import RunPaths
 from ovis.settings import TrainSettings
 from ovis.training.build import Run
 
-__all__ = ["CheckpointError", "Position", "load_checkpoint", "save_checkpoint", "save_model"]
+__all__ = [
+    "CheckpointError",
+    "Position",
+    "load_checkpoint",
+    "random_states",
+    "save_checkpoint",
+    "save_model",
+    "set_random_states",
+]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +70,7 @@ def save_checkpoint(paths: RunPaths, run: Run, position: Position) -> None:
         "estimator": run.estimator.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "position": asdict(position),
-        "random": _random_states(run.device),
+        "random": random_states(run.device),
     }
     with replace_file(paths.checkpoint) as temporary:
         _write(temporary, state)
@@ -143,7 +151,7 @@ def _restore(state: dict[str, Any], run: Run, path: Path) -> Position:
         run.model.load_state_dict(state["model"])
         run.estimator.load_state_dict(state["estimator"])
         run.optimizer.load_state_dict(state["optimizer"])
-        _set_random_states(state["random"], run.device)
+        set_random_states(state["random"], run.device)
         return Position(**state["position"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         told = f"{type(error).__name__} {_first_line(error)}" if isinstance(error, KeyError) else _first_line(error)
@@ -162,7 +170,7 @@ def _compare(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         raise ValueError(f"it has {told}")
 
 
-def _random_states(device: torch.device) -> dict[str, Any]:
+def random_states(device: torch.device) -> dict[str, Any]:
     """All global ones: training draws from torch's, a library may draw from the others."""
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
@@ -173,7 +181,8 @@ def _random_states(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Bring all global ones to where :func:`random_states` has found them."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)

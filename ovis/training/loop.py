@@ -18,7 +18,7 @@ from ovis.training.checkpoint import Position, load_checkpoint
 from ovis.training.journal import Diverged, Journal, check_best, culprit
 from ovis.training.step import TrainingStep
 
-__all__ = ["Diverged", "batches", "restore", "train"]
+__all__ = ["Diverged", "batches", "go_on", "restore", "train"]
 
 #: Seconds between two looks at the loss: each makes the device wait once.
 PULSE = 1.0
@@ -56,6 +56,11 @@ def train(
     """
     guard()
     journal = Journal(run, paths, restore(run, paths), guard, bar)
+    return go_on(run, journal, stop, bar)
+
+
+def go_on(run: Run, journal: Journal, stop: Callable[[], bool], bar: bool = False) -> bool:
+    """:func:`train` from where the run stands."""
     return _Loop(run, journal, stop, bar).go()
 
 

@@ -17,7 +17,7 @@ from ovis.training.evaluate import evaluate
 from ovis.training.gradients import GradientAnalysis
 from ovis.training.random_state import own_random_state
 
-__all__ = ["Measurements"]
+__all__ = ["Measurements", "Split"]
 
 #: Evaluations draw from a random state of their own, so that their number does not change the training.
 EVALUATION_SEED = 200_801_998
@@ -32,7 +32,7 @@ class KnowsTheTruth(Protocol):
 
 
 @dataclass(frozen=True)
-class _Split:
+class Split:
     """What a split is evaluated on, and how."""
 
     points: Tensor  # float, [n, *event]
@@ -56,7 +56,7 @@ class Measurements:
         settings = run.settings
         self.run = run
         train = run.splits.train.points(max(settings.max_eval, settings.grad_bs, settings.npoints_au_analysis))
-        self.splits = {"train": _Split(train[: settings.max_eval], settings.iw_test, settings.test_bs)}
+        self.splits = {"train": Split(train[: settings.max_eval], settings.iw_test, settings.test_bs)}
         self.held_out = ""
         if not settings.only_train_set:
             self.held_out = "test" if settings.select_on == "valid" else "valid"
@@ -79,17 +79,28 @@ class Measurements:
         Returns:
             numbers by name, e.g. ``valid:loss/L_k`` (nats), ``train:grads/snr``.
         """
-        settings, model = self.run.settings, self.run.model
+        model = self.run.model
         values: dict[str, float] = {}
         with self._own_random_state():
             for name, split in self.splits.items():
                 values.update(self._evaluate(model, name, split))
             if self.gradients is not None:
                 values.update(self.gradients(step))
-            if settings.mc_au_analysis:
-                units = active_units(model, self.unit_points, settings.mc_au_analysis)
-                values.update(units.flat("train:"))
+            values.update(self.units())
         return values
+
+    def units(self) -> dict[str, float]:
+        """``train:...`` of the active-units analysis, where it is asked for; draws from the global random state."""
+        settings = self.run.settings
+        if not settings.mc_au_analysis:
+            return {}
+        return active_units(self.run.model, self.unit_points, settings.mc_au_analysis).flat("train:")
+
+    def truth(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
+        """How far a model of synthetic data is from what drew them; draws no random numbers."""
+        if not isinstance(model, KnowsTheTruth):
+            return {}
+        return Diagnostic(model.diagnostics(split.points)).flat(f"{name}:")
 
     def at_the_end(self, model: ParticleModel) -> dict[str, float]:
         """Measure the split that was kept for the end: call it once.
@@ -108,20 +119,22 @@ class Measurements:
         with self._own_random_state():
             return self._evaluate(model, self.held_out, self._held_out_split(self.held_out))
 
-    def _held_out_split(self, name: str) -> _Split:
+    def _held_out_split(self, name: str) -> Split:
         settings, splits = self.run.settings, self.run.splits
         if name == "valid":
             stored, iw, batch = splits.valid, settings.iw_valid, settings.valid_bs
         else:
             stored, iw, batch = splits.test, settings.iw_test, settings.test_bs
-        return _Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
+        return Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
 
-    def _evaluate(self, model: ParticleModel, name: str, split: _Split) -> dict[str, float]:
+    def _evaluate(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
         found = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
-        values = found.flat(f"{name}:")
-        if isinstance(model, KnowsTheTruth):
-            values.update(Diagnostic(model.diagnostics(split.points)).flat(f"{name}:"))
-        return values
+        return found.flat(f"{name}:") | self.truth(model, name, split)
+
+    @property
+    def seed(self) -> int:
+        """Of the random numbers of every evaluation."""
+        return EVALUATION_SEED + self.run.settings.seed
 
     def _own_random_state(self) -> AbstractContextManager[None]:
-        return own_random_state(EVALUATION_SEED + self.run.settings.seed, self.run.device)
+        return own_random_state(self.seed, self.run.device)

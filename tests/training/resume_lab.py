@@ -221,7 +221,7 @@ def _arrange(plan: Plan, words: list[str]) -> None:
 def _forget_random_states() -> None:
     from ovis.training import checkpoint
 
-    checkpoint._set_random_states = lambda states, device: None
+    checkpoint.set_random_states = lambda states, device: None
 
 
 def _forget_optimizer() -> None:
