@@ -115,7 +115,7 @@ class Chaos:
             for pid in [manager.pid for manager in self.alive] + processes_of(self.lab.paths.folder):
                 _kill(pid)
         self.watch()
-        return self._judge()
+        return self.judge()
 
     def _start_manager(self) -> subprocess.Popen[bytes]:
         policy = self.lab.policy
@@ -162,7 +162,8 @@ class Chaos:
             if record.state is State.DONE:
                 self.settled[record.key] = row
 
-    def _judge(self) -> Verdict:
+    def judge(self) -> Verdict:
+        """What became of the runs, by the ledger, their outcomes and what their trainings have noted."""
         verdict, records = self.verdict, self.lab.records()
         done = [record for record in records if record.state is State.DONE]
         published = [record for record in done if self.lab.paths.run(record.name).outcome.exists()]
