@@ -1,0 +1,314 @@
+"""ovis against others: milliseconds and peak memory of a training step against K, one table from one run.
+
+    python benchmarks/bench_others.py --setup     # once: environments of pyro-ppl and storchastic, 1 GB each
+    python benchmarks/bench_others.py             # five minutes on two quiet cores
+
+A sigmoid belief network of one layer (784 inputs, 200 units), batch 24, fused Adam, all in float32 on the CPU. Every
+point is a process of its own, in its contender's environment. It takes a step with two particles, which loads what
+torch loads, then steps with K: the median time, and by how much the process grew at the peak. One that holds more than
+6 GB or takes more than 60 s a step is stopped, and greater K are not tried.
+
+What the gradient is, is measured first, on a model with 3 inputs, 2 units and K = 3: the mean over 400,000 draws
+against enumeration of all 64 triples. "right" is within 5 standard errors of the gradient of L_K in every entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+OTHERS = Path(__file__).parent / "others"
+
+#: Where the environments are.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ovis" / "others"
+
+#: What stops a point: bytes of its process, seconds of a step; seconds to start and to warm up.
+MOST_BYTES, MOST_SECONDS, START = 6e9, 60.0, 30.0
+
+#: Standard errors that the largest of the tiny model's 19 entries may be away.
+ERRORS = 5.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A line of the table.
+
+    Attributes:
+        key: how ``--only`` names it.
+        title: how the table names it.
+        module: its file in others/.
+        name: what that file calls it.
+        environment: of its own; None: that of ovis.
+        note: what the numbers do not say.
+        biased: its documentation says that q's gradient is biased.
+    """
+
+    key: str
+    title: str
+    module: str
+    name: str
+    environment: str | None = None
+    note: str = ""
+    biased: bool = False
+
+
+CONTENDERS = (
+    Contender("floor", "matrix products alone", "with_torch", "floor"),
+    Contender("ovis-gamma1", "ovis, OVIS~ γ=1", "with_ovis", "ovis-gamma1", biased=True),
+    Contender(
+        "ovis-passes",
+        "ovis, OVIS~ γ=1, passes of 200",
+        "with_ovis",
+        "ovis-gamma1/200",
+        note="particles_per_pass=200: the memory of 200 particles",
+        biased=True,
+    ),
+    Contender("ovis-vimco", "ovis, VIMCO", "with_ovis", "vimco"),
+    Contender("ovis-reinforce", "ovis, REINFORCE", "with_ovis", "reinforce"),
+    Contender("textbook", "textbook VIMCO, K x K", "with_torch", "vimco"),
+    Contender(
+        "pyro-renyi",
+        "pyro, RenyiELBO(alpha=0)",
+        "with_pyro",
+        "RenyiELBO",
+        "pyro",
+        note="discrete latents get no score function where alpha = 0: p is trained, q is not",
+    ),
+    Contender(
+        "pyro-tracegraph",
+        "pyro, TraceGraph_ELBO",
+        "with_pyro",
+        "TraceGraph_ELBO",
+        "pyro",
+        note="K particles are K draws of the ELBO; pyro has no score-function gradient of L_K",
+    ),
+    Contender(
+        "storch-joint",
+        "storchastic, ScoreFunction, one joint draw",
+        "with_storchastic",
+        "joint",
+        "storchastic",
+        note="REINFORCE of L_K: all K particles are one sample, which no baseline of storchastic sees into",
+    ),
+    Contender(
+        "storch-plate",
+        "storchastic, ScoreFunction, K in a plate",
+        "with_storchastic",
+        "plate",
+        "storchastic",
+        note="a plate's score functions are averaged, those of a bound of all K must be summed",
+    ),
+    Contender(
+        "storch-elbo",
+        "storchastic, ScoreFunction, batch average",
+        "with_storchastic",
+        "elbo",
+        "storchastic",
+        note="the leave-one-out baseline of K draws of the ELBO; it has no VIMCO",
+    ),
+)
+
+
+@dataclass
+class Line:
+    """What was measured of a contender.
+
+    Attributes:
+        gradient: the verdict.
+        cells: one per K.
+        notes: to be printed below.
+    """
+
+    contender: Contender
+    gradient: str
+    cells: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Stopped(Exception):
+    """A point came to a limit; the message is its cell."""
+
+
+class Failed(Exception):
+    """A point can't be measured; the message says why, in one line."""
+
+
+# ------------------------------------------------------------------------------------------------------ environments
+
+
+def set_up(root: Path, environments: Sequence[str]) -> None:
+    """Make the environments under root that are not there or not up to date."""
+    for name in environments:
+        if not missing(root, name):
+            continue
+        place, pins = root / name, OTHERS / f"requirements-{name}.txt"
+        shutil.rmtree(place, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        subprocess.run([place / "bin" / "pip", "install", "-q", "-r", pins], check=True)
+        shutil.copy(pins, place / pins.name)  # last: what is there is whole
+
+
+def missing(root: Path, name: str) -> str:
+    """Why the environment can't be used; empty: it can."""
+    pins = OTHERS / f"requirements-{name}.txt"
+    made = root / name / pins.name
+    if not made.exists():
+        return f"no environment {root / name}: run with --setup"
+    return "" if made.read_text() == pins.read_text() else f"{root / name} is of other pins: run with --setup"
+
+
+# ------------------------------------------------------------------------------------------------------ measurements
+
+
+def ask(contender: Contender, root: Path, *words: str) -> dict[str, object]:
+    """What point.py says in a process of its own.
+
+    Raises:
+        Stopped: it came to a limit.
+        Failed: it has no environment, another torch or an error.
+    """
+    if contender.environment and (reason := missing(root, contender.environment)):
+        raise Failed(reason)
+    python = root / contender.environment / "bin" / "python" if contender.environment else Path(sys.executable)
+    command = [str(python), str(OTHERS / "point.py"), contender.module, contender.name, *words]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        try:
+            watch(process)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0), err.seek(0)
+        if process.returncode:
+            raise Failed((err.read().strip().splitlines() or [f"exit {process.returncode}"])[-1])
+        found: dict[str, object] = json.loads(out.read().splitlines()[-1])
+    if found["torch"] != version("torch"):
+        raise Failed(f"it has torch {found['torch']}, ovis {version('torch')}")
+    return found
+
+
+def watch(process: subprocess.Popen[bytes]) -> None:
+    """Wait until it ends.
+
+    Raises:
+        Stopped: it came to a limit.
+    """
+    deadline = time.monotonic() + START + MOST_SECONDS
+    for size in sizes(process):
+        if size > MOST_BYTES:
+            raise Stopped(f">{MOST_BYTES / 1e9:.0f} GB")
+        if time.monotonic() > deadline:
+            raise Stopped(f">{MOST_SECONDS:.0f} s")
+
+
+def sizes(process: subprocess.Popen[bytes]) -> Iterator[int]:
+    """Bytes that a process holds, every 20 ms until it ends."""
+    while process.poll() is None:
+        pages = Path(f"/proc/{process.pid}/statm").read_text().split()
+        yield int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+        time.sleep(0.02)
+
+
+def measure(contender: Contender, counts: Sequence[int], root: Path) -> Line:
+    """A line of the table."""
+    line = Line(contender, "", notes=[contender.note] if contender.note else [])
+    try:
+        line.gradient = (
+            "-" if contender.name == "floor" else gradient_verdict(ask(contender, root, "gradient"), contender)
+        )
+        for iw in counts:
+            found = ask(contender, root, "step", str(iw))
+            line.cells.append(cell(float(str(found["seconds"])), float(str(found["bytes"]))))
+    except Stopped as limit:
+        line.cells += [str(limit)] * (len(counts) - len(line.cells))
+    except Failed as failure:
+        line.gradient = line.gradient or "-"
+        line.cells += ["-"] * (len(counts) - len(line.cells))
+        line.notes.append(f"not measured: {failure}")
+    return line
+
+
+# ------------------------------------------------------------------------------------------------------------- table
+
+
+def gradient_verdict(found: dict[str, object], contender: Contender) -> str:
+    """In words, what point.py measured of the gradient."""
+    bound, elbo = (dict(found[name]) for name in ("L_K", "ELBO"))  # type: ignore[call-overload]
+    if max(bound["q"], bound["p"]) < ERRORS:
+        return "right"
+    if max(elbo["q"], elbo["p"]) < ERRORS:
+        return "other bound: ELBO"
+    if bound["p"] < ERRORS:
+        if not bound["q_norm"]:
+            return "wrong: q's is zero"
+        kind = "biased for q, as documented" if contender.biased else "wrong for q"
+        return f"{kind} ({bound['q']:.0f} s.e.)"
+    return f"wrong ({max(bound['q'], bound['p']):.0f} s.e.)"
+
+
+def cell(seconds: float, size: float) -> str:
+    """Milliseconds to three digits, and MB."""
+    milliseconds = 1e3 * seconds
+    digits = 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:.{digits}f} / {size / 1e6:.0f}"
+
+
+def table(lines: Sequence[Line], counts: Sequence[int]) -> str:
+    """All lines, in Markdown, with their notes below."""
+    notes: list[str] = []
+    rows = [["ms a step / MB", "gradient of L_K", *(f"K = {iw}" for iw in counts)]]
+    for line in lines:
+        marks = []
+        for note in line.notes:
+            if note not in notes:
+                notes.append(note)
+            marks.append(f"[{notes.index(note) + 1}]")
+        rows.append([" ".join([line.contender.title, *marks]), line.gradient, *line.cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width if at < 2 else "-" * (width - 1) + ":" for at, width in enumerate(widths)])
+    text = [
+        "| "
+        + " | ".join(c.ljust(w) if at < 2 else c.rjust(w) for at, (c, w) in enumerate(zip(row, widths, strict=True)))
+        + " |"
+        for row in rows
+    ]
+    return "\n".join([*text, "", *(f"[{at}] {note}." for at, note in enumerate(notes, 1))])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    keys = [contender.key for contender in CONTENDERS]
+    parser.add_argument("--setup", action="store_true", help="make the environments, and measure nothing")
+    parser.add_argument("--venvs", type=Path, default=CACHE, help="folder of the environments (default: %(default)s)")
+    parser.add_argument("--only", default=",".join(keys), help="contenders, separated by commas (default: %(default)s)")
+    parser.add_argument("--particles", default="5,20,50,200,1000,5000", help="numbers K (default: %(default)s)")
+    opt = parser.parse_args(argv)
+    if unknown := set(opt.only.split(",")) - set(keys):
+        parser.error(f"no contender {min(unknown)!r}; there are {', '.join(keys)}")
+    chosen = [contender for contender in CONTENDERS if contender.key in opt.only.split(",")]
+    if opt.setup:
+        set_up(opt.venvs, sorted({c.environment for c in chosen if c.environment}))
+        return 0
+    counts = [int(word) for word in opt.particles.split(",")]
+    lines = []
+    for contender in chosen:
+        print(f"... {contender.title}", file=sys.stderr, flush=True)
+        lines.append(measure(contender, counts, opt.venvs))
+    print(f"1x200 SBN, 784 inputs, batch 24, cpu, {os.cpu_count()} cores, torch {version('torch')}\n")
+    print(table(lines, counts))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
