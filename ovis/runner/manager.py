@@ -244,10 +244,8 @@ class _Manager:
             ending = Ending.LOST
             log = self.queue.paths.jobs_log  # where the job prints an error of its own
             said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
-            said = said or status.message or f"see {log}"
-            message = (
-                f"the job ended{'' if status.code is None else f' with code {status.code}'} and no outcome: {said}"
-            )
+            code = "without an" if status.code is None else f"with code {status.code} and no"
+            message = f"the job ended {code} outcome: {said or status.message or f'see {log}'}"
         return Outcome(ending, record.attempt, message=message, t=time.time())
 
     def _room(self) -> int:

@@ -34,6 +34,7 @@ class ClusterSweep:
         step: seconds per step of a training. A run must last longer than a lease, or no orphan would be seen.
         seed: of the moments.
         timeout: seconds.
+        recoveries: by blow, how long each of the runs that it hit took to start again, in seconds.
     """
 
     lab: Lab
@@ -43,7 +44,7 @@ class ClusterSweep:
     step: float = 0.3
     seed: int = 0
     timeout: float = 240.0
-    recoveries: dict[str, float] = field(default_factory=dict)
+    recoveries: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self) -> Verdict:
         """Strike as often as there are blows, then wait until every run is done."""
@@ -51,12 +52,13 @@ class ClusterSweep:
         self.lab.write(args=[options], seeds=self.runs)
         chaos = Chaos(self.lab, self.runs, kills=0)
         chaos.verdict.kills = dict.fromkeys([*self.blows, "manager"], 0)
-        moments = self._moments()
+        moments, self.before = self._moments(), dict[str, int]()
         self.manager = self._start()
         begin = time.monotonic()
         try:
             while self.manager.poll() != 0 and time.monotonic() - begin < self.timeout:
                 chaos.watch()
+                self._note_recoveries()
                 if moments and self._trainings() >= moments[0][0]:
                     self._strike(moments, chaos.verdict)
                 if self.manager.poll() not in (None, 0):
@@ -81,9 +83,20 @@ class ClusterSweep:
 
     def _strike(self, moments: list[tuple[int, str, Callable[[], bool]]], verdict: Verdict) -> None:
         _, name, blow = moments[0]
+        before = self._starts()
         if blow():
             verdict.kills[name] += 1
+            self.last, self.before = (name, time.monotonic()), before
+            self.recoveries[name] = []
             del moments[0]
+
+    def _note_recoveries(self) -> None:
+        """A run that was under way at the last blow, and starts again, was hit by it."""
+        for name, starts in self._starts().items():
+            if self.before.get(name, starts) < starts:
+                blow, when = self.last
+                self.recoveries[blow].append(round(time.monotonic() - when, 1))
+                del self.before[name]
 
     def _kill_manager(self) -> bool:
         self.manager.kill()
@@ -92,7 +105,12 @@ class ClusterSweep:
 
     def _trainings(self) -> int:
         """How many trainings have been started."""
-        return sum(line.startswith("start") for lines in self.lab.journal().values() for line in lines)
+        return sum(self._starts().values())
+
+    def _starts(self) -> dict[str, int]:
+        """How often each run was started, of those that were."""
+        counts = {name: sum(line.startswith("start") for line in lines) for name, lines in self.lab.journal().items()}
+        return {name: count for name, count in counts.items() if count}
 
     def _start(self) -> subprocess.Popen[bytes]:
         policy = self.lab.policy

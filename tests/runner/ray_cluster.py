@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -64,7 +65,9 @@ class RayNodes:
         from ray.cluster_utils import Cluster
 
         self.resources = resources or {"num_cpus": 2}
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+        self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as the paths of sockets have to be
+        head = {"num_cpus": 0, "temp_dir": self.folder, **SMALL}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.names = iter(f"n{number}" for number in range(1, 100))
         self.nodes = [self.add() for _ in range(nodes)]
 
@@ -82,6 +85,7 @@ class RayNodes:
 
     def close(self) -> None:
         self.cluster.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def sweep(options: argparse.Namespace) -> dict[str, object]:
@@ -113,7 +117,8 @@ def sweep(options: argparse.Namespace) -> dict[str, object]:
         verdict = trial.run()
         devices = sorted({record.device for record in lab.records()})
         seconds = time.monotonic() - begin
-        return {**asdict(verdict), "holds": verdict.holds, "devices": devices, "start": ready, "seconds": seconds}
+        times = {"recoveries": trial.recoveries, "start": round(ready, 1), "seconds": round(seconds, 1)}
+        return {**asdict(verdict), "holds": verdict.holds, "devices": devices, **times}
     finally:
         ray.close()
 

@@ -144,11 +144,15 @@ def test_leases_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_why_a_job_ended_is_passed_on(tmp_path: Path) -> None:
     engine, cluster = make(BOX)
+    leases = Leases(ExperimentPaths(tmp_path))
+    leases.create("k", 1)
     (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
     assert isinstance(handle, Handle)
-    cluster.reports[0] = Report(None, "The node on which it was running died")
+    leases.occupy("k", 1, "b1 cuda:0")
+    engine.poll([handle.id])
+    cluster.reports[0] = Report(None, "its node was lost")
     status = engine.poll([handle.id])[handle.id]
-    assert (status.code, status.message) == (None, "The node on which it was running died")
+    assert (status.code, status.message) == (None, "its node was lost (box cuda:0)")
 
 
 def test_a_node_that_lacks_something_gets_no_more_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ class RayEngine:
         found = {}
         for id, task in list(self._tasks.items()):
             if task.ref in ended:
-                found[id] = self._end(ended[task.ref])
+                found[id] = self._end(task, ended[task.ref])
                 del self._tasks[id]
             else:
                 found[id] = Status(Phase.RUNNING if task.device else Phase.PENDING, device=task.device)
@@ -156,13 +156,13 @@ class RayEngine:
                 node, _, device = place.partition(" ")
                 task.device = " ".join(filter(None, [self._names.get(node, node[:8]), device]))
 
-    def _end(self, report: Report) -> Status:
+    def _end(self, task: _Task, report: Report) -> Status:
         """How a job ended, by what Ray says. A node that lacks something gets no more of them."""
         if report.fault and report.node:
             self._unfit.add(report.node)
-            fault = f"node {self._names.get(report.node, report.node[:8])} {report.fault}"
-            return Status(Phase.ENDED, report.code, fault)
-        return Status(Phase.ENDED, report.code, report.fault)
+            return Status(Phase.ENDED, message=f"node {self._names.get(report.node, report.node[:8])} {report.fault}")
+        where = f" ({task.device})" if report.fault and task.device else ""
+        return Status(Phase.ENDED, report.code, report.fault + where)
 
 
 def _connect(address: str) -> RayCluster:

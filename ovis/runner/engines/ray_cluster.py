@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, TaskCancelledError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ovis.runner.engines.base import EngineError
@@ -26,6 +26,14 @@ CONNECT = 5.0
 
 #: Seconds in which every node has to, the start of a process there included.
 ANSWER = 90.0
+
+#: What became of a job that Ray says this of.
+ENDINGS: dict[type[RayError], str] = {
+    TaskCancelledError: "cancelled",
+    WorkerCrashedError: "its Ray worker was killed",
+    NodeDiedError: "its node was lost",
+    OutOfMemoryError: "Ray killed it, as its node ran out of memory",
+}
 
 START = "start one by `ray start --head` here and `ray start --address HOST:6379` on the other nodes"
 
@@ -43,6 +51,8 @@ class RayCluster:
     def __init__(self, address: str) -> None:
         if address != "auto":
             _knock(address)
+        # Else Ray prints what it thinks of dead workers, with 20 lines of its log, in the midst of the progress bar.
+        ray._private.worker._worker_logs_enabled = False
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
         except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
@@ -135,10 +145,9 @@ def _run_job(job: JobSpec, versions: Mapping[str, str], python: str) -> Report:
 def _report(ref: Any) -> Report:
     try:
         report: Report = ray.get(ref)
-    except TaskCancelledError:
-        return Report(None, "cancelled")
-    except RayError as error:  # its worker, its node, or their memory
-        return Report(None, _one_line(error))
+    except RayError as error:
+        known = [text for kind, text in ENDINGS.items() if isinstance(error, kind)]
+        return Report(None, known[0] if known else _one_line(error))
     return report
 
 
