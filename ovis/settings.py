@@ -85,7 +85,7 @@ class TrainSettings:
     data_root: str = option("data/", "folder of the data sets", identity=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
     id: str = option("", "a label of yours, kept in the run's name (report.py --include filters on it)")
-    seed: int = option(1, "seed of all random numbers", low=0)
+    seed: int = option(1, "seed of all random numbers", low=0, high=2**32 - 1)
 
     # data
     dataset: str = option("shapes", "data set", choices=DATASETS)
@@ -223,11 +223,14 @@ def _check_model(settings: TrainSettings) -> None:
     if settings.dataset not in IMPLIED_MODELS and model in IMPLIED_MODELS.values():
         own = next(dataset for dataset, implied in IMPLIED_MODELS.items() if implied == model)
         raise SettingsError(f"--model: {model!r} has data of its own, use --dataset {own}, not {settings.dataset}")
+    discrete = "prior" in MODEL_OPTIONS[model] and settings.prior != "normal"
+    if settings.tau > 0 and not discrete:
+        raise SettingsError(f"--tau: {model!r} has no discrete variables to relax here, tau must be 0")
     if parse_estimator(name).family not in REPARAMETERIZED:
         return
     if model in ("sbm", "gmm"):
         raise SettingsError(f"--estimator: {name} needs reparameterized samples, which {model!r} has not")
-    if "prior" in MODEL_OPTIONS[model] and settings.prior != "normal" and settings.tau == 0:
+    if discrete and settings.tau == 0:
         raise SettingsError(f"--estimator: {name} needs relaxed samples of a {settings.prior} prior: set --tau above 0")
 
 

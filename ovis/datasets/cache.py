@@ -73,7 +73,8 @@ def _read(path: Path) -> Arrays | None:
             return {name: file[name] for name in ("train", "valid", "test")}  # zip checksums each of them
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        # a RuntimeError: one bit says that an entry is encrypted, or written by another version of zip
         log.warning("%s can't be used, it is made again: %s", path, error)
         return None
 

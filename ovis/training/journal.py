@@ -18,14 +18,19 @@ from ovis.training.checkpoint import Position, save_checkpoint
 from ovis.training.measure import Measurements
 from ovis.training.pictures import prior_samples, reconstructions
 from ovis.training.sinks import Sinks
+from ovis.training.step import estimator_config
 
-__all__ = ["Diverged", "Journal", "check_best", "culprit"]
+__all__ = ["Diverged", "Journal", "check_best", "culprit", "diverged"]
 
 log = logging.getLogger(__name__)
 
 
+#: A bound of a datum beyond so many nats is no number any more: float32 can't tell one nat there.
+BEYOND = 2.0**24
+
+
 class Diverged(RuntimeError):
-    """The loss or a parameter is no longer a finite number."""
+    """The loss, the bound, a parameter or the optimizer's memory of it is no longer a number to go on from."""
 
 
 class Journal:
@@ -69,8 +74,7 @@ class Journal:
         finite = math.isfinite(loss)
         name = culprit(self.run) if thorough or not finite else ""
         if name or not finite:
-            found = f"the loss is {loss}{' and ' * bool(name)}{name}"
-            raise Diverged(f"step {self.position.step}: {found}; a smaller --lr may help")
+            raise diverged(self.position.step, f"the loss is {loss}{' and ' * bool(name)}{name}")
         self.sinks.progress(self.position.step, self.total, loss)
 
     def record(self, values: dict[str, float]) -> None:
@@ -82,11 +86,19 @@ class Journal:
 
         Args:
             values: what was measured, by name.
+
+        Raises:
+            Diverged: the bound of the training set is no number, or none to speak of; nothing is published.
         """
         position, last = self.position, self.position.step == self.total
+        bound = values["train:loss/L_k"]
+        if not abs(bound) < BEYOND:  # a NaN, too
+            raise diverged(position.step, f"the bound of the training set is {bound:.3g} nats")
         values["train:schedule/lr"] = float(self.run.optimizer.param_groups[0]["lr"])
         if last:
             check_best(self.paths, position)  # it was written long ago
+        if self.run.settings.warmup:
+            values["train:schedule/alpha"] = float(estimator_config(self.run.settings, position.step)["alpha"])
         score = values[self.measure.selection]
         better = score > position.best
         if last:
@@ -120,11 +132,31 @@ class Journal:
         return {"prior/samples": prior_samples(self.run), "reconstructions/train": reconstructions(self.run, seen)}
 
 
+def diverged(step: int, found: str) -> Diverged:
+    """The error that ends a run, in one line.
+
+    Args:
+        step: optimizer steps taken when it was noticed.
+        found: what is wrong; where it names the baseline, that one's learning rate is the one to try.
+    """
+    option = "--baseline_lr" if "parameter baseline." in found else "--lr"
+    return Diverged(f"noticed at step {step}: {found}; a smaller {option} may help")
+
+
 def culprit(run: Run) -> str:
-    """What is said of the first parameter that is not finite; empty where all are."""
-    for name, parameter in run.model.named_parameters():
+    """What is said of the first parameter that is not finite, or whose state in the optimizer is not; else empty.
+
+    Those of the estimator come first: a baseline that is lost spoils the model one step later. An optimizer that holds
+    an infinity (Adam's second moment after one huge gradient) moves that parameter never again.
+    """
+    named = [*run.estimator.named_parameters(), *run.model.named_parameters()]
+    for name, parameter in named:
         if not bool(torch.isfinite(parameter).all()):
             return f"parameter {name} is not finite"
+    for name, parameter in named:
+        for key, value in run.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+                return f"the optimizer's {key} of parameter {name} is not finite"
     return ""
 
 

@@ -15,7 +15,7 @@ from ovis.runner.paths import RunPaths
 from ovis.training.best import remove_best, save_best
 from ovis.training.build import Run
 from ovis.training.checkpoint import Position, load_checkpoint
-from ovis.training.journal import Diverged, Journal, check_best, culprit
+from ovis.training.journal import Diverged, Journal, check_best, culprit, diverged
 from ovis.training.step import TrainingStep
 
 __all__ = ["Diverged", "batches", "go_on", "restore", "train"]
@@ -51,7 +51,7 @@ def train(
 
     Raises:
         CheckpointError: the run can't go on from its checkpoints.
-        Diverged: the loss or a parameter is not finite; the last checkpoint is kept.
+        Diverged: the loss, the bound or a parameter is not finite; the last checkpoint is kept.
         OSError: no room on the disk; the last checkpoint is kept, and ``filename`` says what could not be written.
     """
     guard()
@@ -139,7 +139,7 @@ class _Loop:
             name = culprit(self.run)  # torch's own words name neither the step nor the parameter
             if not name:
                 raise
-            raise Diverged(f"step {self.position.step}: {name}; a smaller --lr may help") from None
+            raise diverged(self.position.step, name) from None
         self.position.step += 1
         return loss
 

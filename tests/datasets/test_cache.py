@@ -75,17 +75,42 @@ def damage_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+def damage_flag(path: Path) -> None:
+    """One bit of the directory says that the first entry is encrypted."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] ^= 1
+    path.write_bytes(data)
+
+
+def damage_version(path: Path) -> None:
+    """One bit of the directory says that a later version of zip is needed."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] ^= 128
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         damage_end,
+        damage_flag,
+        damage_version,
         damage_bit,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"not an archive"),
         lambda path: np.savez(path, train=SPLITS["train"]),
         lambda path: np.savez(path, train=np.array([{}], dtype=object), valid=SPLITS["valid"], test=SPLITS["test"]),
     ],
-    ids=["cut short", "flipped bit", "empty", "no archive", "a split is missing", "objects"],
+    ids=[
+        "cut short",
+        "encrypted",
+        "later version",
+        "flipped bit",
+        "empty",
+        "no archive",
+        "a split is missing",
+        "objects",
+    ],
 )
 def test_a_damaged_file_is_made_again(tmp_path, damage, caplog):
     cached(tmp_path, "set", make)

@@ -62,6 +62,38 @@ def test_no_pass_outlives_the_next_one(model, x, monkeypatch, passes):
     assert max(alive) == 0
 
 
+@pytest.mark.parametrize("trained", [None, 1, 45, 100], ids=["all", "first", "one pass and a half", "as many"])
+def test_the_sums_of_passes_are_those_of_all_particles(model, x, monkeypatch, trained):
+    """Against the formulas on the weights of all passes, side by side, in double precision."""
+    parts = []
+    draw = module.draw
+    monkeypatch.setattr(module, "draw", lambda m, rows, n, **kw: parts.append(draw(m, rows, n, **kw)) or parts[-1])
+    found = module.evaluate_batch(model, x, 100, trained, max_values=7 * 5 * 30)["loss"]
+    assert [part.log_px.shape[1] for part in parts] == [25] * 4
+    log_w = torch.cat([part.log_w() for part in parts], 1).double()
+    weights = log_w[:, :trained].softmax(1)
+    expected = {
+        "L_k": log_w.exp().mean(1).log(),
+        "elbo": log_w.mean(1),
+        "kl_q_p": log_w.exp().mean(1).log() - log_w.mean(1),
+        "nll": -torch.cat([part.log_px for part in parts], 1).double().mean(1),
+        "kl": torch.cat([(part.log_qz - part.log_pz).sum(-1) for part in parts], 1).double().mean(1),
+        "ess": 1 / weights.square().sum(1),
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_a_pass_is_small_where_q_is_large(monkeypatch):
+    """Many latent variables of a few pixels: it is their memory that counts."""
+    sizes = []
+    draw = module.draw
+    monkeypatch.setattr(module, "draw", lambda m, rows, n, **kw: sizes.append(n) or draw(m, rows, n, **kw))
+    evaluate(SigmoidBeliefNetwork((5,), N=400, depth=1), torch.ones(2, 5), 50, 2, max_values=2 * 400 * 10)
+    assert max(sizes) == 10
+
+
 def test_measures_are_consistent(model, x):
     loss = evaluate(model, x, 64, 3)["loss"]
     assert loss["kl_q_p"].item() == pytest.approx(loss["L_k"].item() - loss["elbo"].item(), abs=1e-5)

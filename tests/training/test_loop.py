@@ -158,6 +158,62 @@ def test_parameters_that_are_lost_are_not_saved_though_the_loss_was_finite(cut, 
     assert paths.metrics.read_bytes() == told
 
 
+@pytest.mark.parametrize("cut", [3, 6], ids=["at a stop", "at an evaluation"])
+def test_a_lost_baseline_is_named_before_it_spoils_the_model(cut, tmp_path, monkeypatch):
+    run, paths = run_in(tmp_path / "run", epochs=1, estimator="reinforce-baseline")
+    train(run, paths)
+    good, told = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
+    again, _ = run_in(tmp_path / "run", epochs=2, estimator="reinforce-baseline")
+    take = TrainingStep.__call__
+
+    def step(self, x, at):
+        loss = take(self, x, at)
+        if at == 7 + cut:
+            next(again.estimator.parameters()).data.fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    looks = iter(range(10**6))
+    with pytest.raises(Diverged, match=r"parameter baseline\.[\w.]+ is not finite; a smaller --baseline_lr may help"):
+        train(again, paths, stop=lambda: cut == 3 and next(looks) == 3)
+    assert paths.checkpoint.read_bytes() == good
+    assert paths.metrics.read_bytes() == told
+
+
+def test_an_optimizer_that_would_never_move_again_is_no_success(tmp_path, monkeypatch):
+    """One huge gradient: Adam's second moment is infinite, every later update of that parameter is 0."""
+    run, paths = run_in(tmp_path / "run")
+    monkeypatch.setattr(run.optimizer, "step", _after_a_huge_gradient(run, run.optimizer.step))
+    with pytest.raises(Diverged, match=r"the optimizer's exp_avg_sq of parameter prior_logits is not finite"):
+        train(run, paths)
+    assert not paths.checkpoint.exists()
+
+
+def _after_a_huge_gradient(run, step):
+    def wrapped(*args, **kwargs):
+        run.model.prior_logits.grad[0] = 1e25
+        return step(*args, **kwargs)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("bound", [math.nan, -math.inf, -2e31])
+def test_a_bound_that_is_no_number_ends_the_run(bound, tmp_path, monkeypatch):
+    call = Measurements.__call__
+    run, paths = run_in(tmp_path / "run")
+    monkeypatch.setattr(Measurements, "__call__", lambda self, step: call(self, step) | {"train:loss/L_k": bound})
+    with pytest.raises(Diverged, match=r"noticed at step 7: the bound of the training set is (nan|-inf|-2e\+31) nats"):
+        train(run, paths)
+    assert not paths.metrics.exists()
+    assert not paths.checkpoint.exists()
+
+
+def test_alpha_is_recorded_where_it_changes(tmp_path):
+    run, paths = run_in(tmp_path / "run", warmup=20, alpha_init=0.8, warmup_mode="linear")
+    train(run, paths)
+    assert [line["train:schedule/alpha"] for line in lines(paths)] == pytest.approx([0.52, 0.24, 0.0])
+
+
 def test_a_broken_checkpoint_is_named(tmp_path):
     run, paths = run_in(tmp_path / "run", epochs=1)
     paths.checkpoint.write_bytes(b"not a checkpoint")
