@@ -8,7 +8,7 @@ point is a process of its own, in its contender's environment. It takes a step w
 torch loads, then steps with K: the median time, and by how much the process grew at the peak. One that holds more than
 6 GB or takes more than 60 s a step is stopped, and greater K are not tried.
 
-What the gradient is, is measured first, on a model with 3 inputs, 2 units and K = 3: the mean over 400,000 draws
+What the gradient is, is measured first, on a model with 3 inputs, 2 units and K = 3: the mean over 200,000 draws
 against enumeration of all 64 triples. "right" is within 5 standard errors of the gradient of L_K in every entry.
 """
 

@@ -20,10 +20,10 @@ from sbn import BATCH, PIXELS, SBN, Subject, exact_gradients
 from torch import Tensor
 
 #: Seconds that the repeats of a point may take, and how many there are at least and at most.
-BUDGET, FEWEST, MOST = 2.0, 3, 200
+BUDGET, FEWEST, MOST = 1.0, 3, 200
 
 #: Of the tiny model: pixels, units, particles; copies of its two data in a call, and calls.
-TINY, COPIES, CALLS = (3, 2, 3), 1000, 200
+TINY, COPIES, CALLS = (3, 2, 3), 1000, 100
 
 
 def make(module: str, name: str, model: SBN) -> Subject:
