@@ -15,6 +15,25 @@ from ovis.models.template import Output, ParticleModel
 __all__ = ["GaussianMixture"]
 
 
+class _Classes(Categorical):
+    """Classes of which all particles of a datum share one table of probabilities.
+
+    Torch's own looks them up in a copy of the table for each particle, and its gradient fills as many.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Logarithm of the probabilities, in the shape of ``value`` [B, N]; logits [B, 1, C] or [C]."""
+        index, table = value.long(), self.logits
+        if table.dim() == 1 and index.dim() > 0:
+            table = table.expand(*index.shape[:-1], -1)
+        elif table.dim() == index.dim() and table.shape[-2] == 1:
+            table = table.squeeze(-2)
+        else:
+            found: Tensor = super().log_prob(value)
+            return found
+        return table.gather(-1, index)
+
+
 class GaussianMixture(ParticleModel):
     """p(z) = softmax(theta)_z with z in {0..N-1}, p(x|z) = N(x; 10 z, 5^2), q(z|x) = softmax(phi(x))_z.
 
@@ -48,7 +67,7 @@ class GaussianMixture(ParticleModel):
     ) -> tuple[list[Tensor], list[Distribution]]:
         if zgrads:
             raise ValueError("a Gaussian mixture has no reparameterized samples: use a score-function estimator")
-        posterior: Distribution = Categorical(logits=features, validate_args=False)
+        posterior: Distribution = _Classes(logits=features, validate_args=False)
         if given is not None:
             return [given[0]], [posterior]
         # all particles of a datum from one table of probabilities
@@ -56,7 +75,7 @@ class GaussianMixture(ParticleModel):
         return [z.to(features.dtype)], [posterior]
 
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        return self._observation(z[0]), [Categorical(logits=self.theta, validate_args=False)]
+        return self._observation(z[0]), [_Classes(logits=self.theta, validate_args=False)]
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
         prior: Distribution = Categorical(logits=self.theta.expand(bs, -1), validate_args=False)

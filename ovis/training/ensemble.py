@@ -26,14 +26,15 @@ from ovis.models.template import ParticleModel
 from ovis.runner.paths import RunPaths
 from ovis.settings import TrainSettings
 from ovis.training import loop
+from ovis.training.batches_together import batches_together
 from ovis.training.build import Run, build_run
 from ovis.training.checkpoint import random_states, set_random_states
 from ovis.training.compiling import finisher
 from ovis.training.journal import Journal
 from ovis.training.measure_together import MeasuredTogether
-from ovis.training.stack import Stack
+from ovis.training.stack import NotTogetherError, Stack
 from ovis.training.step import LearningRates, estimator_config
-from ovis.training.together import NotTogetherError, Together
+from ovis.training.together import Together
 
 __all__ = ["Member", "speaker", "train_together"]
 
@@ -143,7 +144,7 @@ class _Group:
         journals = [member.journal for member in members]
         self.settings, self.first = runs[0].settings, journals[0]
         self.stack = Stack(runs)
-        finish = finisher(until - members[0].step)
+        self.finish = finish = finisher(until - members[0].step)
         self.gradients = Together(self.stack, _loss, gradients=True, finish=finish)
         self.rates = LearningRates(self.settings, self.stack.optimizer, self.first.total)
         self.measure = MeasuredTogether(self.stack, [journal.measure for journal in journals], finish)
@@ -161,10 +162,9 @@ class _Group:
     def go(self) -> None:
         start = self.members[0].step
         self.stack.parts.model.train()
-        rows = [loop.batches(run, start, self.until) for run in self.stack.runs]
         with self.bar:
-            for step in range(start, self.until):
-                losses = self._step(torch.stack([next(batches) for batches in rows]), step)
+            for step, x in enumerate(batches_together(self.stack, start, self.until, self.finish), start):
+                losses = self._step(x, step)
                 self.bar.update()
                 stopped, now = self.stop(), time.monotonic()
                 if self.first.is_due:

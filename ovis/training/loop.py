@@ -18,7 +18,7 @@ from ovis.training.checkpoint import Position, load_checkpoint
 from ovis.training.journal import Diverged, Journal, check_best, culprit, diverged
 from ovis.training.step import TrainingStep
 
-__all__ = ["Diverged", "batches", "go_on", "restore", "train"]
+__all__ = ["Diverged", "batches", "epoch_generator", "go_on", "restore", "train"]
 
 #: Seconds between two looks at the loss: each makes the device wait once.
 PULSE = 1.0
@@ -94,10 +94,14 @@ def batches(run: Run, start: int, end: int) -> Iterator[Tensor]:
     step = start
     while step < end:
         epoch, skip = divmod(step, per_epoch)
-        generator = torch.Generator(run.device).manual_seed(settings.seed * 1_000_003 + epoch)
-        for x in itertools.islice(train.batches(settings.bs, generator), skip, skip + end - step):
+        for x in itertools.islice(train.batches(settings.bs, epoch_generator(run, epoch)), skip, skip + end - step):
             yield x
             step += 1
+
+
+def epoch_generator(run: Run, epoch: int) -> torch.Generator:
+    """What the batches of an epoch are drawn from."""
+    return torch.Generator(run.device).manual_seed(run.settings.seed * 1_000_003 + epoch)
 
 
 class _Loop:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["own_random_state", "random_state_of"]
+__all__ = ["global_of", "own_random_state", "random_state_of"]
 
 
 @contextlib.contextmanager

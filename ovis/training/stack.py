@@ -12,7 +12,11 @@ from ovis.estimators.base import GradientEstimator
 from ovis.models.template import ParticleModel
 from ovis.training.build import OPTIMIZERS, Run
 
-__all__ = ["Parts", "Stack"]
+__all__ = ["NotTogetherError", "Parts", "Stack"]
+
+
+class NotTogetherError(ValueError):
+    """Why these runs can't be computed at once; each can, alone."""
 
 
 class Parts(nn.Module):
@@ -34,7 +38,7 @@ class Stack:
             back by :meth:`give_back`.
 
     Raises:
-        ValueError: optimizers that are not at the same step.
+        NotTogetherError: parameters of several types, or optimizers that are not at the same step.
     """
 
     def __init__(self, runs: Sequence[Run]):
@@ -88,6 +92,8 @@ class Stack:
     def _add_group(self, parameters: Sequence[Tensor]) -> None:
         trained = {id(p) for p in parameters if p.requires_grad}
         names = [name for name, p in self._parameters[0].items() if id(p) in trained]
+        if len({self._parameters[0][name].dtype for name in names}) > 1:
+            raise NotTogetherError("the parameters are of several types")
         rows = [torch.cat([own[name].detach().flatten() for name in names]) for own in self._parameters]
         flat = nn.Parameter(torch.stack(rows))
         self.flat.append(flat)
@@ -129,7 +135,7 @@ def _joined(key: str, rows: list[list[Any]]) -> Any:
     if _is_by_entry(key, first):
         return torch.stack([torch.cat([value.flatten() for value in row]) for row in rows])
     if any(value != first for row in rows for value in row):
-        raise ValueError(f"the optimizers are not at the same {key}")
+        raise NotTogetherError(f"the optimizers are not at the same {key}")
     return first.clone() if isinstance(first, Tensor) else first
 
 

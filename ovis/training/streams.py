@@ -146,7 +146,8 @@ def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool 
     uniform = take(Request("uniform", shape, torch.float64), probs.device)
     below = probs.cumsum(-1)
     below = below[..., :-1] / below[..., -1:]  # the last class takes what rounding leaves
-    return (below.unsqueeze(-2) < uniform.unsqueeze(-1)).sum(-1)
+    # over dimension -2, and added up as floats: so a compiler can do many samples at once
+    return (below.unsqueeze(-1) < uniform.unsqueeze(-2)).sum(-2, dtype=below.dtype).long()
 
 
 def _dropout(

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ovis.analysis.untouched import buffers_kept, no_validation
 from ovis.training.random_state import random_state_of
-from ovis.training.stack import Stack
+from ovis.training.stack import NotTogetherError, Stack
 from ovis.training.streams import Reserve, Served, recorded
 
 __all__ = ["NotTogetherError", "Together"]
@@ -29,10 +29,6 @@ Function = Callable[..., Any]
 
 #: (graph, examples of its inputs) -> what computes the same
 Finish = Callable[[GraphModule, list[Tensor]], Callable[..., Any]]
-
-
-class NotTogetherError(ValueError):
-    """Why these runs can't be computed at once; each can, alone."""
 
 
 class Together:
