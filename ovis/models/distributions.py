@@ -93,10 +93,10 @@ def _expands(small: Tensor, large: Tensor) -> bool:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """sum_i a_i b_i over the last dimension; a matrix product where one side is the same for all of dimension -2."""
     if a.dim() == b.dim() > 1:
-        if a.shape[-2] == 1:
-            return (b @ a.transpose(-1, -2)).squeeze(-1)
+        if a.shape[-2] == 1:  # a row from the left: its gradient is one, too, which columns' are not
+            return (a @ b.transpose(-1, -2)).squeeze(-2)
         if b.shape[-2] == 1:
-            return (a @ b.transpose(-1, -2)).squeeze(-1)
+            return (b @ a.transpose(-1, -2)).squeeze(-2)
     return (a * b).sum(-1)
 
 
