@@ -192,6 +192,13 @@ def test_limits(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, limit: str, 
         process.wait()
 
 
+def test_share_of_other_programs(bench: ModuleType):
+    assert bench.share_of_others((100.0, 50.0, 5.0), (120.0, 66.0, 15.0)) == pytest.approx(0.3)
+    first, second = bench.spent(), bench.spent()
+    assert all(a <= b for a, b in zip(first, second, strict=True))
+    assert first[0] >= first[1] >= first[2] > 0
+
+
 def test_unknown_contender(bench: ModuleType, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         bench.main(["--only", "floor,tensorflow"])
