@@ -6,111 +6,95 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
+import random
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chaos import WORDS, Chaos, Verdict
-from laboratory import MANAGER, Lab, command_of, processes_of
+from chaos import WORDS, Verdict
+from cluster import ClusterSweep
+from laboratory import Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
 
 from ovis.runner.status import State
 from ovis.runner.transitions import Policy
 
-#: The runs last longer than a lease, and a lease longer than eight of them take to start on two cores.
-POLICY = Policy(heartbeat=1.0, ttl=15.0)
-STEP = 1.3
+#: The runs last longer than a lease, and a lease longer than sixteen of them take to start on two cores.
+POLICY, STEP = Policy(heartbeat=1.0, ttl=15.0), 1.3
 
 
 @dataclass
-class SlurmChaos(Chaos):
-    """One trial, with one manager.
+class SlurmSweep(ClusterSweep):
+    """One trial. With an odd seed the killed node comes back, with an even one it stays away.
 
     Attributes:
         cluster: where the jobs run.
-        options: of the manager, beside its engine.
-        slots: not used: Slurm counts.
         dead: processes that died with their node.
-        outlived: attempts that were under way when the manager was killed, of runs whose jobs were not.
-        attached: of these, those by which their runs came to their ends.
+        outlived: attempts that were under way when the manager was killed, by run.
     """
 
     cluster: SlurmCluster = field(kw_only=True)
-    options: tuple[str, ...] = ()
+    options: Sequence[str] = ("--engine", "slurm")
+    blows: Mapping[str, Callable[[], bool]] = field(init=False)
+    step: float = STEP
     dead: int = 0
     outlived: dict[str, int] = field(default_factory=dict)
-    attached: int = 0
+
+    def __post_init__(self) -> None:
+        back = {"back": self._start_node} if self.seed % 2 else {}
+        self.blows = {"node": self._kill_node, "job": self._kill_job, **back}
+        self.choice = random.Random(self.seed)
 
     def run(self) -> Verdict:
-        self.lab.write(args=[f"--estimator vimco --iw 2 --nsteps 12 --id step{round(1000 * STEP)}"], seeds=self.runs)
-        self.alive = [self._start_manager()]
-        deeds = [self._kill_job, self._kill_node, self._kill_manager]
-        self.random.shuffle(deeds)
-        try:
-            for deed in deeds:
-                self._until(lambda: len(self._at_work()) >= 4)
-                self._watch_for(self.random.uniform(1.0, 4.0))
-                deed()
-            # Found by their silence: Slurm believes in them for twice as long, which may be much longer elsewhere.
-            self._until(lambda: "no sign of life" in self._log())
-            if self.seed % 2:  # else it stays away to the end
-                self.cluster.start_node(self.node)
-            self._until(lambda: self.alive[0].poll() is not None)
-        finally:
-            self.alive[0].kill()
-            self.alive[0].wait()
-        self.watch()
+        os.environ |= self.cluster.environment
+        return super().run()
+
+    @property
+    def attached(self) -> int:
+        """How many of the attempts that outlived their manager have brought their runs to an end."""
         ended = {record.name: record.attempt for record in self.lab.records() if record.state is State.DONE}
-        self.attached = sum(ended.get(name) == attempt for name, attempt in self.outlived.items())
-        return self._judge()
+        return sum(ended[name] == attempt for name, attempt in self.outlived.items())
 
-    def _start_manager(self) -> subprocess.Popen[bytes]:
-        times = [str(self.lab.policy.heartbeat), str(self.lab.policy.ttl)]
-        where = ["--exp", str(self.lab.folder / "lab.json"), "--root", str(self.lab.folder / "runs")]
-        with (self.lab.folder / "managers.log").open("ab") as log:
-            return subprocess.Popen(
-                [*MANAGER, *times, *where, "--engine", "slurm", *self.options],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.cluster.environment},
-            )
+    @property
+    def log(self) -> str:
+        """What the managers said."""
+        return (self.lab.folder / "managers.log").read_text(errors="replace")
 
-    def _kill_node(self) -> None:
-        """The one with the most of our runs, so that there is something to lose."""
-        work = self._at_work()
-        self.node = max(self.cluster.nodes, key=lambda node: list(work.values()).count(node))
-        for name in [name for name, node in work.items() if node == self.node]:
-            self.outlived.pop(name, None)
-        self.dead = self.cluster.kill_node(self.node)
+    def _kill_node(self) -> bool:
+        """The one with most trainings."""
+        work = Counter(self._at_work().values())
+        if work:
+            self.node = max(work, key=lambda node: work[node])
+            self.dead = self.cluster.kill_node(self.node)
+        return bool(work)
 
-    def _kill_job(self) -> None:
+    def _start_node(self) -> bool:
+        """Once its runs are given up for their silence: Slurm would doubt them much later."""
+        silent = "no sign of life" in self.log
+        if silent:
+            self.cluster.start_node(self.node)
+        return silent
+
+    def _kill_job(self) -> bool:
         """A wrapper: its training dies with it, and it says nothing."""
-        names = {record.key: record.name for record in self.lab.records()}
-        found = {}
-        for pid in processes_of(self.lab.paths.folder):
-            key = next((key for key in names if f" {key} " in command_of(pid)), "")
-            if WORDS["job"] in command_of(pid) and names.get(key) in self._at_work():
-                found[names[key]] = pid
-        name = self.random.choice(sorted(found))
-        self.outlived.pop(name, None)
-        os.kill(found[name], signal.SIGKILL)
-        self.verdict.kills["job"] += 1
+        found = [pid for pid in processes_of(self.lab.paths.folder) if WORDS["job"] in command_of(pid)]
+        if found:
+            os.kill(self.choice.choice(sorted(found)), signal.SIGKILL)
+        return bool(found)
 
-    def _kill_manager(self) -> None:
-        self.alive[0].kill()
-        self.alive[0].wait()
-        self.verdict.kills["manager"] += 1
+    def _kill_manager(self) -> bool:
         work = self._at_work()
-        self.outlived = {r.name: r.attempt for r in self.lab.records() if r.state is State.RUNNING and r.name in work}
-        self._watch_for(self.random.uniform(0.5, 5.0))
-        self.alive = [self._start_manager()]
+        if not work:
+            return False
+        super()._kill_manager()
+        self.outlived = {r.name: r.attempt for r in self.lab.records() if r.name in work and r.state is State.RUNNING}
+        return True
 
     def _at_work(self) -> dict[str, str]:
         """The runs whose trainings are alive, and their nodes."""
@@ -121,34 +105,18 @@ class SlurmChaos(Chaos):
                 places |= {Path(word).name: node for word in words if word.startswith(WORDS["training"])}
         return places
 
-    def _until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + self.timeout
-        while not condition():
-            assert time.monotonic() < deadline, f"in vain: {self.lab.counts()}\n{self._log()}"
-            self._watch_for(0.2)
-
-    def _watch_for(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            self.watch()
-            time.sleep(0.1)
-
-    def _log(self) -> str:
-        return (self.lab.folder / "managers.log").read_text(errors="replace")
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = vars(parser.parse_args())
     begin = time.monotonic()
     with running(gpus=0) as cluster, tempfile.TemporaryDirectory() as folder:
-        chaos = SlurmChaos(Lab(Path(folder), POLICY), options.runs, 0, seed=options.seed, cluster=cluster)
-        with contextlib.suppress(KeyboardInterrupt):
-            verdict = chaos.run()
-        print(chaos._log())
-    facts = {"dead": chaos.dead, "outlived": len(chaos.outlived), "attached": chaos.attached}
+        sweep = SlurmSweep(Lab(Path(folder), POLICY), cluster=cluster, **options)
+        verdict = sweep.run()
+        print(sweep.log)
+        facts = {"dead": sweep.dead, "outlived": len(sweep.outlived), "attached": sweep.attached}
     print(json.dumps(asdict(verdict) | facts | {"seconds": round(time.monotonic() - begin)}))
     return not verdict.holds
 

@@ -23,7 +23,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from ovis.runner.engines.base import EngineError, Handle, Phase, Request, Status
 from ovis.runner.engines.options import SlurmOptions
 from ovis.runner.engines.slurm_commands import QueueWatch, ask, cancel_jobs, exit_code, find_commands, one_line
-from ovis.runner.engines.slurm_files import SharedFolder
+from ovis.runner.engines.slurm_files import JobsFolder
 from ovis.runner.engines.slurm_layout import plan_layout, read_nodes
 from ovis.runner.engines.slurm_node import NO_ROOT, UNSUITED, prepare, run_jobs
 from ovis.runner.job import JobSpec
@@ -51,6 +51,7 @@ HOPELESS = {"PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "Inval
 class _Member:
     """A run's job: one of those that share a job of Slurm's, which is ``slurm``."""
 
+    folder: JobsFolder
     slurm: str
     name: str  # key.attempt
     submitted: float
@@ -77,9 +78,9 @@ class SlurmEngine:
         self._partition, self._nodes = read_nodes(said, options.partition)
         self._layout = plan_layout(options, request, self._nodes)
         self._options = options
-        self._files: SharedFolder | None = None
+        self._folder: JobsFolder | None = None
         self._largest = 1  # array
-        self._members: dict[str, _Member] = {}  # by our id, "<Slurm's>/<key>.<attempt>"
+        self._members: dict[str, _Member] = {}  # by our id, "<folder>/<Slurm's>/<key>.<attempt>"
         self._codes: dict[str, int] = {}  # of the members that have ended, by name
         self._cancels: dict[str, bool] = {}  # Slurm's ids that are to be cancelled, and whether by force
         self._watch = QueueWatch()
@@ -103,10 +104,10 @@ class SlurmEngine:
         except EngineError as error:
             raise EngineError(f"Slurm refuses such a job: {error}") from None
         self._largest = _largest_array(ask("scontrol", "show", "config"))
-        self._files = SharedFolder(root)
+        self._folder = JobsFolder.create(root)
 
     def capacity(self) -> int:
-        if time.monotonic() < self._resume or (self._watch.silence and self._members):
+        if time.monotonic() < self._resume or self._watch.silence:
             return 0
         taken = {member.slurm for member in self._members.values() if not member.told}
         return max(0, self._options.array_parallelism - len(taken)) * self._layout.runs
@@ -133,11 +134,12 @@ class SlurmEngine:
 
     def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
         now = time.monotonic()
-        if now - self._looked >= LOOK and self._members:
+        if now - self._looked >= LOOK and (self._members or self._watch.silence):
             self._looked, before = now, self._watch.answer
             self._watch.look([member.slurm for member in self._members.values()])
             self._send_cancels()
-            self._codes |= self._shared.ended(fresh=self._watch.answer is not before)
+            for folder in {member.folder.path: member.folder for member in self._members.values()}.values():
+                self._codes |= folder.ended(fresh=self._watch.answer is not before)
         found = {id: self._status(self._members[id]) for id in ids if id in self._members}
         for id in [id for id, status in found.items() if status.phase is Phase.ENDED]:
             self._forget(id)
@@ -153,9 +155,11 @@ class SlurmEngine:
                     self._cancels[member.slurm] = force
 
     def attach(self, ids: Collection[str]) -> Collection[str]:
+        folders: dict[str, JobsFolder] = {}
         for id in ids:
-            slurm, _, name = id.partition("/")
-            self._members[id] = _Member(slurm, name, time.monotonic())  # whether it is still there, poll will find
+            token, slurm, name = id.split("/")
+            folder = folders.setdefault(token, JobsFolder(self._own.path.with_name(token)))
+            self._members[id] = _Member(folder, slurm, name, time.monotonic())  # is it still there? poll will find
         self._submitted |= bool(ids)
         return ids
 
@@ -163,13 +167,13 @@ class SlurmEngine:
         """Leave the jobs alone; tidy up where there are none."""
         if self._cancels:
             self._send_cancels()
-        if self._files is not None and not self._members:
-            self._files.close()
+        if self._folder is not None and not self._members:
+            self._folder.remove()
 
     @property
-    def _shared(self) -> SharedFolder:
-        assert self._files is not None, "check() comes first"
-        return self._files
+    def _own(self) -> JobsFolder:
+        assert self._folder is not None, "check() comes first"
+        return self._folder
 
     def _request(self) -> dict[str, Any]:
         """What each job asks Slurm for, as sbatch's options."""
@@ -181,14 +185,14 @@ class SlurmEngine:
     def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
         """Raises OSError: Slurm did not take them."""
         # "exec" makes the process the batch script's own: no step is needed, and the signals reach it.
-        executor = SlurmExecutor(self._shared.path, python=f"exec {quote(sys.executable)}")
+        executor = SlurmExecutor(self._own.path, python=f"exec {quote(sys.executable)}")
         lead = LEAD if not self._options.time else min(LEAD, self._options.time * 60 // 4)
         files = {"output": "/dev/null", "error": "/dev/null", "chdir": "/"}  # its log is opened once the root is seen
         more = {**files, "no-requeue": True, "signal": f"B:TERM@{lead}"}  # the ledger alone retries
         executor.update_parameters(
             **{"time": None, **self._request()},
             job_name=f"ovis-{packs[0][0].folder.name}",
-            setup=prepare(self._shared.path, self._shared.probe),
+            setup=prepare(self._own.path),
             use_srun=False,
             array_parallelism=self._options.array_parallelism,
             wckey=None,
@@ -197,25 +201,24 @@ class SlurmEngine:
         begin = time.monotonic()
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
-                fixed = itertools.repeat(self._shared.path), itertools.repeat(self._shared.probe)
-                slurm_jobs = executor.map_array(run_jobs, packs, *fixed)
+                slurm_jobs = executor.map_array(run_jobs, packs, itertools.repeat(self._own.path))
         except (FailedJobError, FailedSubmissionError) as error:
             raise OSError(one_line(str(error))) from None
         finally:
-            self._shared.tidy_submission()
+            self._own.tidy_submission()
         self._submitted = True
         handles = []
         for pack, slurm_job in zip(packs, slurm_jobs, strict=True):
             for job in pack:
-                member = _Member(slurm_job.job_id, f"{job.key}.{job.attempt}", begin)
-                self._members[f"{member.slurm}/{member.name}"] = member
-                handles.append(Handle(f"{member.slurm}/{member.name}"))
+                member = _Member(self._own, slurm_job.job_id, f"{job.key}.{job.attempt}", begin)
+                handles.append(Handle(f"{self._own.path.name}/{member.slurm}/{member.name}"))
+                self._members[handles[-1].id] = member
         return handles
 
     def _status(self, member: _Member) -> Status:
         if member.name in self._codes:
             code = self._codes[member.name]
-            said = self._shared.said(member.slurm, after=f"job {member.name}: ") if code > 0 else ""
+            said = member.folder.said(member.slurm, after=f"job {member.name}: ") if code > 0 else ""
             if code < 0:
                 said = f"signal {-code} ended it"
             return Status(Phase.ENDED, code, said)
@@ -242,13 +245,13 @@ class SlurmEngine:
         text = f"Slurm says {state} on {node or 'no node'} ({reason})"
         code = exit_code(member.slurm) if state == "FAILED" and not member.told else None
         if code not in UNSUITED:
-            said = self._shared.said(member.slurm)
+            said = member.folder.said(member.slurm)
             return f"{text}: {said}" if said and code else text
-        why = self._shared.said(member.slurm)
+        why = member.folder.said(member.slurm)
         if code == NO_ROOT:
-            why = f"{self._shared.path.parent} is not there: --root must be on a file system that all nodes share"
+            why = f"{self._own.path.parent.parent} is not there: --root must be on a file system that all nodes share"
         self._bad[node] = why
-        if not self._shared.has_suited():
+        if not member.folder.has_suited():
             self._give_up(f"node {node}: {why}")
         return f"node {node}: {why}"
 
@@ -273,9 +276,11 @@ class SlurmEngine:
         """Drop a job that has ended, and its files with the last one of those that shared a job of Slurm's."""
         member = self._members.pop(id)
         self._codes.pop(member.name, None)
-        self._shared.forget_run(member.name)
+        member.folder.forget_run(member.name)
         if all(other.slurm != member.slurm for other in self._members.values()):
-            self._shared.forget_job(member.slurm)
+            member.folder.forget_job(member.slurm)
+        if member.folder.path != self._own.path and all(o.folder is not member.folder for o in self._members.values()):
+            member.folder.remove()
 
 
 def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

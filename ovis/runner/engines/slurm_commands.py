@@ -123,19 +123,23 @@ class QueueWatch:
         self.silence = ""
         self._process: subprocess.Popen[str] | None = None
         self._output: IO[str] | None = None
+        self._ids: Sequence[str] = ()
         self._asked = self._next = float("-inf")
 
     def look(self, ids: Sequence[str]) -> None:
         """Take an answer that has come, and ask again when it is time.
 
         Args:
-            ids: the jobs; of an array, its own id or those of its elements.
+            ids: the jobs; of an array, its own id or those of its elements. None: it is asked all the same, about the
+                last ones, while it is silent.
         """
         now = time.monotonic()
         if self._process is not None and (code := self._process.poll()) is not None:
             self._take(code, now)
-        if self._process is None and ids and now >= self._next:
-            self._ask(sorted({id.partition("_")[0] for id in ids}), now)
+        if ids:
+            self._ids = sorted({id.partition("_")[0] for id in ids})
+        if self._process is None and (ids or self.silence) and now >= self._next:
+            self._ask(self._ids, now)
 
     def _ask(self, ids: Sequence[str], now: float) -> None:
         self._asked = now
@@ -159,9 +163,10 @@ class QueueWatch:
         self._output.close()
         self._process = None
         self._next = now + max(INTERVAL, 5 * (now - self._asked))
+        lines = text.splitlines()
         if code and "Invalid job id" not in text:  # that is what it says of one job that it has forgotten
-            self.silence = one_line(text)
+            self.silence = one_line("\n".join(line for line in lines if "|" not in line))
             return
         self.silence = ""
-        rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
+        rows = [line.split("|", 3) for line in lines if line.count("|") >= 3]
         self.answer = Answer({id: JobRow(state, node, reason) for id, state, node, reason in rows}, self._asked)

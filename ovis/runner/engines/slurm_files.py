@@ -1,14 +1,16 @@
-"""What the manager and Slurm's jobs have to tell each other, on the file system that all nodes share::
+"""What a manager and its Slurm jobs have to tell each other, on the file system that all nodes share::
 
-<root>/.slurm/<job>_submitted.pkl      what submitit runs in a job
-<root>/.slurm/<job>.log                what a job has printed, until it is known to have ended
-<root>/.slurm/ended/<key>.<attempt>    a run's job has ended, and with which code
-<root>/.slurm/<token>/                 made by a manager: a node that sees it shares the root, and leaves its name in it
+<root>/.slurm/<token>/                       one for each manager; a node that sees it shares the root
+<root>/.slurm/<token>/<job>_submitted.pkl    what submitit runs in a job of Slurm's
+<root>/.slurm/<token>/<job>.log              what it has printed, until it is known to have ended
+<root>/.slurm/<token>/nodes/<node>           a node that has all that a job needs
+<root>/.slurm/<token>/ended/<key>.<attempt>  a run's job has ended, and with which code
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 import uuid
@@ -17,34 +19,46 @@ from pathlib import Path
 from ovis.runner.atomic import TEMPORARY, write_text
 from ovis.runner.status import last_line
 
-__all__ = ["SharedFolder", "mark_ended"]
+__all__ = ["JobsFolder"]
 
-#: Seconds after which a file of a job that nobody follows is rubbish: a week.
-RUBBISH = 7 * 86400.0
-
-
-def mark_ended(folder: Path, name: str, code: int) -> None:
-    """Called in a job: the run's job called ``name`` has ended."""
-    write_text(folder / "ended" / name, f"{code}\n")
+#: Seconds after which a folder that nobody writes into is rubbish: a month.
+RUBBISH = 30 * 86400.0
 
 
-class SharedFolder:
-    """``<root>/.slurm``, as its manager sees it.
+class JobsFolder:
+    """The folder of one manager's jobs, seen by it, by the next one, or by a job.
 
     Args:
-        root: the folder of all experiments.
-
-    Raises:
-        OSError: it can't be written.
+        path: the folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.path = root.resolve() / ".slurm"
-        self.probe = self.path / uuid.uuid4().hex[:8]
-        self._ended = self.path / "ended"
-        self._ended.mkdir(parents=True, exist_ok=True)
-        self._sweep()
-        self.probe.mkdir()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ended, self._nodes = path / "ended", path / "nodes"
+
+    @classmethod
+    def create(cls, root: Path) -> JobsFolder:
+        """A new one below the folder of all experiments; what is a month old there is removed.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        folder = cls(root.resolve() / ".slurm" / uuid.uuid4().hex[:8])
+        for path in (folder.path, folder._ended, folder._nodes):
+            path.mkdir(parents=True)
+        for path in folder.path.parent.iterdir():
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > RUBBISH:
+                    shutil.rmtree(path)
+        return folder
+
+    def mark_node(self, name: str) -> None:
+        """Called in a job: its node has what it takes."""
+        (self._nodes / name).touch()
+
+    def mark_ended(self, name: str, code: int) -> None:
+        """Called in a job: the run's job called ``name`` has ended."""
+        write_text(self._ended / name, f"{code}\n")
 
     def ended(self, fresh: bool = False) -> dict[str, int]:
         """Which jobs have ended and have not been forgotten, by name, and with which codes.
@@ -52,19 +66,22 @@ class SharedFolder:
         Args:
             fresh: trust no copy of the folder's listing, see :func:`_refresh`.
         """
-        if fresh:
-            _refresh(self._ended)
         codes = {}
-        for path in self._ended.iterdir():
-            if not path.name.startswith("."):
-                with contextlib.suppress(OSError, ValueError):
-                    codes[path.name] = int(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(FileNotFoundError):  # somebody has cleaned up
+            if fresh:
+                _refresh(self._ended)
+            for entry in os.scandir(self._ended):
+                if not entry.name.startswith("."):
+                    with contextlib.suppress(OSError, ValueError):
+                        codes[entry.name] = int(Path(entry.path).read_text(encoding="utf-8"))
         return codes
 
     def has_suited(self) -> bool:
-        """Whether any node has had all that a job needs."""
-        _refresh(self.probe)
-        return any(not path.name.startswith(".") for path in self.probe.iterdir())
+        """Whether any node has had what it takes."""
+        with contextlib.suppress(FileNotFoundError):
+            _refresh(self._nodes)
+            return any(not path.name.startswith(".") for path in self._nodes.iterdir())
+        return False
 
     def said(self, job: str, after: str = "") -> str:
         """The last line in the log of a job of Slurm's; of those that begin with ``after``, what follows it."""
@@ -85,22 +102,14 @@ class SharedFolder:
         for path in (self._log(job), self.path / f"{job}_submitted.pkl", self.path / f"{job}_0_result.pkl"):
             path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Remove what only jobs of this manager needed, and the rest where nothing of another's is in it."""
-        shutil.rmtree(self.probe, ignore_errors=True)
-        for folder in (self._ended, self.path):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    def remove(self) -> None:
+        """Remove it all, and the folder that holds such folders with the last one of them."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
     def _log(self, job: str) -> Path:
         return self.path / f"{job}.log"
-
-    def _sweep(self) -> None:
-        """Remove what the jobs of managers long gone have left."""
-        for path in [*self.path.iterdir(), *self._ended.iterdir()]:
-            with contextlib.suppress(OSError):
-                if path != self._ended and time.time() - path.stat().st_mtime > RUBBISH:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _refresh(folder: Path) -> None:

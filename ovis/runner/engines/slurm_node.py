@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import ovis
-from ovis.runner.engines.slurm_files import mark_ended
+from ovis.runner.engines.slurm_files import JobsFolder
 from ovis.runner.engines.versions import DIFFERENT, installed
 from ovis.runner.job import JobSpec
 from ovis.runner.process import parent_guard
@@ -33,17 +33,16 @@ UNSUITED = (NO_ROOT, NO_PYTHON, DIFFERENT)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def prepare(folder: Path, probe: Path) -> list[str]:
+def prepare(folder: Path) -> list[str]:
     """The lines of the batch script before its command.
 
     Args:
-        folder: where the job's log goes.
-        probe: a folder that the manager has made for this purpose: who sees it shares the file system.
+        folder: of the manager's jobs: a node that sees it shares the file system. The job's log goes there.
     """
     python, package = shlex.quote(sys.executable), shlex.quote(str(Path(ovis.__file__).resolve().parent.parent))
     versions = shlex.quote(json.dumps(installed()))
     return [
-        f"test -d {shlex.quote(str(probe))} || exit {NO_ROOT}",
+        f"test -d {shlex.quote(str(folder))} || exit {NO_ROOT}",
         "id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
         f'exec >{shlex.quote(str(folder))}/"$id".log 2>&1',
         f"test -x {python} || {{ echo there is no {python}; exit {NO_PYTHON}; }}",
@@ -52,17 +51,16 @@ def prepare(folder: Path, probe: Path) -> list[str]:
     ]
 
 
-def run_jobs(jobs: Sequence[JobSpec], folder: Path, probe: Path) -> None:
+def run_jobs(jobs: Sequence[JobSpec], folder: Path) -> None:
     """Run jobs side by side to their ends, each on one of the GPUs that Slurm gave; hand SIGTERM on to them.
 
     They die with this process.
 
     Args:
         jobs: the jobs.
-        folder: where their ends are marked.
-        probe: is told that this node has all that it takes.
+        folder: of the manager's jobs: where their ends are marked.
     """
-    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    node, shared = os.environ.get("SLURMD_NODENAME") or socket.gethostname(), JobsFolder(folder)
     running: dict[int, JobSpec] = {}
     stopped: list[int] = []
 
@@ -76,7 +74,7 @@ def run_jobs(jobs: Sequence[JobSpec], folder: Path, probe: Path) -> None:
         tell()
 
     signal.signal(signal.SIGTERM, stop)  # submitit's own handler would ignore it
-    (probe / node).touch()
+    shared.mark_node(node)
     children = []
     for index, job in enumerate(jobs):
         words = replace(job, place=node).argv()
@@ -88,7 +86,7 @@ def run_jobs(jobs: Sequence[JobSpec], folder: Path, probe: Path) -> None:
     while running:
         pid, status = os.wait()
         job = running.pop(pid)
-        mark_ended(folder, f"{job.key}.{job.attempt}", os.waitstatus_to_exitcode(status))
+        shared.mark_ended(f"{job.key}.{job.attempt}", os.waitstatus_to_exitcode(status))
 
 
 def _environment(index: int, jobs: int) -> dict[str, str]:

@@ -1,0 +1,127 @@
+"""What grows with the number of runs and of GPUs: the manager's work, the engines', and the reading of results.
+
+    python benchmarks/bench_cluster.py manager --n 10000 --running 1000
+    python benchmarks/bench_cluster.py read --n 1000
+    python benchmarks/bench_cluster.py drain --runs 200 -- --engine slurm --device cpu
+
+The first two write to a temporary folder and print medians of five, after a warm-up, and minima. ``drain`` brings runs
+that do nothing to their ends by the manager, with the options after ``--``: what a run costs beside its training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ovis.cli.manager import main as manager
+from ovis.cli.train import main as train
+from ovis.reporting.read import read_experiment
+from ovis.runner.atomic import write_json
+from ovis.runner.events import Ended
+from ovis.runner.paths import ExperimentPaths
+from ovis.runner.process import new_owner
+from ovis.runner.queue import Queue
+from ovis.runner.status import Ending, Outcome, Record, State, read_progress
+
+NOTHING = (sys.executable, "-c", "pass")
+DONE = Outcome(Ending.SUCCESS, 1)
+
+#: A run with twenty evaluations.
+RUN = (
+    *("--model", "sbm", "--dataset", "digits", "--prior", "bernoulli", "--nlayers", "0", "--depth", "2", "--N", "5"),
+    *("--iw", "2", "--bs", "50", "--nsteps", "20", "--eval_freq", "1", "--valid_bs", "50", "--test_bs", "50"),
+    *("--max_eval", "50", "--iw_valid", "2", "--iw_test", "2", "--grad_bs", "2", "--grad_samples", "2"),
+)
+
+
+def report(what: str, action: Callable[[], object], per: int = 1, unit: str = "ms") -> None:
+    """Print how long an action takes, divided by ``per``."""
+    times = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        action()
+        times.append((time.perf_counter() - begin) / per * (1000.0 if unit == "ms" else 1e6))
+    print(f"{what:60} {statistics.median(times[1:]):9.2f} {unit}   best {min(times[1:]):9.2f}", flush=True)
+
+
+def measure_manager(folder: Path, n: int, running: int) -> None:
+    """A transaction that finishes one run and claims another, and a look at all that are under way."""
+    queue, owner = Queue(ExperimentPaths(folder / "lab")), new_owner()
+    arg = "--estimator=ovis-gamma1 --dataset=omniglot --model=sbm --iw=50 --lr=0.003 --seed=1 --nsteps=100000"
+    queue.add([Record(f"{number:012x}", f"run-{number:012x}", arg) for number in range(n)])
+    under_way = queue.tick(owner, min(n, running + n // 2)).claimed
+    ended, under_way = under_way[running:], under_way[:running]
+    queue.tick(owner, 0, [Ended(record.key, 1, DONE) for record in ended])
+
+    def tick() -> None:
+        queue.tick(owner, 1, [Ended(under_way.pop(0).key, 1, DONE)])
+
+    def look() -> None:
+        for record in under_way:
+            read_progress(queue.paths.run(record.name))
+
+    for record in under_way:
+        (queue.paths.folder / record.name).mkdir()
+        said = {"step": 5, "nsteps": 100, "loss": 1.5, "t": time.time(), "begin": 0}
+        write_json(queue.paths.run(record.name).progress, said, durable=False)
+    report(f"one of {running} running ends, {n} in the ledger", tick)
+    report(f"progress of {len(under_way)} runs", look)
+    report(f"heartbeats of {len(under_way)} runs", lambda: [queue.leases.beat(r.key, 1) for r in under_way])
+
+
+def measure_reading(folder: Path, n: int) -> None:
+    """An experiment of ``n`` copies of one run with twenty evaluations, read as a report does."""
+    train([*RUN, "--root", str(folder), "--exp", "one", "--data_root", str(folder / "data"), "--device", "cpu"])
+    (one,) = (path for path in (folder / "one").iterdir() if path.is_dir() and not path.name.startswith("."))
+    for number in range(n):
+        target = folder / "lab" / f"{one.name}-{number}"
+        target.mkdir(parents=True)
+        for name in ("config.json", "metrics.jsonl", "outcome.json", "success.txt"):
+            if (one / name).exists():
+                shutil.copy(one / name, target / name)
+    size = sum(path.stat().st_size for path in one.iterdir())
+    print(f"a run's folder: {size / 1e3:.0f} kB in {len(list(one.iterdir()))} files")
+    report(f"reading {n} runs, each", lambda: read_experiment(folder / "lab"), per=n)
+
+
+def measure_drain(folder: Path, runs: int, options: list[str]) -> int:
+    """Runs that do nothing, from the first claim to the last mark."""
+    path = folder / "lab.json"
+    path.write_text(json.dumps({"args": ["--estimator vimco --iw 2"], "seeds": runs}))
+    begin = time.perf_counter()
+    code = manager(["--exp", str(path), "--root", str(folder / "runs"), *options], NOTHING)
+    seconds = time.perf_counter() - begin
+    done = sum(record.state is State.DONE for record in Queue(ExperimentPaths(folder / "runs" / "lab")).read())
+    print(f"{done} runs in {seconds:.1f} s: {done / seconds:.2f} a second; {' '.join(options)}")
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["manager", "read", "drain"])
+    parser.add_argument("--n", type=int, default=1000, help="runs in the ledger, or to be read")
+    parser.add_argument("--running", type=int, default=100, help="runs under way")
+    parser.add_argument("--runs", type=int, default=100, help="runs to be drained")
+    parser.add_argument("manager", nargs="*", help="options of manager.py")
+    options = parser.parse_args()
+    print(f"load average {os.getloadavg()[0]:.2f}")
+    with tempfile.TemporaryDirectory() as name:
+        if options.what == "drain":
+            return measure_drain(Path(name), options.runs, options.manager)
+        if options.what == "manager":
+            measure_manager(Path(name), options.n, options.running)
+        else:
+            measure_reading(Path(name), options.n)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
