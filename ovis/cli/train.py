@@ -27,7 +27,7 @@ from ovis.runner.status import ABORTED, BUSY, EXHAUSTED, STALE, Ending, Outcome
 from ovis.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 from ovis.studies import STUDIES
 
-__all__ = ["main", "run_study"]
+__all__ = ["ENDINGS", "asked_to_stop", "configuration", "explain", "main", "run_study"]
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,13 @@ Body = Callable[[Any, RunPaths, Callable[[], bool], Callable[[], None], bool], t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train one run, from its last checkpoint if it has one: see :func:`run_study`."""
-    return run_study("train", "Train one model.", _training, argv)
+    """Train one run, from its last checkpoint if it has one: see :func:`run_study`; with ``--ensemble``, several."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word.split("=")[0] == "--ensemble" for word in words):
+        from ovis.cli.ensemble import train_ensemble
+
+        return train_ensemble(words)
+    return run_study("train", "Train one model; --ensemble SEED... trains several at once.", _training, words)
 
 
 def run_study(script: str, description: str, body: Body, argv: Sequence[str] | None = None) -> int:
@@ -129,27 +134,18 @@ def _make(body: Body, settings: Any, paths: RunPaths, attempt: int) -> tuple[int
         check_fence(paths, attempt)
 
     try:
-        with _asked_to_stop() as signals, logging_redirect_tqdm():
+        with asked_to_stop() as signals, logging_redirect_tqdm():
             # torch takes seconds to import: not before the options are known to be right
             import torch
 
             device, make = body(settings, paths, lambda: bool(signals), guard, sys.stderr.isatty())
             log.info("%s on %s, torch %s", paths.name, device, torch.__version__)
             guard()
-            write_json(paths.config, _configuration(settings, device, torch.__version__))
+            write_json(paths.config, configuration(settings, device, torch.__version__))
             complete = make()
         return (0, "") if complete else (ABORTED, "stopped on request")
-    except SettingsError as error:
-        code, line = 2, str(error)
-    except Superseded as error:
-        code, line = STALE, str(error)
-    except OSError as error:
-        if error.filename is None:  # from where, only a traceback can tell
-            log.exception("the run failed")
-        code, line = _code(error), _told(error)
     except Exception as error:  # whatever ends a run becomes one line, and a traceback in the log
-        log.exception("the run failed")
-        code, line = 1, f"{type(error).__name__}: {error}".splitlines()[0]
+        code, line = explain(error)
     sys.stdout.flush()
     print(f"error: {line}", file=sys.stderr)
     return code, line
@@ -165,6 +161,19 @@ def _training(
     return str(run.device), lambda: train(run, paths, stop=stop, guard=guard, bar=bar)
 
 
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code that tells of what has ended a run, and one line; the log gets a traceback where that helps."""
+    if isinstance(error, SettingsError):
+        return 2, str(error)
+    if isinstance(error, Superseded):
+        return STALE, str(error)
+    if not isinstance(error, OSError) or error.filename is None:  # from where, only a traceback can tell
+        log.error("the run failed", exc_info=error)
+    if isinstance(error, OSError):
+        return _code(error), _told(error)
+    return 1, f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _told(error: OSError) -> str:
     """What is wrong with which file, in one line."""
     reason = FULL.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
@@ -177,7 +186,7 @@ def _code(error: OSError) -> int:
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
+def asked_to_stop() -> Iterator[list[int]]:
     """Collect SIGTERM and Ctrl-C: the training looks at the list between two steps. A second Ctrl-C stops at once."""
     received: list[int] = []
 
@@ -194,7 +203,8 @@ def _asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _configuration(settings: Any, device: str, torch_version: str) -> dict[str, object]:
+def configuration(settings: Any, device: str, torch_version: str) -> dict[str, object]:
+    """What ``config.json`` holds: what is run, and on what."""
     return {
         "settings": asdict(settings),
         "run_id": identify(settings).key,

@@ -29,7 +29,7 @@ class _Classes(Categorical):
         elif table.dim() == index.dim() and table.shape[-2] == 1:
             table = table.squeeze(-2)
         else:
-            found: Tensor = super().log_prob(value)
+            found: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
             return found
         return table.gather(-1, index)
 

@@ -50,7 +50,7 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
 
     try:
         with torch.no_grad():
-            found: Callable[..., Any] = torch._inductor.compile(make_fx(graph, VECTORIZED)(*inputs), inputs)
+            found: Callable[..., Any] = torch._inductor.compile(make_fx(graph, VECTORIZED)(*inputs), [*inputs])
             found(*inputs)
     except Exception as error:  # a compiler fails in any way it likes
         log.warning("not compiled: %s", str(error).strip().splitlines()[0] if str(error).strip() else type(error))

@@ -8,7 +8,6 @@ decided by the last bit of its probability, a run goes on from there as another 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import time
@@ -51,17 +50,25 @@ class Member:
         settings: its options.
         paths: its files; the folder exists, and nobody else writes to it.
         guard: called before anything is published; what it raises ends this run.
+        begun: called with the parts of the run, when they are built.
     """
 
-    def __init__(self, settings: TrainSettings, paths: RunPaths, guard: Callable[[], None] = lambda: None):
-        self.settings, self.paths, self.guard = settings, paths, guard
+    def __init__(
+        self,
+        settings: TrainSettings,
+        paths: RunPaths,
+        guard: Callable[[], None] = lambda: None,
+        begun: Callable[[Run], None] = lambda run: None,
+    ):
+        self.settings, self.paths, self.guard, self.begun = settings, paths, guard, begun
         self.error: Exception | None = None  # what has ended it
         self.run: Run | None = None
 
     def begin(self, splits: Splits | None, bar: bool) -> None:
         """Build the run and go back to its checkpoint."""
-        self.guard()
         run = build_run(self.settings, splits)
+        self.guard()
+        self.begun(run)
         self.journal = Journal(run, self.paths, loop.restore(run, self.paths), self.guard, bar)
         self.states = random_states(run.device)
         self.stream = torch.Generator(run.device)  # where its training draws from
@@ -98,7 +105,7 @@ class Member:
 
 
 def train_together(members: Sequence[Member], stop: Callable[[], bool] = lambda: False, bar: bool = False) -> None:
-    """Train runs that differ only in the seed (:func:`differ_only_in_seed`) to the end, or until asked to stop.
+    """Train runs that differ only in the seed to the end, or until asked to stop.
 
     Runs that stand at different steps, after a kill, are brought to the same one first. Runs that can't be computed at
     once are trained one after the other.
@@ -112,8 +119,7 @@ def train_together(members: Sequence[Member], stop: Callable[[], bool] = lambda:
     for member in members:
         with member.speaking():
             member.begin(splits, bar)
-            assert member.run is not None
-            splits = member.run.splits
+        splits = member.run.splits if member.run else splits
     while (unfinished := [member for member in members if member.is_open]) and not stop():
         at = min(member.step for member in unfinished)
         group = [member for member in unfinished if member.step == at]
@@ -124,15 +130,11 @@ def train_together(members: Sequence[Member], stop: Callable[[], bool] = lambda:
             log.warning("%s; the runs are trained one after the other", error)
             for member in group:
                 with member.speaking():
+                    assert member.run is not None
                     loop.go_on(member.run, member.journal, stop, bar)
         except Exception as error:
             for member in group:
                 member.error = member.error or error
-
-
-def differ_only_in_seed(settings: Sequence[TrainSettings]) -> bool:
-    """Whether these are runs of one configuration."""
-    return len({dataclasses.replace(each, seed=0) for each in settings}) == 1
 
 
 class _Group:
@@ -226,5 +228,5 @@ def _loss(model: ParticleModel, estimator: GradientEstimator, *rest: Tensor) -> 
     """The mean loss of a batch; ``rest``: alpha, where it changes with the step, and the batch."""
     *alpha, x = rest
     config = {"alpha": alpha[0]} if alpha else {}
-    loss, _, _ = estimator(model, x, return_diagnostics=False, **config)
+    loss: Tensor = estimator(model, x, return_diagnostics=False, **config)[0]
     return loss.mean()

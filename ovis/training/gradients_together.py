@@ -101,7 +101,7 @@ class GradientsTogether:
         alphas = int(self.settings.warmup > 0)
         parts = Parts(model, estimator)
         values = dict(parts.named_parameters())
-        selected = {f"model.{name}": values[f"model.{name}"] for name in self.names}
+        selected: dict[str, Tensor] = {f"model.{name}": values[f"model.{name}"] for name in self.names}
 
         def draw(*noise: Tensor) -> Tensor:
             def loss(selected: dict[str, Tensor]) -> Any:

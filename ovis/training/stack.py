@@ -117,7 +117,7 @@ class Stack:
             {**{key: value for key, value in group.items() if key != "params"}, "params": [flat]}
             for group, flat in zip(first.param_groups, self.flat, strict=True)
         ]
-        optimizer = kind(groups)
+        optimizer = kind(groups)  # type: ignore[call-arg]  # a leaf's arguments have defaults
         for flat, names in zip(self.flat, self.names, strict=True):
             states = [[run.optimizer.state.get(own[name]) or {} for name in names] for run, own in self._owners()]
             optimizer.state[flat] = {
