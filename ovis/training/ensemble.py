@@ -186,6 +186,7 @@ class _Group:
         """One step of all runs: their losses [S]."""
         self.rates(step)
         alpha = [torch.tensor(value, dtype=torch.float64) for value in estimator_config(self.settings, step).values()]
+        losses: Tensor
         gradients, losses = self.gradients(self.generators, alpha, [x])
         self.stack.move(gradients)
         for member in self.members:
