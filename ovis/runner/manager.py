@@ -25,17 +25,18 @@ __all__ = ["SETTLED", "Result", "run_experiment"]
 #: States that a run leaves only by an explicit requeue.
 SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
 
-#: Seconds between two looks at the runs' progress.
-VIEW_INTERVAL = 0.25
-
-#: Seconds between two lines that say why queued runs don't start.
-WAIT_INTERVAL = 60.0
+#: Seconds between two looks at the runs' progress; between two lines that say why queued runs don't start.
+VIEW_INTERVAL, WAIT_INTERVAL = 0.25, 60.0
 
 #: A figure in such a line, which changes from look to look; not the number of a device.
 FIGURE = re.compile(r"(?<![\w:.-])\d+")
 
 #: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed.
 GRACE = 20.0
+
+
+#: Runs whose manager died that are named one by one.
+MANY = 4
 
 
 @dataclass(frozen=True)
@@ -283,9 +284,7 @@ class _Manager:
         self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
         self.counts = count_states(tick.states.values())
         self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
-        for event in tick.events:
-            if event.record.key in self.weights:
-                self._report(event)
+        self._report([event for event in tick.events if event.record.key in self.weights])
         self._give_up(tick)
         if tick.claimed:
             failpoint("claim.committed")
@@ -312,15 +311,20 @@ class _Manager:
                 failed = Outcome(Ending.LOST, record.attempt, message=f"can't start the job: {handle}", t=time.time())
                 self.ended.append(Ended(record.key, record.attempt, failed))
 
-    def _report(self, event: Event) -> None:
-        record, outcome = event.record, event.outcome
-        if record.state is State.FAILED:
-            log = self.queue.paths.run(record.name).log(outcome.attempt)
-            self.display.say(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
-        elif record.state is State.QUEUED and not self.told:
-            self.display.say(
-                f"put back {record.name}, attempt {outcome.attempt} {outcome.status.value}: {record.error}"
-            )
+    def _report(self, events: Sequence[Event]) -> None:
+        """Say how attempts ended, a line each; those that ended with their manager in one, if they are many."""
+        orphans = [event for event in events if event.outcome.status is Ending.ORPHANED]
+        if len(orphans) > MANY:
+            self.display.say(f"put back {runs_text(len(orphans))}: their manager ended before they did")
+            events = [event for event in events if event not in orphans]
+        for event in events:
+            record, outcome = event.record, event.outcome
+            if record.state is State.FAILED:
+                log = self.queue.paths.run(record.name).log(outcome.attempt)
+                self.display.say(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
+            elif record.state is State.QUEUED and not self.told:
+                how = f"{outcome.status.value}: {record.error}"
+                self.display.say(f"put back {record.name}, attempt {outcome.attempt} {how}")
 
     def _view(self) -> View:
         now = time.monotonic()

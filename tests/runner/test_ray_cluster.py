@@ -1,4 +1,4 @@
-"""A real Ray: a head and two nodes on this machine, of which one is killed, and a worker, and the manager."""
+"""A real Ray on this machine: a sweep outlives what is killed, and what does not fit is said in a line."""
 
 from __future__ import annotations
 
@@ -23,3 +23,46 @@ def test_a_sweep_outlives_a_node_a_worker_and_its_manager(tmp_path: Path, seed: 
     assert said["runs"] == 40
     assert said["starts"] > 43  # what was killed began again
     assert said["devices"] == ["n1", "n2", "n3"]
+
+
+def test_what_does_not_fit_is_refused_in_one_line_before_anything_is_written(tmp_path: Path) -> None:
+    said = in_own_network("refusals", "--folder", str(tmp_path))
+    assert [said[name][0] for name in ("cuda", "hidden", "dry", "other")] == [2, 2, 0, 2]
+    assert said["cuda"][1] == [said["cuda"][1][0]]
+    assert "3 nodes, 4 CPUs has a GPU and a CPU for runs on --device cuda" in said["cuda"][1][0]
+    assert said["hidden"][1][0] == (
+        f"manager.py: --engine ray: 2 nodes do not fit, e.g. node n1 does not see {tmp_path}/runs: "
+        f"--root must be on a file system that all nodes share"
+    )
+    assert "node n3 has torch 1.0.0 instead of" in said["other"][1][0]
+    assert said["written"] == []
+
+
+def test_a_node_that_joins_and_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    said = in_own_network("stranger", "--folder", str(tmp_path))
+    assert (said["code"], said["counts"], said["devices"]) == (0, {"done": 16}, ["n1"]), said
+    assert "node n2 has torch 1.0.0 instead of" in said["text"]
+
+
+def test_stopping_and_cancelling_reach_what_runs_and_what_waits(tmp_path: Path) -> None:
+    said = in_own_network("stop", "--folder", str(tmp_path))
+    assert (said["code"], said["counts"], said["left"]) == (130, {"queued": 6}, 0), said
+    begun = [lines for lines in said["journal"].values() if lines]
+    assert [lines[-1] for lines in begun] == ["stopped in 1"] * 2  # with their checkpoints; the others never began
+    assert said["seconds"] < 15
+    assert (said["again"], said["then"]) == (1, {"done": 4, "cancelled": 2})
+
+
+def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
+    said = in_own_network("gpus", "--folder", str(tmp_path))
+    assert said["code"] == 0
+    assert {*said["seen"]} == {"0", "1"}
+    assert sum(said["seen"].values()) == 8
+    assert {place: most for place, most in said["most"].items() if place} == {"n1 cuda:0": 2, "n1 cuda:1": 2}
+
+
+def test_the_quickstart_comes_to_the_same_numbers_as_here(tmp_path: Path) -> None:
+    said = in_own_network("quickstart", "--folder", str(tmp_path))
+    assert len(said["local"]) == 7
+    assert all(len(rows) > 3 for rows in said["local"].values())
+    assert said["ray"] == said["local"]

@@ -94,7 +94,7 @@ class RayEngine:
             probe.unlink()
         if faults:
             (name, fault), more = next(iter(faults.items())), len(faults) - 1
-            raise EngineError(f"--engine ray: node {name} {fault}{f'; {more} more nodes too' if more else ''}")
+            raise EngineError(f"--engine ray: {f'{more + 1} nodes do not fit, e.g. ' * (more > 0)}node {name} {fault}")
 
     def capacity(self) -> int:
         return max(0, WINDOW * self.slots - len(self._tasks))
