@@ -4,8 +4,8 @@
     python benchmarks/bench_others.py             # six minutes on two quiet cores
 
 A sigmoid belief network of one layer (784 inputs, 200 units), batch 24, fused Adam, all in float32 on the CPU. Every
-point is a process of its own, in its contender's environment. It takes a step with two particles, which loads what
-torch loads, then steps with K: the median time, and by how much the process grew at the peak. One that holds more than
+contender is a process of its own, in its own environment. It takes a step with two particles, which loads what torch
+loads, then steps with each K: the median time, and by how much the process grew at the peak. One that holds more than
 6 GB or takes more than 60 s a step is stopped, and greater K are not tried. Quote it from a quiet machine: two threads
 wait for each other, so a neighbour costs much more than its share.
 
@@ -24,17 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 OTHERS = Path(__file__).parent / "others"
 
 #: Where the environments are.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ovis" / "others"
 
-#: What stops a point: bytes of its process, seconds of a step; seconds to start and to warm up.
+#: What stops a contender: bytes of its process, seconds of a step; seconds between two of its lines beyond that.
 MOST_BYTES, MOST_SECONDS, START = 6e9, 60.0, 30.0
 
 #: Standard errors that the largest of the tiny model's 19 entries may be away.
@@ -137,12 +138,19 @@ class Line:
     notes: list[str] = field(default_factory=list)
 
 
-class Stopped(Exception):
-    """A point came to a limit; the message is its cell."""
+@dataclass(frozen=True)
+class Told:
+    """What a process said.
 
+    Attributes:
+        lines: JSON values, one for each thing that it measured.
+        end: why there are no more; empty: all was measured.
+        limit: that is a limit of ours, and what a cell of the table shows.
+    """
 
-class Failed(Exception):
-    """A point can't be measured; the message says why, in one line."""
+    lines: list[Any]
+    end: str = ""
+    limit: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------ environments
@@ -172,45 +180,38 @@ def missing(root: Path, name: str) -> str:
 # ------------------------------------------------------------------------------------------------------ measurements
 
 
-def ask(contender: Contender, root: Path, *words: str) -> dict[str, object]:
-    """What point.py says in a process of its own.
-
-    Raises:
-        Stopped: it came to a limit.
-        Failed: it has no environment, another torch or an error.
-    """
+def ask(contender: Contender, counts: Sequence[int], root: Path) -> Told:
+    """What contender.py says in a process of its own: torch, gradient, one step for each K."""
     if contender.environment and (reason := missing(root, contender.environment)):
-        raise Failed(reason)
+        return Told([], reason)
     python = root / contender.environment / "bin" / "python" if contender.environment else Path(sys.executable)
-    command = [str(python), str(OTHERS / "point.py"), contender.module, contender.name, *words]
+    command = [str(python), str(OTHERS / "contender.py"), contender.module, contender.name, *map(str, counts)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
         try:
-            watch(process)
+            limit = watch(process, lambda: os.fstat(out.fileno()).st_size)
         finally:
             process.kill()
             process.wait()
         out.seek(0), err.seek(0)
-        if process.returncode:
-            raise Failed((err.read().strip().splitlines() or [f"exit {process.returncode}"])[-1])
-        found: dict[str, object] = json.loads(out.read().splitlines()[-1])
-    if found["torch"] != version("torch"):
-        raise Failed(f"it has torch {found['torch']}, ovis {version('torch')}")
-    return found
+        lines = [json.loads(line) for line in out if line.endswith("\n")]
+        error = (err.read().strip().splitlines() or [f"exit {process.returncode}"])[-1]
+    if lines and lines[0]["torch"] != version("torch"):
+        return Told([], f"it has torch {lines[0]['torch']}, ovis {version('torch')}")
+    return Told(lines, limit or (error if process.returncode else ""), bool(limit))
 
 
-def watch(process: subprocess.Popen[bytes]) -> None:
-    """Wait until it ends.
-
-    Raises:
-        Stopped: it came to a limit.
-    """
-    deadline = time.monotonic() + START + MOST_SECONDS
+def watch(process: subprocess.Popen[bytes], said: Callable[[], int]) -> str:
+    """Wait until the process ends (empty) or comes to a limit (which); ``said``: characters that it has printed."""
+    before, deadline = -1, 0.0
     for size in sizes(process):
+        if said() > before:
+            before, deadline = said(), time.monotonic() + START + MOST_SECONDS
         if size > MOST_BYTES:
-            raise Stopped(f">{MOST_BYTES / 1e9:.0f} GB")
+            return f">{MOST_BYTES / 1e9:.0f} GB"
         if time.monotonic() > deadline:
-            raise Stopped(f">{MOST_SECONDS:.0f} s")
+            return f">{MOST_SECONDS:.0f} s"
+    return ""
 
 
 def sizes(process: subprocess.Popen[bytes]) -> Iterator[int]:
@@ -238,29 +239,22 @@ def share_of_others(start: Sequence[float], end: Sequence[float]) -> float:
 
 def measure(contender: Contender, counts: Sequence[int], root: Path) -> Line:
     """A line of the table."""
-    line = Line(contender, "", notes=[contender.note] if contender.note else [])
-    try:
-        line.gradient = (
-            "-" if contender.name == "floor" else gradient_verdict(ask(contender, root, "gradient"), contender)
-        )
-        for iw in counts:
-            found = ask(contender, root, "step", str(iw))
-            line.cells.append(cell(float(str(found["seconds"])), float(str(found["bytes"]))))
-    except Stopped as limit:
-        line.cells += [str(limit)] * (len(counts) - len(line.cells))
-    except Failed as failure:
-        line.gradient = line.gradient or "-"
-        line.cells += ["-"] * (len(counts) - len(line.cells))
-        line.notes.append(f"not measured: {failure}")
-    return line
+    told = ask(contender, counts, root)
+    _, gradient, *steps = [*told.lines, None, None][: max(2, len(told.lines))]
+    cells = [cell(each["seconds"], each["bytes"]) for each in steps]
+    cells += [told.end if told.limit else "-"] * (len(counts) - len(cells))
+    notes = [contender.note] if contender.note else []
+    if told.end and not told.limit:
+        notes.append(f"not measured: {told.end}")
+    return Line(contender, gradient_verdict(gradient, contender) if gradient else "-", cells, notes)
 
 
 # ------------------------------------------------------------------------------------------------------------- table
 
 
-def gradient_verdict(found: dict[str, object], contender: Contender) -> str:
-    """In words, what point.py measured of the gradient."""
-    bound, elbo = (dict(found[name]) for name in ("L_K", "ELBO"))  # type: ignore[call-overload]
+def gradient_verdict(found: dict[str, dict[str, float]], contender: Contender) -> str:
+    """In words, what contender.py measured of the gradient."""
+    bound, elbo = found["L_K"], found["ELBO"]
     if max(bound["q"], bound["p"]) < ERRORS:
         return "right"
     if max(elbo["q"], elbo["p"]) < ERRORS:

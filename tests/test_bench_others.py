@@ -1,7 +1,6 @@
 """benchmarks/bench_others.py: its table, its limits, and that what it says of a gradient is so. pyro and storchastic
 have environments of their own and are not needed here."""
 
-import copy
 import importlib
 import subprocess
 import sys
@@ -22,27 +21,27 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def point(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def contender(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS / "others")
-    return importlib.import_module("point")
+    return importlib.import_module("contender")
 
 
 # ----------------------------------------------------------------------------------------------------------- smoke
 
 
 @pytest.mark.parametrize("name", ["ovis-gamma1", "ovis-gamma1/3", "vimco"])
-def test_a_step_of_ovis_trains_all_parameters(point: ModuleType, name: str):
-    check_trains(point, "with_ovis", name)
+def test_a_step_of_ovis_trains_all_parameters(contender: ModuleType, name: str):
+    check_trains(contender, "with_ovis", name)
 
 
-def test_a_step_of_the_textbook_trains_all_parameters(point: ModuleType):
-    check_trains(point, "with_torch", "vimco")
+def test_a_step_of_the_textbook_trains_all_parameters(contender: ModuleType):
+    check_trains(contender, "with_torch", "vimco")
 
 
-def check_trains(point: ModuleType, module: str, name: str) -> None:
-    subject = point.make(module, name, point.SBN())
+def check_trains(contender: ModuleType, module: str, name: str) -> None:
+    subject = contender.make(module, name, contender.SBN())
     before = [parameter.detach().clone() for parameter in subject.parameters]
-    point.training_step(subject, (torch.rand(4, point.PIXELS) < 0.2).float())(5)
+    contender.training_step(subject, (torch.rand(4, contender.PIXELS) < 0.2).float())(5)
     assert len(before) == 5
     assert not any(torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True))
 
@@ -60,8 +59,8 @@ def test_the_floor_in_a_process_of_its_own(bench: ModuleType, tmp_path: Path, ca
 # -------------------------------------------------------------------------------------------------------- gradients
 
 
-def test_exact_elbo_gradient_is_that_with_the_closed_kl(point: ModuleType):
-    model, x, _ = point.tiny()
+def test_exact_elbo_gradient_is_that_with_the_closed_kl(contender: ModuleType):
+    model, x, _ = contender.tiny()
     model, x = model.double(), x.double()
     states = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=x.dtype)
     q = Bernoulli(logits=model.encode(x))
@@ -70,15 +69,15 @@ def test_exact_elbo_gradient_is_that_with_the_closed_kl(point: ModuleType):
     elbo = (probability * log_px).sum(1) - kl_divergence(q, Bernoulli(logits=model.prior)).sum(1)
     expected = torch.autograd.grad(elbo.mean(), model.q_parameters() + model.p_parameters())
     for iw, bound in [(1, "L_K"), (1, "ELBO"), (2, "ELBO")]:
-        torch.testing.assert_close(point.exact_gradients(model, x, iw)[bound], list(expected))
-    assert not torch.allclose(point.exact_gradients(model, x, 2)["L_K"][0], expected[0])
+        torch.testing.assert_close(contender.exact_gradients(model, x, iw)[bound], list(expected))
+    assert not torch.allclose(contender.exact_gradients(model, x, 2)["L_K"][0], expected[0])
 
 
-def vary(point: ModuleType, kind: str):
+def vary(contender: ModuleType, kind: str):
     """The textbook VIMCO, its q-gradient multiplied; or a score function of the ELBO."""
 
     def make(model):
-        subject = point.make("with_torch", "vimco", model)
+        subject = contender.make("with_torch", "vimco", model)
 
         def backward(x, iw):
             if kind == "elbo":
@@ -101,11 +100,11 @@ def vary(point: ModuleType, kind: str):
     ("kind", "verdict"),
     [("1", "right"), ("0.9", "wrong for q"), ("0", "wrong: q's is zero"), ("elbo", "other bound: ELBO")],
 )
-def test_gradients_are_called_what_they_are(bench: ModuleType, point: ModuleType, kind: str, verdict: str):
+def test_gradients_are_called_what_they_are(bench: ModuleType, contender: ModuleType, kind: str, verdict: str):
     torch.manual_seed(1)
-    found = point.measure_gradient(vary(point, kind), calls=40)
-    contender = copy.copy(bench.CONTENDERS[0])
-    assert bench.gradient_verdict(found, contender).startswith(verdict)
+    found = contender.measure_gradient(vary(contender, kind), calls=40)
+    plain = bench.Contender("", "", "", "")
+    assert bench.gradient_verdict(found, plain).startswith(verdict)
 
 
 def test_documented_bias_is_no_error(bench: ModuleType):
@@ -138,18 +137,22 @@ def test_table_by_hand(bench: ModuleType):
     ]
 
 
-def test_what_was_stopped_is_not_tried_with_more(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    asked = []
-
-    def ask(contender, root, what, iw):
-        asked.append(iw)
-        if iw == "20":
-            raise bench.Stopped(">6 GB")
-        return {"seconds": 0.01, "bytes": 1e6}
-
-    monkeypatch.setattr(bench, "ask", ask)
-    line = bench.measure(bench.CONTENDERS[0], [5, 20, 50], tmp_path)
-    assert (line.cells, asked) == (["10.0 / 1", ">6 GB", ">6 GB"], ["5", "20"])
+@pytest.mark.parametrize(
+    ("end", "limit", "cells", "notes"),
+    [
+        ("", False, ["10.0 / 1", "20.0 / 2"], []),
+        (">6 GB", True, ["10.0 / 1", ">6 GB"], []),
+        ("no memory", False, ["10.0 / 1", "-"], ["not measured: no memory"]),
+    ],
+)
+def test_what_ends_early(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, end: str, limit: bool, cells: list[str], notes: list[str]
+):
+    steps = [{"seconds": 0.01, "bytes": 1e6}, {"seconds": 0.02, "bytes": 2e6}][: 1 if end else 2]
+    told = bench.Told([{"torch": "2"}, None, *steps], end, limit)
+    monkeypatch.setattr(bench, "ask", lambda *args: told)
+    line = bench.measure(bench.Contender("", "", "", ""), [5, 20], Path())
+    assert (line.cells, line.notes) == (cells, notes)
 
 
 def test_without_its_environment_it_says_so(bench: ModuleType, tmp_path: Path):
@@ -174,7 +177,7 @@ def test_an_error_is_told_in_a_note(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, note: str
 ):
     monkeypatch.setattr(bench, "OTHERS", tmp_path)
-    (tmp_path / "point.py").write_text(script)
+    (tmp_path / "contender.py").write_text(script)
     line = bench.measure(bench.Contender("", "", "", ""), [5], tmp_path)
     assert (line.gradient, line.cells, line.notes) == ("-", ["-"], [f"not measured: {note}"])
 
@@ -185,11 +188,18 @@ def test_limits(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, limit: str, 
     monkeypatch.setattr(bench, "START", 0.0)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
     try:
-        with pytest.raises(bench.Stopped, match=message):
-            bench.watch(process)
+        assert bench.watch(process, lambda: 0) == message
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_limit_is_for_each_line(bench: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "MOST_SECONDS", 0.1)
+    monkeypatch.setattr(bench, "START", 0.0)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    said = iter(range(10_000))
+    assert bench.watch(process, lambda: next(said)) == ""
 
 
 def test_share_of_other_programs(bench: ModuleType):

@@ -1,7 +1,9 @@
-"""One measurement of one contender, in this process, for bench_others.py: prints a line of JSON.
+"""One contender, in this process, for bench_others.py: prints a line of JSON for each thing measured.
 
-python point.py MODULE NAME step K        seconds and memory of a training step
-python point.py MODULE NAME gradient      its mean gradient on a tiny model against the exact ones
+    $ python contender.py MODULE NAME K...
+
+First its mean gradient on a tiny model against the exact ones, then seconds and memory of a training step for each K,
+which must grow, as the peak of the memory only does.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from sbn import BATCH, PIXELS, SBN, Subject, exact_gradients
 from torch import Tensor
 
-#: Seconds that the repeats of a point may take, and how many there are at least and at most.
+#: Seconds that the repeats of a K may take, and how many there are at least and at most.
 BUDGET, FEWEST, MOST = 1.0, 3, 200
 
 #: Of the tiny model: pixels, units, particles; copies of its two data in a call, and calls.
@@ -63,13 +66,15 @@ def seconds(run: Callable[[], None]) -> float:
     return statistics.median(times[1:])
 
 
-def measure_step(subject: Subject, x: Tensor, iw: int) -> dict[str, float]:
-    """``seconds`` of a step, and by how much the process grew at the peak over what it held after K = 2, ``bytes``."""
+def measure_steps(subject: Subject, x: Tensor, counts: Sequence[int]) -> Iterator[dict[str, float]]:
+    """For each K: ``seconds`` of a step; by how many ``bytes`` the process had grown at its peak since K = 2."""
     step = training_step(subject, x)
     step(2)  # loads what torch loads, and makes Adam's moments
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = resident("VmRSS")
-    return {"seconds": seconds(lambda: step(iw)), "bytes": max(0, resident("VmHWM") - before)}
+    for iw in counts:
+        median = seconds(partial(step, iw))
+        yield {"seconds": median, "bytes": max(0, resident("VmHWM") - before)}
 
 
 def tiny() -> tuple[SBN, Tensor, int]:
@@ -122,16 +127,19 @@ def measure_gradient(make_subject: Callable[[SBN], Subject], calls: int = CALLS)
 
 
 def main(argv: list[str]) -> None:
-    """Print what was measured."""
-    module, name, what = argv[:3]
+    """Print what was measured, as soon as it is."""
+    module, name, *counts = argv
+    print(json.dumps({"torch": torch.__version__}), flush=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small tensors
+    trained = bool(make(module, name, tiny()[0]).parameters)
+    found = measure_gradient(partial(make, module, name)) if trained else None
+    print(json.dumps(found), flush=True)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    if what == "gradient":
-        torch.set_num_threads(1)  # small tensors
-        result: dict[str, object] = dict(measure_gradient(lambda model: make(module, name, model)))
-    else:
-        x = (torch.rand(BATCH, PIXELS) < 0.2).float()
-        result = dict(measure_step(make(module, name, SBN()), x, int(argv[3])))
-    print(json.dumps({**result, "torch": torch.__version__}))
+    x = (torch.rand(BATCH, PIXELS) < 0.2).float()
+    for each in measure_steps(make(module, name, SBN()), x, [int(word) for word in counts]):
+        print(json.dumps(each), flush=True)
 
 
 if __name__ == "__main__":
