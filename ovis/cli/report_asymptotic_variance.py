@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovis.cli.options import find_experiment
 from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
+from ovis.studies import ALIASES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ def report(options: argparse.Namespace) -> None:
     slopes = add_references(slope_table(measured), comparison)
     verdicts = gradient_verdicts(statistics, slopes)
 
-    folder = Path(options.output) / report_name(exp, options.include, options.exclude)
+    folder = Path(options.output) / report_name(_published(exp), options.include, options.exclude)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "statistics.csv": statistics.to_csv(index=False),
@@ -159,6 +160,15 @@ def _page(
         provenance=read_provenance(source, kind=AsymptoticSettings),
         command=options.command,
     )
+
+
+def _published(exp: str) -> str:
+    """What the published README calls the report's folder: ``asymptotic-variance`` of ``asymptotic-analysis``, and of
+    its variants likewise."""
+    for published, name in ALIASES.items():
+        if exp == name or exp.startswith(f"{name}-"):
+            return published + exp.removeprefix(name)
+    return exp
 
 
 def _locate(options: argparse.Namespace) -> str:

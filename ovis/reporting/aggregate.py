@@ -60,23 +60,31 @@ class _Groups:
 
     Attributes:
         number: the group of each run, indexed by the run's name.
-        about: one row per group: its keys, ``runs`` (how many it has) and ``done`` (how many of them are).
+        seed: of each run, as text, indexed by the run's name; a run without one is a seed of its own.
+        about: one row per group: its keys, ``of`` (its seeds), ``runs`` (how many it has) and ``done`` (how many of
+            these are).
     """
 
     number: pd.Series[int]
+    seed: pd.Series[str]
     about: pd.DataFrame
 
 
 def _group(runs: pd.DataFrame, keys: list[str]) -> _Groups:
     groups = runs.groupby(keys, dropna=False, sort=False) if keys else runs.groupby(np.zeros(len(runs), dtype=int))
-    number = pd.Series(groups.ngroup().to_numpy(), index=runs["run"].astype(str))
+    names = runs["run"].astype(str)
+    number = pd.Series(groups.ngroup().to_numpy(), index=names)
+    seeds = runs["seed"].where(runs["seed"].notna(), names) if "seed" in runs else names
+    seed = pd.Series(seeds.astype(str).to_numpy(), index=names)
     about = runs[keys].groupby(number.to_numpy()).head(1).reset_index(drop=True)
     done = (runs["state"] == "done").groupby(number.to_numpy())
-    return _Groups(number, about.assign(runs=done.size(), done=done.sum()))
+    return _Groups(number, seed, about.assign(of=seed.groupby(number).nunique(), runs=done.size(), done=done.sum()))
 
 
 def pivot_table(experiment: Experiment, keys: Sequence[str], pivots: Sequence[Pivot]) -> pd.DataFrame:
     """Mean over seeds and its standard error (std / sqrt(seeds), NaN for one seed), the best group first.
+
+    Runs of one seed (which differ in another setting) are averaged first: they are no repetitions.
 
     Args:
         experiment: what was read.
@@ -85,33 +93,50 @@ def pivot_table(experiment: Experiment, keys: Sequence[str], pivots: Sequence[Pi
 
     Returns:
         one row per group and pivot, columns ``*keys, pivot, mean, se, low, high`` (0.5 std on either side, NaN for one
-        seed), ``seeds`` (runs with this metric), ``runs`` (all of the group), ``done`` (how many of these).
+        seed; see :func:`_clip`), ``seeds`` (with this metric), ``of`` (seeds of the group), ``runs`` (of the group),
+        ``done`` (how many of these).
     """
     groups = _group(experiment.runs, list(keys))
-    tables = [_over_seeds(run_values(experiment, pivot), groups).assign(pivot=pivot.name) for pivot in pivots]
+    tables = [
+        _over_seeds(run_values(experiment, pivot), groups, pivot.metric.kind.log).assign(pivot=pivot.name)
+        for pivot in pivots
+    ]
     order = _best_first(groups.about, tables[0]["mean"], pivots[0])
     rows = pd.concat([table.loc[[group]] for group in order for table in tables])
-    columns = [*keys, "pivot", "mean", "se", "low", "high", "seeds", "runs", "done"]
+    columns = [*keys, "pivot", "mean", "se", "low", "high", "seeds", "of", "runs", "done"]
     return rows.join(groups.about)[columns].reset_index(drop=True)
 
 
-def _over_seeds(values: pd.Series[float], groups: _Groups) -> pd.DataFrame:
+def _over_seeds(values: pd.Series[float], groups: _Groups, log: bool) -> pd.DataFrame:
     """Columns mean, se, low, high, seeds, one row per group; a NaN among the values makes a NaN."""
-    parts = values.groupby(groups.number.reindex(values.index).to_numpy())
-    found = {int(str(group)): part.to_numpy(np.float64) for group, part in parts}
-    rows = [_mean_and_error(found.get(group, np.empty(0))) for group in groups.about.index]
+    number, seed = groups.number.reindex(values.index), groups.seed.reindex(values.index)
+    found: dict[int, dict[str, list[float]]] = {}
+    for group, name, value in zip(number, seed, values, strict=True):
+        found.setdefault(int(group), {}).setdefault(name, []).append(float(value))
+    rows = [
+        _mean_and_error(np.array([np.mean(runs) for runs in found.get(group, {}).values()]), log)
+        for group in groups.about.index
+    ]
     return pd.DataFrame(rows, columns=["mean", "se", "low", "high", "seeds"], index=groups.about.index)
 
 
-def _mean_and_error(values: NDArray[np.floating[Any]]) -> tuple[float, float, float, float, int]:
+def _mean_and_error(values: NDArray[np.floating[Any]], log: bool) -> tuple[float, float, float, float, int]:
     n = len(values)
     with np.errstate(invalid="ignore"):  # inf - inf: a diverged run has no standard error
         std = float(values.std(ddof=1)) if n > 1 else math.nan
     mean = float(values.mean()) if n else math.nan
-    low, high = mean - 0.5 * std, mean + 0.5 * std
-    if low <= 0 < values.min(initial=math.inf):
-        low = float(values.min())  # as in _band
-    return mean, std / math.sqrt(max(n, 1)), low, high, n
+    low = float(_clip(np.array([mean - 0.5 * std]), values.min(initial=math.inf), log)[0])
+    return mean, std / math.sqrt(max(n, 1)), low, mean + 0.5 * std, n
+
+
+def _clip(low: NDArray[np.float64], smallest: Any, log: Any) -> NDArray[np.float64]:
+    """The lower end of a band, no lower than the smallest seed where the axis is logarithmic.
+
+    There a mean minus its spread, near zero or below, would be a spike of decades that no seed has seen. On other axes
+    only a band of positive values that would reach below zero ends at the smallest seed.
+    """
+    beyond = np.where(log, low < smallest, (low <= 0) & (smallest > 0))  # a NaN is never beyond
+    return np.where(beyond, smallest, low)
 
 
 def _best_first(about: pd.DataFrame, mean: pd.Series[float], pivot: Pivot) -> list[int]:
@@ -141,9 +166,15 @@ def curve_table(
     keys, names = list(keys), [metric.name for metric in metrics]
     groups = _group(experiment.runs, keys)
     rows = experiment.curves[experiment.curves["metric"].isin(names)]
-    rows = rows.assign(group=rows["run"].astype(str).map(groups.number), metric=rows["metric"].astype(str))
-    table = rows.groupby(["group", "metric", "step"])["value"].agg(["mean", "std", "count", "min"]).reset_index()
-    table["low"], table["high"] = _band(table, band)
+    folders = rows["run"].astype(str)
+    rows = rows.assign(
+        group=folders.map(groups.number), seed=folders.map(groups.seed), metric=rows["metric"].astype(str)
+    )
+    # Runs of one seed are no repetitions: they are averaged first.
+    values = rows.groupby(["group", "metric", "step", "seed"])["value"].mean()
+    table = values.groupby(level=[0, 1, 2]).agg(["mean", "std", "count", "min"]).reset_index()
+    logarithmic = {metric.name for metric in metrics if metric.kind.log}
+    table["low"], table["high"] = _band(table, band, table["metric"].isin(logarithmic))
     wanted = order[keys].drop_duplicates().reset_index(drop=True)
     rank = _rank_groups(groups.about[keys], wanted)
     table = table.assign(_rank=table["group"].map(rank), _metric=table["metric"].map(names.index))
@@ -163,7 +194,7 @@ def _hashable(row: Sequence[object]) -> tuple[str, ...]:
     return tuple(str(value) for value in row)
 
 
-def _band(table: pd.DataFrame, band: str) -> tuple[pd.Series[float], pd.Series[float]]:
+def _band(table: pd.DataFrame, band: str, log: pd.Series[bool]) -> tuple[NDArray[np.float64], pd.Series[float]]:
     seeds = table["count"].to_numpy()
     if band == "std":
         half = 0.5 * table["std"]
@@ -172,7 +203,5 @@ def _band(table: pd.DataFrame, band: str) -> tuple[pd.Series[float], pd.Series[f
         half = table["std"] * quantile / np.sqrt(seeds)
     else:
         half = table["std"] * math.nan
-    low = table["mean"] - half
-    # A band around positive values (an SNR, a variance) that reached below zero would leave a logarithmic axis.
-    low = low.where((low > 0) | (table["min"] <= 0) | half.isna(), table["min"])
-    return low, table["mean"] + half
+    low = (table["mean"] - half).to_numpy(np.float64)
+    return _clip(low, table["min"].to_numpy(np.float64), log.to_numpy(bool)), table["mean"] + half

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 __all__ = ["label_decades"]
 
 #: Logarithmic axes that span fewer powers of ten have labels in between.
 DECADES = 2.5
 
+#: Of a range smaller than this (a factor of 5), 1, 2 and 5 times the powers of ten may mark one place or none.
+NARROW = 0.7
+
 
 def label_decades(axis: Axes) -> None:
-    """Where a logarithmic y axis holds few powers of ten, label 2 and 5 as well: one tick is no scale."""
+    """Where a logarithmic y axis holds few powers of ten, label 2 and 5 as well, or round numbers: one tick is no scale."""
     low, high = axis.get_ylim()
-    if math.log10(high / low) < DECADES:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    decades = math.log10(high / low)
+    if decades < DECADES:
+        axis.yaxis.set_major_locator(MaxNLocator(5) if decades < NARROW else LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())

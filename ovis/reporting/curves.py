@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovis.reporting.axes import label_decades
-from ovis.reporting.legend import add_legend
+from ovis.reporting.legend import add_legend, add_stacked_legend
 from ovis.reporting.metrics import Evaluated, Metric, make_metric
 from ovis.reporting.panels import (
     Limits,
@@ -25,7 +26,7 @@ from ovis.reporting.panels import (
     use_scale,
     values_of,
 )
-from ovis.reporting.series import Series, by_family, legend_looks, make_series, panel_title
+from ovis.reporting.series import LONGEST_LEGEND, Series, by_family, legend_looks, make_series, panel_title
 from ovis.reporting.style import house_style
 
 __all__ = ["draw_curves"]
@@ -46,7 +47,7 @@ def draw_curves(
 
     Args:
         table: columns ``*keys, metric, step, mean, low, high``, see :func:`ovis.reporting.aggregate.curve_table`; its
-            order is the legend's, where it is of one K.
+            order is the legend's where it is of one K; of several K an estimator's stand below each other.
         keys: settings that tell curves apart.
         limits: metric -> limits of its vertical axis, where they hold anything.
         caption: a line over the legend: what lines and bands are; which lines the axes cut is added.
@@ -60,7 +61,8 @@ def draw_curves(
     parts = values_of(table, rows) if rows in keys else [""]
     shown = [key for key in keys if not (key == rows and len(parts) > 1)]
     series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
-    if rows == "iw" and len(parts) > 1:  # the best first would be the best at one of these K
+    several = "iw" in keys and table["iw"].nunique() > 1
+    if several:  # the best first would be the best at one of these K
         series = [item for family in by_family(series) for item in family]
     columns = count_columns(len(metrics)) if len(parts) == 1 else len(metrics)
     height = math.ceil(len(metrics) / columns) if len(parts) == 1 else len(parts)
@@ -76,8 +78,12 @@ def draw_curves(
             axis.set_title(panel_title(rows, name), fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        noted = [caption, cut_text(cut, series)]
-        add_legend(figure, legend_looks(series), "; ".join(text for text in noted if text))
+        text = "; ".join(text for text in (caption, cut_text(cut, series)) if text)
+        if several and "iw" in shown and len(series) <= LONGEST_LEGEND:
+            parts_of = groupby(series, key=lambda item: item.estimator)
+            add_stacked_legend(figure, [[item.look for item in part] for _, part in parts_of], text)
+        else:
+            add_legend(figure, legend_looks(series), text)
     return figure
 
 

@@ -66,7 +66,7 @@ def curve_table(experiment: Experiment, metric: str) -> pd.DataFrame:
     Each run is smoothed on its own, so that a seed that has not come as far as the others makes no ramp of its end.
 
     Returns:
-        columns ``estimator, iw, step, mean, smoothed, seeds`` (runs with a value there), in order of these.
+        columns ``estimator, iw, step, mean, smoothed, seeds`` (with a value there), in order of these.
     """
     curves = experiment.curves[experiment.curves["metric"] == metric]
     rows = curves.assign(run=curves["run"].astype(str))
@@ -75,8 +75,12 @@ def curve_table(experiment: Experiment, metric: str) -> pd.DataFrame:
     smoothed = pd.Series(np.nan, index=rows.index)
     for _, run in rows.groupby("run", sort=False):
         smoothed[run.index] = hann_smooth(run["step"].to_numpy(np.float64), run["value"].to_numpy(np.float64))
-    rows = rows.assign(smoothed=smoothed).merge(experiment.runs[["run", *KEYS]].dropna(), on="run")
-    table = rows.groupby([*KEYS, "step"], sort=True).agg(
+    runs = experiment.runs[["run", *KEYS]].dropna()
+    runs = runs.join(experiment.runs["seed"] if "seed" in experiment.runs else runs["run"].rename("seed"))
+    rows = rows.assign(smoothed=smoothed).merge(runs, on="run")
+    # Runs of one seed (a mixture that the door warns of) are no repetitions: they are averaged first.
+    seeds = rows.groupby([*KEYS, "step", "seed"], dropna=False)[["value", "smoothed"]].mean().reset_index()
+    table = seeds.groupby([*KEYS, "step"], sort=True).agg(
         mean=("value", "mean"), smoothed=("smoothed", "mean"), seeds=("value", "count")
     )
     return table[table["seeds"] > 0].reset_index().astype({"iw": int})

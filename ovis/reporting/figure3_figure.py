@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,10 +47,13 @@ LETTERS = 70
 
 #: K -> dashes and marker, as in the paper; other K get the next of the others.
 PARTICLES: dict[int, tuple[Dash, str]] = {5: (DOTTED, "x"), 10: (DASHED, "^"), 50: (SOLID, "o")}
-OTHERS: tuple[tuple[Dash, str], ...] = ((LONG, "s"), (DASHDOT, "D"), (DASHDOTDOT, "v"), (DOTTED, "P"), (DASHED, "*"))
+OTHERS: tuple[tuple[Dash, str], ...] = ((DASHDOT, "s"), (DASHDOTDOT, "D"), (LONG, "v"), (DOTTED, "P"), (DASHED, "*"))
 
 #: Markers on a line, at equal distances.
 MARKS = 6
+
+#: Letters of a line in the legend, at least.
+SHORTEST = 3.4
 
 #: The share of the training after which the axis holds every line, where it is not the paper's.
 SETTLED = 0.2
@@ -176,6 +180,16 @@ def _block(estimator: str) -> str:
     return next((title for start, title in BLOCKS.items() if estimator.startswith(start)), BASELINE)
 
 
+def _handle_length(styles: Mapping[int, tuple[Dash, str]]) -> float:
+    """The length of the legend's lines, in letters: two periods of the longest dashes, and the dash that ends them.
+
+    So the gaps lie beside the marker in the middle; of a shorter line it would hide the only one.
+    """
+    width = float(_line("", NEUTRAL, SOLID, "o")["linewidth"])
+    longest = max((2 * sum(dash) + dash[0] for (_, dash), _ in styles.values() if dash), default=0.0)
+    return max(SHORTEST, width * longest / float(rcParams["legend.fontsize"]))
+
+
 def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, tuple[Dash, str]]) -> None:
     """One legend beside the panel, blocks under headings: estimators by colour, K by dashes and marker."""
     blocks: dict[str, list[Line2D]] = {title: [] for title in (*BLOCKS.values(), BASELINE, COUNTS)}
@@ -190,7 +204,9 @@ def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, 
         if members
         for handle in (Line2D([], [], linestyle="none", label=title), *members)
     ]
-    legend = figure.legend(handles=handles, loc="outside right center", frameon=False, handlelength=3.4)
+    legend = figure.legend(
+        handles=handles, loc="outside right center", frameon=False, handlelength=_handle_length(styles)
+    )
     for text in legend.get_texts():
         if text.get_text() in blocks:
             text.set_fontweight("bold")

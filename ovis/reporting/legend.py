@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from ovis.reporting.style import Look
 
-__all__ = ["add_grouped_legend", "add_legend", "reading_order"]
+__all__ = ["add_grouped_legend", "add_legend", "add_stacked_legend", "reading_order"]
 
 Item = TypeVar("Item")
 
@@ -24,6 +24,9 @@ WIDEST = 0.98
 
 #: Letters of the title to an inch, of the broader ones.
 LETTERS = 16
+
+#: Entries of a column, at most, where a legend has one for each group: a higher one would dwarf the panels.
+TALLEST = 8
 
 
 def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend:
@@ -37,37 +40,71 @@ def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend
     Returns:
         the legend; the figure is higher by its height.
     """
-    title = textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
+    title = _fill(figure, title)
     for rows in range(1, len(looks) + 1):
         columns = math.ceil(len(looks) / rows)
         legend = _place(figure, reading_order(looks, columns), title, columns)
-        width, height = _inches(figure, legend)
-        if width <= WIDEST * figure.get_figwidth() or rows == len(looks):
+        if _inches(figure, legend)[0] <= WIDEST * figure.get_figwidth() or rows == len(looks):
             break
         legend.remove()
-    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height)
-    return legend
+    return _made_room(figure, legend)
 
 
 def add_grouped_legend(figure: Figure, groups: Sequence[Sequence[Look]], title: str = "") -> Legend:
     """Add the legend above the panels, a column for each group; the figure is higher by its height.
 
-    Where the columns are too wide for the figure, the groups follow each other as in :func:`add_legend`.
+    Where the columns are too wide for the figure, or one is too high, the groups follow each other as in
+    :func:`add_legend`.
 
     Args:
         figure: with ``layout="constrained"``, which keeps the panels clear of it.
         groups: the columns, each from top to bottom.
         title: above them, in lines that fit.
     """
-    whole = title
-    title = textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
+    legend = None
+    if max(map(len, groups), default=0) <= TALLEST:
+        legend = _place_columns(figure, groups, _fill(figure, title))
+    return _made_room(figure, legend) if legend else add_legend(figure, [look for of in groups for look in of], title)
+
+
+def add_stacked_legend(figure: Figure, groups: Sequence[Sequence[Look]], title: str = "") -> Legend:
+    """Add the legend above the panels, each group in one piece from top to bottom, in as many columns as fit.
+
+    Args:
+        figure: with ``layout="constrained"``, which keeps the panels clear of it.
+        groups: what belongs together, an estimator at each K; stacked in order where there are more than columns.
+        title: above them, in lines that fit.
+    """
+    for columns in range(len(groups), 1, -1):
+        height = math.ceil(len(groups) / columns)
+        stacks = [groups[i : i + height] for i in range(0, len(groups), height)]
+        legend = _place_columns(
+            figure, [[look for of in stack for look in of] for stack in stacks], _fill(figure, title)
+        )
+        if legend:
+            return _made_room(figure, legend)
+    return add_legend(figure, [look for of in groups for look in of], title)
+
+
+def _fill(figure: Figure, title: str) -> str:
+    """The title in lines that fit."""
+    return textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
+
+
+def _place_columns(figure: Figure, groups: Sequence[Sequence[Look]], title: str) -> Legend | None:
+    """A legend of these columns; None, and no legend, where they are too wide for the figure."""
     height = max(map(len, groups), default=0)
     # A legend's columns are filled evenly: short ones end in entries that can't be seen.
     padded = [[*group, *[None] * (height - len(group))] for group in groups]
     legend = _place(figure, [look for group in padded for look in group], title, columns=len(groups))
-    if _inches(figure, legend)[0] > WIDEST * figure.get_figwidth():
-        legend.remove()
-        return add_legend(figure, [look for group in groups for look in group], whole)
+    if _inches(figure, legend)[0] <= WIDEST * figure.get_figwidth():
+        return legend
+    legend.remove()
+    return None
+
+
+def _made_room(figure: Figure, legend: Legend) -> Legend:
+    """The legend, with the figure higher by its height."""
     figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + _inches(figure, legend)[1])
     return legend
 

@@ -15,7 +15,7 @@ from ovis.reporting.legend import add_grouped_legend
 from ovis.reporting.metrics import Evaluated, parse_pivot
 from ovis.reporting.panels import count_columns, draw_lines, new_figure, use_scale, values_of
 from ovis.reporting.series import by_family, make_series, panel_title
-from ovis.reporting.style import house_style
+from ovis.reporting.style import house_style, is_budgeted
 
 __all__ = ["draw_pivots"]
 
@@ -23,8 +23,9 @@ __all__ = ["draw_pivots"]
 PANEL = (2.6, 2.5)
 GRID_PANEL = (2.6, 1.9)
 
-#: The key on the horizontal axis.
+#: The key on the horizontal axis, and what it counts: in the budget figures the auxiliary particles too.
 X = "iw"
+PARTICLES, BUDGET = "particles, $K$", "budget of particles, $K'$"
 
 
 def draw_pivots(
@@ -49,6 +50,7 @@ def draw_pivots(
     columns = count_columns(len(pivots)) if len(sets) == 1 else len(sets)
     rows = math.ceil(len(pivots) / columns) if len(sets) == 1 else len(pivots)
     width, height = PANEL if rows == 1 else GRID_PANEL
+    label = BUDGET if "estimator" in keys and is_budgeted(map(str, table["estimator"].unique())) else PARTICLES
     with house_style():
         figure = new_figure(width * columns, height * rows)
         axes = figure.subplots(rows, columns, squeeze=False)
@@ -60,7 +62,7 @@ def draw_pivots(
             draw_lines(axis, part, shown, series, X)
             if axis.get_yscale() == "log":
                 label_decades(axis)
-            _label_particles(axis, sorted(table[X].unique()), last=place >= len(panels) - columns)
+            _label_particles(axis, sorted(table[X].unique()), label if place >= len(panels) - columns else "")
             if not name or name == sets[0]:
                 axis.set_ylabel(pivot.label)
             if pivot == pivots[0] or not name:
@@ -75,11 +77,10 @@ def _groups(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return table[list(keys)].drop_duplicates() if keys else pd.DataFrame(index=[0])
 
 
-def _label_particles(axis: Axes, counts: Sequence[int], last: bool) -> None:
-    """A logarithmic axis of K with a tick at every K that was run; its name below the last row."""
+def _label_particles(axis: Axes, counts: Sequence[int], label: str) -> None:
+    """A logarithmic axis of K with a tick at every K that was run; its name, empty above the last row."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator([float(count) for count in counts]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
-    if last:
-        axis.set_xlabel("particles, $K$")
+    axis.set_xlabel(label)

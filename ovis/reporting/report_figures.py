@@ -16,6 +16,7 @@ from ovis.reporting.panels import values_of
 from ovis.reporting.pivots import draw_pivots
 from ovis.reporting.results import Results
 from ovis.reporting.series import LONGEST_LEGEND, make_series, panel_title
+from ovis.reporting.style import is_budgeted
 
 __all__ = ["Picture", "draw_report"]
 
@@ -55,11 +56,13 @@ def _pivots(results: Results) -> Picture:
     choice = results.choice
     table = results.pivot[results.pivot["pivot"].isin([pivot.name for pivot in choice.drawn])]
     caption = _joined(_seeds(table["seeds"], "std"), _unfinished(results.pivot))
+    budgeted = "estimator" in table and is_budgeted(map(str, table["estimator"].unique()))
+    particles = "budget of particles K'" if budgeted else "number of particles K"
     figure = draw_pivots(table, choice.keys, caption, choice.evaluated)
     counts = sorted(table["iw"].unique())
     alt = (
-        f"{_listed([pivot.phrase for pivot in choice.drawn])}, each in a panel of its own, against the number of "
-        f"particles K = {_listed(counts)}; one line for each of {_listed(_names(table, choice.keys))}. "
+        f"{_listed([pivot.phrase for pivot in choice.drawn])}, each in a panel of its own, against the "
+        f"{particles} = {_listed(counts)}; one line for each of {_listed(_names(table, choice.keys))}. "
         f"{_leaders(table, choice.keys, choice.drawn[0])}"
     )
     return Picture("pivots", "By number of particles", alt.strip(), figure)

@@ -24,6 +24,7 @@ __all__ = [
     "estimator_look",
     "estimator_looks",
     "house_style",
+    "is_budgeted",
     "style_group",
     "style_order",
 ]
@@ -38,6 +39,7 @@ DASHDOT: Dash = (0, (4, 1.2, 1, 1.2))
 LONG: Dash = (0, (9, 2))
 DASHDOTDOT: Dash = (0, (4, 1, 1, 1, 1, 1))
 LONGSHORT: Dash = (0, (7, 1.4, 2, 1.4))
+SPARSE: Dash = (0, (1, 2.6))
 
 DASHES = (SOLID, DASHED, DOTTED, DASHDOT, LONG, DASHDOTDOT)
 
@@ -77,6 +79,12 @@ LOOKS = {
     "ovis-S1-exclusive": Look("OVIS-MC (S=1)", "#F4A582", DOTTED, "^"),
     "ovis-S10-exclusive": Look("OVIS-MC (S=10)", "#D55E00", LONGSHORT, "^"),
     "ovis-S50-exclusive": Look("OVIS-MC (S=50)", "#992B00", DASHDOT, "^"),
+    # Shares of a budget, from pale pink to dark brown: their lightness tells them apart in grey print as well.
+    "ovis-S0.1": Look("OVIS-MC (S=0.1K, budget)", "#FDC1B4", SPARSE, "^"),
+    "ovis-S0.2": Look("OVIS-MC (S=0.2K, budget)", "#F49173", DASHDOTDOT, "^"),
+    "ovis-S0.3": Look("OVIS-MC (S=0.3K, budget)", "#D76941", DASHED, "^"),
+    "ovis-S0.5": Look("OVIS-MC (S=0.5K, budget)", "#9E4725", LONG, "^"),
+    "ovis-S0.7": Look("OVIS-MC (S=0.7K, budget)", "#612C15", SOLID, "^"),
     "tvo": Look("TVO", "#0072B2", DASHED, "P"),
     "wake-wake": Look("RWS", "#56B4E9", DASHDOT, "X"),
     "wake-sleep": Look("Wake-Sleep", "#2B7FA8", DOTTED, "x"),
@@ -134,6 +142,18 @@ def style_group(estimator: str) -> int:
     return next(i for i, families in enumerate(COLUMNS) if family in families)
 
 
+def is_budgeted(estimators: Iterable[str]) -> bool:
+    """Whether K counts all particles, auxiliary ones too: where OVIS-MC pays for its samples out of K (inclusive)."""
+    for name in estimators:
+        try:
+            known = parse_estimator(name)
+        except ValueError:
+            continue
+        if known.family == "ovis-S" and not known.config["exclusive"]:
+            return True
+    return False
+
+
 def style_order(estimator: str) -> tuple[int, int, str]:
     """A key that sorts estimators as the paper's legends do: by column, then as in the table of looks."""
     known = list(LOOKS)
@@ -152,8 +172,9 @@ def _monte_carlo(known: EstimatorId) -> Look:
     """OVIS_MC: the more auxiliary samples the darker; inclusive ones (of a budget) are dashed."""
     count, exclusive = known.config["auxiliary"], bool(known.config["exclusive"])
     share = isinstance(count, float)
-    place = float(count) if share else math.log10(float(count)) / 2
-    color = _mix(LOOKS["ovis-S1-exclusive"].color, LOOKS["ovis-S50-exclusive"].color, min(max(place, 0.0), 1.0))
+    ends = ("ovis-S0.1", "ovis-S0.7") if share else ("ovis-S1-exclusive", "ovis-S50-exclusive")
+    place = (float(count) - 0.1) / 0.6 if share else math.log10(float(count)) / 2
+    color = _mix(LOOKS[ends[0]].color, LOOKS[ends[1]].color, min(max(place, 0.0), 1.0))
     samples = f"S={count:g}K" if share else f"S={count:g}"
     kind = "" if exclusive else ", budget"
     return Look(f"OVIS-MC ({samples}{kind})", color, SOLID if exclusive else DASHED, "^")

@@ -34,7 +34,7 @@ class _Cell:
 
 
 def wide_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """One row per group; per pivot its mean, ``... se`` its standard error and ``... n`` its seeds; then runs, done."""
+    """One row per group; per pivot its mean, ``... se`` its standard error, ``... n`` its seeds; then runs and done."""
     rows = []
     for group in _rows(table):
         row = {key: group[key].iloc[0] for key in keys}
@@ -121,15 +121,16 @@ def _cell(row: pd.Series, pivot: Pivot, float_format: str) -> _Cell:
     digits = float_format or pivot.metric.kind.digits
     if row["seeds"] == 0:
         return _Cell(ABSENT)
-    note = f" (n={row['seeds']})" if row["seeds"] != row["runs"] else ""
+    note = f" (n={row['seeds']})" if row["seeds"] != row["of"] else ""
     error = "" if math.isnan(row["se"]) else format(row["se"], digits)
     return _Cell(format(row["mean"], digits), error, note)
 
 
 def _seeds(group: pd.DataFrame) -> str:
-    """How many runs are behind a row; and how many of them are done, if not all."""
-    runs, done = int(group["runs"].iloc[0]), int(group["done"].iloc[0])
-    return f"{runs}" if done == runs else f"{runs} ({done} done)"
+    """How many seeds are behind a row; how many runs, if several have one seed; how many are done, if not all."""
+    seeds, runs, done = (int(group[name].iloc[0]) for name in ("of", "runs", "done"))
+    noted = [f"{runs} runs"] * (runs != seeds) + [f"{done} done"] * (done != runs)
+    return f"{seeds} ({', '.join(noted)})" if noted else f"{seeds}"
 
 
 def _aligned(cells: Sequence[_Cell]) -> list[str]:

@@ -43,7 +43,7 @@ def run(study: Folder, *options: str) -> int:
 
 def test_files_and_words(study: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(study, "--exp", "asymptotic-variance") == 0  # another name
-    folder = study.root.parent / "reports" / "asymptotic-analysis"
+    folder = study.root.parent / "reports" / "asymptotic-variance"
     assert sorted(path.name for path in folder.iterdir()) == sorted((*FILES, *FIGURES))
     for name in FIGURES:
         content = (folder / name).read_bytes()
@@ -69,6 +69,23 @@ def test_files_and_words(study: Folder, capsys: pytest.CaptureFixture[str]) -> N
     assert pd.read_csv(folder / "published.csv")["source"].unique().tolist() == ["mini"]
 
 
+@pytest.mark.parametrize(
+    ("exp", "folder"),
+    [
+        ("asymptotic-analysis", "asymptotic-variance"),  # "open reports/asymptotic-variance", says the published README
+        ("asymptotic-analysis-mini", "asymptotic-variance-mini"),
+        ("asymptotic-analysis2", "asymptotic-analysis2"),
+        ("mine", "mine"),
+    ],
+)
+def test_where_the_report_lies(study: Folder, exp: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovis.reporting.page.write_page", lambda folder, _: folder / "index.html")
+    monkeypatch.setattr("ovis.reporting.figures.save_figure", lambda *_: [Path(), Path()])  # takes a second
+    study.path.rename(study.root / exp)
+    assert run(study, "--exp", exp) == 0
+    assert [path.name for path in (study.root.parent / "reports").iterdir()] == [folder]
+
+
 def test_a_sweep_on_its_way(study: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("ovis.reporting.page.write_page", lambda folder, _: folder / "index.html")
     monkeypatch.setattr("ovis.reporting.figures.save_figure", lambda *_: [Path(), Path()])  # takes a second
@@ -85,7 +102,7 @@ def test_a_sweep_on_its_way(study: Folder, monkeypatch: pytest.MonkeyPatch, caps
     assert printed[2].startswith(f"skipped {broken.name}: gradients.npz can't be read (") or broken.name in printed[3]
     assert f"skipped {failed.name}: no draws yet: no memory (failed)" in printed
     assert "skipped notes: no config.json (foreign)" in printed
-    table = pd.read_csv(study.root.parent / "reports" / "asymptotic-analysis-inc=iwae" / "statistics.csv")
+    table = pd.read_csv(study.root.parent / "reports" / "asymptotic-variance-inc=iwae" / "statistics.csv")
     assert table[["estimator", "iw", "draws"]].to_numpy().tolist() == [
         ["pathwise-iwae", k, 50 if k == 30 else 200] for k in (3, 17, 30, 100)
     ]

@@ -125,6 +125,19 @@ def test_blocks_differ_without_any_colour() -> None:
     assert thin == hollow == set(LABELS[:3])
 
 
+@pytest.mark.parametrize("counts", [(5, 10, 50), (5, 20, 50), (2, 3, 4, 5, 20)])
+def test_the_legend_shows_the_dashes_of_every_k(counts: tuple[int, ...]) -> None:
+    """The marker in the middle of a short line would hide the only gap: the line would look solid."""
+    rows = pd.concat(table().query("iw == 5").assign(iw=iw) for iw in counts)
+    (legend,) = draw_figure3(rows, "y").legends
+    (size,) = {text.get_fontsize() for text in legend.get_texts()}
+    handles = dict(zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True))
+    for iw in counts:
+        line = handles[f"K = {iw}"]
+        dashes = line._unscaled_dash_pattern[1] or ()
+        assert legend.handlelength * size >= 2 * sum(dashes) * line.get_linewidth()
+
+
 def test_particle_styles() -> None:
     assert particle_styles([50, 5, 10]) == {5: (DOTTED, "x"), 10: (DASHED, "^"), 50: (SOLID, "o")}
     mini = particle_styles([20, 5, 100])

@@ -26,6 +26,9 @@ EVIL = "<script>document.title = 'taken over'</script>"
 
 SNR = "train:grads/snr"
 
+#: Width of the narrow figure in CSS pixels.
+NARROW = 420
+
 #: Values in an order that no column has; the last one is missing.
 VALUES = (-2.0, -10.0, -9.0, 0.5)
 
@@ -49,13 +52,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figure = Figure(figsize=(12, 3))
     figure.subplots(1, 4)
     drawn = save_drawn(figure, root, "wide", "A wide figure", "Four empty panels.")
+    narrow = save_drawn(Figure(figsize=(NARROW / 100, 3)), root, "narrow", "A narrow figure", "Nothing.")
     claim = Claim("a-claim", "Figure 1", "A statement that takes more than a phone's width to say. " * 3, "Figure 1")
     cells = tuple(Cell("best bound", f"K = {k}", "OVIS-MC (S=10)", "-100.00 ± 0.01", 3) for k in range(8))
     verdicts = [Verdict(claim, status, cells, "open: " + "word" * 30, "seeds") for status in Status]
     pivots = [parse_pivot(f"max:{METRIC}"), parse_pivot(f"last:{SNR}")]
     experiment = read_experiment(folder.path)
     command = "python report.py --exp=demo --keys=" + "estimator," * 40
-    return write_page(root, experiment_page(experiment, folder.path, pivots, [drawn], verdicts, command=command))
+    return write_page(
+        root, experiment_page(experiment, folder.path, pivots, [drawn, narrow], verdicts, command=command)
+    )
 
 
 def column(tab: Tab, heading: str) -> list[str]:
@@ -93,7 +99,7 @@ def test_it_opens_without_a_complaint_and_asks_for_nothing(tab: Tab, page: Path)
     assert tab.requests == [page.as_uri()]
     assert tab.evaluate("document.title") == "demo"
     images = tab.evaluate("Array.from(document.images, (image) => [image.alt, image.naturalWidth, image.complete])")
-    assert images == [["Four empty panels.", 2400, True]]
+    assert images == [["Four empty panels.", 2400, True], ["Nothing.", 2 * NARROW, True]]
 
 
 def test_another_script_would_not_run(tab: Tab, page: Path) -> None:
@@ -168,6 +174,16 @@ def test_no_width_makes_the_page_scroll_sideways(tab: Tab, page: Path, width: in
     assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     wide = tab.evaluate("document.querySelector('figure img').clientWidth")
     assert wide > 700 if width < 700 else wide <= width
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_figure_is_blown_up(tab: Tab, page: Path, width: int) -> None:
+    """A figure that fits a phone is not made wider than the phone."""
+    tab.open(page, width=width, height=812)
+    script = "Array.from(document.querySelectorAll('figure img'), (image) => [image.clientWidth, +image.getAttribute('width')])"
+    sizes = tab.evaluate(script)
+    assert [drawn for _, drawn in sizes] == [1200, NARROW]
+    assert all(shown <= drawn for shown, drawn in sizes)
 
 
 def luminance(color: str) -> float:

@@ -14,6 +14,7 @@ from synthetic_runs import METRIC, Folder
 from ovis.reporting.aggregate import STUDENT, curve_table, pivot_table, run_values
 from ovis.reporting.metrics import Metric, parse_pivot
 from ovis.reporting.read import read_experiment
+from ovis.reporting.tables import text_table
 
 
 def table(demo: Folder, *pivots: str, keys: tuple[str, ...] = ("estimator",)) -> pd.DataFrame:
@@ -109,7 +110,7 @@ def test_keys_tell_runs_apart_and_a_missing_setting_is_a_value(demo: Folder) -> 
     rows = table(demo, f"last:{METRIC}", keys=("estimator", "tau"))
     assert list(rows["mean"]) == [3.0, 1.0]
     assert math.isnan(rows["tau"].iloc[0])
-    assert list(table(demo, f"last:{METRIC}", keys=())["mean"]) == [pytest.approx(7 / 3)]
+    assert list(table(demo, f"last:{METRIC}", keys=())["mean"]) == [2.75]  # of seed 1 it is 1.5, of seed 2 it is 4
 
 
 def curves(demo: Folder, band: str, *names: str) -> pd.DataFrame:
@@ -159,6 +160,48 @@ def test_a_band_around_positive_values_stays_positive(demo: Folder) -> None:
         demo.add("vimco", {METRIC: [0.0], "train:grads/snr": [value]}, seed=seed)
     (row,) = curves(demo, "ci", "train:grads/snr").to_dict("records")
     assert row["low"] == 0.01  # the interval would reach below zero: down to the smallest value then
+
+
+@pytest.mark.parametrize(("metric", "low"), [("train:grads/snr", 1.0), (METRIC, 1.1 - 0.5 * 0.1**0.5)])
+def test_a_band_on_a_logarithmic_axis_ends_at_the_smallest_seed(demo: Folder, metric: str, low: float) -> None:
+    """Nine times 1 and once 2: mean 1.1, standard deviation sqrt(0.1); the band is positive, but below every seed."""
+    for seed in range(10):
+        demo.add("vimco", {METRIC: [0.0], metric: [2.0 if seed == 0 else 1.0]}, seed=seed)
+    (row,) = curves(demo, "std", metric).to_dict("records")
+    (pivot,) = table(demo, f"last:{metric}").to_dict("records")
+    assert [row["low"], pivot["low"]] == pytest.approx([low, low], rel=1e-12)
+    high = 1.1 + 0.5 * 0.1**0.5
+    assert [row["high"], pivot["high"]] == pytest.approx([high, high], rel=1e-12)
+
+
+def test_runs_of_one_seed_are_no_repetitions(demo: Folder) -> None:
+    """Two seeds at two alphas each: means over alpha of 2 and 6, so 4 +- 2 (standard deviation sqrt(8))."""
+    for seed, values in {1: (1.0, 3.0), 2: (5.0, 7.0)}.items():
+        for alpha, value in zip((0.0, 0.7), values, strict=True):
+            demo.add("vimco", [value], seed=seed, alpha=alpha)
+    (row,) = table(demo, f"last:{METRIC}").to_dict("records")
+    assert (row["mean"], row["seeds"], row["of"], row["runs"]) == (4.0, 2, 2, 4)
+    assert row["se"] == pytest.approx(2.0, rel=1e-12)
+    (curve,) = curves(demo, "std").to_dict("records")
+    assert (curve["mean"], curve["seeds"]) == (4.0, 2)
+    assert curve["std"] == pytest.approx(8**0.5, rel=1e-12)
+    assert "2 (4 runs)" in text_table(table(demo, f"last:{METRIC}"), ["estimator"])
+
+
+def test_one_seed_at_two_settings_has_no_uncertainty(demo: Folder) -> None:
+    for alpha, value in ((0.0, 1.0), (0.7, 3.0)):
+        demo.add("vimco", [value], alpha=alpha)
+    (row,) = table(demo, f"last:{METRIC}").to_dict("records")
+    assert (row["mean"], row["seeds"]) == (2.0, 1)
+    assert math.isnan(row["se"])
+    assert curves(demo, "ci")[["low", "high"]].isna().all(axis=None)
+
+
+def test_a_step_that_is_not_finite_stays_a_gap(demo: Folder) -> None:
+    demo.add("vimco", [1.0, None, 3.0])
+    rows = curves(demo, "std")
+    assert list(rows["step"]) == [100, 200, 300]
+    assert math.isnan(rows["mean"].iloc[1])
 
 
 def test_curves_keep_the_order_of_the_table_and_of_the_metrics(demo: Folder) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from ovis.reporting.curves import draw_curves
 from ovis.reporting.figures import save_figure
 from ovis.reporting.legend import reading_order
+from ovis.reporting.pivots import draw_pivots
 from ovis.reporting.style import estimator_look
 
 METRICS = ("train:loss/L_k", "test:loss/L_k", "train:grads/snr")
@@ -134,6 +135,66 @@ def test_a_logarithmic_axis_has_at_least_three_labelled_ticks(table: pd.DataFram
     labels = [t.get_text() for t in axis.get_yticklabels() if low <= t.get_position()[1] <= high and t.get_text()]
     assert len(labels) >= 3
     assert "0.1" in labels
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.6, 1.1), (0.06, 0.11), (0.21, 0.49), (0.9, 4.4), (0.9, 5.6), (1.01, 1.04), (2.0, 300.0)]
+)
+def test_a_logarithmic_axis_of_any_range_has_a_scale(low: float, high: float) -> None:
+    """One labelled tick says where, but not how much."""
+    rows = pd.DataFrame(rows_of(0, METRICS[2], estimator="vimco-arithmetic"))
+    rows["mean"] = np.geomspace(low, high, len(rows))
+    figure = draw_curves(rows.assign(low=np.nan, high=np.nan), ["estimator"])
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    ends = axis.get_ylim()
+    shown = [
+        tick for tick in axis.get_yticklabels() if ends[0] <= tick.get_position()[1] <= ends[1] and tick.get_text()
+    ]
+    assert 2 <= len(shown) <= 9
+    assert [float(tick.get_text()) for tick in shown] == pytest.approx([tick.get_position()[1] for tick in shown])
+
+
+def columns_of(figure: Figure) -> list[list[str]]:
+    """The legend's texts as they are placed: columns from left to right, each from top to bottom."""
+    FigureCanvasAgg(figure).draw()
+    boxes = [
+        (text.get_window_extent(), text.get_text()) for text in figure.legends[0].get_texts() if text.get_text() != " "
+    ]
+    lefts = sorted({round(box.x0) for box, _ in boxes})
+    return [
+        [text for box, text in sorted(boxes, key=lambda item: -item[0].y0) if round(box.x0) == left] for left in lefts
+    ]
+
+
+@pytest.mark.parametrize("metrics", [1, 3])
+def test_of_several_k_the_legend_has_each_estimator_in_one_piece(metrics: int) -> None:
+    """The table's order, the best first, would scatter the estimators over the legend."""
+    order = [("wake-wake", 20), ("ovis-gamma1", 20), ("vimco-arithmetic", 5), ("ovis-gamma1", 5)]
+    order += [("vimco-arithmetic", 20), ("wake-wake", 5), ("ovis-gamma1", 10), ("vimco-arithmetic", 10)]
+    table = pd.DataFrame(
+        row for metric in METRICS[:metrics] for name, iw in order for row in rows_of(0, metric, estimator=name, iw=iw)
+    )
+    columns = columns_of(draw_curves(table, ["estimator", "iw"], caption="means"))
+    wanted = [
+        f"{estimator_look(n).label}, K={k}"
+        for n, ks in (("ovis-gamma1", (5, 10, 20)), ("wake-wake", (5, 20)), ("vimco-arithmetic", (5, 10, 20)))
+        for k in ks
+    ]
+    assert [text for column in columns for text in column] == wanted
+    if metrics == 3:  # wide enough for a column each
+        assert columns == [wanted[:3], wanted[3:5], wanted[5:]]
+
+
+def test_thirty_estimators_leave_the_figure_to_the_panels() -> None:
+    names = [f"ovis-S{s}-exclusive" for s in range(1, 31)]
+    table = pd.DataFrame(row for name in names for row in rows_of(0, METRICS[0], estimator=name))
+    table = table.rename(columns={"metric": "pivot", "step": "iw"})
+    figure = draw_pivots(table.assign(pivot="max:train:loss/L_k", iw=table["iw"] + 1), ["estimator", "iw"])
+    legend, (panel,) = boxes(figure)
+    assert len(figure.legends[0].get_texts()) == 30
+    assert legend.y1 <= figure.bbox.y1
+    assert panel.height > 100
 
 
 def test_a_bound_shows_all_that_comes_after_the_first_climb(table: pd.DataFrame) -> None:

@@ -120,6 +120,22 @@ def test_figure_4_tells_alpha_by_dashes_and_data_sets_by_columns(vae: Results) -
     assert grid[0, 0].get_ylim()[0] > -95
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "words"),
+    [
+        ("ovis-S0.3", "budget of particles, $K'$", "the budget of particles K' = 3, 8;"),
+        ("ovis-S10-exclusive", "particles, $K$", "the number of particles K = 3, 8;"),
+    ],
+)
+def test_a_budget_of_particles_is_called_so(demo: Folder, name: str, label: str, words: str) -> None:
+    for iw in (3, 8):
+        demo.add("ovis-gamma1", [1.0], iw=iw)
+        demo.add(name, [2.0], iw=iw)
+    picture = next(draw_report(results_of(demo.path)))
+    assert {axes.get_xlabel() for axes in picture.figure.axes} == {label}
+    assert words in picture.alt
+
+
 def test_a_series_that_was_run_at_one_k_alone_is_a_point(demo: Folder) -> None:
     demo.add("vimco", [1.0], iw=2)
     demo.add("vimco", [1.0], iw=4)
@@ -233,5 +249,5 @@ def test_a_table_without_the_axis_of_k_has_no_pivot_plot(gmm: Results, tmp_path:
 def test_pivot_tables_keep_their_columns(demo: Folder) -> None:
     demo.add("vimco", [1.0])
     table = pivot_table(read_experiment(demo.path), ["estimator"], [parse_pivot(f"max:{METRIC}")])
-    assert list(table) == ["estimator", "pivot", "mean", "se", "low", "high", "seeds", "runs", "done"]
+    assert list(table) == ["estimator", "pivot", "mean", "se", "low", "high", "seeds", "of", "runs", "done"]
     assert isinstance(table, pd.DataFrame)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib
 import pandas as pd
@@ -12,7 +12,7 @@ import pytest
 
 from ovis.names import ESTIMATOR_FAMILIES
 from ovis.reporting.series import legend_looks, make_series
-from ovis.reporting.style import LOOKS, Look, estimator_look, estimator_looks, house_style
+from ovis.reporting.style import LOOKS, Look, estimator_look, estimator_looks, house_style, is_budgeted
 
 QUICKSTART = ("reinforce", "vimco", "rws", "tvo-part2-config1", "ovis-gamma0", "ovis-gamma1", "ovis-S10-exclusive")
 
@@ -82,6 +82,40 @@ def seen(look: Look, kind: str) -> tuple[float, ...]:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     mixed = (sum(a * b for a, b in zip(row, linear, strict=True)) for row in MACHADO[kind])
     return tuple(max(0.0, min(1.0, 12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055)) for c in mixed)
+
+
+SHARES = ("ovis-S0.1", "ovis-S0.2", "ovis-S0.3", "ovis-S0.5", "ovis-S0.7")
+
+
+def lightness(look: Look) -> float:
+    """CIE L*, from 0 (black) to 100 (white)."""
+    channels = [int(look.color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def test_shares_of_a_budget_are_told_apart_in_grey_and_by_dashes() -> None:
+    looks = [estimator_look(name) for name in SHARES]
+    assert len({look.dash for look in looks}) == len(SHARES)
+    assert {look.marker for look in looks} == {"^"}
+    levels = [lightness(look) for look in looks]
+    assert levels[0] > 80
+    assert levels[-1] < 30
+    assert all(light - dark > 10 for light, dark in pairwise(levels))
+    assert lightness(looks[1]) > lightness(estimator_look("ovis-S0.25")) > lightness(looks[3])
+
+
+@pytest.mark.parametrize(
+    ("names", "budgeted"),
+    [
+        (["ovis-gamma1", "ovis-S0.3"], True),
+        (["ovis-S10"], True),
+        (["ovis-gamma1", "ovis-S10-exclusive", "vimco", "of-another-version"], False),
+    ],
+)
+def test_which_estimators_share_a_budget(names: list[str], budgeted: bool) -> None:
+    assert is_budgeted(names) is budgeted
 
 
 def test_looks_that_share_a_label_are_told_apart() -> None:
