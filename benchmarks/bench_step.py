@@ -4,8 +4,8 @@
 
 The paper's networks on 28 x 28 inputs, batch 24: sbm, 3 x 200 Bernoulli variables; gaussian-vae, 200 normal variables
 and perceptrons of two hidden layers of 200. All in one run, the floor measured anew beside each estimator, in turns.
-Quote it from a quiet machine: where other processes want the cores, torch's threads wait for each other. --profile tells
-where the time of the first estimator goes.
+Quote it from a quiet machine: where other processes want the cores, torch's threads wait for each other. With --profile
+it tells where the time of the first estimator goes.
 """
 
 from __future__ import annotations

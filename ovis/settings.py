@@ -104,6 +104,8 @@ class TrainSettings:
     bs: int = option(32, "training batch size", low=1)
     valid_bs: int = option(50, "data per evaluation batch, validation", low=1)
     test_bs: int = option(50, "data per evaluation batch, training and test", low=1)
+    compile: bool = option(False, "compile the step (torch.compile): a minute at the start, then faster")
+    capture: bool = option(False, "record a step once and replay it as one CUDA graph: no launch overhead (CUDA only)")
 
     # estimator
     estimator: str = option("reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1")
@@ -192,6 +194,8 @@ def check_combination(settings: TrainSettings) -> None:
     """
     _check_estimator(settings)
     _check_model(settings)
+    if (settings.compile or settings.capture) and settings.particles_per_pass != "all":
+        raise SettingsError("--particles_per_pass: must be all with --compile and --capture, which see no second pass")
 
 
 def _check_estimator(settings: TrainSettings) -> None:

@@ -194,7 +194,7 @@ class GradientEstimator(nn.Module, ABC):
         return self._settings(self.settings, overrides) if overrides else self.settings
 
     def _settings(self, current: ParticleSettings, changes: dict[str, Any]) -> Any:
-        valid = [item.name for item in dataclasses.fields(self.Settings)]
+        valid = self.Settings.__dataclass_fields__  # the compiler follows this, and not dataclasses.fields
         unknown = [name for name in changes if name not in valid]
         if unknown:
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; valid: {', '.join(valid)}")

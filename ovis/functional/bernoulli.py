@@ -23,9 +23,9 @@ def softplus(logits: Tensor) -> Tensor:
 def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
     """sum_i v_i l_i - log(1 + exp(l_i)), over the last dimension.
 
-    In plain calls a function of its own: log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, of which the logarithms are taken
-    of products, and backward (v - sigmoid l) in one new tensor; torch's own, of which the steps are many and each wants
-    memory, takes three times as long. No term cancels another's. Where torch transforms or compiles, torch's own.
+    log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, of which the logarithms are taken of products; the gradient is
+    (v - sigmoid l), in one new tensor. No term cancels another's. Torch's own function takes up to three times as long,
+    for it wants memory at every step; it serves where torch transforms or compiles the call.
 
     Args:
         logits: log p/(1 - p), shape [..., N].
@@ -47,7 +47,7 @@ class _LogProb(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(logits, value)
         room = logits.abs().sigmoid_()
-        log_prob = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
+        log_prob: Tensor = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
         torch.clamp(logits, min=0, out=room)
         return log_prob.sub_(room.addcmul_(value, logits, value=-1).sum(-1))
 

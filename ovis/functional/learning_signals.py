@@ -75,7 +75,7 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
     if (log_w_aux is None) is (spec.family == "ovis-S"):
         needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
         raise ValueError(f"method {method!r} {needs}")
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     return _SIGNALS[spec.family](log_w.detach(), alpha, spec, log_w_aux)
 
 

@@ -199,10 +199,25 @@ def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
 
 
 def check_alpha(alpha: Alpha) -> Alpha:
-    """Refuse alpha >= 1. A tensor is taken on trust: reading it would make the device wait."""
+    """Refuse alpha >= 1. Where reading a tensor would make a device wait, alpha >= 1 becomes NaN, and so the loss.
+
+    Returns:
+        alpha, or NaN.
+
+    Raises:
+        ValueError: alpha >= 1, or a tensor with dimensions.
+    """
     if isinstance(alpha, Tensor):
         if alpha.dim() > 0:
             raise ValueError(f"alpha must be a float or a tensor without dimensions, got shape {tuple(alpha.shape)}")
-    elif not alpha < 1:
-        raise ValueError(f"alpha must be below 1, got {alpha}; at alpha = 1 the bound is the mean log-weight")
+        if not _readable(alpha):
+            return torch.where(alpha < 1, alpha, math.nan)
+    if not float(alpha) < 1:
+        raise ValueError(f"alpha must be below 1, got {float(alpha)}; at alpha = 1 the bound is the mean log-weight")
     return alpha
+
+
+def _readable(scalar: Tensor) -> bool:
+    """Whether its number is at hand: on the host, and not a stand-in of a transform or of a compiler."""
+    plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    return plain and scalar.device.type == "cpu"

@@ -205,7 +205,7 @@ def _attach_by_differences(value: Tensor, pairs: tuple[tuple[Tensor, Tensor], ..
     for factor, x in pairs:
         still = x.detach()
         move = torch.where(still.isinf(), 0.0, x - still) * factor.detach().clamp(-largest, largest)
-        value = value + move.flatten(value.dim()).sum(-1)
+        value = value + (move.flatten(value.dim()).sum(-1) if move.dim() > value.dim() else move)
     return value
 
 

@@ -49,10 +49,9 @@ class BernoulliVector(Distribution):
     def variance(self) -> Tensor:
         return self.probs * (1 - self.probs)
 
-    @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Exact samples in {0, 1}, shape [*sample_shape, *batch, *event], without graph."""
-        probs = self.probs.expand(torch.Size(sample_shape) + self.logits.shape)
+        probs = self.probs.detach().expand(torch.Size(sample_shape) + self.logits.shape)
         noise = torch.rand(probs.shape, dtype=probs.dtype, device=probs.device)
         return (probs - noise).ceil_().abs_()  # noise < probs, exactly, without slow booleans on the way
 
@@ -80,7 +79,7 @@ class BernoulliVector(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
         shape = torch.Size(batch_shape) + self.event_shape
         wide = BernoulliVector(self.logits.expand(shape), len(self.event_shape))
-        wide.__dict__["probs"] = self.probs.expand(shape)  # the sigmoids of what is there, not of its copies
+        wide.probs = self.probs.expand(shape)  # the sigmoids of what is there, not of its copies
         return wide
 
 
@@ -118,10 +117,9 @@ class OneHotVector(OneHotCategorical):
         """The same distribution, seen with another batch shape."""
         return OneHotVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape))
 
-    @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Exact samples, one-hot, shape [*sample_shape, *batch, K], without graph."""
-        probs = self.probs.expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
+        probs = self.probs.detach().expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
         noise = torch.rand((*probs.shape[:-1], 1), dtype=probs.dtype, device=probs.device)
         # the last category takes what rounding leaves
         category = (noise >= probs.cumsum(-1)[..., :-1]).sum(-1, keepdim=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +57,7 @@ def build_run(settings: TrainSettings, splits: Splits | None = None) -> Run:
     """
     check_combination(settings)
     device = pick_device(settings.device)
+    _check_speed(settings, device)
     seed_everything(settings.seed)
     splits = splits or load_dataset(settings).to(device)
     model = build_model(settings, splits.x_shape, splits.mean.cpu()).to(device)
@@ -77,6 +80,20 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"--device: {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def _check_speed(settings: TrainSettings, device: torch.device) -> None:
+    """
+    Raises:
+        SettingsError: nothing to compile with, or no device that can replay.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if settings.compile and not shutil.which(compiler):
+        raise SettingsError(
+            f"--compile: no C++ compiler {compiler!r} here; install g++, name another in CXX, or leave --compile out"
+        )
+    if settings.capture and device.type != "cuda":
+        raise SettingsError(f"--capture: needs a CUDA device, and this run is on {device}; leave it out")
 
 
 def seed_everything(seed: int) -> None:
@@ -106,5 +123,7 @@ def build_optimizer(settings: TrainSettings, model: nn.Module, estimator: nn.Mod
     if baseline:
         groups.append({"params": baseline, "lr": settings.baseline_lr})
     # one fused kernel for all parameters, where torch has it (on the CPU too)
-    fused: dict[str, Any] = {"fused": True} if settings.optimizer in ("adam", "sgd") else {}
-    return OPTIMIZERS[settings.optimizer](groups, **fused)
+    extra: dict[str, Any] = {"fused": True} if settings.optimizer in ("adam", "sgd") else {}
+    if settings.capture and settings.optimizer != "sgd":  # which counts no steps
+        extra["capturable"] = True
+    return OPTIMIZERS[settings.optimizer](groups, **extra)

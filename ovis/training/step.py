@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ovis.settings import TrainSettings
 from ovis.training.build import Run
+from ovis.training.capture import CapturedStep, CudaGraphs, Graphs
 from ovis.training.memory import keep_freed_memory
 from ovis.training.schedule import warmup
 
@@ -18,31 +19,58 @@ __all__ = ["LearningRates", "TrainingStep", "estimator_config"]
 class TrainingStep:
     """Callable: one batch in, the parameters one step further.
 
+    With ``--compile`` the loss and its gradient are compiled; with ``--capture`` a whole step is recorded and replayed.
+    Both take alpha from memory on the device, as what they read from Python is that of the first step.
+
     Args:
         run: the parts of the run.
         total: steps of the whole run: the learning rate is halved at equal distances.
+        graphs: what records a step; None: CUDA, where the run is to be captured.
     """
 
-    def __init__(self, run: Run, total: int):
+    def __init__(self, run: Run, total: int, graphs: Graphs | None = None):
+        settings = run.settings
         self.run = run
-        self.rates = LearningRates(run.settings, run.optimizer, total)
+        self.rates = LearningRates(settings, run.optimizer, total)
+        if graphs is None and settings.capture:
+            graphs = CudaGraphs(run.device)
+        self.alpha: Tensor | None = None
+        if settings.warmup and (settings.compile or graphs is not None):
+            self.alpha = torch.zeros((), dtype=torch.float64, device=run.device)
+        self.mean = torch.compile(self._mean, dynamic=False, fullgraph=True) if settings.compile else self._mean
+        self.captured: CapturedStep | None = None
+        if graphs is not None:
+            self.captured = CapturedStep(lambda x: self._take(x, self._fixed), graphs)
+            self.rates.on(run.device)
         keep_freed_memory()
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Take step number ``step`` (from 0) on a batch [B, *event]. Nothing here makes the device wait.
 
         Returns:
-            the mean loss, without dimensions, detached.
+            the mean loss, without dimensions, detached; where steps are captured, the next one overwrites it.
         """
-        run = self.run
         self.rates(step)
-        config = estimator_config(run.settings, step)
-        loss, _, _ = run.estimator(run.model, x, return_diagnostics=False, **config)
-        mean: Tensor = loss.mean()
+        config = estimator_config(self.run.settings, step)
+        if self.alpha is not None:
+            self.alpha.fill_(config["alpha"])
+            config = self._fixed
+        return self._take(x, config) if self.captured is None else self.captured(x)
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        return {} if self.alpha is None else {"alpha": self.alpha}
+
+    def _take(self, x: Tensor, config: dict[str, Any]) -> Tensor:
+        mean = self.mean(x, config)
         mean.backward()
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
+        self.run.optimizer.step()
+        self.run.optimizer.zero_grad(set_to_none=True)
         return mean.detach()
+
+    def _mean(self, x: Tensor, config: dict[str, Any]) -> Tensor:
+        loss: Tensor = self.run.estimator(self.run.model, x, return_diagnostics=False, **config)[0]
+        return loss.mean()
 
 
 class LearningRates:
@@ -65,7 +93,16 @@ class LearningRates:
             self.halvings = halvings
             rates = [self.settings.lr, self.settings.baseline_lr][: len(self.optimizer.param_groups)]
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * 0.5**halvings
+                rate *= 0.5**halvings
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def on(self, device: torch.device) -> None:
+        """Keep them in memory on the device, where a recorded step reads them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.full((), float(group["lr"]), device=device)
 
 
 def estimator_config(settings: TrainSettings, step: int) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_every_family_is_among_the_cases():
         lambda x: torch.tensor(1.0),
         lambda x: x.abs().multinomial(1),
         lambda x: torch.distributions.Categorical(logits=x).sample(),
-        lambda x: torch.distributions.Normal(x, x.exp()),  # checks its arguments
+        lambda x: torch.distributions.Normal(x, x.exp(), validate_args=True),
     ],
 )
 def test_waiting_is_noticed(read):
