@@ -21,6 +21,7 @@ from ovis.runner.devices import DeviceError
 from ovis.runner.engines.base import EngineError, Request
 from ovis.runner.engines.config import make_engine
 from ovis.runner.engines.options import EngineOptions
+from ovis.runner.engines.packed import Packed
 from ovis.runner.filesystem import is_network
 from ovis.runner.grid import Experiment, GridError
 from ovis.runner.job import JobSpec
@@ -102,6 +103,8 @@ def _parser() -> OneLineParser:
     add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
     add("--processes", type=whole_number, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
         "on the CPU 1 for each core, with one thread each)")  # fmt: skip
+    add("--ensemble", action="store_true",
+        help="train runs that differ only in the seed in one process; each leaves what it would alone")  # fmt: skip
     add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
     add("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
         help=f"first put runs back, by level: {LEVELS}")  # fmt: skip
@@ -139,6 +142,10 @@ def _run(
     known = {record.key: record for record in queue.read()}
     device = options.device or experiment.device or "auto"
     engine = make_engine(engine_options, Request(device, options.processes))
+    if options.ensemble:
+        if experiment.script != "train":
+            raise EngineError(f"--ensemble: packs trainings, and {name} is of gradients at one K")
+        engine = Packed(engine, queue, experiment.runs)
     estimate = _estimate(experiment, known, engine.slots)
     _print_plan(experiment, queue, known, f"on {engine.place}: {runs_text(engine.slots)} at once{estimate}")
     if busy := engine.waiting():

@@ -3,6 +3,9 @@
 ``python -m ovis.runner.job <experiment folder> <key> <attempt>``, started by an engine, perhaps on another machine. It
 holds the run's lock and its fence, keeps its lease alive, runs the training as a child that dies with it, hands SIGTERM
 on to it, and publishes the outcome. It never writes the ledger.
+
+An ensemble is a job of several runs, trained by one child. Each has its own lock, fence, lease and outcome, as if it
+had a job to itself; one that is revoked or can't be held leaves the others alone.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from ovis.runner.status import (
     read_outcome,
 )
 from ovis.runner.transitions import accepts
+from ovis.settings import parse_arguments
 
 __all__ = ["TRAINING", "JobSpec", "main", "run_job"]
 
@@ -66,6 +70,8 @@ class JobSpec:
         parent: process id the job shall die with; 0: none.
         place: where it runs, for people: the job writes it into its lease as it begins, by which the manager knows that
             it has; empty: nobody asks.
+        companions: ``<key>.<attempt>`` of further runs, which differ from this one only in the seed: the training makes
+            them all.
         command: the training process.
     """
 
@@ -78,7 +84,14 @@ class JobSpec:
     ttl: float = 60.0
     parent: int = 0
     place: str = ""
+    companions: tuple[str, ...] = ()
     command: tuple[str, ...] = TRAINING
+
+    @property
+    def attempts(self) -> list[tuple[str, int]]:
+        """Key and attempt of each run."""
+        pairs = [text.rpartition(".") for text in self.companions]
+        return [(self.key, self.attempt), *((key, int(attempt)) for key, _, attempt in pairs)]
 
     def argv(self) -> list[str]:
         """The words that start the job."""
@@ -89,6 +102,7 @@ class JobSpec:
             f"--ttl={self.ttl}",
             f"--parent={self.parent}",
             f"--place={self.place}",
+            *(f"--companion={companion}" for companion in self.companions),
         ]
         place = [os.path.abspath(self.folder), self.key, str(self.attempt)]
         return [sys.executable, "-m", "ovis.runner.job", *options, "--", *place, *self.command]
@@ -111,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ttl", type=float, default=60.0, help="seconds of silence that mean death")
     parser.add_argument("--parent", type=int, default=0, help="process to die with; 0: none")
     parser.add_argument("--place", default="", help="where it runs, for people")
+    parser.add_argument("--companion", action="append", default=[], metavar="KEY.ATTEMPT", help="a further run")
     options = vars(parser.parse_args(argv))
+    options["companions"] = tuple(options.pop("companion"))
     options["folder"] = Path(os.path.abspath(options["folder"]))  # the training is started in another one
     spec = JobSpec(**{**options, "command": tuple(options["command"] or TRAINING)})
     try:
@@ -136,28 +152,60 @@ def run_job(spec: JobSpec) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the manager's to handle
     if spec.parent and not die_with_parent(spec.parent):
         return STALE
+    code = STALE
+    with contextlib.ExitStack() as locks:
+        held = []
+        for key, attempt in spec.attempts:
+            found = _hold(spec, key, attempt, locks)
+            if isinstance(found, _Held):
+                held.append(found)
+            elif key == spec.key:
+                code = found
+        if not held:
+            return code
+        code = STALE
+        for run, outcome in training.run(held):
+            if _has_ended(run):
+                code = 0
+            elif outcome is not None and read_fence(run.paths) == run.attempt:
+                publish_outcome(run.paths, outcome)
+                failpoint("outcome.published")
+                code = 0
+    return code
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A run of which this process has the lock and the fence."""
+
+    record: Record
+    paths: RunPaths
+    attempt: int
+    lock: int
+
+    @property
+    def seed(self) -> int:
+        seed: int = parse_arguments(shlex.split(self.record.arg)).seed
+        return seed
+
+
+def _hold(spec: JobSpec, key: str, attempt: int, locks: contextlib.ExitStack) -> _Held | int:
+    """Take a run, until ``locks`` is closed; else the exit code that says why not, 0: it has ended already."""
     paths = ExperimentPaths(spec.folder)
-    record = Queue(paths).find(spec.key)
-    if record is None or record.state is not State.RUNNING or record.attempt != spec.attempt:
+    record = Queue(paths).find(key)
+    if record is None or record.state is not State.RUNNING or record.attempt != attempt:
         return STALE
-    if spec.place and not Leases(paths).occupy(spec.key, spec.attempt, spec.place):
+    if spec.place and not Leases(paths).occupy(key, attempt, spec.place):
         return STALE
     run = paths.run(record.name)
     run.folder.mkdir(exist_ok=True)
-    with hold_run(run) as lock:
-        if lock is None:
-            return BUSY
-        if not take_fence(run, spec.attempt):
-            return STALE
-        failpoint("job.fenced")
-        if _settled(run, record):
-            return 0
-        outcome = training.run(record, run, lock)
-        if outcome is None or read_fence(run) != spec.attempt:
-            return STALE
-        publish_outcome(run, outcome)
-        failpoint("outcome.published")
-    return 0
+    lock = locks.enter_context(hold_run(run))
+    if lock is None:
+        return BUSY
+    if not take_fence(run, attempt):
+        return STALE
+    failpoint("job.fenced")
+    return 0 if _settled(run, record) else _Held(record, run, attempt, lock)
 
 
 class _Training:
@@ -174,34 +222,40 @@ class _Training:
         self.stopping = True
         self._tell()
 
-    def run(self, record: Record, run: RunPaths, lock: int) -> Outcome | None:
+    def run(self, held: Sequence[_Held]) -> list[tuple[_Held, Outcome | None]]:
         """Start the training, wait for it, and say how it ended; None: the attempt was revoked and it was killed."""
-        if self.stopping:
-            return self._outcome(run, ABORTED)
-        try:
-            self._start(record, run, lock)
-        except (OSError, ValueError) as error:  # no such command; a NUL in an option
-            short = isinstance(error, OSError) and error.errno in SHORT_OF
-            ending = Ending.EXHAUSTED if short else Ending.EXCEPTION
-            return Outcome(ending, self.spec.attempt, message=f"can't start: {error}", t=time.time())
-        failpoint("job.spawned")
-        self._tell()
-        code = self._wait()
-        return None if code is None or code == STALE else self._outcome(run, code)
+        code: int | None = ABORTED
+        if not self.stopping:
+            try:
+                self._start(held)
+            except (OSError, ValueError) as error:  # no such command; a NUL in an option
+                short = isinstance(error, OSError) and error.errno in SHORT_OF
+                ending = Ending.EXHAUSTED if short else Ending.EXCEPTION
+                told, now = f"can't start: {error}", time.time()
+                return [(run, Outcome(ending, run.attempt, message=told, t=now)) for run in held]
+            failpoint("job.spawned")
+            self._tell()
+            code = self._wait(held)
+        if code is None or code == STALE:
+            return [(run, None) for run in held]
+        return [(run, self._outcome(run, code, held[0])) for run in held]
 
-    def _start(self, record: Record, run: RunPaths, lock: int) -> None:
-        spec, folder = self.spec, self.spec.folder
+    def _start(self, held: Sequence[_Held]) -> None:
+        spec, folder, first = self.spec, self.spec.folder, held[0]
         where = [f"--exp={folder.name}", f"--root={folder.parent}", f"--device={spec.device}"]
         where += [f"--data_root={spec.data_root}"] if spec.data_root else []
-        where += [f"--run_dir={run.folder}", f"--attempt={spec.attempt}"]
+        if len(held) == 1:
+            where += [f"--run_dir={first.paths.folder}", f"--attempt={first.attempt}"]
+        else:
+            where += ["--ensemble", *(f"{run.seed}:{run.attempt}:{run.paths.folder}" for run in held)]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # else the last line of the log need not be the last said
-        code = self._code(record)
+        code = self._code(first.record)
         if code is not None:
             search = [str(code), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
-        with run.log(spec.attempt).open("ab") as log:
+        with first.paths.log(first.attempt).open("ab") as log:
             self.process = subprocess.Popen(
-                [*spec.command, *shlex.split(record.arg), *where],
+                [*spec.command, *shlex.split(first.record.arg), *where],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -209,7 +263,8 @@ class _Training:
                 cwd=code,  # python -m looks there first, before PYTHONPATH: the user's folder may be a clone
                 start_new_session=True,
                 preexec_fn=parent_guard(),
-                pass_fds=(lock,),  # should this job be killed where nothing kills its child, the child keeps the lock
+                # should this job be killed where nothing kills its child, the child keeps the locks
+                pass_fds=[run.lock for run in held],
             )
 
     def _code(self, record: Record) -> Path | None:
@@ -226,29 +281,36 @@ class _Training:
             self.told = True
             self.process.terminate()
 
-    def _wait(self) -> int | None:
-        """Wait for the training and renew the lease; None where the lease is gone."""
+    def _wait(self, held: Sequence[_Held]) -> int | None:
+        """Wait for the training and renew the leases; None where they are gone.
+
+        Where only some are, their fences are moved on: the training publishes nothing more of these runs.
+        """
         assert self.process is not None
         leases = Leases(ExperimentPaths(self.spec.folder))
         last = time.monotonic()
+        left = list(held)
         while True:
             try:
                 return self.process.wait(timeout=self.spec.heartbeat)
             except subprocess.TimeoutExpired:
                 pass
             try:
-                alive = leases.beat(self.spec.key, self.spec.attempt)
+                gone = [run for run in left if not leases.beat(run.record.key, run.attempt)]
                 last = time.monotonic()
             except OSError:  # may pass; but once the queue could take us for lost, we have to be
-                alive = time.monotonic() - last < self.spec.ttl / 2
-            if not alive:
+                gone = left if time.monotonic() - last >= self.spec.ttl / 2 else []
+            left = [run for run in left if run not in gone]
+            if not left:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
                 return None
+            for run in gone:
+                take_fence(run.paths, run.attempt + 1)
 
-    def _outcome(self, run: RunPaths, code: int) -> Outcome:
-        attempt, now = self.spec.attempt, time.time()
+    def _outcome(self, run: _Held, code: int, first: _Held) -> Outcome:
+        attempt, now = run.attempt, time.time()
         if code == 0:
             return Outcome(Ending.SUCCESS, attempt, exit=0, t=now)
         if code == ABORTED or (self.stopping and code == -signal.SIGTERM):
@@ -256,9 +318,15 @@ class _Training:
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return Outcome(Ending.SIGNAL, attempt, signal=-code, message=f"killed by {name}", t=now)
-        message = last_line(run.log(attempt)) or f"ended with exit code {code} and no message"
+        message = last_line(first.paths.log(first.attempt)) or f"ended with exit code {code} and no message"
         ending = Ending.EXHAUSTED if code == EXHAUSTED else Ending.EXCEPTION
         return Outcome(ending, attempt, exit=code, message=message, t=now)
+
+
+def _has_ended(run: _Held) -> bool:
+    """Whether the training has said itself how this attempt ended, as one of an ensemble does."""
+    outcome = read_outcome(run.paths)
+    return outcome is not None and outcome.attempt == run.attempt
 
 
 def _settled(run: RunPaths, record: Record) -> bool:
