@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import platform
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         a package is not installed; 130 where it was stopped.
     """
     try:
-        return run_report(measure, build_parser().read(argv))
+        words = sys.argv[1:] if argv is None else list(argv)
+        options = build_parser().read(words)
+        options.command = shlex.join(["python", "measure_efficiency.py", *words])
+        return run_report(measure, options)
     except KeyboardInterrupt:
         print("\nstopped: what was measured is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
@@ -74,7 +80,7 @@ def measure(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "points.jsonl"
     failures = _measure(wanted, options.device, device, path)
-    _report(read_points(path), device, {point.estimator for point in wanted}, folder)
+    _report(read_points(path), device, wanted, folder, options.command)
     if failures:
         raise ReportError(f"{len(failures)} points failed, the first: {failures[0]}", FAILED)
 
@@ -157,6 +163,7 @@ def _record(point: Point, answer: Answer, device: str) -> dict[str, Any]:
     """A line of the file."""
     import torch
 
+    from ovis import __version__
     from ovis.training.efficiency import EPOCH_STEPS, point_settings
 
     cost = answer.value
@@ -173,40 +180,30 @@ def _record(point: Point, answer: Answer, device: str) -> dict[str, Any]:
         "epoch_s": cost.seconds * EPOCH_STEPS if cost else None,
         "data": cost.data if cost else "",
         "torch": torch.__version__,
+        "python": platform.python_version(),
+        "version": __version__,
+        "hostname": platform.node(),
     }
 
 
-def _report(points: pd.DataFrame, device: str, estimators: set[str], folder: Path) -> None:
-    """Table, figure, files: of this device, and of the estimators that were asked for."""
-    from ovis.reporting.claims.evaluate import cost_verdicts
+def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: Path, command: str) -> None:
+    """Table, figure, files: of the estimators that were asked for, on this device; the page has the others' too."""
     from ovis.reporting.claims.table import claims_table, claims_text
-    from ovis.reporting.efficiency import cost_table
-    from ovis.reporting.efficiency_figure import draw_costs
-    from ovis.reporting.efficiency_tables import cost_text, limit_text
-    from ovis.reporting.figures import save_drawn
+    from ovis.reporting.efficiency import cost_table, last_devices
+    from ovis.reporting.efficiency_page import draw_part, efficiency_page
     from ovis.reporting.page import write_page
-    from ovis.reporting.page_content import Page
-    from ovis.reporting.page_runs import plain_table
     from ovis.runner.atomic import write_text
+    from ovis.training.efficiency import point_settings
 
-    points = points[points["estimator"].isin(list(estimators))]
-    costs = cost_table(points, device)
-    if costs.empty:
+    points = points[points["estimator"].isin([point.estimator for point in wanted])]
+    if cost_table(points, device).empty:
         raise ReportError(f"no point was measured on {device}: nothing to draw", FAILED)
-    limits = limit_text(points, device)
-    text = cost_text(costs, device) + (f"\n{limits}\n" if limits else "")
-    name = f"efficiency_{device.partition(':')[0]}"
-    write_text(folder / f"{name}.csv", costs.to_csv(index=False), durable=False)
-    write_text(folder / f"{name}.txt", text, durable=False)
-    verdicts = cost_verdicts(costs)
+    parts = [draw_part(points, name, folder) for name in last_devices(points, device)]
+    verdicts = [verdict for part in parts for verdict in part.verdicts]
     write_text(folder / "claims.csv", claims_table(verdicts).to_csv(index=False), durable=False)
-    figure = draw_costs(costs, "; ".join(part for part in (device, limits) if part))
-    alt = f"Memory of a step and time of an epoch against K on logarithmic axes, on {device}"
-    drawn = save_drawn(figure, folder, name, "Memory and time", alt)
-    print(f"wrote {name}.csv, {name}.txt, claims.csv to {folder}\n")
-    print(text)
-    print(claims_text(verdicts))
-    table = plain_table("Costs", "One row per estimator and K.", costs)
-    notes = tuple(limits.splitlines())
-    page = Page("efficiency", f"On {device}.", notes=notes, figures=(drawn,), verdicts=tuple(verdicts), tables=(table,))
-    print(drawn.path, write_page(folder, page), sep="\n")
+    print(f"wrote {parts[0].name}.csv, {parts[0].name}.txt, claims.csv to {folder}\n")
+    print(parts[0].text)
+    print(claims_text(parts[0].verdicts))
+    settings = [dataclasses.asdict(point_settings(point.estimator, point.iw)) for point in wanted]
+    page = efficiency_page(points, parts, settings, command)
+    print(parts[0].drawn.path, write_page(folder, page), sep="\n")

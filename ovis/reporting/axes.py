@@ -17,10 +17,12 @@ NARROW = 0.7
 
 
 def label_decades(axis: Axes) -> None:
-    """Where a logarithmic y axis holds few powers of ten, label 2 and 5 as well, or round numbers: one tick is no scale."""
+    """Where a logarithmic y axis holds few powers of ten, label 2 and 5 too, or round numbers: one tick is no scale."""
     low, high = axis.get_ylim()
     decades = math.log10(high / low)
     if decades < DECADES:
-        axis.yaxis.set_major_locator(MaxNLocator(5) if decades < NARROW else LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_locator(
+            MaxNLocator(5, steps=[1, 2, 5, 10]) if decades < NARROW else LogLocator(subs=(1, 2, 5))
+        )
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())

@@ -17,10 +17,23 @@ from ovis.reporting.efficiency_published import published_costs
 from ovis.reporting.style import style_order
 from ovis.runner.atomic import append
 
-__all__ = ["COLUMNS", "MEASURES", "add_point", "cost_table", "growth_table", "known_limits", "read_points"]
+__all__ = [
+    "COLUMNS",
+    "MEASURES",
+    "RECORDED",
+    "add_point",
+    "cost_table",
+    "growth_table",
+    "known_limits",
+    "last_devices",
+    "read_points",
+]
 
 #: Of a point: device, estimator, K, seed and steps say which it is; ``state`` is ok, memory, time or failed.
 COLUMNS = ("device", "estimator", "model", "iw", "seed", "steps", "state", "message", "memory_mb", "epoch_s", "data")
+
+#: What else a point may say: where it was measured. Older ones say less.
+RECORDED = ("torch", "python", "version", "hostname")
 
 #: Measure -> what it is called, and its unit.
 MEASURES = {"memory_mb": ("Peak memory", "MB"), "epoch_s": ("Time of an epoch", "s")}
@@ -42,13 +55,13 @@ def add_point(path: Path, point: Mapping[str, Any]) -> None:
 
 
 def read_points(path: Path) -> pd.DataFrame:
-    """All points of a file, columns :data:`COLUMNS`; what is torn or foreign is passed over.
+    """All points of a file, columns :data:`COLUMNS` and :data:`RECORDED`; what is torn or foreign is passed over.
 
     Of a point that was measured twice (one that failed was tried again) the later one counts.
     """
     lines = path.read_bytes().splitlines() if path.exists() else []
     points = [point for point in map(_point, lines) if point is not None]
-    table = pd.DataFrame(points, columns=list(COLUMNS))
+    table = pd.DataFrame(points, columns=[*COLUMNS, *RECORDED])
     return table.drop_duplicates(["device", "estimator", "iw", "seed", "steps"], keep="last").reset_index(drop=True)
 
 
@@ -64,6 +77,13 @@ def known_limits(points: pd.DataFrame, device: str) -> dict[str, int]:
     """Estimator -> the smallest K that was too much for the device, in memory or time."""
     beyond = points[(points["device"] == device) & points["state"].isin(["memory", "time"])]
     return {str(name): int(rows["iw"].min()) for name, rows in beyond.groupby("estimator")}
+
+
+def last_devices(points: pd.DataFrame, device: str) -> list[str]:
+    """The device, and the one that was measured last of each other kind (``cpu: ...``, ``cuda: ...``)."""
+    good = points[points["state"] == "ok"]
+    last = {str(name).partition(":")[0]: str(name) for name in good["device"]} | {device.partition(":")[0]: device}
+    return [device, *(name for name in last.values() if name != device)]
 
 
 def cost_table(points: pd.DataFrame, device: str) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ovis.reporting.axes import label_decades
 from ovis.reporting.efficiency import MEASURES
+from ovis.reporting.efficiency_tables import repetitions_text
 from ovis.reporting.legend import add_grouped_legend
 from ovis.reporting.style import Look, estimator_looks, house_style, style_group, style_order
 
@@ -32,7 +33,8 @@ def draw_costs(costs: pd.DataFrame, caption: str = "") -> Figure:
 
     Args:
         costs: see :func:`ovis.reporting.efficiency.cost_table`.
-        caption: a line over the legend; what the bands are, and which estimators train another model, is added.
+        caption: a line over the legend; how many repetitions there are, what the bands are, and which estimators train
+            another model, is added.
 
     Returns:
         a figure of no backend's global state; nothing is saved.
@@ -45,7 +47,8 @@ def draw_costs(costs: pd.DataFrame, caption: str = "") -> Figure:
     }
     noted = [
         caption,
-        "band: ± 0.5 std" if costs["low"].notna().any() else "",
+        repetitions_text(costs),
+        "band: ± 0.5 std over repetitions" if costs["low"].notna().any() else "",
         "* on a Gaussian VAE of the same size" if apart else "",
     ]
     with house_style():

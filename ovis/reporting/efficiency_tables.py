@@ -9,7 +9,7 @@ import pandas as pd
 from ovis.reporting.efficiency import MEASURES, growth_table
 from ovis.reporting.style import estimator_looks
 
-__all__ = ["cost_text", "limit_text"]
+__all__ = ["cost_text", "limit_text", "repetitions_text"]
 
 ABSENT = "-"
 
@@ -33,7 +33,7 @@ def cost_text(costs: pd.DataFrame, device: str) -> str:
         costs: see :func:`ovis.reporting.efficiency.cost_table`.
         device: whose they are, ``cpu: ...`` or ``cuda: ...``.
     """
-    parts = [f"on {device}; {_runs(costs)}"]
+    parts = [f"on {device}; {repetitions_text(costs)}"]
     for measure, (title, unit) in MEASURES.items():
         parts.append(f"{title} [{unit}]\n{_grid(costs[costs['measure'] == measure])}")
     parts += [NOTES["cuda" if device.startswith("cuda") else "cpu"], _growth(costs)]
@@ -51,9 +51,10 @@ def limit_text(points: pd.DataFrame, device: str) -> str:
     )
 
 
-def _runs(costs: pd.DataFrame) -> str:
+def repetitions_text(costs: pd.DataFrame) -> str:
+    """``one repetition``, ``mean of 3 repetitions``, ``mean of 1 to 3 repetitions``."""
     low, high = int(costs["runs"].min()), int(costs["runs"].max())
-    return f"mean of {high if low == high else f'{low} to {high}'} {'runs' if high > 1 else 'run'}"
+    return "one repetition" if high == 1 else f"mean of {high if low == high else f'{low} to {high}'} repetitions"
 
 
 def _grid(costs: pd.DataFrame) -> str:

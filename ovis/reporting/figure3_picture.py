@@ -8,9 +8,10 @@ import pandas as pd
 
 from ovis.reporting.figure3 import PANELS, curve_table, select_panel, smoothing_text
 from ovis.reporting.figure3_figure import draw_figure3
-from ovis.reporting.metrics import make_metric
+from ovis.reporting.metrics import Metric, make_metric
 from ovis.reporting.read import Experiment
 from ovis.reporting.report_figures import Picture
+from ovis.reporting.select import how_evaluated
 from ovis.reporting.series import make_series
 
 __all__ = ["DATASET", "METRIC", "figure3_picture", "figure3_pictures"]
@@ -46,23 +47,22 @@ def figure3_picture(
         metric: that is drawn.
         limits: of the vertical axis; None: the paper's where most curves end there.
     """
+    known = make_metric(metric, how_evaluated(experiment))
     names = [series.look.label for series in make_series(curves[["estimator"]].drop_duplicates())]
     counts = ", ".join(map(str, sorted(curves["iw"].unique())))
     alt = (
-        f"{make_metric(metric).text} of {dataset} against training steps, smoothed; one line for each of "
+        f"{known.text} of {dataset} against training steps, smoothed; one line for each of "
         f"{', '.join(names)} at each of K = {counts}."
     )
-    drawn = draw_figure3(curves, _ylabel(experiment, metric), _caption(curves, figure, dataset), limits)
+    drawn = draw_figure3(curves, _ylabel(known), _caption(curves, figure, dataset), limits)
     return Picture(f"figure3_{figure}", f"Figure 3, {figure}", alt, drawn)
 
 
-def _ylabel(experiment: Experiment, name: str) -> str:
+def _ylabel(metric: Metric) -> str:
     """``log p-hat(x), train``, as the paper writes it; another metric has its own label."""
-    metric = make_metric(name)
     if not metric.name.endswith(":loss/L_k"):
         return metric.label
-    counts = list(experiment.runs["iw_test"].unique()) if "iw_test" in experiment.runs else []
-    bound = f" ($L_{{{counts[0]}}}$)" if len(counts) == 1 else ""
+    bound = "" if metric.particles is None else f" ($L_{{{metric.particles}}}$)"
     return rf"$\log\,\hat{{p}}(x)$, {metric.split}{bound} [nats]"
 
 

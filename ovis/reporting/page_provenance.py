@@ -17,7 +17,7 @@ from ovis.runner.paths import ExperimentPaths
 from ovis.runner.snapshot import Snapshot
 from ovis.settings import TrainSettings
 
-__all__ = ["experiment_description", "read_provenance"]
+__all__ = ["experiment_description", "list_environment", "list_settings", "read_provenance"]
 
 #: What a run's config.json says of where it was made, and how people call it.
 RECORDED = {
@@ -43,8 +43,8 @@ def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any
     if not configurations:
         return Provenance()
     return Provenance(
-        _settings([configuration["settings"] for configuration in configurations], kind),
-        (*_code(paths), *_environment(configurations)),
+        list_settings([configuration["settings"] for configuration in configurations], kind),
+        (*_code(paths), *list_environment(configurations)),
     )
 
 
@@ -61,8 +61,13 @@ def _read(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _settings(runs: Sequence[Mapping[str, Any]], kind: Any) -> tuple[Setting, ...]:
-    """Options that say what was computed; where it was is the environment's to say."""
+def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) -> tuple[Setting, ...]:
+    """Options that say what was computed; where it was is the environment's to say.
+
+    Args:
+        runs: the options of each run.
+        kind: their class, for their defaults.
+    """
     fields = {item.name: item for item in dataclasses.fields(kind)}
     where = {name for name, item in fields.items() if not item.metadata["identity"]}
     names = [name for name in dict.fromkeys([*fields, *(name for run in runs for name in run)]) if name not in where]
@@ -101,7 +106,8 @@ def _described(snapshot: Snapshot) -> str:
     return f"{origin}, as of {_minute(snapshot.time)}"
 
 
-def _environment(configurations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def list_environment(configurations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Label and value of what the runs recorded of their surroundings, keyed as in :data:`RECORDED`."""
     rows = []
     for name, label in RECORDED.items():
         counts = Counter(str(item[name]) for item in configurations if item.get(name))

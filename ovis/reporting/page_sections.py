@@ -104,9 +104,8 @@ def _claim(verdict: Verdict) -> str:
     claim, subject = verdict.claim, f" · {verdict.subject}" if verdict.subject else ""
     where = element("span", escape(f"{claim.id} · {claim.source}{subject}"), class_="small")
     published = element("span", escape(f"published: {claim.published}"), class_="small") if claim.published else ""
-    ours = "".join(
-        _numbers(heading, verdict.cells) for heading in dict.fromkeys(cell.heading for cell in verdict.cells)
-    )
+    there = [cell for cell in verdict.cells if cell.count]
+    ours = "".join(_numbers(heading, there) for heading in dict.fromkeys(cell.heading for cell in there))
     reason = element("span", escape(verdict.reason), class_="small") if verdict.reason else ""
     cells = [
         element("td", badge + basis, role="cell"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +66,38 @@ def test_files_and_what_is_said(fake: Fake, capsys: pytest.CaptureFixture[str]) 
     assert costs.loc[("memory_mb", "ovis-gamma1", 79), "mean"] == pytest.approx(158.0)
     assert costs.loc[("epoch_s", "vimco-arithmetic", 10), "mean"] == pytest.approx(0.01 * EPOCH_STEPS)
     assert (costs["runs"] == 2).all()
+
+
+def test_the_page_says_what_was_run_and_where(fake: Fake) -> None:
+    assert run() == 0
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    assert "python measure_efficiency.py --device=cpu --estimators=ovis-gamma1,vimco --iw=10,79 --runs=2" in page
+    for words in ("<dt>PyTorch</dt>", "<dt>Python</dt>", "<dt>ovis</dt>", "<dt>device</dt>", "synthetic, "):
+        assert words in page
+    rows = dict(re.findall(r'<th scope="row">(\w+)</th><td>([^<]*)</td>', page))
+    assert rows["iw"] == "10, 79"
+    assert rows["estimator"] == "ovis-gamma1, vimco-arithmetic"
+    assert "mean of 2 repetitions on cpu" in page
+
+
+def test_two_devices_do_not_overwrite_each_other(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    """Points of a GPU, brought here: the page and the claims hold both devices, each under its name."""
+    assert run() == 0
+    path = FOLDER / "points.jsonl"
+    here = [json.loads(line) for line in path.read_text().splitlines()]
+    there = [{**point, "device": "cuda: a GPU", "memory_mb": 3.0 * point["iw"]} for point in here]
+    with path.open("a") as file:
+        file.writelines(json.dumps(point) + "\n" for point in there)
+    capsys.readouterr()
+    assert run() == 0
+    assert {"efficiency_cpu.png", "efficiency_cuda.png", "efficiency_cuda.csv"} <= {p.name for p in FOLDER.iterdir()}
+    claims = pd.read_csv(FOLDER / "claims.csv")
+    assert claims.groupby("id")["subject"].agg(list).tolist() == [["cpu", "cuda"]] * claims["id"].nunique()
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2
+    assert "mean of 2 repetitions on cuda: a GPU" in page
+    printed = capsys.readouterr().out
+    assert "cuda" not in printed.replace("claims.csv", "")  # what was asked for is said
 
 
 def test_what_is_measured_is_not_measured_again(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:

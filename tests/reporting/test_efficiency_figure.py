@@ -94,7 +94,9 @@ def test_the_legend_is_in_columns_and_clear_of_the_panels() -> None:
     assert texts == [label(name) for name in FACTORS]
     title = legend.get_title().get_text().replace("\n", " ")
     assert title.startswith(DEVICE)
-    assert title.endswith("band: ± 0.5 std; * on a Gaussian VAE of the same size")
+    assert title.endswith(
+        "mean of 3 repetitions; band: ± 0.5 std over repetitions; * on a Gaussian VAE of the same size"
+    )
     box = legend.get_window_extent()
     assert not [axes for axes in figure.axes if box.overlaps(axes.get_tightbbox())]
     assert (box.x0 >= 0, box.x1 <= figure.bbox.x1) == (True, True)

@@ -180,8 +180,8 @@ def test_no_width_makes_the_page_scroll_sideways(tab: Tab, page: Path, width: in
 def test_no_figure_is_blown_up(tab: Tab, page: Path, width: int) -> None:
     """A figure that fits a phone is not made wider than the phone."""
     tab.open(page, width=width, height=812)
-    script = "Array.from(document.querySelectorAll('figure img'), (image) => [image.clientWidth, +image.getAttribute('width')])"
-    sizes = tab.evaluate(script)
+    size = "(image) => [image.clientWidth, +image.getAttribute('width')]"
+    sizes = tab.evaluate(f"Array.from(document.querySelectorAll('figure img'), {size})")
     assert [drawn for _, drawn in sizes] == [1200, NARROW]
     assert all(shown <= drawn for shown, drawn in sizes)
 

@@ -14,6 +14,7 @@ from ovis.reporting.style import estimator_look
 
 __all__ = ["Alike", "Costs", "Grows", "Linear"]
 
+SHORT = {"memory_mb": "memory", "epoch_s": "time"}
 NAMES = {"memory_mb": "peak memory [MB]", "epoch_s": "time of an epoch [s]"}
 
 
@@ -61,14 +62,14 @@ class Alike:
         for other in self.others:
             costs = data.logarithms(self.measure, other)
             common = sorted(own.keys() & costs.keys())
-            gap, about = MISSING, f"{estimator_look(other).label}: no K in common"
+            gap, about, place = MISSING, f"{estimator_look(other).label}: no K in common", ""
             if common:
                 (a, first), (b, second) = own[common[-1]], costs[common[-1]]
                 cells += [first, second]
-                gap, about = a - b, f"{first.who} against {second.who} at {first.place}"
+                gap, about, place = a - b, f"{first.who} against {second.who}", first.place
             else:
                 cells.append(data.absent(self.measure, other))
-            findings.append(Finding(about, is_within(gap, math.log(self.within))))
+            findings.append(Finding(about, is_within(gap, math.log(self.within)), place))
         return Evidence(tuple(cells), tuple(findings))
 
 
@@ -113,6 +114,7 @@ def _exponents(data: Costs, measure: str, estimators: Sequence[str], bound: floa
             sign = 1 if upwards else -1
             margin = Estimate(sign * (growth.value / width - bound), growth.se / width, growth.freedom)
         cells += [costs[iw][1] for iw in ends] or [data.absent(measure, name)]
-        about = f"{estimator_look(name).label}: exponent{text} {'above' if upwards else 'below'} {bound:g}"
+        what = f"exponent of {SHORT[measure]}{text}"
+        about = f"{estimator_look(name).label}: {what} {'above' if upwards else 'below'} {bound:g}"
         findings.append(Finding(about, is_above(margin, 0.0)))
     return Evidence(tuple(cells), tuple(findings))

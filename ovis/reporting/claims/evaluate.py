@@ -85,10 +85,11 @@ def gradient_verdicts(statistics: pd.DataFrame, slopes: pd.DataFrame) -> list[Ve
     return verdicts
 
 
-def cost_verdicts(costs: pd.DataFrame) -> list[Verdict]:
+def cost_verdicts(costs: pd.DataFrame, device: str = "") -> list[Verdict]:
     """The verdicts on memory and time, on one device.
 
     Args:
         costs: see :func:`ovis.reporting.efficiency.cost_table`.
+        device: whose they are, where there are several.
     """
-    return [judge(stated, Costs(costs), "repetitions") for stated in efficiency.STATED]
+    return [judge(stated, Costs(costs), "repetitions", device) for stated in efficiency.STATED]

@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 
 from ovis.reporting.aggregate import run_values
-from ovis.reporting.metrics import Pivot
+from ovis.reporting.metrics import Evaluated, Pivot, parse_pivot
 from ovis.reporting.read import Experiment
-from ovis.reporting.select import mixed_settings
+from ovis.reporting.select import how_evaluated, mixed_settings
 from ovis.reporting.style import estimator_look
 
 __all__ = ["FinishedRuns", "MixedRunsError", "Who"]
 
 #: Settings by which the claims tell configurations apart; everything else must be the same in the runs they average.
 KEYS = ("dataset", "estimator", "iw", "alpha", "warmup", "id")
+
+#: How far an evaluation on the way may be from where it is asked for, as a share of the training.
+NEAR = 0.05
 
 #: Settings that an older run may lack, and what it had.
 DEFAULTS = {"alpha": 0.0, "warmup": 0}
@@ -59,6 +62,7 @@ class FinishedRuns:
     experiment: Experiment
     dataset: str = ""
     _runs: pd.DataFrame = field(init=False)
+    _evaluated: Evaluated | None = field(init=False, default=None)
     _values: dict[str, pd.Series[float]] = field(init=False, default_factory=dict)
     _found: dict[tuple[str, Who, int], pd.Series[float]] = field(init=False, default_factory=dict)
 
@@ -80,16 +84,38 @@ class FinishedRuns:
         if mixed:
             raise MixedRunsError(f"runs of one configuration differ in {', '.join(mixed)}: narrow them with --include")
 
+    def pivot(self, text: str) -> Pivot:
+        """``agg:metric`` as this experiment evaluated it: a bound says with how many particles."""
+        if self._evaluated is None:
+            self._evaluated = how_evaluated(self.experiment)
+        return parse_pivot(text, self._evaluated)
+
     def by_seed(self, pivot: Pivot, who: Who, iw: int) -> pd.Series[float]:
         """One number per seed; empty where there is no such run, or none has the metric."""
         key = pivot.name, who, iw
         if key not in self._found:  # claims ask for the same numbers again and again
-            values = self._all_values(pivot)
-            runs = self._runs[self._is(who) & (self._column("iw") == iw)]
-            runs = runs[runs["run"].isin(values.index)]
-            found = pd.Series(values.reindex(runs["run"]).to_numpy(np.float64), index=runs["seed"].to_numpy())
-            self._found[key] = found.groupby(level=0).mean()
+            self._found[key] = self._over_runs(self._all_values(pivot), who, iw)
         return self._found[key]
+
+    def on_the_way(self, metric: str, share: float, who: Who, iw: int) -> pd.Series[float]:
+        """One number per seed: the value at the evaluation nearest to a share of the training.
+
+        Runs without an evaluation within :data:`NEAR` of the training from there are not in it.
+        """
+        curves = self.experiment.curves
+        progress = curves["step"] / curves.groupby("run", observed=True)["step"].transform("max")
+        off = (progress - share).abs()
+        rows = curves.assign(off=off)[(curves["metric"] == metric) & (off <= NEAR)]
+        nearest = rows.sort_values("off", kind="stable").drop_duplicates("run")
+        values = pd.Series(nearest["value"].to_numpy(np.float64), index=nearest["run"].astype(str).to_numpy())
+        return self._over_runs(values, who, iw)
+
+    def _over_runs(self, values: pd.Series[float], who: Who, iw: int) -> pd.Series[float]:
+        """The mean over the runs of each seed of a configuration at one K; ``values`` by the run's name."""
+        runs = self._runs[self._is(who) & (self._column("iw") == iw)]
+        runs = runs[runs["run"].isin(values.index)]
+        found = pd.Series(values.reindex(runs["run"]).to_numpy(np.float64), index=runs["seed"].to_numpy())
+        return found.groupby(level=0).mean()
 
     def particles(self, who: Who) -> list[int]:
         """The K at which there are runs of a configuration, ascending."""

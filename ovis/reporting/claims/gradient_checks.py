@@ -138,7 +138,7 @@ class Larger:
                     less, b = data.logarithm(other, self.statistic, iw)
                     cells += [a, b]
                     status = is_above(more - less, math.log(self.by))
-                    findings.append(Finding(f"{a.who} against {b.who} at K = {iw}", status))
+                    findings.append(Finding(f"{a.who} against {b.who}", status, f"K = {iw}"))
         return Evidence(tuple(cells), tuple(findings) or (Finding("no runs", Status.OPEN),))
 
 
@@ -159,5 +159,5 @@ class Same:
             estimate, cell = data.logarithm(name, self.statistic, self.iw)
             cells.append(cell)
             status = is_within(estimate - reference, math.log(self.within))
-            findings.append(Finding(f"{cell.who} against {known.who} at K = {self.iw}", status))
+            findings.append(Finding(f"{cell.who} against {known.who}", status, f"K = {self.iw}"))
         return Evidence(tuple(cells), tuple(findings))

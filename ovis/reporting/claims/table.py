@@ -20,6 +20,9 @@ COLUMNS = (
 
 WIDTH = 100
 
+#: Lines of what may be long, at most.
+LINES = 3
+
 
 def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row per claim (and toy), columns :data:`COLUMNS`."""
@@ -58,24 +61,33 @@ def count_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def claims_text(verdicts: Sequence[Verdict]) -> str:
-    """What the paper says, what we find, and the numbers, a paragraph each; empty where there are no verdicts."""
+    """What the paper says, what we find, and the numbers, a paragraph each; empty where there are no verdicts.
+
+    Numbers are those of verdicts that have any comparison decided, as far as they fit; the table has all.
+    """
     if not verdicts:
         return ""
     parts = [f"What the paper says: {count_verdicts(verdicts)}"]
     for verdict in verdicts:
         subject = f", {verdict.subject}" if verdict.subject else ""
         head = f"{verdict.status.value.upper()}  {verdict.claim.id} ({verdict.claim.figure}{subject}; {verdict.basis})"
-        published = f"paper: {verdict.claim.published}" if verdict.claim.published else ""
-        lines = [
-            verdict.claim.statement,
-            verdict.reason,
-            f"ours: {verdict.numbers}" if verdict.numbers else "",
-            published,
-        ]
-        body = [_wrapped(line) for line in lines if line]
-        parts.append("\n".join([head, *body]))
+        body = [_wrapped(verdict.claim.statement), _wrapped(verdict.reason, LINES)]
+        if verdict.decided:
+            published = verdict.claim.published
+            body.append(_wrapped(f"ours: {verdict.numbers}", LINES))
+            body.append(_wrapped(f"paper: {published}" if published else "", LINES))
+        parts.append("\n".join([head, *filter(None, body)]))
     return "\n\n".join(parts) + "\n"
 
 
-def _wrapped(line: str) -> str:
-    return textwrap.fill(line, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+def _wrapped(line: str, most: int | None = None) -> str:
+    """In lines that fit, so many at most."""
+    return textwrap.fill(
+        line,
+        WIDTH,
+        initial_indent="    ",
+        subsequent_indent="      ",
+        break_on_hyphens=False,
+        max_lines=most,
+        placeholder=" ... (claims.csv has all)",
+    )

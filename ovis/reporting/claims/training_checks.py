@@ -16,9 +16,9 @@ import pandas as pd
 from ovis.reporting.claims.estimates import difference, is_above, is_within, mean_estimate
 from ovis.reporting.claims.finished import FinishedRuns, Who
 from ovis.reporting.claims.verdict import Cell, Evidence, Finding
-from ovis.reporting.metrics import Pivot, parse_pivot
+from ovis.reporting.metrics import Pivot
 
-__all__ = ["Falls", "Gains", "Level", "Ordered", "Rises", "Shrinks", "Tied"]
+__all__ = ["AheadAt", "Falls", "Gains", "Level", "Ordered", "Rises", "Shrinks", "Tied"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,47 @@ class Ordered:
     by: float | None = None
 
     def look(self, data: FinishedRuns) -> Evidence:
-        pivot = parse_pivot(self.pivot)
+        pivot = data.pivot(self.pivot)
         margin = _margin(pivot, self.by)
         findings = []
         for iw in self.iw:
             for a in self.better:
                 for b in self.worse:
                     estimate = difference(_scaled(data, pivot, a, iw), _scaled(data, pivot, b, iw))
-                    findings.append(Finding(_against(a, b, iw), is_above(estimate, margin)))
+                    findings.append(Finding(_against(a, b), is_above(estimate, margin), f"K = {iw}"))
         return Evidence(_cells(data, pivot, [*self.better, *self.worse], self.iw), tuple(findings))
+
+
+@dataclass(frozen=True)
+class AheadAt:
+    """Each of ``better`` is ahead of each of ``worse`` on the way, at each K.
+
+    Attributes:
+        metric: what is compared; the larger value is ahead.
+        share: of the training, at which.
+        better, worse: the configurations.
+        iw: each K.
+    """
+
+    metric: str
+    share: float
+    better: Sequence[Who]
+    worse: Sequence[Who]
+    iw: Sequence[int]
+
+    def look(self, data: FinishedRuns) -> Evidence:
+        pivot = data.pivot(f"last:{self.metric}")
+        heading = f"{pivot.metric.text} after {self.share:.0%} of the training"
+        findings, cells = [], []
+        for iw in self.iw:
+            values = {who: data.on_the_way(self.metric, self.share, who, iw) for who in (*self.better, *self.worse)}
+            cells += [Cell(heading, f"K = {iw}", who.label, _text(v, pivot), len(v)) for who, v in values.items()]
+            for a in self.better:
+                for b in self.worse:
+                    status = is_above(difference(values[a], values[b]), 0.0)
+                    about = f"{_against(a, b)} after {self.share:.0%}"
+                    findings.append(Finding(about, status, f"K = {iw}"))
+        return Evidence(tuple(cells), tuple(findings))
 
 
 @dataclass(frozen=True)
@@ -61,13 +93,14 @@ class Tied:
     within: float
 
     def look(self, data: FinishedRuns) -> Evidence:
-        pivot = parse_pivot(self.pivot)
+        pivot = data.pivot(self.pivot)
         margin = _margin(pivot, self.within)
         findings = []
         for iw in self.iw:
             for a in self.who:
                 values = _scaled(data, pivot, a, iw), _scaled(data, pivot, self.reference, iw)
-                findings.append(Finding(_against(a, self.reference, iw), is_within(difference(*values), margin)))
+                status = is_within(difference(*values), margin)
+                findings.append(Finding(_against(a, self.reference), status, f"K = {iw}"))
         return Evidence(_cells(data, pivot, [*self.who, self.reference], self.iw), tuple(findings))
 
 
@@ -113,17 +146,17 @@ class Level:
     per_particle: bool = False
 
     def look(self, data: FinishedRuns) -> Evidence:
-        pivot = parse_pivot(self.pivot)
+        pivot = data.pivot(self.pivot)
         findings = []
         for iw in self.iw:
             for who in self.who:
                 values = data.by_seed(pivot, who, iw) / (iw if self.per_particle else 1)
-                about = f"{who.label} at K = {iw}"
                 if self.low > -math.inf:
-                    findings.append(Finding(f"{about} above {self.low:g}", is_above(mean_estimate(values), self.low)))
+                    above = is_above(mean_estimate(values), self.low)
+                    findings.append(Finding(f"{who.label} above {self.low:g}", above, f"K = {iw}"))
                 if self.high < math.inf:
-                    opposite = is_above(mean_estimate(-values), -self.high)
-                    findings.append(Finding(f"{about} below {self.high:g}", opposite))
+                    below = is_above(mean_estimate(-values), -self.high)
+                    findings.append(Finding(f"{who.label} below {self.high:g}", below, f"K = {iw}"))
         return Evidence(_cells(data, pivot, self.who, self.iw), tuple(findings))
 
 
@@ -138,7 +171,7 @@ class Shrinks:
     large: int
 
     def look(self, data: FinishedRuns) -> Evidence:
-        pivot = parse_pivot(self.pivot)
+        pivot = data.pivot(self.pivot)
         findings = []
         for b in self.worse:
             leads = [
@@ -175,7 +208,7 @@ class Gains:
 
 
 def _trend(name: str, configurations: Sequence[Who], sign: int, data: FinishedRuns) -> Evidence:
-    pivot = parse_pivot(name)
+    pivot = data.pivot(name)
     cells: list[Cell] = []
     findings = []
     for who in configurations:
@@ -214,8 +247,8 @@ def _subtract(a: pd.Series[float], b: pd.Series[float]) -> pd.Series[float]:
     return a[common] - b[common]
 
 
-def _against(a: Who, b: Who, iw: int) -> str:
-    return f"{a.label} against {b.label} at K = {iw}"
+def _against(a: Who, b: Who) -> str:
+    return f"{a.label} against {b.label}"
 
 
 def _cells(data: FinishedRuns, pivot: Pivot, configurations: Iterable[Who], iw: Iterable[int]) -> tuple[Cell, ...]:
@@ -225,10 +258,13 @@ def _cells(data: FinishedRuns, pivot: Pivot, configurations: Iterable[Who], iw: 
 
 def _cell(data: FinishedRuns, pivot: Pivot, who: Who, iw: int) -> Cell:
     values = data.by_seed(pivot, who, iw)
-    estimate, digits = mean_estimate(values), pivot.metric.kind.digits
-    text = "no runs"
-    if len(values):
-        text = format(estimate.value, digits)
-        text += "" if math.isnan(estimate.se) else f" ± {format(estimate.se, digits)}"
     place = f"K = {iw}" if iw else "any K"
-    return Cell(f"{pivot.aggregate} {pivot.metric.text}", place, who.label, text, len(values))
+    return Cell(f"{pivot.aggregate} {pivot.metric.text}", place, who.label, _text(values, pivot), len(values))
+
+
+def _text(values: pd.Series[float], pivot: Pivot) -> str:
+    """Mean and standard error."""
+    if not len(values):
+        return "no runs"
+    estimate, digits = mean_estimate(values), pivot.metric.kind.digits
+    return format(estimate.value, digits) + ("" if math.isnan(estimate.se) else f" ± {format(estimate.se, digits)}")

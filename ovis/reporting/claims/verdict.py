@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -10,8 +10,11 @@ from ovis.reporting.claims.estimates import Status, both
 
 __all__ = ["Cell", "Check", "Claim", "Evidence", "Finding", "Stated", "Verdict", "judge", "undecided"]
 
-#: Findings that a verdict names one by one, at most.
-NAMED = 3
+#: Groups of findings that a verdict names, at most; the open ones it names if they are no more than :data:`FEW`.
+NAMED, FEW = 5, 2
+
+#: Between the two sides of a comparison.
+AGAINST = " against "
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison."""
+    """One comparison.
+
+    Attributes:
+        about: what is compared, ``A against B``.
+        status: what was found.
+        place: at which K, ``K = 5``; empty: at no one.
+    """
 
     about: str
     status: Status
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,9 +103,10 @@ class Verdict:
         claim: the statement.
         status: holds, does not hold, not enough runs.
         cells: our numbers, with standard errors.
-        reason: the comparisons that do not hold, or are open; empty where all hold.
+        reason: how many comparisons hold, how many do not, and which; or why there are none.
         unit: what is counted: seeds, draws.
-        subject: what it is about, where one experiment holds several (toys).
+        subject: what it is about, where one experiment holds several (toys, devices).
+        decided: whether any comparison is, by which the numbers say something.
     """
 
     claim: Claim
@@ -104,6 +115,7 @@ class Verdict:
     reason: str
     unit: str
     subject: str = ""
+    decided: bool = True
 
     @property
     def fewest(self) -> int:
@@ -117,9 +129,13 @@ class Verdict:
 
     @property
     def numbers(self) -> str:
-        """``min posterior L2: K = 10: A 0.0125 ± 0.0002, B 0.03; K = 20: ...``, headings and places each once."""
+        """``min posterior L2: K = 10: A 0.0125 ± 0.0002, B 0.03; K = 20: ...``, headings and places each once.
+
+        What was not run is not in it.
+        """
         parts = []
-        for heading, cells in _by(self.cells, lambda cell: cell.heading):
+        there = [cell for cell in self.cells if cell.count]
+        for heading, cells in _by(there, lambda cell: cell.heading):
             lines = []
             for place, at in _by(cells, lambda cell: cell.place):
                 numbers = ", ".join(f"{cell.who} {cell.text}" for cell in at)
@@ -147,12 +163,13 @@ def judge(stated: Stated[S], data: S, unit: str, subject: str = "") -> Verdict:
     cells = list(dict.fromkeys(cell for found in evidence for cell in found.cells))
     findings = [finding for found in evidence for finding in found.findings]
     status = both(*(finding.status for finding in findings))
-    return Verdict(stated.claim, status, tuple(cells), _reason(status, findings), unit, subject)
+    decided = any(finding.status is not Status.OPEN for finding in findings)
+    return Verdict(stated.claim, status, tuple(cells), _reason(findings), unit, subject, decided)
 
 
 def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> Verdict:
     """The verdict on a claim that can't be looked at, and why."""
-    return Verdict(claim, Status.OPEN, (), reason, unit, subject)
+    return Verdict(claim, Status.OPEN, (), reason, unit, subject, decided=False)
 
 
 def _by(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[tuple[str, list[Cell]]]:
@@ -160,10 +177,36 @@ def _by(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[tuple[str, li
     return [(name, [cell for cell in cells if key(cell) == name]) for name in dict.fromkeys(map(key, cells))]
 
 
-def _reason(status: Status, findings: Iterable[Finding]) -> str:
-    """The findings that made the verdict what it is, the first ones by name."""
-    if status is Status.HOLDS:
-        return ""
-    abouts = list(dict.fromkeys(finding.about for finding in findings if finding.status is status))
-    more = f"; and {len(abouts) - NAMED} more" if len(abouts) > NAMED else ""
-    return f"{'not so' if status is Status.FAILS else 'open'}: {'; '.join(abouts[:NAMED])}{more}"
+def _reason(findings: Sequence[Finding]) -> str:
+    """``2 of 9 comparisons hold (A against B at K = 5, 10), 1 does not (A against C at K = 5), the rest is open``."""
+    distinct = list(dict.fromkeys(findings))
+    held, failed, left = ([item for item in distinct if item.status is status] for status in Status)
+    if len(held) == len(distinct):
+        return f"all {len(held)} comparisons hold" if len(held) > 1 else ""
+    if len(distinct) == 1:
+        return f"{'not so' if failed else 'open'}: {distinct[0].about}{distinct[0].place and ' at '}{distinct[0].place}"
+    if len(left) == len(distinct):
+        return f"all {len(left)} comparisons are open{_named(left) if len(left) <= FEW else ''}"
+    parts = [f"{len(held)} of {len(distinct)} comparisons {'holds' if len(held) == 1 else 'hold'}{_named(held)}"]
+    if failed:
+        parts.append(f"{len(failed)} {'does' if len(failed) == 1 else 'do'} not{_named(failed)}")
+    if left:
+        parts.append(f"{len(left)} open{_named(left)}" if len(left) <= FEW else "the rest is open")
+    return ", ".join(parts)
+
+
+def _named(findings: Sequence[Finding]) -> str:
+    """`` (A against B, C at K = 5, 10; A against D at K = 5)``: each one with all that is said of it."""
+    places: dict[str, list[str]] = {}
+    for item in findings:
+        places.setdefault(item.about, []).append(item.place.removeprefix("K = "))
+    groups: dict[tuple[str, str], list[str]] = {}
+    for about, at in places.items():
+        who, _, other = about.partition(AGAINST)
+        groups.setdefault((who, ", ".join(filter(None, at))), []).append(other)
+    texts = [
+        f"{who}{AGAINST if any(others) else ''}{', '.join(others)}{at and ' at K = '}{at}"
+        for (who, at), others in groups.items()
+    ]
+    more = [f"and {len(texts) - NAMED} more"] if len(texts) > NAMED else []
+    return f" ({'; '.join([*texts[:NAMED], *more])})" if texts else ""
