@@ -35,7 +35,7 @@ from ovis.training.stack import NotTogetherError, Stack
 from ovis.training.step import LearningRates, estimator_config
 from ovis.training.together import Together
 
-__all__ = ["Member", "speaker", "train_together"]
+__all__ = ["Member", "loss_of_batch", "speaker", "train_together"]
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class _Group:
         self.settings, self.first = runs[0].settings, journals[0]
         self.stack = Stack(runs)
         self.finish = finish = finisher(until - members[0].step)
-        self.gradients = Together(self.stack, _loss, gradients=True, finish=finish)
+        self.gradients = Together(self.stack, loss_of_batch, gradients=True, finish=finish)
         self.rates = LearningRates(self.settings, self.stack.optimizer, self.first.total)
         self.measure = MeasuredTogether(self.stack, [journal.measure for journal in journals], finish)
         self.generators = [member.stream for member in members]
@@ -225,7 +225,7 @@ class _Group:
         self.saved = time.monotonic()
 
 
-def _loss(model: ParticleModel, estimator: GradientEstimator, *rest: Tensor) -> Any:
+def loss_of_batch(model: ParticleModel, estimator: GradientEstimator, *rest: Tensor) -> Any:
     """The mean loss of a batch; ``rest``: alpha, where it changes with the step, and the batch."""
     *alpha, x = rest
     config = {"alpha": alpha[0]} if alpha else {}
