@@ -134,6 +134,8 @@ def _logs(places: Sequence[_Place], by_hand: bool) -> Iterator[None]:
     logging.raiseExceptions = False  # a full disk is told once, not at each line of the log
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     root, handlers = logging.getLogger(), []
+    level = root.level
+    root.setLevel(logging.INFO)
     for place in places if by_hand else places[1:]:
         handler = logging.FileHandler(place.paths.log(place.attempt))
         handler.addFilter(_Own(place.paths, speaker))
@@ -145,6 +147,7 @@ def _logs(places: Sequence[_Place], by_hand: bool) -> Iterator[None]:
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
+        root.setLevel(level)
 
 
 class _Own(logging.Filter):
