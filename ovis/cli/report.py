@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
+from ovis.cli.reports import FAILED, REFUSED, ReportError, other_report, run_report, split_words
 
 if TYPE_CHECKING:
     from ovis.reporting.choose import Choice
@@ -202,7 +202,9 @@ def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
     _print_counts(experiment, everything)
     if experiment.runs.empty:
         what = "no run was asked for" if len(everything.runs) else "no run has any evaluation"
-        raise ReportError(f"{what} in {Path(options.root) / options.exp}: nothing to draw", FAILED)
+        folder = Path(options.root) / options.exp
+        other = "" if len(everything.runs) else other_report(folder, "gradients*.npz", "report_asymptotic_variance.py")
+        raise ReportError(f"{what} in {folder}: {other or 'nothing to draw'}", FAILED)
     return experiment
 
 

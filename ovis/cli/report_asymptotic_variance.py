@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovis.cli.options import find_experiment
-from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report, split_words
+from ovis.cli.reports import FAILED, REFUSED, ReportError, other_report, run_report, split_words
 from ovis.studies import ALIASES
 
 if TYPE_CHECKING:
@@ -109,9 +109,10 @@ def _draw(samples: Sequence[Sample], statistics: pd.DataFrame, folder: Path) -> 
     from ovis.reporting.asymptotic_figures import draw_distributions, draw_statistics
     from ovis.reporting.density import density_table
     from ovis.reporting.figures import save_drawn
+    from ovis.reporting.style import estimator_looks
 
     caption = _caption(samples)
-    names = ", ".join(dict.fromkeys(sample.estimator for sample in samples))
+    names = ", ".join(look.label for look in estimator_looks(dict.fromkeys(s.estimator for s in samples)).values())
     alt = f"SNR, directional SNR, variance and mean of the gradient against K on logarithmic axes, for {names}"
     title = "Statistics of the gradient"
     drawn = [save_drawn(draw_statistics(statistics, caption), folder, "statistics", title, alt)]
@@ -132,17 +133,13 @@ def _page(
     tables: Sequence[pd.DataFrame],
 ) -> Page:
     """What the page shows; ``tables`` are statistics, slopes and the comparison with the paper."""
+    from ovis.reporting.asymptotic_page import page_tables
     from ovis.reporting.page_content import Page
     from ovis.reporting.page_provenance import experiment_description, read_provenance
-    from ovis.reporting.page_runs import list_problems, plain_table
+    from ovis.reporting.page_runs import list_problems
     from ovis.studies import AsymptoticSettings
 
     source = Path(options.root) / exp
-    words = (
-        ("Statistics", "One row per estimator and K; _se is a standard error by the draws.", "points"),
-        ("Slopes", "Of the logarithm of a statistic over log K, by least squares; last: of the last two K.", "slopes"),
-        ("Beside the paper", "One row per value that has been published of such a toy.", "values"),
-    )
     return Page(
         title=exp,
         description=experiment_description(source),
@@ -152,11 +149,7 @@ def _page(
         notes=tuple(study.notes),
         figures=tuple(drawn),
         verdicts=tuple(verdicts),
-        tables=tuple(
-            plain_table(title, caption, table, things=things)
-            for (title, caption, things), table in zip(words, tables, strict=True)
-            if len(table)
-        ),
+        tables=page_tables(*tables),
         provenance=read_provenance(source, kind=AsymptoticSettings),
         command=options.command,
     )
@@ -196,7 +189,8 @@ def _read(options: argparse.Namespace, exp: str) -> tuple[GradientStudy, list[Sa
     if not samples:
         names = ", ".join(dict.fromkeys(sample.estimator for sample in study.samples))
         what = f"no estimator was asked for that is there ({names})" if names else "no run has any draw"
-        raise ReportError(f"{what} in {folder}: nothing to draw", REFUSED if names else FAILED)
+        other = "" if names else other_report(folder, "metrics.jsonl", "report.py")
+        raise ReportError(f"{what} in {folder}: {other or 'nothing to draw'}", REFUSED if names else FAILED)
     return study, samples
 
 

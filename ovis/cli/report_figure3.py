@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ovis.cli.reports import FAILED, REFUSED, ReportError, run_report
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ovis.reporting.read import Experiment
 
 __all__ = ["main"]
@@ -72,8 +74,7 @@ def report(options: argparse.Namespace) -> None:
 
     experiment = _read(options)
     curves = curve_table(experiment, options.metric)
-    if curves.empty:
-        raise ReportError(f"no run has a value of {options.metric}: nothing to draw", FAILED)
+    _check(options, experiment, curves)
     text = final_text(final_table(curves, experiment, options.figure))
     steps = step_text(step_table(curves, options.figure))
     if steps:
@@ -90,6 +91,27 @@ def report(options: argparse.Namespace) -> None:
     print(f"wrote {name}.csv, {name}.txt to {folder}\n")
     print(text)
     print(*figures, sep="\n")
+
+
+def _check(options: argparse.Namespace, experiment: Experiment, curves: pd.DataFrame) -> None:
+    """That there is something to draw, and that the axis asked for holds some of it.
+
+    Raises:
+        ReportError: not so.
+    """
+    from ovis.reporting.select import check_metrics
+
+    try:
+        check_metrics(experiment, [options.metric], "--metric")
+    except ValueError as error:
+        raise ReportError(str(error), REFUSED) from None
+    if curves.empty:
+        raise ReportError(f"no run has a value of {options.metric}: nothing to draw", FAILED)
+    values = curves["smoothed"].dropna()
+    if options.ylims and not values.between(*options.ylims).any():
+        low, high = options.ylims
+        reach = f"its curves go from {values.min():.4g} to {values.max():.4g}" if len(values) else "there is no value"
+        raise ReportError(f"--ylims={low:g}:{high:g} holds nothing of {options.metric}: {reach}", REFUSED)
 
 
 def _read(options: argparse.Namespace) -> Experiment:

@@ -7,10 +7,11 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from ovis.reporting.needs import ReportingUnavailableError, require_packages
 
-__all__ = ["FAILED", "REFUSED", "ReportError", "run_report", "split_words"]
+__all__ = ["FAILED", "REFUSED", "ReportError", "other_report", "run_report", "split_words"]
 
 FAILED, REFUSED = 1, 2
 
@@ -51,6 +52,12 @@ def run_report(report: Callable[[argparse.Namespace], object], options: argparse
         print(f"report: {error}", file=sys.stderr)
         return FAILED
     return 0
+
+
+def other_report(folder: Path, pattern: str, door: str) -> str:
+    """Which door reports on an experiment whose runs hold such files; empty where none does."""
+    there = next(folder.glob(f"*/{pattern}"), None)
+    return f"its runs are for python {door} --exp {folder.name}" if there else ""
 
 
 def split_words(text: str) -> list[str]:

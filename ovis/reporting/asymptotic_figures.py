@@ -100,7 +100,7 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
             _name_row(row[0], str(toy))
             for axis in row[len(iw) :]:
                 axis.remove()
-        cut = f"broader than a panel: {', '.join(broad)}" if broad else ""
+        cut = f"broader than a panel, no mean: {', '.join(broad)}" if broad else ""
         noted = [caption, "vertical: zero, and dotted the means", cut]
         add_grouped_legend(figure, _columns(looks), "; ".join(text for text in noted if text))
     return figure
@@ -181,7 +181,8 @@ def _draw_densities(axis: Axes, table: pd.DataFrame, looks: Mapping[str, Look]) 
         style = {**look.line, "markersize": 4.5}
         curve = curves[name]
         axis.plot(curve["x"], curve["density"], label=look.label, markevery=spaced, zorder=front, **style)
-        axis.axvline(float(rows["mean"].iloc[0]), color=look.color, linestyle=":", linewidth=1.0, zorder=front)
+        if name in fitting:  # the mean of what is far broader is noise at this scale
+            axis.axvline(float(rows["mean"].iloc[0]), color=look.color, linestyle=":", linewidth=1.0, zorder=front)
     axis.set_xlim(min(float(curves[n]["x"].min()) for n in fitting), max(float(curves[n]["x"].max()) for n in fitting))
     axis.set_ylim(0.0, PEAKS * min(float(curves[n]["density"].max()) for n in fitting))
     axis.yaxis.set_major_locator(NullLocator())

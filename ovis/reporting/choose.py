@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ovis.reporting.merge import differing_settings
-from ovis.reporting.metrics import Evaluated, Metric, Pivot, parse_limits, parse_pivot
+from ovis.reporting.metrics import Evaluated, Metric, Pivot, make_metric, parse_limits, parse_pivot
 from ovis.reporting.presets import Preset
 from ovis.reporting.read import Experiment
 from ovis.reporting.select import check_keys, check_metrics, check_pivots, how_evaluated, mixed_settings
@@ -86,7 +86,8 @@ def choose(experiment: Experiment, request: Request, preset: Preset) -> Choice:
     keys, notes = _keys(experiment, request)
     evaluated = how_evaluated(experiment)
     notes += _notes_on_metrics(experiment, evaluated, request)
-    limits = dict(parse_limits(text) for text in request.ylims or preset.ylims)
+    limits = _limits(request.ylims or preset.ylims)
+    notes += _notes_on_limits(experiment, limits if request.ylims else {})
     pivots = _pivots(experiment, evaluated, request, preset)
     return Choice(
         keys=keys,
@@ -126,15 +127,34 @@ def _notes_on_metrics(experiment: Experiment, evaluated: Evaluated, request: Req
     present = experiment.metrics
     curves = dict.fromkeys([*request.metrics, *request.detailed_metrics])
     wanted = dict.fromkeys([*curves, *(parse_pivot(text).metric.name for text in request.pivot_metrics)])
-    limits = [parse_limits(text)[0] for text in request.ylims]
     absent = [name for name in wanted if name not in present and name != "time"]
     points = [name for name in curves if name in evaluated.once]
-    unused = [name for name in limits if name not in present]
     notes = {
         "no run has measured this yet": absent,
         "measured once per run, with the best parameters, so a point and no curve": points,
-        "--ylims of metrics that no run has": unused,
     }
+    return [f"{note}: {', '.join(names)}" for note, names in notes.items() if names]
+
+
+def _limits(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Metric -> limits of its axis.
+
+    Raises:
+        ValueError: not of this form, or a logarithmic axis would have to reach zero.
+    """
+    limits = dict(parse_limits(text) for text in texts)
+    for name, (low, _) in limits.items():
+        if make_metric(name).kind.log and low <= 0:
+            raise ValueError(f"--ylims: {name} has a logarithmic axis: its lower limit must be above 0, got {low:g}")
+    return limits
+
+
+def _notes_on_limits(experiment: Experiment, limits: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Limits that are of no use: a panel of which they would hold nothing goes without."""
+    unused = [name for name in limits if name not in experiment.metrics]
+    values = {name: experiment.curves.loc[experiment.curves["metric"] == name, "value"] for name in limits}
+    empty = [name for name, ends in limits.items() if name not in unused and not values[name].between(*ends).any()]
+    notes = {"--ylims of metrics that no run has": unused, "--ylims that hold no value, so not used": empty}
     return [f"{note}: {', '.join(names)}" for note, names in notes.items() if names]
 
 

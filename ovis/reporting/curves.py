@@ -23,6 +23,7 @@ from ovis.reporting.panels import (
     label_steps,
     new_figure,
     settled_limits,
+    unseen_text,
     use_scale,
     values_of,
 )
@@ -78,7 +79,7 @@ def draw_curves(
             axis.set_title(panel_title(rows, name), fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        text = "; ".join(text for text in (caption, cut_text(cut, series)) if text)
+        text = "; ".join(text for text in (caption, cut_text(cut, series), unseen_text(figure.axes, series)) if text)
         if several and "iw" in shown and len(series) <= LONGEST_LEGEND:
             parts_of = groupby(series, key=lambda item: item.estimator)
             add_stacked_legend(figure, [[item.look for item in part] for _, part in parts_of], text)

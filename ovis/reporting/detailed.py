@@ -19,6 +19,7 @@ from ovis.reporting.panels import (
     label_steps,
     new_figure,
     settled_limits,
+    unseen_text,
     use_scale,
 )
 from ovis.reporting.series import by_family, make_series, panel_title
@@ -80,7 +81,7 @@ def draw_detailed(
         label_steps(axes[-1, 0])
         for axis in axes[-1]:
             axis.set_xlabel("training steps")
-        noted = [caption, cut_text(cut, series)]
+        noted = [caption, cut_text(cut, series), unseen_text(figure.axes, series)]
         looks = [[item.look for item in family] for family in families]
         add_grouped_legend(figure, looks, "; ".join(text for text in noted if text))
     return figure

@@ -128,7 +128,7 @@ def panel_limits(table: pd.DataFrame) -> tuple[float, float]:
     settled = values.loc[values["step"] >= SETTLED * values["step"].max(), "smoothed"]
     if settled.empty:
         return PAPER_LIMITS
-    low, high = np.floor(settled.min() - 0.05), np.ceil(settled.max() + 0.05)
+    low, high = np.floor(settled.min()) - 1.0, np.ceil(settled.max() + 0.05)  # no marker lies on the lower edge
     return float(low), float(high)
 
 
@@ -145,7 +145,8 @@ def _scale(axis: Axes, last: int, limits: tuple[float, float]) -> None:
     axis.set_xlabel("training steps")
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(_step_text))
-    axis.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    # A label in the corner would run into that of step 0.
+    axis.yaxis.set_major_locator(MaxNLocator(8, integer=True, prune="lower"))
 
 
 def _line(estimator: str, color: str, dash: Dash, marker: str) -> dict[str, Any]:

@@ -87,8 +87,17 @@ def add_stacked_legend(figure: Figure, groups: Sequence[Sequence[Look]], title: 
 
 
 def _fill(figure: Figure, title: str) -> str:
-    """The title in lines that fit."""
-    return textwrap.fill(title, round(LETTERS * figure.get_figwidth()))
+    """The title in lines that fit, broken between its parts where they are short enough."""
+    width = round(LETTERS * figure.get_figwidth())
+    lines = [""]
+    for part in title.split("; "):
+        joined = f"{lines[-1]}; {part}" if lines[-1] else part
+        if len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines[-1] += ";" if lines[-1] else ""
+            lines += textwrap.wrap(part, width)
+    return "\n".join(filter(None, lines))
 
 
 def _place_columns(figure: Figure, groups: Sequence[Sequence[Look]], title: str) -> Legend | None:

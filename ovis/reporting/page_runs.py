@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,14 @@ def _sorted_as_in_legends(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.astype(str).map(order)
 
 
-def plain_table(title: str, caption: str, table: pd.DataFrame, digits: str = ".4g", things: str = "rows") -> Table:
+def plain_table(
+    title: str,
+    caption: str,
+    table: pd.DataFrame,
+    digits: str = ".4g",
+    things: str = "rows",
+    words: Mapping[str, str] | None = None,
+) -> Table:
     """Any table of a report: numbers in one format, columns of few texts as filters.
 
     A column that says the same in all rows is said once, in the caption.
@@ -134,7 +141,9 @@ def plain_table(title: str, caption: str, table: pd.DataFrame, digits: str = ".4
         table: the rows; estimators are written as in the legends.
         digits: format of numbers that are not whole.
         things: what its rows are called.
+        words: column -> its heading, where it is not the name itself.
     """
+    heads = {str(name): {**HEADINGS, **(words or {})}.get(str(name), str(name).replace("_", " ")) for name in table}
     rows = table.copy()
     if "estimator" in rows:
         looks = estimator_looks(rows["estimator"].astype(str).unique())
@@ -145,9 +154,9 @@ def plain_table(title: str, caption: str, table: pd.DataFrame, digits: str = ".4
         measured = pd.api.types.is_float_dtype(rows[name])
         few = name in ALWAYS or not pd.api.types.is_numeric_dtype(rows[name])
         choices = few and 1 < rows[name].nunique(dropna=False) <= CHOICES
-        columns.append(Column(name, HEADINGS.get(name, name.replace("_", " ")), digits if measured else "", choices))
+        columns.append(Column(name, heads[name], digits if measured else "", choices))
         if measured:  # of such a table, NaN says that there is nothing
             rows[name] = rows[name].astype(object).where(np.isfinite(table[name]) | np.isinf(table[name]), None)
-    values = {HEADINGS.get(name, name.replace("_", " ")): value_text(rows[name].iloc[0]) for name in constant}
+    values = {heads[name]: value_text(rows[name].iloc[0]) for name in constant}
     said = [f"{heading} {value}" for heading, value in values.items() if value not in ("", "?")]
     return Table(title, f"{caption} In all rows: {', '.join(said)}." if said else caption, tuple(columns), rows, things)

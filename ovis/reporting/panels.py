@@ -28,6 +28,7 @@ __all__ = [
     "label_steps",
     "new_figure",
     "settled_limits",
+    "unseen_text",
     "use_scale",
     "values_of",
 ]
@@ -142,6 +143,20 @@ def cut_text(cut: Iterable[str], series: Sequence[Series]) -> str:
     if not names:
         return ""
     return "y axis cut: " + (", ".join(names) if len(names) <= NAMED else f"{len(names)} of {len(series)} curves")
+
+
+def unseen_text(axes: Iterable[Axes], series: Sequence[Series]) -> str:
+    """Which series of the legend have nothing to see in any panel, and which lose values on a logarithmic axis."""
+    drawn = [(axis, line) for axis in axes for line in axis.lines]
+    values = {(axis, str(line.get_label())): np.asarray(line.get_ydata(), np.float64) for axis, line in drawn}
+    seen = {label for (_, label), y in values.items() if np.isfinite(y).any()}
+    zero = {label for (axis, label), y in values.items() if axis.get_yscale() == "log" and (y <= 0).any()}
+    labels = [item.look.label for item in series]
+    noted = {
+        "no finite value": [label for label in labels if label not in seen],
+        "zero is not on a logarithmic axis": [label for label in labels if label in zero],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in noted.items() if names)
 
 
 def fitting_limits(table: pd.DataFrame, metric: Metric, limits: Limits) -> tuple[float, float] | None:

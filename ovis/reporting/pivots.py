@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from ovis.reporting.axes import label_decades
 from ovis.reporting.legend import add_grouped_legend
 from ovis.reporting.metrics import Evaluated, parse_pivot
-from ovis.reporting.panels import count_columns, draw_lines, new_figure, use_scale, values_of
+from ovis.reporting.panels import count_columns, draw_lines, new_figure, unseen_text, use_scale, values_of
 from ovis.reporting.series import by_family, make_series, panel_title
 from ovis.reporting.style import house_style, is_budgeted
 
@@ -69,7 +69,8 @@ def draw_pivots(
                 axis.set_title(panel_title("dataset", name), fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        add_grouped_legend(figure, [[item.look for item in family] for family in by_family(series)], caption)
+        noted = "; ".join(text for text in (caption, unseen_text(figure.axes, series)) if text)
+        add_grouped_legend(figure, [[item.look for item in family] for family in by_family(series)], noted)
     return figure
 
 

@@ -98,7 +98,10 @@ def _curve_picture(results: Results, table: pd.DataFrame, name: str, caption: st
 
 def _detailed(results: Results) -> Iterator[Picture]:
     choice = results.choice
-    caption = _joined(_seeds(results.detailed["seeds"], "ci"), _unfinished(results.pivot))
+    about = _seeds(results.detailed["seeds"], "ci")
+    if "band" in about and any(metric.kind.log for metric in choice.detailed):
+        about += ", on logarithmic axes not below the smallest seed"
+    caption = _joined(about, _unfinished(results.pivot))
     for name, part in _by_data_set(results.detailed):
         figure = draw_detailed(part, choice.keys, choice.limits, caption, choice.evaluated)
         metrics = [metric.text for metric in choice.detailed if metric.name in set(part["metric"])]

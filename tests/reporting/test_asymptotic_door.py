@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,27 @@ def test_refusals(study: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     (study.root.parent / "reports").write_text("in the way")
     assert run(study) == 1
     assert capsys.readouterr().err.startswith("report: ")
+
+
+def test_an_experiment_of_another_door(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.add("vimco", [1.0])
+    assert main(["--root", str(demo.root), "--exp", "demo"]) == 1
+    said = f"report: no run has any draw in {demo.path}: its runs are for python report.py --exp demo\n"
+    assert capsys.readouterr().err == said
+
+
+def test_words_for_people(study: Folder) -> None:
+    """No raw ids in the alternative texts, no bare column names, units of relative numbers."""
+    assert run(study) == 0
+    page = (study.root.parent / "reports" / "asymptotic-variance" / "index.html").read_text(encoding="utf-8")
+    alts = re.findall(r'alt="([^"]*)"', page)
+    assert len(alts) == 2
+    assert all("OVIS~ (γ=0), IWAE" in alt and "ovis-gamma0" not in alt for alt in alts)
+    heads = [html.unescape(head) for head in re.findall(r'<th scope="col"[^>]*><button type="button">([^<]*)<', page)]
+    assert {"SNR", "± SNR", "slope of the last two K", "slope in theory", "difference [%]"} <= set(heads)
+    assert not {"dsnr", "last se", "fit se", "slope se", "difference", "ours se"} & set(heads)
+    differences = pd.read_csv(study.root.parent / "reports" / "asymptotic-variance" / "published.csv")["difference"]
+    assert f'data-value="{float(100 * differences[0])!r}"' in page
 
 
 def test_without_the_optional_packages(

@@ -97,11 +97,34 @@ def test_nothing_to_draw_is_one_line(demo: Folder, capsys: pytest.CaptureFixture
     assert run(demo, "--figure=left") == 1
     assert capsys.readouterr().err.count("\n") == 1
     run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0])
-    for words in (["--figure=right"], ["--figure=left", "--dataset=fashion"], ["--figure=left", "--metric=test:x"]):
+    absent = "--metric=test:loss/ess"
+    for words in (["--figure=right"], ["--figure=left", "--dataset=fashion"], ["--figure=left", absent]):
         assert run(demo, *words) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "nothing to draw" in error
+    assert not (demo.root.parent / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--metric=foo", "report: --metric: no metric 'foo'; Valid: train:loss/L_k\n"),
+        ("--metric=train:loss/Lk", "report: --metric: no metric 'train:loss/Lk'; did you mean 'train:loss/L_k'?"),
+        (
+            "--ylims=-50:-40",
+            "report: --ylims=-50:-40 holds nothing of train:loss/L_k: its curves go from -90 to -90\n",
+        ),
+    ],
+)
+def test_what_makes_no_picture_is_refused(
+    demo: Folder, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0])
+    assert run(demo, "--figure=left", option) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(said)
+    assert error.count("\n") == 1
     assert not (demo.root.parent / "reports").exists()
 
 

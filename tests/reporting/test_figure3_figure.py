@@ -84,11 +84,26 @@ def test_every_label_of_a_step_is_exact(last: int) -> None:
 def test_limits_are_the_papers_or_the_datas() -> None:
     assert panel_limits(table("right")) == PAPER_LIMITS
     low, high = panel_limits(table(shift=-20.0))
-    assert (low, high) == (np.floor(-110.37 - 20 * np.exp(-1.2) - 0.05), -106.0)
+    assert (low, high) == (np.floor(-110.37 - 20 * np.exp(-1.2)) - 1, -106.0)
     figure = draw_figure3(table(), "y", limits=(-100.0, -80.0))
     assert figure.axes[0].get_ylim() == (-100.0, -80.0)
     nothing = table().assign(smoothed=np.nan)
     assert panel_limits(nothing) == PAPER_LIMITS
+
+
+@pytest.mark.parametrize("shift", [-20.0, -31.63, -57.5])
+def test_nothing_lies_on_the_lower_edge_or_in_the_corner(shift: float) -> None:
+    figure = draw_figure3(table(shift=shift), "y")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    rows = table(shift=shift)
+    settled = rows.loc[rows["step"] >= 0.2 * rows["step"].max(), "smoothed"].min()
+    assert settled - axes.get_ylim()[0] >= 1
+    low, high = axes.get_ylim()
+    labels = [tick.get_window_extent() for tick in axes.get_yticklabels() if low <= tick.get_position()[1] <= high]
+    corner = min((tick.get_window_extent() for tick in axes.get_xticklabels()), key=lambda box: box.x0)
+    assert len(labels) >= 3
+    assert not any(corner.overlaps(box) for box in labels)
 
 
 def test_a_curve_below_the_axis_is_named() -> None:

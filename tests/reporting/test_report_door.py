@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic_draws import power_law, write_draws
 from synthetic_runs import METRIC, Folder
 
 from ovis.cli.report import main
@@ -124,6 +125,21 @@ def test_runs_without_the_usual_metrics(demo: Folder, capsys: pytest.CaptureFixt
     assert set(table["metric"]) == {"test:gmm/prior_mse"}
 
 
+def test_limits_that_hold_nothing_are_pointed_out(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.add("vimco", [-3.0, -2.0])
+    assert run(demo, f"--ylims={METRIC}:5:6") == 0
+    assert f"note: --ylims that hold no value, so not used: {METRIC}\n" in capsys.readouterr().out
+    assert run(demo, f"--ylims={METRIC}:-2.5:6") == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_an_experiment_of_another_door(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    write_draws(demo.path, 3, {"iwae": power_law(3, (1.0, 0.5), (1.0, -1), n=20)})
+    assert run(demo) == 1
+    said = f"report: no run has any evaluation in {demo.path}: its runs are for python report_asymptotic_variance.py"
+    assert capsys.readouterr().err == f"{said} --exp demo\n"
+
+
 def test_no_such_experiment(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     (quickstart.root / "other").mkdir()
     for name in ("dem", "../runs/demo", ""):
@@ -161,6 +177,10 @@ def test_no_run_with_data(demo: Folder, capsys: pytest.CaptureFixture[str]) -> N
         ("--pivot_metrics=maxi:test:loss/L_k", "expected agg:metric, e.g. max:test:loss/L_k; did you mean 'max'?"),
         ("--keys=estimater", "--keys: no setting 'estimater'; did you mean 'estimator'?"),
         ("--ylims=test:loss/L_k:3", "expected metric:lo:hi"),
+        (
+            "--ylims=train:grads/snr:-1:1",
+            "--ylims: train:grads/snr has a logarithmic axis: its lower limit must be above 0, got -1\n",
+        ),
     ],
 )
 def test_what_is_unknown_is_refused(

@@ -309,6 +309,28 @@ def test_nan_infinite_and_constant_values_are_drawn_as_far_as_they_go() -> None:
     assert np.isfinite(figure.axes[0].get_ylim()).all()
 
 
+def test_a_series_that_can_not_be_seen_is_named(table: pd.DataFrame) -> None:
+    two = table[table["estimator"].isin(["ovis-gamma1", "reinforce", "vimco-arithmetic"])].reset_index(drop=True)
+    two.loc[two["estimator"] == "reinforce", "mean"] = np.nan
+    snr = (two["estimator"] == "vimco-arithmetic") & (two["metric"] == METRICS[2])
+    two.loc[snr & (two["step"] == STEPS[3]), "mean"] = 0.0
+
+    def caption(part: pd.DataFrame) -> str:
+        return str(draw_curves(part, ["estimator"]).legends[0].get_title().get_text().replace("\n", " "))
+
+    snr_only = two[two["metric"] == METRICS[2]]
+    assert caption(snr_only) == "no finite value: REINFORCE; zero is not on a logarithmic axis: VIMCO"
+    assert caption(table[table["metric"] == METRICS[2]]) == ""
+
+
+def test_a_caption_is_broken_between_its_parts(table: pd.DataFrame) -> None:
+    parts = ["1,000 draws of the gradient", "dotted grey: K to the half", "hollow: no more than noise"]
+    figure = draw_curves(table[table["metric"] == METRICS[0]], ["estimator"], {METRICS[0]: (-90, 0)}, "; ".join(parts))
+    lines = figure.legends[0].get_title().get_text().split("\n")
+    assert len(lines) > 1
+    assert [part for line in lines for part in line.rstrip(";").split("; ")] == parts
+
+
 def test_saved_files_are_whole_and_the_same_every_time(table: pd.DataFrame, tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):
