@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from chaos import UNGUARDED
 from cluster import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, State, processes_of
 from ray_cluster import RayNodes
@@ -29,9 +30,11 @@ from ovis.runner.transitions import Policy
 ROOT = Path(__file__).parents[2]
 
 
-def sweep(folder: Path, seed: int, runs: int) -> dict[str, Any]:
-    """A sweep with one worker, one node and the manager killed."""
+def sweep(folder: Path, seed: int, runs: int, step: float, unguarded: str) -> dict[str, Any]:
+    """A sweep with one worker, one node and the manager killed; without the guards a worker and the manager."""
     begin = time.monotonic()
+    if unguarded:  # every process below inherits it
+        os.environ |= {"PYTHONPATH": str(UNGUARDED), "OVIS_UNGUARDED": unguarded}
     lab, chance = Lab(folder, Policy(heartbeat=0.5, ttl=3.0)), random.Random(seed)
 
     def kill_worker() -> bool:
@@ -47,8 +50,8 @@ def sweep(folder: Path, seed: int, runs: int) -> dict[str, Any]:
             return True
 
         ready = time.monotonic() - begin
-        blows = {"worker": kill_worker, "node": kill_node}
-        trial = ClusterSweep(lab, _engine(ray), blows, runs=runs, seed=seed)
+        blows = {"worker": kill_worker, "node": kill_node} if not unguarded else {"worker": kill_worker}
+        trial = ClusterSweep(lab, _engine(ray), blows, runs=runs, step=step, seed=seed)
         verdict = trial.run()
     devices = sorted({record.device for record in lab.records()})
     times = {"recoveries": trial.recoveries, "start": round(ready, 1), "seconds": round(time.monotonic() - begin, 1)}
@@ -176,19 +179,22 @@ def _manager(lab: Lab, options: Sequence[str], before: Sequence[str] = ()) -> li
     return [done.returncode, lines]
 
 
+SCENARIOS = {"refusals": refusals, "stranger": stranger, "stop": stop, "gpus": gpus, "quickstart": quickstart}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenario", choices=["sweep", "refusals", "stranger", "stop", "gpus", "quickstart"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("scenario", choices=["sweep", *SCENARIOS])
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the sweep's kills")
+    parser.add_argument("--runs", type=int, default=40, help="of the sweep")
+    parser.add_argument("--step", type=float, default=0.3, help="seconds of each of a run's twelve steps in the sweep")
+    parser.add_argument("--unguarded", default="", help="deathsignal,runlock,lease: taken away in the sweep")
     options = parser.parse_args()
     if options.scenario == "sweep":
-        said = sweep(options.folder, options.seed, options.runs)
+        said = sweep(options.folder, options.seed, options.runs, options.step, options.unguarded)
     else:
-        said = {"refusals": refusals, "stranger": stranger, "stop": stop, "gpus": gpus, "quickstart": quickstart}[
-            options.scenario
-        ](options.folder)
+        said = SCENARIOS[options.scenario](options.folder)
     print(json.dumps(said))
     return 0
 

@@ -21,8 +21,14 @@ def test_a_sweep_outlives_a_node_a_worker_and_its_manager(tmp_path: Path, seed: 
     assert said["holds"], said
     assert said["kills"] == {"worker": 1, "node": 1, "manager": 1}
     assert said["runs"] == 40
-    assert said["starts"] > 43  # what was killed began again
+    assert said["starts"] > 40  # what was killed began again
     assert said["devices"] == ["n1", "n2", "n3"]
+
+
+def test_without_the_guards_a_killed_worker_leaves_a_training_behind_that_overlaps(tmp_path: Path) -> None:
+    guards = "deathsignal,runlock,lease"
+    said = in_own_network("sweep", "--runs", "4", "--step", "2", "--unguarded", guards, "--folder", str(tmp_path))
+    assert said["overlaps"] > 0, said
 
 
 def test_what_does_not_fit_is_refused_in_one_line_before_anything_is_written(tmp_path: Path) -> None:
@@ -64,5 +70,5 @@ def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
 def test_the_quickstart_comes_to_the_same_numbers_as_here(tmp_path: Path) -> None:
     said = in_own_network("quickstart", "--folder", str(tmp_path))
     assert len(said["local"]) == 7
-    assert all(len(rows) > 3 for rows in said["local"].values())
+    assert all(len(rows) == 2 for rows in said["local"].values())
     assert said["ray"] == said["local"]

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, TaskCancelledError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    TaskCancelledError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ovis.runner.engines.base import EngineError
@@ -34,6 +41,9 @@ ENDINGS: dict[type[RayError], str] = {
     NodeDiedError: "its node was lost",
     OutOfMemoryError: "Ray killed it, as its node ran out of memory",
 }
+
+#: Of a node that was lost while it was looked at.
+GONE = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 
 START = "start one by `ray start --head` here and `ray start --address HOST:6379` on the other nodes"
 
@@ -78,7 +88,8 @@ class RayCluster:
         ]
 
     def faults(self, nodes: Sequence[Node], probe: Path) -> dict[str, str]:
-        """What each of the nodes lacks, by its name; those that lack nothing are left out.
+        """What each of the nodes lacks, by its name; those that lack nothing are left out, and those that
+        are lost meanwhile: every job looks at its node itself.
 
         Args:
             nodes: the nodes to look at.
@@ -96,6 +107,8 @@ class RayCluster:
         for ref in ready:
             try:
                 found[refs[ref]] = ray.get(ref)
+            except GONE:
+                continue
             except RayError as error:
                 found[refs[ref]] = f"can't run ovis: {_one_line(error)}"
         found |= {refs[ref]: f"did not answer within {ANSWER:.0f} s" for ref in silent}

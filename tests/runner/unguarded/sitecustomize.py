@@ -1,7 +1,7 @@
 """Takes guards away from every Python process that has this folder on its path: for the tests that must then fail.
 
 ``OVIS_UNGUARDED`` lists them: ``deathsignal`` (a child dies with its parent), ``runlock`` (one job in
-a run's folder).
+a run's folder), ``lease`` (a job ends whose lease was taken away).
 """
 
 import fcntl
@@ -18,3 +18,9 @@ if "deathsignal" in guards:
 
 if "runlock" in guards and "ovis.runner.job" in sys.orig_argv:
     fcntl.flock = lambda handle, operation: None
+
+if "lease" in guards and "ovis.runner.job" in sys.orig_argv:
+    from ovis.runner.leases import Leases
+
+    beat = Leases.beat
+    Leases.beat = lambda self, key, attempt: beat(self, key, attempt) or True
