@@ -37,7 +37,7 @@ DONE = Outcome(Ending.SUCCESS, 1)
 #: A run with twenty evaluations.
 RUN = (
     *("--model", "sbm", "--dataset", "digits", "--prior", "bernoulli", "--nlayers", "0", "--depth", "2", "--N", "5"),
-    *("--iw", "2", "--bs", "50", "--nsteps", "20", "--eval_freq", "1", "--valid_bs", "50", "--test_bs", "50"),
+    *("--iw", "2", "--bs", "50", "--nsteps", "560", "--eval_freq", "1", "--valid_bs", "50", "--test_bs", "50"),
     *("--max_eval", "50", "--iw_valid", "2", "--iw_test", "2", "--grad_bs", "2", "--grad_samples", "2"),
 )
 
@@ -110,12 +110,13 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=1000, help="runs in the ledger, or to be read")
     parser.add_argument("--running", type=int, default=100, help="runs under way")
     parser.add_argument("--runs", type=int, default=100, help="runs to be drained")
-    parser.add_argument("manager", nargs="*", help="options of manager.py")
-    options = parser.parse_args()
+    words = sys.argv[1:]
+    middle = words.index("--") if "--" in words else len(words)  # what follows is for manager.py
+    options = parser.parse_args(words[:middle])
     print(f"load average {os.getloadavg()[0]:.2f}")
     with tempfile.TemporaryDirectory() as name:
         if options.what == "drain":
-            return measure_drain(Path(name), options.runs, options.manager)
+            return measure_drain(Path(name), options.runs, words[middle + 1 :])
         if options.what == "manager":
             measure_manager(Path(name), options.n, options.running)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ovis.runner.engines.base import Engine, EngineError, Handle, Phase, Status
+from ovis.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase, Status
 from ovis.runner.events import Ended, Event, Launched, Tick
 from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Run
@@ -137,7 +137,7 @@ class _Manager:
         self.states: dict[str, State] = {}
         self.counts, self.settled = count_states(()), 0.0  # of these, and the weight of those that are settled
         self.next_due: float | None = 0.0
-        self.last_tick = self.last_view = self.last_wait = self.last_beat = float("-inf")
+        self.last_tick = self.next_view = self.last_wait = self.last_beat = float("-inf")
         self.wait = ""
         self.carried: dict[str, float] = {}  # what of the runs was there when their attempts began
 
@@ -155,9 +155,10 @@ class _Manager:
         else:
             self._explain_wait()
         more = self._has_more()
-        if not more or time.monotonic() - self.last_view > VIEW_INTERVAL:
-            self.last_view = time.monotonic()
-            self.display.show(self._view())
+        if not more or time.monotonic() > self.next_view:
+            begin = time.monotonic()
+            self.display.show(self._view())  # reads a file of each run under way: a thousand of them take their time
+            self.next_view = begin + max(VIEW_INTERVAL, 10 * (time.monotonic() - begin))
         return more
 
     def adopt(self) -> None:
@@ -308,7 +309,8 @@ class _Manager:
                 self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
                 failpoint("job.submitted")
             else:
-                failed = Outcome(Ending.LOST, record.attempt, message=f"can't start the job: {handle}", t=time.time())
+                ending = Ending.BUSY if isinstance(handle, NotNow) else Ending.LOST
+                failed = Outcome(ending, record.attempt, message=f"can't start the job: {handle}", t=time.time())
                 self.ended.append(Ended(record.key, record.attempt, failed))
 
     def _report(self, events: Sequence[Event]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chaos import WORDS, Verdict
-from cluster import ClusterSweep
+from cluster import ClusterSweep, workers_of
 from laboratory import Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
 
@@ -82,8 +82,9 @@ class SlurmSweep(ClusterSweep):
         return silent
 
     def _kill_job(self) -> bool:
-        """A wrapper: its training dies with it, and it says nothing."""
+        """A wrapper, or the process of Slurm's job that started it: what is below dies with it, and says nothing."""
         found = [pid for pid in processes_of(self.lab.paths.folder) if WORDS["job"] in command_of(pid)]
+        found = found if self.seed % 2 else workers_of(self.lab)
         if found:
             os.kill(self.choice.choice(sorted(found)), signal.SIGKILL)
         return bool(found)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from laboratory import Lab, dead_owner
 
-from ovis.runner.engines.base import EngineError, Handle, Phase, Status
+from ovis.runner.engines.base import EngineError, Handle, NotNow, Phase, Status
 from ovis.runner.events import Launched
 from ovis.runner.grid import Run, load_experiment
 from ovis.runner.guards import publish_outcome, take_fence
@@ -260,3 +260,24 @@ def test_more_is_claimed_than_runs_at_once_but_no_more_than_the_engine_takes(lab
 
     assert work(lab, runs, HandMade(lab, play, room=3)).complete
     assert max(most) == 3
+
+
+@pytest.mark.parametrize(("refusal", "lost"), [(NotNow("come back later"), 0), (OSError("no more processes"), 1)])
+def test_a_cluster_that_takes_no_job_for_a_while_counts_against_none(lab: Lab, refusal: OSError, lost: int) -> None:
+    """Where the fault may be the job's own, it does."""
+    refused: list[OSError] = []
+
+    class Busy(HandMade):
+        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+            if not refused:
+                refused.append(refusal)
+                return [refusal]
+            return super().submit(jobs)
+
+    def play(engine: HandMade) -> None:
+        for id in engine.jobs:
+            engine.succeed(id)
+
+    assert work(lab, queue_runs(lab), Busy(lab, play)).complete
+    (record,) = lab.records()
+    assert (record.attempt, record.lost, record.failures) == (2, lost, 0)

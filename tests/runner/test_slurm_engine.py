@@ -14,7 +14,7 @@ import pytest
 from fake_slurm import AWAY, FakeSlurm
 
 import ovis
-from ovis.runner.engines.base import EngineError, Handle, Phase, Request, Status
+from ovis.runner.engines.base import EngineError, Handle, NotNow, Phase, Request, Status
 from ovis.runner.engines.options import SlurmOptions
 from ovis.runner.engines.versions import difference, installed
 from ovis.runner.job import JobSpec
@@ -233,8 +233,24 @@ def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlu
     fake.fail("sbatch", refusal)
     refused = engine.submit(specs(root, 2))
     assert [str(error) for error in refused] == [words] * 2
+    assert {type(error) for error in refused} == {NotNow}  # nothing is counted against the runs
     assert engine.capacity() == 0
     assert words in engine.waiting()
+
+
+def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.fail("sbatch", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (failure)")
+    (refused,) = engine.submit(specs(root, 1))
+    assert isinstance(refused, NotNow)
+    assert engine.capacity() == 0
+    fake.say("squeue", "1|RUNNING|n1|None\n")
+    poll(engine, id)
+    deadline = time.monotonic() + 10
+    while not engine.capacity():  # as soon as it answers
+        engine.poll([id])
+        assert time.monotonic() < deadline
 
 
 def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None:

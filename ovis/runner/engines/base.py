@@ -10,11 +10,15 @@ from typing import Protocol
 
 from ovis.runner.job import JobSpec
 
-__all__ = ["Engine", "EngineError", "Handle", "Phase", "Request", "Status"]
+__all__ = ["Engine", "EngineError", "Handle", "NotNow", "Phase", "Request", "Status"]
 
 
 class EngineError(RuntimeError):
     """The engine can't be used, or no longer: one line that says why and what to do."""
+
+
+class NotNow(OSError):
+    """The cluster takes no job for a while; nothing is wrong with this one."""
 
 
 class Phase(str, Enum):
@@ -112,6 +116,7 @@ class Engine(Protocol):
 
         Returns:
             for each of them its handle, or why it could not be started: it is then put back, and tried again later.
+            That counts as a loss, as many of which fail the run, unless it is a :class:`NotNow`.
 
         Raises:
             EngineError: none can be started, now or later.

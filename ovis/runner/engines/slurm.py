@@ -20,7 +20,7 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from ovis.runner.engines.base import EngineError, Handle, Phase, Request, Status
+from ovis.runner.engines.base import EngineError, Handle, NotNow, Phase, Request, Status
 from ovis.runner.engines.options import SlurmOptions
 from ovis.runner.engines.slurm_commands import QueueWatch, ask, cancel_jobs, exit_code, find_commands, one_line
 from ovis.runner.engines.slurm_files import JobsFolder
@@ -125,9 +125,12 @@ class SlurmEngine:
             try:
                 done += self._submit_array(array)
             except OSError as error:
-                if not self._submitted:
+                if isinstance(error, NotNow) and not self._submitted:
                     raise EngineError(f"Slurm refuses the jobs: {error}{self._without()}") from None
-                self._refusal, self._resume = str(error), time.monotonic() + REFUSED
+                if "contact slurm controller" in str(error):
+                    self._watch.silence = str(error)  # until it answers
+                else:
+                    self._refusal, self._resume = str(error), time.monotonic() + REFUSED
                 done += [error] * (len(specs) - len(done))
                 break
         return done
@@ -183,7 +186,7 @@ class SlurmEngine:
         return {**self._layout.parameters(), **limit, **where, **left_out}
 
     def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
-        """Raises OSError: Slurm did not take them."""
+        """Raises NotNow: Slurm did not take them."""
         # "exec" makes the process the batch script's own: no step is needed, and the signals reach it.
         executor = SlurmExecutor(self._own.path, python=f"exec {quote(sys.executable)}")
         lead = LEAD if not self._options.time else min(LEAD, self._options.time * 60 // 4)
@@ -203,7 +206,7 @@ class SlurmEngine:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
                 slurm_jobs = executor.map_array(run_jobs, packs, itertools.repeat(self._own.path))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise OSError(one_line(str(error))) from None
+            raise NotNow(one_line(str(error))) from None
         finally:
             self._own.tidy_submission()
         self._submitted = True
