@@ -110,6 +110,19 @@ def stop(folder: Path) -> dict[str, Any]:
     return {**stopped, "again": manager.returncode, "then": lab.counts()}
 
 
+def headless(folder: Path) -> dict[str, Any]:
+    """The head is lost for good, and with it the cluster."""
+    lab = Lab(folder, Policy(heartbeat=0.5, ttl=3.0))
+    lab.write(args=["--nsteps 400 --id step300"], seeds=6)
+    with RayNodes(1) as ray:
+        manager = _start(lab, _engine(ray))
+        lab.wait_for_steps(2)
+        ray.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        text, _ = manager.communicate(timeout=120)
+        lab.wait(lambda: not processes_of(lab.paths.folder), 60.0)
+    return {"code": manager.returncode, "text": text}
+
+
 def gpus(folder: Path) -> dict[str, Any]:
     """Two runs on each of two GPUs, which are there in name only."""
     lab = Lab(folder, Policy(heartbeat=0.5, ttl=3.0))
@@ -179,7 +192,14 @@ def _manager(lab: Lab, options: Sequence[str], before: Sequence[str] = ()) -> li
     return [done.returncode, lines]
 
 
-SCENARIOS = {"refusals": refusals, "stranger": stranger, "stop": stop, "gpus": gpus, "quickstart": quickstart}
+SCENARIOS = {
+    "refusals": refusals,
+    "stranger": stranger,
+    "stop": stop,
+    "headless": headless,
+    "gpus": gpus,
+    "quickstart": quickstart,
+}
 
 
 def main() -> int:

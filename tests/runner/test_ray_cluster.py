@@ -59,6 +59,14 @@ def test_stopping_and_cancelling_reach_what_runs_and_what_waits(tmp_path: Path) 
     assert (said["again"], said["then"]) == (1, {"done": 4, "cancelled": 2})
 
 
+def test_a_cluster_without_its_head_is_given_up_in_one_line(tmp_path: Path) -> None:
+    said = in_own_network("headless", "--folder", str(tmp_path))
+    assert said["code"] == 2
+    last = said["text"].splitlines()[-1]
+    assert last.startswith("manager.py: --engine ray: the head 127.0.0.1:")
+    assert last.endswith("has not answered for 40 s: start the cluster again, then the manager")
+
+
 def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
     said = in_own_network("gpus", "--folder", str(tmp_path))
     assert said["code"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ __all__ = ["RayCluster"]
 
 #: Seconds in which the head has to answer.
 CONNECT = 5.0
+
+#: Seconds for which the head may be silent: one with a memory of its own comes back. At 60 Ray ends this process.
+PATIENCE = 40.0
 
 #: Seconds in which every node has to, the start of a process there included.
 ANSWER = 90.0
@@ -70,10 +74,37 @@ class RayCluster:
             raise EngineError(f"--engine ray: no Ray cluster at --address {address}{hint}") from None
         self.address: str = ray.get_runtime_context().gcs_address
         self._versions = installed()
+        self._nodes: list[Node] = []
+        self._answered, self._lost = time.monotonic(), False
         self._run = ray.remote(_run_job)  # a worker serves many jobs, with GPUs too: it holds none of their memory
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive now."""
+        """The nodes that are alive now; while the head does not answer, those that were.
+
+        Raises:
+            EngineError: the head has been silent for too long.
+        """
+        if self._is_head_there():
+            self._nodes = self._list_nodes()
+        elif time.monotonic() - self._answered > PATIENCE:
+            self._lost = True
+            raise EngineError(
+                f"--engine ray: the head {self.address} has not answered for {PATIENCE:.0f} s: "
+                f"start the cluster again, then the manager"
+            )
+        return self._nodes
+
+    def _is_head_there(self) -> bool:
+        """Knock first: without a head Ray waits for a minute, and then ends this process."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError:
+            return False
+        self._answered = time.monotonic()
+        return True
+
+    def _list_nodes(self) -> list[Node]:
         rows = [row for row in ray.nodes() if row["Alive"]]
         names = [_name(row) for row in rows]
         count = Counter(names)
@@ -148,7 +179,8 @@ class RayCluster:
 
     def close(self) -> None:
         """Leave the cluster: what still runs there for us is killed."""
-        ray.shutdown()
+        if not self._lost:  # else it would wait for the head
+            ray.shutdown()
 
 
 def _run_job(job: JobSpec, versions: Mapping[str, str], python: str) -> Report:
