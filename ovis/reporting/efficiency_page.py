@@ -85,7 +85,7 @@ def efficiency_page(
     """
     shown = points[points["device"].isin([part.device for part in parts]) & (points["state"] == "ok")]
     recorded = shown[["device", *RECORDED]].to_dict("records")
-    known = [{name: value for name, value in row.items() if isinstance(value, str)} for row in recorded]
+    known = [{str(name): value for name, value in row.items() if isinstance(value, str)} for row in recorded]
     rows = dict.fromkeys(
         f"{row['data']}, {row['steps']:,} steps" for row in shown[["data", "steps"]].to_dict("records")
     )
