@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
 
     log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, of which the logarithms are taken of products; the gradient is
     (v - sigmoid l), in one new tensor. No term cancels another's. Torch's own function takes up to three times as long,
-    for it wants memory at every step; it serves where torch transforms or compiles the call.
+    for it wants memory at every step; it serves inside the transforms of torch.func.
 
     Args:
         logits: log p/(1 - p), shape [..., N].
@@ -36,20 +35,26 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active():
         return -F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none").sum(-1)
+    if not torch.is_grad_enabled() or not (logits.requires_grad or value.requires_grad):
+        return _log_prob(logits, value)
     log_prob: Tensor = _LogProb.apply(logits, value)  # type: ignore[no-untyped-call]
     return log_prob
+
+
+def _log_prob(logits: Tensor, value: Tensor) -> Tensor:
+    room = logits.abs().sigmoid_()
+    log_prob = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
+    torch.clamp(logits, min=0, out=room)
+    return log_prob.sub_(room.addcmul_(value, logits, value=-1).sum(-1))
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(logits, value)
-        room = logits.abs().sigmoid_()
-        log_prob: Tensor = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
-        torch.clamp(logits, min=0, out=room)
-        return log_prob.sub_(room.addcmul_(value, logits, value=-1).sum(-1))
+        return _log_prob(logits, value)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -60,7 +65,6 @@ class _LogProb(torch.autograd.Function):
         return grad_logits, (grad * logits).sum_to_size(value.shape) if value_wanted else None
 
 
-@functools.cache
 def factors(count: int) -> int:
     """In how many equal parts ``count`` factors are multiplied with each other: the most that are safe."""
     return max(parts for parts in range(1, FACTORS + 1) if count % parts == 0)

@@ -37,7 +37,9 @@ class TrainingStep:
         self.alpha: Tensor | None = None
         if settings.warmup and (settings.compile or graphs is not None):
             self.alpha = torch.zeros((), dtype=torch.float64, device=run.device)
-        self.mean = torch.compile(self._mean, dynamic=False, fullgraph=True) if settings.compile else self._mean
+        self.mean = self._mean
+        if settings.compile:  # with torch's own random numbers, which are faster on the CPU than the compiler's
+            self.mean = torch.compile(self._mean, dynamic=False, fullgraph=True, options={"fallback_random": True})
         self.captured: CapturedStep | None = None
         if graphs is not None:
             self.captured = CapturedStep(lambda x: self._take(x, self._fixed), graphs)
