@@ -11,7 +11,9 @@ import pytest
 from synthetic_runs import Folder, write_run
 
 from ovis.cli.report_figure3 import main
+from ovis.reporting.figure3_picture import figure3_pictures
 from ovis.reporting.figure3_published import FINAL_STEP, SETTINGS, published_final
+from ovis.reporting.read import read_experiment
 
 REPOSITORY = Path(__file__).parents[2]
 METRIC = "train:loss/L_k"
@@ -86,6 +88,13 @@ def test_runs_that_are_no_reference(demo: Folder, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "note: not the paper's experiment (N = 100): its numbers are no reference for these runs" in printed
     assert "note: runs that are averaged differ in N" in printed
+
+
+def test_the_alternative_text_says_which_bound(demo: Folder) -> None:
+    run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0], iw_test=5000)
+    (picture,) = figure3_pictures(read_experiment(demo.path))
+    assert picture.alt.startswith("train bound L_5000 [nats] of binmnist against training steps")
+    assert "$L_{5000}$" in picture.figure.axes[0].get_ylabel()
 
 
 def test_another_metric_data_set_and_axis(demo: Folder) -> None:
