@@ -37,11 +37,11 @@ VECTORIZED = {
 }
 
 
-def finisher(steps: int) -> Callable[[GraphModule, list[Tensor]], Callable[..., Any]]:
-    """What makes a graph fast that runs for so many steps."""
-    if steps < LEAST_STEPS or not (shutil.which("g++") or shutil.which("clang++")):
-        return lambda graph, inputs: graph
-    return compiled
+def finisher(steps: int, wanted: bool = False) -> Callable[[GraphModule, list[Tensor]], Callable[..., Any]]:
+    """What makes a graph fast that runs for so many steps; it is compiled in any case where that is wanted."""
+    if wanted or (steps >= LEAST_STEPS and (shutil.which("g++") or shutil.which("clang++"))):
+        return compiled
+    return lambda graph, inputs: graph
 
 
 def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:

@@ -146,7 +146,7 @@ class _Group:
         journals = [member.journal for member in members]
         self.settings, self.first = runs[0].settings, journals[0]
         self.stack = Stack(runs)
-        self.finish = finish = finisher(until - members[0].step)
+        self.finish = finish = finisher(until - members[0].step, self.settings.compile)
         self.gradients = Together(self.stack, loss_of_batch, gradients=True, finish=finish)
         self.rates = LearningRates(self.settings, self.stack.optimizer, self.first.total)
         self.measure = MeasuredTogether(self.stack, [journal.measure for journal in journals], finish)
