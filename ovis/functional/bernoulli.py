@@ -45,7 +45,7 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
 
 def _log_prob(logits: Tensor, value: Tensor) -> Tensor:
     room = logits.abs().sigmoid_()
-    log_prob = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
+    log_prob: Tensor = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
     torch.clamp(logits, min=0, out=room)
     return log_prob.sub_(room.addcmul_(value, logits, value=-1).sum(-1))
 
@@ -61,7 +61,10 @@ class _LogProb(torch.autograd.Function):
         logits, value = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         wanted, value_wanted = ctx.needs_input_grad
-        grad_logits = logits.sigmoid().sub_(value).mul_(-grad) if wanted else None
+        grad_logits = None
+        if wanted:  # in one tensor, unless it is to be differentiated itself
+            probs = logits.sigmoid()
+            grad_logits = (value - probs) * grad if torch.is_grad_enabled() else probs.sub_(value).mul_(-grad)
         return grad_logits, (grad * logits).sum_to_size(value.shape) if value_wanted else None
 
 

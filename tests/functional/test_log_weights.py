@@ -345,6 +345,17 @@ def test_what_is_not_log_weights_is_refused(name):
 def test_alpha_of_one_or_more_is_refused(name, alpha):
     with pytest.raises(ValueError, match="alpha must be below 1"):
         FUNCTIONS[name](torch.zeros(2, 3), alpha, torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="alpha must be below 1"):
+        FUNCTIONS[name](torch.zeros(2, 3), torch.tensor(alpha), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n != "ess"])
+def test_an_alpha_that_nobody_may_read_makes_the_result_no_number(name):
+    """Mapped, as on a device: an exception would need the number."""
+    log_w, aux = moderate_log_weights(2, 3), torch.zeros(2, 2, dtype=torch.float64)
+    found = torch.func.vmap(lambda alpha: FUNCTIONS[name](log_w, alpha, aux))(torch.tensor([0.3, 1.0, 1.5, math.nan]))
+    torch.testing.assert_close(found[0], FUNCTIONS[name](log_w, 0.3, aux), rtol=1e-6, atol=1e-6)
+    assert found[1:].isnan().all()
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if n != "ess"])

@@ -307,6 +307,8 @@ def test_one_particle_is_the_elbo_for_all_other_methods(method):
 def test_alpha_of_one_or_more_is_refused(method, takes_aux, alpha):
     with pytest.raises(ValueError, match="alpha must be below 1"):
         multisample_loss(torch.zeros(2, 6), torch.zeros(2, 6), method, alpha, auxiliary(takes_aux, 2, 3))
+    with pytest.raises(ValueError, match="alpha must be below 1"):
+        multisample_loss(torch.zeros(2, 6), torch.zeros(2, 6), method, torch.tensor(alpha), auxiliary(takes_aux, 2, 3))
 
 
 @pytest.mark.parametrize("alpha", [0.5, torch.tensor(0.0)])

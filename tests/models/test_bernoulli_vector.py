@@ -95,6 +95,47 @@ def test_extreme_logits_are_finite(graph):
         assert BernoulliVector(logits[2:]).log_prob(value[2:]) == -4e4
 
 
+@pytest.mark.parametrize("count", [1, 7, 16, 17, 31, 64, 97, 200, 784, 2048])
+def test_any_number_of_variables(count):
+    """Logarithms are taken of products: of as many factors as divide the number evenly, all of them 1/2 at worst."""
+    logits = 4 * torch.randn(3, count, dtype=torch.float64, generator=torch.Generator().manual_seed(count))
+    logits[0] = 0
+    value = (logits > 1).double()
+    expected = reference(logits, 1).log_prob(value)
+    torch.testing.assert_close(BernoulliVector(logits).log_prob(value), expected)
+    found = BernoulliVector(logits.float()).log_prob(value.float())
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(dtype):
+    logits = torch.randn(5, 784, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    value = (torch.rand(784, generator=torch.Generator().manual_seed(1)) < 0.5).to(dtype)
+    found = BernoulliVector(logits).log_prob(value)
+    assert found.dtype == torch.float32
+    expected = reference(logits.detach().double(), 1).log_prob(value.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    torch.testing.assert_close(gradient, (value - logits.detach().float().sigmoid()).to(dtype))
+
+
+def test_gradients_by_differences_and_their_own_gradients():
+    logits, value = pair((2, 3, 6), (2, 1, 6), torch.float64)
+    relaxed = (0.8 * value.detach() + 0.1).requires_grad_()
+    function = lambda a, v: BernoulliVector(a).log_prob(v)  # noqa: E731
+    assert torch.autograd.gradcheck(function, (logits, relaxed))
+    assert torch.autograd.gradgradcheck(function, (logits, relaxed))
+
+
+def test_the_logits_are_left_alone_and_may_be_differentiated_twice():
+    logits, value = pair((3, 8), (3, 8), torch.float32)
+    kept = logits.detach().clone()
+    log_prob = BernoulliVector(logits).log_prob(value)
+    first, again = (torch.autograd.grad(log_prob.sum(), logits, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(logits, kept)
+
+
 def test_shapes_entropy_and_moments():
     logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     got, want = BernoulliVector(logits, 2), reference(logits, 2)
