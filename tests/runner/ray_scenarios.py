@@ -64,6 +64,8 @@ def refusals(folder: Path) -> dict[str, Any]:
     lab.write(args=["--nsteps 3"])
     root = folder / "runs"
     root.mkdir()
+    addresses = {"auto": "auto", "closed": "127.0.0.1:6379", "word": "ray://head"}
+    said = {name: _manager(lab, ["--engine", "ray", "--address", address]) for name, address in addresses.items()}
     alone = f"mount -t tmpfs none {root} && exec "  # the manager's own: the nodes see the folder below it
     with RayNodes() as ray:
         nothing = _manager(lab, _engine(ray, device="cuda"))
@@ -72,7 +74,7 @@ def refusals(folder: Path) -> dict[str, Any]:
         written = sorted(path.name for path in root.iterdir())
         ray.add(**_other_torch(folder))
         other = _manager(lab, _engine(ray))
-    return {"cuda": nothing, "hidden": hidden, "dry": dry, "other": other, "written": written}
+    return {**said, "cuda": nothing, "hidden": hidden, "dry": dry, "other": other, "written": written}
 
 
 def stranger(folder: Path) -> dict[str, Any]:

@@ -281,3 +281,21 @@ def test_a_cluster_that_takes_no_job_for_a_while_counts_against_none(lab: Lab, r
     assert work(lab, queue_runs(lab), Busy(lab, play)).complete
     (record,) = lab.records()
     assert (record.attempt, record.lost, record.failures) == (2, lost, 0)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_runs_whose_manager_died_are_one_line_where_they_are_many(lab: Lab, count: int) -> None:
+    runs, display = queue_runs(lab, count), Watcher()
+    owner = dead_owner()
+    assert len(lab.queue.tick(owner, count, engine={"kind": "toy"}).claimed) == count
+
+    def play(engine: HandMade) -> None:
+        for id in list(engine.jobs):
+            engine.succeed(id)
+            engine.jobs.pop(id)
+
+    assert work(lab, runs, HandMade(lab, play), display).complete
+    if count == 6:
+        assert display.said == ["put back 6 runs: their manager ended before they did"]
+    else:
+        assert len(display.said) == 2

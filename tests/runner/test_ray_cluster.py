@@ -33,6 +33,13 @@ def test_without_the_guards_a_killed_worker_leaves_a_training_behind_that_overla
 
 def test_what_does_not_fit_is_refused_in_one_line_before_anything_is_written(tmp_path: Path) -> None:
     said = in_own_network("refusals", "--folder", str(tmp_path))
+    for name, start in {
+        "auto": "no Ray cluster at --address auto: start one by `ray start --head`",
+        "closed": "no Ray",
+    }.items():
+        assert said[name][0] == 2
+        assert said[name][1][0].startswith(f"manager.py: --engine ray: {start}")
+    assert said["word"] == [2, ["manager.py: --address: must be auto or HOST:PORT, got 'ray://head'"]]
     assert [said[name][0] for name in ("cuda", "hidden", "dry", "other")] == [2, 2, 0, 2]
     assert said["cuda"][1] == [said["cuda"][1][0]]
     assert "3 nodes, 4 CPUs has a GPU and a CPU for runs on --device cuda" in said["cuda"][1][0]
