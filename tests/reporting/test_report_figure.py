@@ -353,6 +353,22 @@ def test_saved_files_are_whole_and_the_same_every_time(table: pd.DataFrame, tmp_
     assert contents[0][1].startswith(b"%PDF")
 
 
+def test_a_png_is_small_and_looks_as_drawn(table: pd.DataFrame, tmp_path: Path) -> None:
+    """A palette may cost a shade here and there, no series its colour."""
+    figure = draw_curves(table, ["estimator"])
+    png, _ = save_figure(figure, tmp_path, "curves")
+    figure.savefig(tmp_path / "plain.png", dpi=200)
+    assert png.stat().st_size < 0.6 * (tmp_path / "plain.png").stat().st_size
+    with Image.open(png) as small, Image.open(tmp_path / "plain.png") as plain:
+        assert small.mode == "P"
+        shown, drawn = (np.asarray(image.convert("RGB"), int) for image in (small, plain))
+    assert shown.shape == drawn.shape
+    assert (np.abs(shown - drawn).max(-1) > 16).mean() < 0.01
+    for name in ESTIMATORS:
+        color = np.array([int(estimator_look(name).color[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (np.abs(shown - color).max(-1) <= 8).sum() > 100, name
+
+
 def test_reporting_needs_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys, pkgutil, importlib, ovis.reporting as r\n"
