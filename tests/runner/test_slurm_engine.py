@@ -291,6 +291,13 @@ def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         SlurmEngine(SlurmOptions(), Request())
 
 
+def test_no_cluster_answers(fake: FakeSlurm) -> None:
+    fake.fail("sinfo", "sinfo: error: fetch_config: DNS SRV lookup failed\nsinfo: fatal: no configuration source")
+    words = "no Slurm cluster answers here: sinfo: fetch_config: DNS SRV lookup failed; no configuration source"
+    with pytest.raises(EngineError, match=words):
+        SlurmEngine(SlurmOptions(), Request())
+
+
 def test_what_is_left_when_all_is_over(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     ids = submit(engine, root, 2)

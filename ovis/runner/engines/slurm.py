@@ -74,7 +74,10 @@ class SlurmEngine:
 
     def __init__(self, options: SlurmOptions, request: Request) -> None:
         find_commands()
-        said = ask("sinfo", "--noheader", "--Node", "--format=%P|%N|%c|%G|%t")
+        try:
+            said = ask("sinfo", "--noheader", "--Node", "--format=%P|%N|%c|%G|%t")
+        except EngineError as error:
+            raise EngineError(f"no Slurm cluster answers here: {error}") from None
         self._partition, self._nodes = read_nodes(said, options.partition)
         self._layout = plan_layout(options, request, self._nodes)
         self._options = options

@@ -25,7 +25,7 @@ PATIENCE = 60.0
 INTERVAL = 2.0
 
 #: How its commands begin their complaints.
-PREFIX = re.compile(r"^((sbatch|squeue|scancel|sinfo|scontrol|slurm_load_\w+)(:? error)?|allocation failure): ")
+PREFIX = re.compile(r"^((sbatch|squeue|scancel|sinfo|scontrol|slurm_load_\w+)(:? (error|fatal))?|allocation failure): ")
 
 
 def find_commands() -> None:
