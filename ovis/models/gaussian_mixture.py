@@ -26,7 +26,7 @@ class _Classes(Categorical):
         index, table = value.long(), self.logits
         if table.dim() == 1 and index.dim() > 0:
             table = table.expand(*index.shape[:-1], -1)
-        elif table.dim() == index.dim() and table.shape[-2] == 1:
+        elif table.dim() == index.dim() + 1 and table.shape[-2] == 1:
             table = table.squeeze(-2)
         else:
             found: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
