@@ -120,7 +120,7 @@ def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0
     check_log_weights(log_w)
     check_auxiliary(log_w, log_w_aux)
     sums = leave_one_out(log_w, alpha)
-    log_share = (_minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total).unsqueeze(-1)  # [..., S, 1]
+    log_share = _minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total  # [..., S]
     if log_w.shape[-1] <= 2 * FEW:
         return _monte_carlo_each(sums.weights, sums.log_rest, log_share, alpha)
     largest, where = sums.weights.topk(FEW)
@@ -134,8 +134,7 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
     (1 - alpha) (d - c) = mean_s [-h(b) - alpha b] + v mean_s [alpha (1 - b) - (1 - alpha) b^2]
                           + sum_{n > 1} v^n mean_s [(1 - b)^n (1/n + (1 - alpha) b)]
     """
-    share = log_share.squeeze(-1)
-    b, rest = share.sigmoid(), (-share).sigmoid()  # rest = 1 - b
+    b, rest = log_share.sigmoid(), (-log_share).sigmoid()  # rest = 1 - b
     orders = torch.arange(2, _terms(weights) + 1, dtype=b.dtype, device=b.device).unsqueeze(-1)
     powers = rest.unsqueeze(-2).expand(*rest.shape[:-1], len(orders) + 1, -1).cumprod(-2)[..., 1:, :]
     coefficients = (powers * (1 / orders + (1 - alpha) * b.unsqueeze(-2))).mean(-1)
@@ -143,13 +142,14 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
     for coefficient in reversed(coefficients.unbind(-1)):
         total = torch.addcmul(coefficient.unsqueeze(-1), total, weights)
     linear = (alpha * rest - (1 - alpha) * b.square()).mean(-1, keepdim=True)
-    constant = (-h(b, torch.nn.functional.logsigmoid(-share)) - alpha * b).mean(-1, keepdim=True)
+    constant = (-h(b, torch.nn.functional.logsigmoid(-log_share)) - alpha * b).mean(-1, keepdim=True)
     return (constant + weights * (linear + weights * total)) / (1 - alpha)
 
 
 def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S, 1], one by one."""
-    weights, log_rest = weights.unsqueeze(-2), log_rest.unsqueeze(-2)  # [..., 1, K]
+    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], one by one."""
+    # the auxiliary samples last: they are the more, mostly, and a compiler takes so many of the last dimension at once
+    weights, log_rest, log_share = weights.unsqueeze(-1), log_rest.unsqueeze(-1), log_share.unsqueeze(-2)
     share = log_share.exp()
     shift = weights - share
     replaced = torch.logaddexp(log_rest, log_share)  # log of the sum with z^(s) in slot k, as a share of the sum
@@ -157,7 +157,7 @@ def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alph
     small = h(shift, replaced) + alpha * shift + (1 - alpha) * fraction * shift
     # far from 0 the terms above cancel each other: a huge auxiliary weight has a huge negative shift
     large = (1 - alpha) * (fraction - weights) - replaced
-    return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-2)
+    return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-1)
 
 
 def h(t: Tensor, log_rest: Tensor) -> Tensor:
