@@ -22,6 +22,7 @@ name=$(basename "$0"); here={here}
 echo "$name $*" >>"$here/calls"
 if [[ $name == sbatch && $* != *--test-only* ]]; then
     number=$(($(ls "$here" | grep -c '^script') + 1)); cp "$1" "$here/script$number"
+    env | grep ^SBATCH_ | sort >"$here/environment"
     [[ -e $here/sbatch.error ]] || echo "Submitted batch job $number"
 fi
 [[ $name == sbatch ]] || cat "$here/$name.out" 2>/dev/null

@@ -182,6 +182,20 @@ def test_what_a_job_asks_for(fake: FakeSlurm, root: Path) -> None:
     assert not [line for line in fake.script(3) if "--time" in line or "gpus" in line]
 
 
+def test_what_the_user_s_environment_says(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch would take it for the last word."""
+    for name, value in {"ACCOUNT": "lab", "PARTITION": "short", "REQUEUE": "1", "TIMELIMIT": "9"}.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    submit(engine_at(root), root)
+    said = fake.folder / "environment"
+    assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab", "SBATCH_TIMELIMIT=9"]
+    assert "#SBATCH --partition=short" in fake.script(1)
+    submit(engine_at(root, partition="main", time=5), root)
+    assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab"]
+    assert "#SBATCH --partition=main" in fake.script(2)
+    assert os.environ["SBATCH_TIMELIMIT"] == "9"
+
+
 def test_arrays_are_as_long_as_the_site_allows(fake: FakeSlurm, root: Path) -> None:
     fake.say("scontrol", "MaxArraySize            = 3\n")
     ids = submit(engine_at(root), root, 7)

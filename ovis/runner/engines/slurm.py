@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,15 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from ovis.runner.engines.base import EngineError, Handle, NotNow, Phase, Request, Status
 from ovis.runner.engines.options import SlurmOptions
-from ovis.runner.engines.slurm_commands import QueueWatch, ask, cancel_jobs, exit_code, find_commands, one_line
+from ovis.runner.engines.slurm_commands import (
+    QueueWatch,
+    ask,
+    cancel_jobs,
+    exit_code,
+    find_commands,
+    one_line,
+    own_options,
+)
 from ovis.runner.engines.slurm_files import JobsFolder
 from ovis.runner.engines.slurm_layout import plan_layout, read_nodes
 from ovis.runner.engines.slurm_node import NO_ROOT, UNSUITED, prepare, run_jobs
@@ -78,9 +87,9 @@ class SlurmEngine:
             said = ask("sinfo", "--noheader", "--Node", "--format=%P|%N|%c|%G|%t")
         except EngineError as error:
             raise EngineError(f"no Slurm cluster answers here: {error}") from None
-        self._partition, self._nodes = read_nodes(said, options.partition)
+        self._options = replace(options, partition=options.partition or os.environ.get("SBATCH_PARTITION", ""))
+        self._partition, self._nodes = read_nodes(said, self._options.partition)
         self._layout = plan_layout(options, request, self._nodes)
-        self._options = options
         self._folder: JobsFolder | None = None
         self._largest = 1  # array
         self._members: dict[str, _Member] = {}  # by our id, "<folder>/<Slurm's>/<key>.<attempt>"
@@ -206,7 +215,8 @@ class SlurmEngine:
         )
         begin = time.monotonic()
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
+            quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what it then raises
+            with quiet, own_options(() if self._options.time else ("TIMELIMIT",)):
                 slurm_jobs = executor.map_array(run_jobs, packs, itertools.repeat(self._own.path))
         except (FailedJobError, FailedSubmissionError) as error:
             raise NotNow(one_line(str(error))) from None

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 from ovis.runner.engines.base import EngineError
 
-__all__ = ["Answer", "JobRow", "QueueWatch", "ask", "cancel_jobs", "exit_code", "find_commands", "one_line"]
+__all__ = [
+    "Answer",
+    "JobRow",
+    "QueueWatch",
+    "ask",
+    "cancel_jobs",
+    "exit_code",
+    "find_commands",
+    "one_line",
+    "own_options",
+]
 
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
 
@@ -23,6 +34,10 @@ PATIENCE = 60.0
 
 #: Seconds between two questions to the controller, which answers all users; more where its answers take their time.
 INTERVAL = 2.0
+
+#: What sbatch would read from the user's environment instead of the script that says it.
+OURS = ("ARRAY_INX", "OUTPUT", "ERROR", "JOB_NAME", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "SIGNAL", "PARTITION", "GRES",
+        "GPUS_PER_NODE", "EXCLUSIVE", "TIMELIMIT")  # fmt: skip
 
 #: How its commands begin their complaints.
 PREFIX = re.compile(r"^((sbatch|squeue|scancel|sinfo|scontrol|slurm_load_\w+)(:? (error|fatal))?|allocation failure): ")
@@ -60,6 +75,21 @@ def ask(*words: str) -> str:
     if done.returncode:
         raise EngineError(f"{words[0]}: {one_line(done.stderr)}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def own_options(keep: Collection[str]) -> Iterator[None]:
+    """Hide what of the user's ``SBATCH_...`` would take the place of what a script asks for; the rest goes with it.
+
+    Args:
+        keep: names that the script does not say.
+    """
+    names = [f"SBATCH_{name}" for name in OURS if name not in keep]
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def cancel_jobs(ids: Sequence[str], force: bool) -> None:
