@@ -76,7 +76,7 @@ CONTENDERS = (
         "ovis, OVIS~ γ=1, passes of 200",
         "with_ovis",
         "ovis-gamma1/200",
-        note="particles_per_pass=200: the memory of 200 particles",
+        note="particles_per_pass=200: the memory hardly grows beyond that of 200 particles",
         biased=True,
     ),
     Contender("ovis-vimco", "ovis, VIMCO", "with_ovis", "vimco"),
