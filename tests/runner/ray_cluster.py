@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class RayNodes:
         self.resources = resources or {"num_cpus": 2}
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as the paths of sockets have to be
         head = {"num_cpus": 0, "temp_dir": self.folder, **SMALL}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.names = iter(f"n{number}" for number in range(1, 100))
         self.nodes = [self.add() for _ in range(nodes)]
 
@@ -73,9 +74,21 @@ class RayNodes:
     def add(self, **environment: str) -> Any:
         """One more node, whose processes have these variables."""
         name = next(self.names)
-        return self.cluster.add_node(**self.resources, **SMALL, node_name=name, env_vars=environment or None)
+        resources = {**self.resources, **SMALL, "node_name": name, "env_vars": environment or None}
+        return _patiently(lambda: self.cluster.add_node(**resources))
 
     def kill_node(self) -> None:
         """All of a node's processes at once, as by a power cut; another one is started in its place."""
         self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
         self.nodes.append(self.add())
+
+
+def _patiently(start: Callable[[], Any], times: int = 3) -> Any:
+    """Start something of Ray, which gives a node 30 seconds: not always enough on two cores that others use, too."""
+    for _ in range(times - 1):
+        try:
+            return start()
+        except Exception as error:  # Ray has no class for it
+            if "timed out" not in str(error):
+                raise
+    return start()

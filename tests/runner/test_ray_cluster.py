@@ -25,10 +25,16 @@ def test_a_sweep_outlives_a_node_a_worker_and_its_manager(tmp_path: Path, seed: 
     assert said["devices"] == ["n1", "n2", "n3"]
 
 
-def test_without_the_guards_a_killed_worker_leaves_a_training_behind_that_overlaps(tmp_path: Path) -> None:
-    guards = "deathsignal,runlock,lease"
-    said = in_own_network("sweep", "--runs", "4", "--step", "2", "--unguarded", guards, "--folder", str(tmp_path))
-    assert said["overlaps"] > 0, said
+@pytest.mark.parametrize(
+    ("away", "overlaps"),
+    [("deathsignal,runlock,lease", True), ("runlock,lease", False), ("deathsignal,lease", False)],
+)
+def test_either_guard_is_enough_when_a_worker_is_killed_and_without_any_trainings_overlap(
+    tmp_path: Path, away: str, overlaps: bool
+) -> None:
+    said = in_own_network("sweep", "--runs", "4", "--step", "2", "--unguarded", away, "--folder", str(tmp_path))
+    assert (said["overlaps"] > 0) is overlaps, said
+    assert (said["lost"], said["done_twice"]) == (0, 0), said
 
 
 def test_what_does_not_fit_is_refused_in_one_line_before_anything_is_written(tmp_path: Path) -> None:
