@@ -133,6 +133,17 @@ def test_a_job_is_pending_until_its_lease_says_where_it_runs(tmp_path: Path) -> 
     assert engine.capacity() == 15
 
 
+def test_a_node_that_has_just_joined_is_called_by_its_name(tmp_path: Path) -> None:
+    engine, cluster = make(BOX)
+    leases = Leases(ExperimentPaths(tmp_path))
+    leases.create("k", 1)
+    (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
+    assert isinstance(handle, Handle)
+    cluster.alive.append(Node("d4", "fresh", 1.0, 1.0))  # less than LOOK ago
+    leases.occupy("k", 1, "d4 cuda:0")
+    assert engine.poll([handle.id])[handle.id].device == "fresh cuda:0"
+
+
 def test_leases_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = make(Node("d", "large", 100.0, 0.0))
     read: list[str] = []

@@ -154,13 +154,20 @@ class RayEngine:
             place = Leases(ExperimentPaths(task.job.folder)).place(task.job.key, task.job.attempt)
             if place:
                 node, _, device = place.partition(" ")
-                task.device = " ".join(filter(None, [self._names.get(node, node[:8]), device]))
+                task.device = " ".join(filter(None, [self._name(node), device]))
+
+    def _name(self, id: str) -> str:
+        """What people call a node, be it one that has just joined, or is lost."""
+        if id not in self._names:
+            self._looked = float("-inf")
+            self._look()
+        return self._names.get(id, id[:8])
 
     def _end(self, task: _Task, report: Report) -> Status:
         """How a job ended, by what Ray says. A node that lacks something gets no more of them."""
         if report.fault and report.node:
             self._unfit.add(report.node)
-            return Status(Phase.ENDED, message=f"node {self._names.get(report.node, report.node[:8])} {report.fault}")
+            return Status(Phase.ENDED, message=f"node {self._name(report.node)} {report.fault}")
         where = f" ({task.device})" if report.fault and task.device else ""
         return Status(Phase.ENDED, report.code, report.fault + where)
 
