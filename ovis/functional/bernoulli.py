@@ -13,6 +13,9 @@ __all__ = ["bernoulli_log_prob", "softplus"]
 #: Factors of which one logarithm is taken: each is at least 1/2, so the product of so many is no subnormal number.
 FACTORS = 16
 
+#: Up to so many logits torch's own function is as fast, as a step's time is that of its calls.
+FEW = 2**14
+
 
 def softplus(logits: Tensor) -> Tensor:
     """log(1 + exp(l)) of each l."""
@@ -24,7 +27,7 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
 
     log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, of which the logarithms are taken of products; the gradient is
     (v - sigmoid l), in one new tensor. No term cancels another's. Torch's own function takes up to three times as long,
-    for it wants memory at every step; it serves inside the transforms of torch.func.
+    for it wants memory at every step; it serves for a few numbers, and inside the transforms of torch.func.
 
     Args:
         logits: log p/(1 - p), shape [..., N].
@@ -35,8 +38,9 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    if torch._C._are_functorch_transforms_active():
-        return -F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none").sum(-1)
+    if logits.numel() <= FEW or torch._C._are_functorch_transforms_active():
+        value = value.expand_as(logits).to(logits.dtype)
+        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
     if not torch.is_grad_enabled() or not (logits.requires_grad or value.requires_grad):
         return _log_prob(logits, value)
     log_prob: Tensor = _LogProb.apply(logits, value)  # type: ignore[no-untyped-call]

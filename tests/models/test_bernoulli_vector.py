@@ -30,6 +30,13 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(autouse=True, params=["few", "many"])
+def size(request, monkeypatch):
+    """Few numbers are torch's affair, many our own: both are tested on the same ones."""
+    if request.param == "many":
+        monkeypatch.setattr("ovis.functional.bernoulli.FEW", 0)
+
+
 def pair(logits, value, dtype):
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(logits, generator=generator, dtype=dtype)

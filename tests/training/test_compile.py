@@ -17,7 +17,7 @@ from ovis.training.build import build_run
 from ovis.training.loop import batches
 from ovis.training.step import TrainingStep
 
-EVERY = {**{name: options for name, options in FAMILIES.items() if name not in ("batchnorm",)}, **CASES}
+EVERY = {**FAMILIES, **CASES}
 compile_for_real = torch.compile
 
 
@@ -42,6 +42,12 @@ def test_every_step_is_one_graph_that_gives_what_the_plain_one_gives(case, trace
         found, found_losses = trained(EVERY[case], compile=True)
     torch.testing.assert_close(found_losses, losses, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_the_density_of_many_variables_is_in_the_graph_with_its_gradient(traced, monkeypatch):
+    monkeypatch.setattr("ovis.functional.bernoulli.FEW", 0)
+    options = {**SBM, "estimator": "ovis-S2-exclusive"}
+    torch.testing.assert_close(trained(options, compile=True), trained(options), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -215,8 +215,11 @@ def work_of(take, x, step):
     return mode.count, calls
 
 
+@pytest.mark.parametrize("few", [0, 2**30])
 @pytest.mark.parametrize("case", CASES)
-def test_the_work_of_a_step_in_python_does_not_depend_on_k(case):
+def test_the_work_of_a_step_in_python_does_not_depend_on_k(case, few, monkeypatch):
+    """Nor does it with either of two ways to a density, for few numbers and for many."""
+    monkeypatch.setattr("ovis.functional.bernoulli.FEW", few)
     counts = []
     for iw in (40, 400):
         _, take, source = prepared(iw, **CASES[case])
