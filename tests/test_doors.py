@@ -1,5 +1,6 @@
 """Every script answers --help, importing any module does nothing, and bad input gets one line and a non-zero exit."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,13 @@ DOORS = [
     ["-m", "ovis.cli.train"],
     ["-m", "ovis.runner.job"],
 ]
+#: What imports an extra; the engines are imported when they are asked for.
+EXTRAS = {"ovis.runner.engines.ray_cluster": "ray", "ovis.runner.engines.slurm": "submitit"}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "ovis").rglob("*.py")
 )
+MODULES = [name for name in MODULES if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
 
 
 def run(*words, cwd=ROOT):

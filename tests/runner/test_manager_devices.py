@@ -108,7 +108,7 @@ def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
 ) -> None:
     clock, said = SimpleNamespace(now=0.0), list[str]()
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9))
-    engine = SimpleNamespace(waiting=lambda: clock.text)
+    engine = SimpleNamespace(kind="local", detached=False, waiting=lambda: clock.text)
     manager = _Manager([], lab.queue, engine, Listener(said), JobSpec(lab.folder, "", 0), None)  # type: ignore[arg-type]
     manager.budget = 1
 
