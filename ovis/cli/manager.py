@@ -168,11 +168,10 @@ def _run(
     if level is not None:
         print(f"put back {runs_text(len(queue.requeue(Level(level), keys)))}")
     command = tuple(training or (sys.executable, "-m", STUDIES[experiment.script].module))
-    # Absolute, as the trainings are started in the folder of their code.
+    # Absolute, as trainings are started in the folder of their code, and jobs of a cluster wherever that starts them.
+    folder = Path(os.path.abspath(queue.paths.folder))
     data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
-    template = JobSpec(
-        queue.paths.folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command
-    )
+    template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command)
     begin = time.monotonic()
     result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
     with suppress(OSError):  # the exit code tells the truth, though nobody listens any more

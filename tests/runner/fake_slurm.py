@@ -55,7 +55,9 @@ class FakeSlurm:
 
     def say(self, name: str, text: str) -> None:
         """What a command prints from now on."""
-        (self.folder / f"{name}.out").write_text(text)
+        fresh = self.folder / f"{name}.fresh"
+        fresh.write_text(text)
+        fresh.replace(self.folder / f"{name}.out")  # at once: somebody may be reading
 
     def fail(self, name: str, text: str = "") -> None:
         """What a command complains of from now on; empty: nothing any more."""

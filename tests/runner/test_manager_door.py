@@ -7,12 +7,17 @@ import pty
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from laboratory import MANAGER, Lab
 
+from ovis.cli import manager as module
 from ovis.cli.manager import _report
 from ovis.reporting import needs
+from ovis.runner.job import JobSpec
+from ovis.runner.manager import Result
+from ovis.runner.status import State
 from ovis.studies import STUDIES
 
 SEEDS = {"seed": [1, 2, 3]}
@@ -52,6 +57,21 @@ def test_a_narrow_terminal_shows_the_progress_of_a_run_with_a_long_name(lab: Lab
     for line in lines:
         assert line.index("00:0") < 60  # the elapsed time is not cut
         assert "xxxx" in line
+
+
+def test_jobs_know_their_folder_wherever_they_are_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--root runs/``, the default, is of the manager's directory; a cluster starts jobs in any other."""
+    found: list[Path] = []
+
+    def run(runs: object, queue: object, engine: object, display: object, template: JobSpec, most: object) -> Result:
+        found.append(template.folder)
+        return Result({State.DONE: 1}, [], 0, False)
+
+    monkeypatch.setattr(module, "run_experiment", run)
+    monkeypatch.chdir(lab.folder)
+    lab.write(args=[""])
+    module.main(["--exp", "lab.json", "--root", "runs/", "--device", "cpu"])
+    assert found == [lab.folder / "runs" / "lab"]
 
 
 def test_one_run_is_no_plural(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

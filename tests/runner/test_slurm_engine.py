@@ -235,6 +235,46 @@ def test_cancelling_is_said_once_and_by_force_once_more(fake: FakeSlurm, root: P
     assert found[ids[1]].phase is Phase.ENDED  # its node may never say that it is
 
 
+@pytest.mark.parametrize("words", ["Unable to contact slurm controller", "Socket timed out on send/recv operation"])
+def test_a_cancellation_that_the_controller_has_not_heard_is_said_again(
+    fake: FakeSlurm, root: Path, words: str
+) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", "1|PENDING||Priority\n")
+    fake.fail("scancel", f"scancel: error: Kill job error on job id 1: {words}")
+    engine.cancel([id])
+    poll(engine, id)
+    said = len(fake.calls("scancel"))
+    poll(engine, id)
+    assert len(fake.calls("scancel")) > said > 0
+    fake.fail("scancel", "scancel: error: Kill job error on job id 1: Invalid job id specified")  # gone meanwhile
+    poll(engine, id)
+    said = len(fake.calls("scancel"))
+    poll(engine, id)
+    assert len(fake.calls("scancel")) == said
+
+
+def test_a_scancel_that_hangs_is_no_end_of_the_manager(
+    fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "PATIENCE", 0.2)
+    (fake.folder / "scancel").write_text("#!/bin/bash\nexec sleep 30\n")
+    assert not slurm_commands.cancel_jobs(["1"], force=False)
+
+
+def test_what_an_earlier_manager_s_jobs_found_wrong_may_be_mended(fake: FakeSlurm, root: Path) -> None:
+    first = engine_at(root)
+    ids = submit(first, root)
+    engine = engine_at(root)
+    engine.attach(ids)
+    fake.say("squeue", "1|FAILED|n1|NonZeroExitCode\n")
+    fake.say("scontrol", "JobId=1 JobState=FAILED Reason=NonZeroExitCode ExitCode=91:0\n")
+    assert poll(engine, *ids)[ids[0]].message.startswith(f"node n1: {root} is not there")
+    submit(engine, root)
+    assert not any("--exclude" in line for line in fake.script(2))
+
+
 def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlurm, root: Path) -> None:
     refusal = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy"
     words = "AssocMaxSubmitJobLimit; Batch job submission failed: Job violates policy"
@@ -478,6 +518,23 @@ def test_the_gpus_of_a_job_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> No
     parts = [_environment(index, 4) for index in range(4)]
     assert [part["CUDA_VISIBLE_DEVICES"] for part in parts] == ["2", "5", "2", "5"]
     assert {part["OMP_NUM_THREADS"] for part in parts} == {"2"}
+
+
+def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, marked = JobsFolder.create(root), []
+
+    def full(self: JobsFolder, name: str, code: int) -> None:
+        marked.append(name)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JobsFolder, "mark_ended", full)
+    (root / "lab").write_text("no folder")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        run_jobs(specs(root, 2), folder.path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sorted(marked) == ["key0.1", "key1.1"]
 
 
 def test_the_end_of_each_job_is_said(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

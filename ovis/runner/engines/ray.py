@@ -151,7 +151,9 @@ class RayEngine:
         """Look which of the waiting jobs have begun: they say so in their leases. The first in are the first to."""
         waiting = [task for task in self._tasks.values() if not task.device]
         for task in waiting[:READ]:
-            place = Leases(ExperimentPaths(task.job.folder)).place(task.job.key, task.job.attempt)
+            leases = Leases(ExperimentPaths(task.job.folder))
+            # of a job of several runs, the first may have been cancelled before it began
+            place = next(filter(None, (leases.place(*run) for run in task.job.attempts)), "")
             if place:
                 node, _, device = place.partition(" ")
                 task.device = " ".join(filter(None, [self._name(node), device]))

@@ -266,6 +266,8 @@ class SlurmEngine:
         why = member.folder.said(member.slurm)
         if code == NO_ROOT:
             why = f"{self._own.path.parent.parent} is not there: --root must be on a file system that all nodes share"
+        if member.folder.path != self._own.path:  # an earlier manager's: what was wrong may be mended
+            return f"node {node}: {why}"
         self._bad[node] = why
         if not member.folder.has_suited():
             self._give_up(f"node {node}: {why}")
@@ -284,9 +286,9 @@ class SlurmEngine:
             return
         for force in (False, True):
             ids = sorted(id for id, forced in self._cancels.items() if forced is force)
-            if ids:
-                cancel_jobs(ids, force)
-        self._cancels = {}
+            if ids and not cancel_jobs(ids, force):
+                return  # again at the next look
+            self._cancels = {id: forced for id, forced in self._cancels.items() if id not in ids}
 
     def _forget(self, id: str) -> None:
         """Drop a job that has ended, and its files with the last one of those that shared a job of Slurm's."""

@@ -32,6 +32,9 @@ COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
 #: Seconds a command may take: it tries for about ten to reach a controller.
 PATIENCE = 60.0
 
+#: What a command says that did not reach the controller.
+UNHEARD = ("contact slurm controller", "timed out")
+
 #: Seconds between two questions to the controller, which answers all users; more where its answers take their time.
 INTERVAL = 2.0
 
@@ -92,20 +95,31 @@ def own_options(keep: Collection[str]) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def cancel_jobs(ids: Sequence[str], force: bool) -> None:
-    """Take waiting jobs out of Slurm's queue; send SIGTERM to running ones, or kill them. What is gone is ignored."""
+def cancel_jobs(ids: Sequence[str], force: bool) -> bool:
+    """Take waiting jobs out of Slurm's queue; send SIGTERM to running ones, or kill them. What is gone is ignored.
+
+    Returns:
+        whether the controller has heard of it.
+    """
     # By force: at once, and then from the queue too, where their node no longer answers.
     commands = [["--signal=KILL"], []] if force else [["--state=PENDING"], ["--batch", "--signal=TERM"]]
     for options in commands:
-        subprocess.run(
-            ["scancel", *options, *ids],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["scancel", *options, *ids],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        if done.returncode and any(words in done.stderr for words in UNHEARD):
+            return False
+    return True
 
 
 def exit_code(id: str) -> int | None:

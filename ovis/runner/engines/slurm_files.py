@@ -115,5 +115,6 @@ class JobsFolder:
 def _refresh(folder: Path) -> None:
     """A network file system may show a listing of a minute ago, until the folder is changed from here."""
     mark = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-    mark.touch()
-    mark.unlink()
+    with contextlib.suppress(OSError):  # a full disk: what the listing shows will do
+        mark.touch()
+        mark.unlink()

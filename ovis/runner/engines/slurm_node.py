@@ -86,7 +86,8 @@ def run_jobs(jobs: Sequence[JobSpec], folder: Path) -> None:
     while running:
         pid, status = os.wait()
         job = running.pop(pid)
-        shared.mark_ended(f"{job.key}.{job.attempt}", os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(OSError):  # its outcome is in its folder, and the others' jobs are this one's children
+            shared.mark_ended(f"{job.key}.{job.attempt}", os.waitstatus_to_exitcode(status))
 
 
 def _environment(index: int, jobs: int) -> dict[str, str]:
