@@ -49,10 +49,11 @@ def test_what_does_not_fit_is_refused_in_one_line_before_anything_is_written(tmp
     assert [said[name][0] for name in ("cuda", "hidden", "dry", "other")] == [2, 2, 0, 2]
     assert said["cuda"][1] == [said["cuda"][1][0]]
     assert "3 nodes, 4 CPUs has a GPU and a CPU for runs on --device cuda" in said["cuda"][1][0]
-    assert said["hidden"][1][0] == (
-        f"manager.py: --engine ray: 2 nodes do not fit, e.g. node n1 does not see {tmp_path}/runs: "
+    assert said["hidden"][1][0] in {  # whichever answers first
+        f"manager.py: --engine ray: 2 nodes do not fit, e.g. node {node} does not see {tmp_path}/runs: "
         f"--root must be on a file system that all nodes share"
-    )
+        for node in ("n1", "n2")
+    }
     assert "node n3 has torch 1.0.0 instead of" in said["other"][1][0]
     assert said["written"] == []
 
