@@ -10,7 +10,7 @@ from ovis.reporting.figure3 import PANELS, curve_table, select_panel, smoothing_
 from ovis.reporting.figure3_figure import draw_figure3
 from ovis.reporting.metrics import Metric, make_metric
 from ovis.reporting.read import Experiment
-from ovis.reporting.report_figures import Picture
+from ovis.reporting.report_figures import Picture, seeds_text
 from ovis.reporting.select import how_evaluated
 from ovis.reporting.series import make_series
 
@@ -68,6 +68,4 @@ def _ylabel(metric: Metric) -> str:
 
 def _caption(curves: pd.DataFrame, figure: str, dataset: str) -> str:
     """What the runs train on, and what a line is."""
-    low, high = int(curves["seeds"].min()), int(curves["seeds"].max())
-    seeds = "one seed" if high == 1 else f"mean over {high if low == high else f'{low} to {high}'} seeds"
-    return f"{dataset}, {PANELS[figure].about}\n{seeds}; {smoothing_text(curves)}"
+    return f"{dataset}, {PANELS[figure].about}\n{seeds_text(curves['seeds'], 'none')}; {smoothing_text(curves)}"

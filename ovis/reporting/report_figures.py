@@ -18,7 +18,7 @@ from ovis.reporting.results import Results
 from ovis.reporting.series import LONGEST_LEGEND, make_series, panel_title
 from ovis.reporting.style import is_budgeted
 
-__all__ = ["Picture", "draw_report"]
+__all__ = ["Picture", "draw_report", "seeds_text"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def draw_report(results: Results, band: str = "std") -> Iterator[Picture]:
 def _pivots(results: Results) -> Picture:
     choice = results.choice
     table = results.pivot[results.pivot["pivot"].isin([pivot.name for pivot in choice.drawn])]
-    caption = _joined(_seeds(table["seeds"], "std"), _unfinished(results.pivot))
+    caption = _joined(seeds_text(table["seeds"], "std"), _unfinished(results.pivot))
     budgeted = "estimator" in table and is_budgeted(map(str, table["estimator"].unique()))
     particles = "budget of particles K'" if budgeted else "number of particles K"
     figure = draw_pivots(table, choice.keys, caption, choice.evaluated)
@@ -71,7 +71,7 @@ def _pivots(results: Results) -> Picture:
 def _curves(results: Results, band: str) -> Iterator[Picture]:
     """One figure; where its panels would hold too many lines, one for each data set with a row for each K."""
     choice, table = results.choice, results.curves
-    about = _seeds(table["seeds"], band), _unfinished(results.pivot)
+    about = seeds_text(table["seeds"], band), _unfinished(results.pivot)
     lines = table[[key for key in choice.keys if key != "dataset"]].drop_duplicates()
     several = "iw" in table and table["iw"].nunique() > 1
     if len(lines) <= LONGEST_LEGEND or not several:
@@ -98,7 +98,7 @@ def _curve_picture(results: Results, table: pd.DataFrame, name: str, caption: st
 
 def _detailed(results: Results) -> Iterator[Picture]:
     choice = results.choice
-    about = _seeds(results.detailed["seeds"], "ci")
+    about = seeds_text(results.detailed["seeds"], "ci")
     if "band" in about and any(metric.kind.log for metric in choice.detailed):
         about += ", on logarithmic axes not below the smallest seed"
     caption = _joined(about, _unfinished(results.pivot))
@@ -124,7 +124,7 @@ def _several(table: pd.DataFrame) -> bool:
     return "dataset" in table and table["dataset"].nunique() > 1
 
 
-def _seeds(counts: pd.Series[int], band: str) -> str:
+def seeds_text(counts: pd.Series[int], band: str) -> str:
     """What a line and its band are."""
     there = counts[counts > 0]
     low, high = (int(there.min()), int(there.max())) if len(there) else (0, 0)

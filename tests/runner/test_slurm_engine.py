@@ -520,6 +520,16 @@ def test_the_gpus_of_a_job_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert {part["OMP_NUM_THREADS"] for part in parts} == {"2"}
 
 
+def run_two_that_fail(root: Path, folder: JobsFolder) -> None:
+    """Jobs in a folder without a ledger's place: each ends with code 1 and a line."""
+    (root / "lab").write_text("no folder")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        run_jobs(specs(root, 2), folder.path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, marked = JobsFolder.create(root), []
 
@@ -528,24 +538,14 @@ def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(JobsFolder, "mark_ended", full)
-    (root / "lab").write_text("no folder")
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        run_jobs(specs(root, 2), folder.path)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    run_two_that_fail(root, folder)
     assert sorted(marked) == ["key0.1", "key1.1"]
 
 
 def test_the_end_of_each_job_is_said(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Jobs in a folder without a ledger's place: each ends with code 1 and a line, which its manager will look for."""
+    """In a line that its manager will look for."""
     folder = JobsFolder.create(root)
-    (root / "lab").write_text("no folder")
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        run_jobs(specs(root, 2), folder.path)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    run_two_that_fail(root, folder)
     assert folder.ended() == {"key0.1": 1, "key1.1": 1}
     assert folder.has_suited()
     assert {line.split(":")[0] for line in capfd.readouterr().err.splitlines()} == {"job key0.1", "job key1.1"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resume_lab import flatten
 
 from ovis.runner.grid import load_experiment
 from ovis.runner.paths import RunPaths
@@ -76,8 +77,8 @@ def left(paths: RunPaths) -> dict[str, Any]:
         found.update({f"{line['step']} {name}": value for name, value in line.items() if name != "time"})
     state = torch.load(paths.checkpoint, weights_only=True)
     del state["position"]["seconds"]
-    _flatten("checkpoint", state, found)
-    _flatten("best", torch.load(paths.best, weights_only=True), found)
+    flatten("checkpoint", state, found)
+    flatten("best", torch.load(paths.best, weights_only=True), found)
     return found
 
 
@@ -103,11 +104,3 @@ def double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            _flatten(f"{name}/{key}", part, found)
-    else:
-        found[name] = value

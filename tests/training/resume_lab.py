@@ -113,7 +113,7 @@ def left_by(paths: RunPaths) -> dict[str, Any]:
     for number, line in enumerate(paths.metrics.read_text().splitlines()):
         found[f"metrics {number}"] = {name: value for name, value in json.loads(line).items() if name != "time"}
     for path in (paths.checkpoint, paths.best):
-        _flatten(path.name, torch.load(path, weights_only=True), found)
+        flatten(path.name, torch.load(path, weights_only=True), found)
     del found["checkpoint.pt/position/seconds"]
     board = EventAccumulator(str(paths.folder), size_guidance={"scalars": 0, "images": 0}).Reload()
     for tag in board.Tags()["scalars"]:
@@ -142,10 +142,11 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and repr(a) == repr(b)  # a NaN equals itself, 0 is not -0
 
 
-def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
+def flatten(name: str, value: Any, found: dict[str, Any]) -> None:
+    """Collect the leaves of nested dictionaries under names with slashes."""
     if isinstance(value, dict):
         for key, part in value.items():
-            _flatten(f"{name}/{key}", part, found)
+            flatten(f"{name}/{key}", part, found)
     else:
         found[name] = value
 

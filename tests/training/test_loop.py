@@ -135,6 +135,19 @@ def test_divergence_names_the_step_and_the_parameter_and_keeps_the_checkpoint(tm
     assert paths.checkpoint.read_bytes() == good
 
 
+def lose(parameter, after, monkeypatch):
+    """Make the first number of a parameter infinite right after a step."""
+    take = TrainingStep.__call__
+
+    def step(self, x, at):
+        loss = take(self, x, at)
+        if at == after:
+            parameter.data.view(-1)[0] = math.inf
+        return loss
+
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+
+
 @pytest.mark.parametrize("cut", [3, 6], ids=["at a stop", "at an evaluation"])
 def test_parameters_that_are_lost_are_not_saved_though_the_loss_was_finite(cut, tmp_path, monkeypatch):
     """The last step can lose them: its loss was computed before."""
@@ -142,15 +155,7 @@ def test_parameters_that_are_lost_are_not_saved_though_the_loss_was_finite(cut, 
     train(run, paths)
     good, told = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
     again, _ = run_in(tmp_path / "run", epochs=2)
-    take = TrainingStep.__call__
-
-    def step(self, x, at):
-        loss = take(self, x, at)
-        if at == 7 + cut:
-            again.model.prior_logits.data[0] = math.inf
-        return loss
-
-    monkeypatch.setattr(TrainingStep, "__call__", step)
+    lose(again.model.prior_logits, 7 + cut, monkeypatch)
     looks = iter(range(10**6))
     with pytest.raises(Diverged, match=r"step \d+: the loss is -?[\d.]+ and parameter prior_logits is not finite"):
         train(again, paths, stop=lambda: cut == 3 and next(looks) == 3)
@@ -164,15 +169,7 @@ def test_a_lost_baseline_is_named_before_it_spoils_the_model(cut, tmp_path, monk
     train(run, paths)
     good, told = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
     again, _ = run_in(tmp_path / "run", epochs=2, estimator="reinforce-baseline")
-    take = TrainingStep.__call__
-
-    def step(self, x, at):
-        loss = take(self, x, at)
-        if at == 7 + cut:
-            next(again.estimator.parameters()).data.fill_(math.inf)
-        return loss
-
-    monkeypatch.setattr(TrainingStep, "__call__", step)
+    lose(next(again.estimator.parameters()), 7 + cut, monkeypatch)
     looks = iter(range(10**6))
     with pytest.raises(Diverged, match=r"parameter baseline\.[\w.]+ is not finite; a smaller --baseline_lr may help"):
         train(again, paths, stop=lambda: cut == 3 and next(looks) == 3)
