@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     options = parser.read(argv)
     engine_options = read_engine_options(parser, options)
     try:
-        return _run(options, engine_options, training, policy)
+        with ExitStack() as leaving:
+            return _run(options, engine_options, training, policy, leaving)
     except (GridError, SweepError, DeviceError, EngineError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
@@ -126,6 +127,7 @@ def _run(
     engine_options: EngineOptions,
     training: Sequence[str] | None,
     policy: Policy | None,
+    leaving: ExitStack,
 ) -> int:
     if options.report:
         require_packages("--report")  # now, and not after hours of training
@@ -142,6 +144,7 @@ def _run(
     known = {record.key: record for record in queue.read()}
     device = options.device or experiment.device or "auto"
     engine = make_engine(engine_options, Request(device, options.processes))
+    leaving.callback(engine.close)
     if options.ensemble:
         if experiment.script != "train":
             raise EngineError(f"--ensemble: packs trainings, and {name} is of gradients at one K")

@@ -25,26 +25,23 @@ from pathlib import Path
 from types import FrameType
 
 from ovis.runner.failpoints import failpoint
-from ovis.runner.guards import hold_run, publish_outcome, read_fence, take_fence
+from ovis.runner.guards import publish_outcome, read_fence, take_fence
+from ovis.runner.holding import Held, hold
 from ovis.runner.leases import Leases
 from ovis.runner.ledger import LedgerError
-from ovis.runner.paths import ExperimentPaths, RunPaths
+from ovis.runner.paths import ExperimentPaths
 from ovis.runner.process import die_with_parent, parent_guard
-from ovis.runner.queue import Queue
 from ovis.runner.status import (
     ABORTED,
     BUSY,
     EXHAUSTED,
+    HELD,
     STALE,
     Ending,
     Outcome,
     Record,
-    State,
     last_line,
-    read_outcome,
 )
-from ovis.runner.transitions import accepts
-from ovis.settings import parse_arguments
 
 __all__ = ["TRAINING", "JobSpec", "main", "run_job"]
 
@@ -156,56 +153,24 @@ def run_job(spec: JobSpec) -> int:
     with contextlib.ExitStack() as locks:
         held = []
         for key, attempt in spec.attempts:
-            found = _hold(spec, key, attempt, locks)
-            if isinstance(found, _Held):
+            found = hold(ExperimentPaths(spec.folder), key, attempt, spec.place, spec.ttl / 4, locks)
+            if isinstance(found, Held):
                 held.append(found)
             elif key == spec.key:
                 code = found
+            elif found == BUSY:  # the exit code is the first run's
+                print(f"job {key}.{attempt}: {HELD}", file=sys.stderr)
         if not held:
             return code
         code = STALE
         for run, outcome in training.run(held):
-            if _has_ended(run):
+            if run.has_ended():
                 code = 0
             elif outcome is not None and read_fence(run.paths) == run.attempt:
                 publish_outcome(run.paths, outcome)
                 failpoint("outcome.published")
                 code = 0
     return code
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A run of which this process has the lock and the fence."""
-
-    record: Record
-    paths: RunPaths
-    attempt: int
-    lock: int
-
-    @property
-    def seed(self) -> int:
-        seed: int = parse_arguments(shlex.split(self.record.arg)).seed
-        return seed
-
-
-def _hold(spec: JobSpec, key: str, attempt: int, locks: contextlib.ExitStack) -> _Held | int:
-    """Take a run, until ``locks`` is closed; else the exit code that says why not, 0: it has ended already."""
-    paths = ExperimentPaths(spec.folder)
-    record = Queue(paths).find(key)
-    if record is None or record.state is not State.RUNNING or record.attempt != attempt:
-        return STALE
-    if spec.place and not Leases(paths).occupy(key, attempt, spec.place):
-        return STALE
-    run = paths.run(record.name)
-    run.folder.mkdir(exist_ok=True)
-    lock = locks.enter_context(hold_run(run))
-    if lock is None:
-        return BUSY
-    if not take_fence(run, attempt):
-        return STALE
-    failpoint("job.fenced")
-    return 0 if _settled(run, record) else _Held(record, run, attempt, lock)
 
 
 class _Training:
@@ -222,7 +187,7 @@ class _Training:
         self.stopping = True
         self._tell()
 
-    def run(self, held: Sequence[_Held]) -> list[tuple[_Held, Outcome | None]]:
+    def run(self, held: Sequence[Held]) -> list[tuple[Held, Outcome | None]]:
         """Start the training, wait for it, and say how it ended; None: the attempt was revoked and it was killed."""
         code: int | None = ABORTED
         if not self.stopping:
@@ -240,7 +205,7 @@ class _Training:
             return [(run, None) for run in held]
         return [(run, self._outcome(run, code, held[0])) for run in held]
 
-    def _start(self, held: Sequence[_Held]) -> None:
+    def _start(self, held: Sequence[Held]) -> None:
         spec, folder, first = self.spec, self.spec.folder, held[0]
         where = [f"--exp={folder.name}", f"--root={folder.parent}", f"--device={spec.device}"]
         where += [f"--data_root={spec.data_root}"] if spec.data_root else []
@@ -281,7 +246,7 @@ class _Training:
             self.told = True
             self.process.terminate()
 
-    def _wait(self, held: Sequence[_Held]) -> int | None:
+    def _wait(self, held: Sequence[Held]) -> int | None:
         """Wait for the training and renew the leases; None where they are gone.
 
         Where only some are, their fences are moved on: the training publishes nothing more of these runs.
@@ -309,7 +274,7 @@ class _Training:
             for run in gone:
                 take_fence(run.paths, run.attempt + 1)
 
-    def _outcome(self, run: _Held, code: int, first: _Held) -> Outcome:
+    def _outcome(self, run: Held, code: int, first: Held) -> Outcome:
         attempt, now = run.attempt, time.time()
         if code == 0:
             return Outcome(Ending.SUCCESS, attempt, exit=0, t=now)
@@ -321,22 +286,6 @@ class _Training:
         message = last_line(first.paths.log(first.attempt)) or f"ended with exit code {code} and no message"
         ending = Ending.EXHAUSTED if code == EXHAUSTED else Ending.EXCEPTION
         return Outcome(ending, attempt, exit=code, message=message, t=now)
-
-
-def _has_ended(run: _Held) -> bool:
-    """Whether the training has said itself how this attempt ended, as one of an ensemble does."""
-    outcome = read_outcome(run.paths)
-    return outcome is not None and outcome.attempt == run.attempt
-
-
-def _settled(run: RunPaths, record: Record) -> bool:
-    """Whether an earlier attempt, taken for lost, has come to its end after all; else what it left is removed."""
-    outcome = read_outcome(run)
-    if outcome is not None and accepts(record.to_row(), outcome, record.attempt):
-        return True
-    run.success.unlink(missing_ok=True)
-    run.outcome.unlink(missing_ok=True)
-    return False
 
 
 if __name__ == "__main__":

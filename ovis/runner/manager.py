@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ovis.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase, Status
-from ovis.runner.events import Ended, Event, Launched, Tick
+from ovis.runner.events import Ended, Launched, Tick
 from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Run
 from ovis.runner.job import JobSpec
+from ovis.runner.ledger import LedgerError
+from ovis.runner.narration import Narrator
 from ovis.runner.process import new_owner, owner_is_dead
 from ovis.runner.progress import Display, RunningRun, View, runs_text
 from ovis.runner.queue import Queue
-from ovis.runner.status import BUSY, Ending, Outcome, Record, State, count_states, last_line, read_progress
+from ovis.runner.status import BUSY, HELD, Ending, Outcome, Record, State, count_states, last_line, read_progress
 from ovis.runner.stopping import StopSignals
 from ovis.runner.weights import run_weights
 
@@ -25,18 +26,12 @@ __all__ = ["SETTLED", "Result", "run_experiment"]
 #: States that a run leaves only by an explicit requeue.
 SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
 
-#: Seconds between two looks at the runs' progress; between two lines that say why queued runs don't start.
-VIEW_INTERVAL, WAIT_INTERVAL = 0.25, 60.0
+#: Seconds between two looks at the runs' progress.
+VIEW_INTERVAL = 0.25
 
-#: A figure in such a line, which changes from look to look; not the number of a device.
-FIGURE = re.compile(r"(?<![\w:.-])\d+")
-
-#: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed.
+#: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed; and for
+#: one that was killed to be seen to have ended.
 GRACE = 20.0
-
-
-#: Runs whose manager died that are named one by one.
-MANY = 4
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,8 @@ def run_experiment(
 
     Raises:
         LedgerError: the queue can't be read or written.
-        EngineError: the cluster is gone. In both cases the jobs were told to stop, unless they outlive their manager.
+        EngineError: the cluster is gone; what waited in its queue is put back. In both cases the jobs were told to
+            stop, unless they outlive their manager.
     """
     manager = _Manager(runs, queue, engine, display, template, max_jobs)
     with StopSignals() as stop:
@@ -95,6 +91,9 @@ def run_experiment(
             manager.adopt()
             while manager.step(stop.count):
                 time.sleep(interval)
+        except EngineError as error:
+            manager.note(error)
+            raise
         finally:
             manager.abandon()
             display.close()
@@ -124,6 +123,7 @@ class _Manager:
         max_jobs: int | None,
     ) -> None:
         self.queue, self.engine, self.display, self.template = queue, engine, display, template
+        self.narrator = Narrator(display.say, queue.paths)
         self.owner = new_owner()
         # In the ledger from the claim on: of a dead manager's runs it says whether they can still be alive.
         self.mark = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
@@ -133,12 +133,11 @@ class _Manager:
         self.launched: dict[str, Launched] = {}  # by the engine's id: what the ledger is to be told of them
         self.ended: list[Ended] = []
         self.given_up: dict[str, float] = {}  # jobs that were told to stop, and when they are killed
-        self.told = 0
+        self.told, self.last_stop = 0, 0.0  # how often we were asked to stop, and when
         self.states: dict[str, State] = {}
         self.counts, self.settled = count_states(()), 0.0  # of these, and the weight of those that are settled
         self.next_due: float | None = 0.0
-        self.last_tick = self.next_view = self.last_wait = self.last_beat = float("-inf")
-        self.wait = ""
+        self.last_tick = self.next_view = self.last_beat = float("-inf")
         self.carried: dict[str, float] = {}  # what of the runs was there when their attempts began
 
     def step(self, stops: int) -> bool:
@@ -176,8 +175,13 @@ class _Manager:
             if id in known:
                 self._follow(id, _Job(record, record.device, time.monotonic()))
             else:
-                gone = Outcome(Ending.LOST, record.attempt, message=f"its job {id} is gone", t=time.time())
-                self.ended.append(Ended(record.key, record.attempt, gone))
+                self._put_back([record], f"its job {id} is gone", Ending.LOST)
+
+    def note(self, error: EngineError) -> None:
+        """The engine is gone: what waited in its queue is put back, and the ledger knows of what it has started."""
+        self._put_back([job.record for job in self.jobs.values() if not job.device], str(error))
+        with suppress(LedgerError):  # then the leases say it, later
+            self._write(0)
 
     def abandon(self) -> None:
         """After an error: let the jobs write their checkpoints, for a while; then kill them. Detached ones go on."""
@@ -203,7 +207,7 @@ class _Manager:
             self.display.say(
                 f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
             )
-        self.told = stops
+        self.told, self.last_stop = stops, time.monotonic()
         self.engine.cancel(list(self.jobs), force=stops > 1)
 
     def _collect(self) -> None:
@@ -219,6 +223,10 @@ class _Manager:
         late = [id for id, deadline in self.given_up.items() if deadline < time.monotonic()]
         if late:
             self.engine.cancel(late, force=True)
+        if self.told > 1 and self.jobs and time.monotonic() - self.last_stop > GRACE:
+            # Their cluster does not answer. Their leases go with the attempts: where they live, they end by that.
+            self._put_back([job.record for job in self.jobs.values()], "killed on request, and not heard of since")
+            self.jobs.clear()
 
     def _follow(self, id: str, job: _Job) -> None:
         """Watch a job from now on, and have the ledger say where it runs, and since when."""
@@ -238,14 +246,14 @@ class _Manager:
 
     def _otherwise(self, record: Record, status: Status) -> Outcome:
         """How a job ended that has not said so in the run's folder."""
-        if status.code == BUSY:
-            ending, message = Ending.BUSY, "another process holds the run's folder"
+        log = self.queue.paths.jobs_log  # where the job prints an error of its own
+        said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
+        if status.code == BUSY or said == HELD:
+            ending, message = Ending.BUSY, HELD
         elif self.told:
             ending, message = Ending.ABORTED, "stopped on request"
         else:
             ending = Ending.LOST
-            log = self.queue.paths.jobs_log  # where the job prints an error of its own
-            said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
             code = "without an" if status.code is None else f"with code {status.code} and no"
             message = f"the job ended {code} outcome: {said or status.message or f'see {log}'}"
         return Outcome(ending, record.attempt, message=message, t=time.time())
@@ -258,16 +266,9 @@ class _Manager:
         return self.next_due is not None and self.next_due <= time.time()
 
     def _explain_wait(self) -> None:
-        """Say why queued runs don't start: once, and again when the reason is another one, at most once a minute."""
-        if self.told or self.budget <= 0 or not self._is_waiting():
-            return
-        text = self.engine.waiting()
-        reason, now = FIGURE.sub("", text), time.monotonic()
-        if not reason:
-            self.wait = ""  # all that there is, is in use by our own jobs
-        elif reason != self.wait and now - self.last_wait >= WAIT_INTERVAL:
-            self.wait, self.last_wait = reason, now
-            self.display.say(f"waiting: {text}")
+        """Say why queued runs don't start."""
+        if not self.told and self.budget > 0 and self._is_waiting():
+            self.narrator.waiting(self.engine.waiting())
 
     def _due(self) -> bool:
         """Whether a transaction is worth its cost: at 10,000 runs it reads and writes 2 MB."""
@@ -277,15 +278,18 @@ class _Manager:
         # More often while something is to be noted, or while all there is to wait for are another manager's runs.
         return since > (2.0 if self.launched or not self.jobs else self.queue.policy.heartbeat / 2)
 
-    def _tick(self) -> None:
-        tick = self.queue.tick(
-            self.owner, self._room(), self.ended, self.launched.values(), self.weights.keys(), self.mark
-        )
+    def _write(self, room: int) -> Tick:
+        """Tell the queue all that it is to know, and claim up to ``room`` runs."""
+        tick = self.queue.tick(self.owner, room, self.ended, self.launched.values(), self.weights.keys(), self.mark)
         self.ended, self.launched = [], {}
+        return tick
+
+    def _tick(self) -> None:
+        tick = self._write(self._room())
         self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
         self.counts = count_states(tick.states.values())
         self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
-        self._report([event for event in tick.events if event.record.key in self.weights])
+        self.narrator.ends([event for event in tick.events if event.record.key in self.weights], bool(self.told))
         self._give_up(tick)
         if tick.claimed:
             failpoint("claim.committed")
@@ -304,29 +308,23 @@ class _Manager:
     def _launch(self, records: Sequence[Record]) -> None:
         self.budget -= len(records)
         jobs = [replace(self.template, key=record.key, attempt=record.attempt) for record in records]
-        for record, handle in zip(records, self.engine.submit(jobs), strict=True):
+        try:
+            handles = self.engine.submit(jobs)
+        except EngineError as error:
+            self._put_back(records, str(error))
+            raise
+        for record, handle in zip(records, handles, strict=True):
             if isinstance(handle, Handle):
                 self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
                 failpoint("job.submitted")
             else:
-                ending = Ending.BUSY if isinstance(handle, NotNow) else Ending.LOST
-                failed = Outcome(ending, record.attempt, message=f"can't start the job: {handle}", t=time.time())
-                self.ended.append(Ended(record.key, record.attempt, failed))
+                ending = Ending.ABORTED if isinstance(handle, NotNow) else Ending.LOST
+                self._put_back([record], f"can't start the job: {handle}", ending)
 
-    def _report(self, events: Sequence[Event]) -> None:
-        """Say how attempts ended, a line each; those that ended with their manager in one, if they are many."""
-        orphans = [event for event in events if event.outcome.status is Ending.ORPHANED]
-        if len(orphans) > MANY:
-            self.display.say(f"put back {runs_text(len(orphans))}: their manager ended before they did")
-            events = [event for event in events if event not in orphans]
-        for event in events:
-            record, outcome = event.record, event.outcome
-            if record.state is State.FAILED:
-                log = self.queue.paths.run(record.name).log(outcome.attempt)
-                self.display.say(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
-            elif record.state is State.QUEUED and not self.told:
-                how = f"{outcome.status.value}: {record.error}"
-                self.display.say(f"put back {record.name}, attempt {outcome.attempt} {how}")
+    def _put_back(self, records: Iterable[Record], message: str, ending: Ending = Ending.ABORTED) -> None:
+        """Note that nothing runs, or shall run, for these attempts."""
+        now = time.time()
+        self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]
 
     def _view(self) -> View:
         now = time.monotonic()

@@ -224,7 +224,10 @@ class Queue:
             records = [Record.from_row(row) for row in transaction.rows.values()]
             running = [record for record in records if record.state is State.RUNNING]
             if running:
-                raise LedgerError(f"{_are_running([record.name for record in running])}: stop the manager first")
+                alone = [r.key for r in running if transitions.is_detached(r.to_row()) and owner_is_dead(r.owner)]
+                outlives = f"its job outlives its manager: dbutils.py --exp {self.paths.folder.name} --cancel "
+                remedy = outlives + alone[0] if alone else "stop the manager first"
+                raise LedgerError(f"{_are_running([record.name for record in running])}: {remedy}")
             names = {*(record.name for record in records), *others}
             # A training by hand, or a cancelled one on its way out: it would go on in the new run's folder.
             busy = [run.folder for name in names if is_held(run := self.paths.run(name))]

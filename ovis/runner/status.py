@@ -16,6 +16,7 @@ __all__ = [
     "BUSY",
     "DEFAULTS",
     "EXHAUSTED",
+    "HELD",
     "STALE",
     "Ending",
     "Outcome",
@@ -34,6 +35,8 @@ ABORTED = 3
 EXHAUSTED = 74
 #: Exit code of a job that found another process in its run's folder.
 BUSY = 75
+#: What a job of several runs says of one of them that another process has.
+HELD = "another process holds the run's folder"
 #: Exit code of a job whose attempt was revoked: another one may be running.
 STALE = 76
 

@@ -21,6 +21,11 @@ SCRIPT = """#!/bin/bash
 name=$(basename "$0"); here={here}
 echo "$name $*" >>"$here/calls"
 if [[ $name == sbatch && $* != *--test-only* ]]; then
+    if [[ -e $here/room ]]; then  # jobs that the site still takes
+        last=$(grep -oP -- '--array=0-\\K[0-9]+' "$1"); left=$(($(cat "$here/room") - ${{last:-0}} - 1))
+        if ((left < 0)); then echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; fi
+        echo $left >"$here/room"
+    fi
     number=$(($(ls "$here" | grep -c '^script') + 1)); cp "$1" "$here/script$number"
     env | grep ^SBATCH_ | sort >"$here/environment"
     [[ -e $here/sbatch.error ]] || echo "Submitted batch job $number"
@@ -54,7 +59,9 @@ class FakeSlurm:
         return fake
 
     def say(self, name: str, text: str) -> None:
-        """What a command prints from now on."""
+        """What a command prints from now on; squeue adds the name of a job of ours to the fields of a line."""
+        if name == "squeue":
+            text = "".join(f"{line}{'|ovis-lab' * (line.count('|') == 3)}\n" for line in text.splitlines())
         fresh = self.folder / f"{name}.fresh"
         fresh.write_text(text)
         fresh.replace(self.folder / f"{name}.out")  # at once: somebody may be reading
@@ -66,6 +73,10 @@ class FakeSlurm:
             path.write_text(text + "\n")
         else:
             path.unlink()
+
+    def take(self, jobs: int) -> None:
+        """How many more jobs are taken from now on."""
+        (self.folder / "room").write_text(f"{jobs}\n")
 
     def calls(self, name: str) -> list[str]:
         """How a command was called so far."""

@@ -17,7 +17,7 @@ from queue_by_hand import ME, publish
 from ovis.cli.dbutils import main as dbutils
 from ovis.runner import queue as queue_module
 from ovis.runner.cleaning import Kind, find_leftovers, remove_leftovers
-from ovis.runner.job import hold_run, publish_outcome
+from ovis.runner.guards import hold_run, publish_outcome
 from ovis.runner.ledger import LedgerError, Row
 from ovis.runner.paths import RunPaths
 from ovis.runner.queue import Queue

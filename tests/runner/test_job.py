@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from laboratory import STUB, Lab, is_running, record
 
 from ovis.runner.events import Ended
+from ovis.runner.holding import Held, hold
 from ovis.runner.job import JobSpec, run_job
 from ovis.runner.leases import Leases
 from ovis.runner.process import new_owner, owner_is_dead, parent_guard
@@ -68,6 +71,31 @@ class Bench:
     def _is_training(self, entry: Path) -> bool:
         words = (entry / "cmdline").read_text(errors="replace").split("\0")
         return words[1:2] == [STUB[1]] and f"--run_dir={self.run.folder}" in words
+
+
+def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
+    """A network file system may show a ledger from before the claim, or none, for a minute."""
+    bench = Bench(lab)
+    now = lab.paths.ledger.read_bytes()
+    bench.queue.tick("later", 0, [Ended(KEY, 1, Outcome(Ending.ABORTED, 1))])
+    assert bench.queue.tick("later", 1).claimed[0].attempt == 2
+    new, bench.spec = lab.paths.ledger.read_bytes(), replace(bench.spec, attempt=2)
+    for old in (now, None):
+        lab.paths.ledger.unlink() if old is None else lab.paths.ledger.write_bytes(old)
+        threading.Timer(1.5, lab.paths.ledger.write_bytes, [new]).start()
+        with contextlib.ExitStack() as locks:
+            found = hold(lab.paths, KEY, 2, "", 15.0, locks)
+            assert isinstance(found, Held)
+            assert found.attempt == 2
+
+
+def test_one_that_never_comes_means_that_the_attempt_is_not_there(lab: Lab) -> None:
+    bench = Bench(lab)
+    begin = time.monotonic()
+    with contextlib.ExitStack() as locks:
+        assert hold(lab.paths, KEY, bench.record.attempt + 1, "", 0.3, locks) == STALE
+        assert hold(lab.paths, "unknown", 1, "", 0.3, locks) == STALE
+    assert 0.6 <= time.monotonic() - begin < 5.0
 
 
 def test_success_is_published(lab: Lab) -> None:

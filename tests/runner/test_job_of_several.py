@@ -37,11 +37,11 @@ def claimed(queue) -> list[Record]:
     return queue.tick("me", 3).claimed
 
 
-def start(queue: Queue, records: list[Record], does: str = "") -> subprocess.Popen[bytes]:
+def start(queue: Queue, records: list[Record], does: str = "", **more: int) -> subprocess.Popen[bytes]:
     first, *others = records
     companions = tuple(f"{record.key}.{record.attempt}" for record in others)
     spec = JobSpec(queue.paths.folder, first.key, first.attempt, heartbeat=0.1, companions=companions, command=STUB)
-    return subprocess.Popen(spec.argv(), env={**os.environ, "STUB": does})
+    return subprocess.Popen(spec.argv(), env={**os.environ, "STUB": does}, **more)
 
 
 def paths_of(queue: Queue, records: list[Record]) -> list[RunPaths]:
@@ -116,7 +116,11 @@ def test_a_run_that_another_process_holds_is_left_out(queue, claimed):
     second = paths_of(queue, claimed)[1]
     second.folder.mkdir(exist_ok=True)
     with hold_run(second):
-        assert start(queue, claimed).wait(30) == 0
+        job = start(queue, claimed, stderr=subprocess.PIPE)
+        _, said = job.communicate(timeout=30)
+    assert job.returncode == 0
+    held = claimed[1]
+    assert f"job {held.key}.{held.attempt}: another process holds the run's folder" in said.decode().splitlines()
     assert calls(queue, claimed) == [[1, 1, 2], [], [3, 1, 2]]
     assert statuses(queue, claimed) == ["success", "none", "success"]
 

@@ -5,6 +5,7 @@ The cluster is a list here; what its jobs do is done by hand.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -246,6 +247,82 @@ def test_where_the_cluster_is_gone_only_jobs_that_need_the_manager_are_told(lab:
         work(lab, [run], engine)
     assert engine.cancelled == ([] if detached else [f"{run.key}.1"])
     assert engine.closed
+    (record,) = lab.records()  # it had no node yet
+    assert (record.state, record.reason, record.lost) == (State.QUEUED, "aborted", 0)
+    assert record.error == "--engine toy: the cluster is gone"
+    assert record.not_before <= time.time()
+
+
+def test_a_cluster_that_goes_away_as_jobs_are_handed_over_strands_none(lab: Lab) -> None:
+    """The one that runs is known to the next manager, the one that waits and the new ones may start at once."""
+    runs = queue_runs(lab, 3)
+    ids = [f"{run.key}.1" for run in runs]
+
+    class Leaving(HandMade):
+        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+            if self.jobs:
+                raise EngineError("--engine toy: refuses the jobs")
+            return super().submit(jobs)
+
+    def play(engine: HandMade) -> None:
+        if len(engine.jobs) == 2:
+            engine.begin(ids[0], "node-1")
+            engine.room = 3
+
+    engine = Leaving(lab, play, detached=True, room=2)
+    with pytest.raises(EngineError, match="refuses the jobs"):
+        work(lab, runs, engine)
+    states = [(record.state, record.reason, record.lost) for record in lab.records()]
+    assert states == [(State.RUNNING, "", 0), (State.QUEUED, "aborted", 0), (State.QUEUED, "aborted", 0)]
+    assert lab.records()[0].engine == {"kind": "toy", "detached": "yes", "id": ids[0]}
+
+    lab.queue.tick(dead_owner(), 0, launched=[Launched(runs[0].key, 1, lab.records()[0].engine or {}, "node-1")])
+    second = HandMade(lab, lambda engine: [engine.succeed(id) for id in engine.statuses], True, known=(ids[0],))
+    second.statuses[ids[0]] = Status(Phase.RUNNING, device="node-1")
+    begin = time.monotonic()
+    assert work(lab, runs, second).complete
+    assert time.monotonic() - begin < POLICY.ttl  # nothing has had to be found lost
+    assert [(record.attempt, record.lost) for record in lab.records()] == [(1, 0), (2, 0), (2, 0)]
+
+
+def test_a_second_stop_ends_the_manager_though_the_cluster_does_not_answer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs' leases go with their attempts: where a job lives, it ends by that."""
+    monkeypatch.setattr("ovis.runner.manager.GRACE", 0.5)
+    (run,) = queue_runs(lab)
+    polls: list[int] = []
+
+    def play(engine: HandMade) -> None:
+        if engine.jobs:
+            engine.begin(f"{run.key}.1", "node-1")
+            polls.append(1)
+            lab.queue.leases.beat(run.key, 1)
+        if len(polls) in (5, 10):
+            signal.raise_signal(signal.SIGINT)
+
+    result = work(lab, [run], HandMade(lab, play, detached=True))
+    assert result.interrupted
+    (record,) = lab.records()
+    assert (record.state, record.reason, record.lost) == (State.QUEUED, "aborted", 0)
+    assert record.error == "killed on request, and not heard of since"
+    assert not lab.queue.leases.beat(run.key, 1)
+
+
+def test_a_run_of_several_that_another_process_holds_waits_for_it(lab: Lab) -> None:
+    """The exit code of a job of several runs is that of its first one; of the others it says so in a line."""
+    (run,) = queue_runs(lab)
+
+    def play(engine: HandMade) -> None:
+        if engine.jobs:
+            (id,) = engine.jobs
+            lab.paths.jobs_log.write_text(f"job {id}: another process holds the run's folder\n")
+            engine.statuses[id] = Status(Phase.ENDED, 0)
+            signal.raise_signal(signal.SIGINT)  # it would be tried again
+
+    work(lab, [run], HandMade(lab, play))
+    (record,) = lab.records()
+    assert (record.state, record.reason, record.lost) == (State.QUEUED, "busy", 0)
 
 
 def test_more_is_claimed_than_runs_at_once_but_no_more_than_the_engine_takes(lab: Lab) -> None:
@@ -296,6 +373,6 @@ def test_runs_whose_manager_died_are_one_line_where_they_are_many(lab: Lab, coun
 
     assert work(lab, runs, HandMade(lab, play), display).complete
     if count == 6:
-        assert display.said == ["put back 6 runs: their manager ended before they did"]
+        assert display.said == ["put back 6 runs, each orphaned: its manager ended before it did"]
     else:
         assert len(display.said) == 2

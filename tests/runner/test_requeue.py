@@ -65,6 +65,13 @@ def test_clearing_waits_for_running_runs(queue: Queue) -> None:
     assert len(queue.read()) == len(KEYS)
 
 
+def test_clearing_says_how_to_end_a_job_that_has_outlived_its_manager(queue: Queue) -> None:
+    (r,) = queue.tick(dead_owner(), 1, engine={"kind": "slurm", "detached": "yes"}).claimed
+    remedy = f"its job outlives its manager: dbutils.py --exp {queue.paths.folder.name} --cancel {r.key}"
+    with pytest.raises(LedgerError, match=f"{r.name} is running: {remedy}$"):
+        queue.clear()
+
+
 def test_clearing_waits_for_whoever_is_at_work(queue: Queue) -> None:
     """A training by hand, whose run the queue has never started."""
     run = queue.paths.run(record(KEYS[3]).name)

@@ -180,6 +180,9 @@ def test_what_a_job_asks_for(fake: FakeSlurm, root: Path) -> None:
     submit(engine_at(root, device="cpu", processes=3), root)
     assert "#SBATCH --cpus-per-task=3" in fake.script(3)
     assert not [line for line in fake.script(3) if "--time" in line or "gpus" in line]
+    assert not [line for line in fake.script(1) if "cpus" in line]  # as many as the site gives with a GPU
+    submit(engine_at(root, processes=3), root)
+    assert {"#SBATCH --gpus-per-node=1", "#SBATCH --cpus-per-task=3"} <= set(fake.script(4))
 
 
 def test_what_the_user_s_environment_says(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,10 +289,59 @@ def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlu
     submit(engine, root)
     fake.fail("sbatch", refusal)
     refused = engine.submit(specs(root, 2))
-    assert [str(error) for error in refused] == [words] * 2
+    assert [str(error) for error in refused] == [f"{words}; fewer at once: --array_parallelism"] * 2
     assert {type(error) for error in refused} == {NotNow}  # nothing is counted against the runs
     assert engine.capacity() == 0
     assert words in engine.waiting()
+
+
+def test_as_many_jobs_are_handed_over_as_slurm_takes(fake: FakeSlurm, root: Path) -> None:
+    """A limit on a user's jobs refuses an array as a whole."""
+    engine = engine_at(root)
+    fake.take(5)
+    handles = engine.submit(specs(root, 8))
+    assert [type(handle) for handle in handles] == [Handle] * 5 + [NotNow] * 3
+    assert [handle.id.split("/")[1:] for handle in handles if isinstance(handle, Handle)] == [
+        [id, f"key{number}.1"] for number, id in enumerate(["1_0", "1_1", "1_2", "1_3", "2"])
+    ]
+    assert "fewer at once: --array_parallelism" in str(handles[-1])
+    assert engine.capacity() == 0
+
+
+def test_a_disk_that_is_full_is_no_refusal(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_at(root)
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine, "_submit_array", fail)
+    (error,) = engine.submit(specs(root, 1))
+    assert isinstance(error, OSError)
+    assert not isinstance(error, NotNow)
+    assert "No space left" in engine.waiting()
+    assert engine.capacity() == 0
+
+
+def test_a_stranger_s_job_of_the_same_number_is_not_ours(fake: FakeSlurm, root: Path) -> None:
+    """A controller that has lost its state counts from 1 again."""
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", "1|RUNNING|n1|None|backup\n")
+    assert poll(engine, id)[id] == Status(Phase.ENDED, message="Slurm no longer knows the job")
+
+
+def test_ctrl_c_does_not_reach_what_is_being_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        with slurm_commands.left_alone():
+            signal.raise_signal(signal.SIGINT)
+            code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+            assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+            assert not heard
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, root: Path) -> None:
@@ -313,7 +365,16 @@ def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None
     fake.say("squeue", "1|PENDING||PartitionTimeLimit\n")
     with pytest.raises(EngineError, match="will never start the jobs: PartitionTimeLimit"):
         poll(engine, id)
-    assert "--state=PENDING 1" in fake.calls("scancel")
+    assert fake.calls("scancel") == ["--state=PENDING 1"]  # what runs, runs on
+
+
+@pytest.mark.parametrize("reason", ["PartitionNodeLimit", "PartitionDown", "QOSMaxJobsPerUserLimit"])
+def test_a_job_that_may_start_later_waits(fake: FakeSlurm, root: Path, reason: str) -> None:
+    """The first is also what Slurm says where the partition's nodes are down."""
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", f"1|PENDING||{reason}\n")
+    assert poll(engine, id)[id].phase is Phase.PENDING
 
 
 def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
@@ -382,7 +443,7 @@ def test_jobs_of_an_earlier_manager_are_taken_over_with_their_folder(fake: FakeS
 
 
 def test_what_jobs_long_gone_have_left_is_removed(fake: FakeSlurm, root: Path) -> None:
-    for name, days in (("old", 31), ("young", 29)):
+    for name, days in (("old", 366), ("young", 364)):
         (root / ".slurm" / name).mkdir(parents=True)
         os.utime(root / ".slurm" / name, (0, time.time() - days * 86400))
     engine_at(root)
@@ -399,6 +460,7 @@ TWO = [Node("n1", 8, 2, 4, True), Node("n2", 8, 2, 4, False)]
         ({}, Request(), Layout(1, gpus=1), 2),
         ({}, Request(processes=2), Layout(1, shards=1), 4),
         ({}, Request(processes=3), Layout(3, gpus=1), 6),
+        ({}, Request(processes=5), Layout(5, gpus=1), 5),  # of 8 cores, one for each run
         ({"gpus_per_node": 2}, Request(processes=2), Layout(4, gpus=2), 4),
         ({}, Request("cpu"), Layout(1), 8),
         ({}, Request("cpu", 3), Layout(3), 6),

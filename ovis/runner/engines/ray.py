@@ -61,7 +61,7 @@ class RayEngine:
         self._cluster = cluster or _connect(options.address)
         self._tasks: dict[str, _Task] = {}
         self._numbers = itertools.count(1)
-        self._unfit: set[str] = set()  # nodes that could not run a job
+        self._unfit: dict[str, str] = {}  # nodes that could not run a job, and what they lack
         self._names: dict[str, str] = {}  # of all nodes there ever were
         self._looked = float("-inf")
         self._nodes = self._look()
@@ -100,7 +100,7 @@ class RayEngine:
         return max(0, WINDOW * self.slots - len(self._tasks))
 
     def waiting(self) -> str:
-        return "" if self.slots else f"{self.place} has no node for runs on --device {self._device}"
+        return "" if self.slots else f"{self.place} has no node for runs on --device {self._device}{self._left_out()}"
 
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
         handles = []
@@ -121,6 +121,8 @@ class RayEngine:
                 del self._tasks[id]
             else:
                 found[id] = Status(Phase.RUNNING if task.device else Phase.PENDING, device=task.device)
+        if self._unfit and not self.slots and not any(task.device for task in self._tasks.values()):
+            raise EngineError(f"--engine ray: no node is left for runs on --device {self._device}{self._left_out()}")
         return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
@@ -158,6 +160,9 @@ class RayEngine:
                 node, _, device = place.partition(" ")
                 task.device = " ".join(filter(None, [self._name(node), device]))
 
+    def _left_out(self) -> str:
+        return "".join(f"; node {self._name(id)} {fault}" for id, fault in self._unfit.items())
+
     def _name(self, id: str) -> str:
         """What people call a node, be it one that has just joined, or is lost."""
         if id not in self._names:
@@ -168,7 +173,7 @@ class RayEngine:
     def _end(self, task: _Task, report: Report) -> Status:
         """How a job ended, by what Ray says. A node that lacks something gets no more of them."""
         if report.fault and report.node:
-            self._unfit.add(report.node)
+            self._unfit[report.node] = report.fault
             return Status(Phase.ENDED, message=f"node {self._name(report.node)} {report.fault}")
         where = f" ({task.device})" if report.fault and task.device else ""
         return Status(Phase.ENDED, report.code, report.fault + where)

@@ -5,10 +5,12 @@ Ray calls these in the main thread of a worker process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +22,10 @@ from ovis.runner.paths import ExperimentPaths
 __all__ = ["Node", "Report", "find_fault", "run_here"]
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+#: Seconds between two looks whether Ray wants the job to end.
+WAIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if job.device == "cuda" else ""  # as Ray has set it
     command = tuple(sys.executable if word == python else word for word in job.command[:1]) + job.command[1:]
     place = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
-    with paths.jobs_log.open("ab") as log:
+    with paths.jobs_log.open("ab") as log, _interrupts() as interrupts:
         process = subprocess.Popen(
             replace(job, parent=os.getpid(), place=place, command=command).argv(),
             stdin=subprocess.DEVNULL,
@@ -91,13 +97,24 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
             env=_environment(devices),
             start_new_session=True,
         )
-    while True:
-        try:
-            return Report(process.wait(timeout=10.0), node=node)
-        except subprocess.TimeoutExpired:  # a bare wait would not notice that Ray interrupts it
-            pass
-        except KeyboardInterrupt:
-            process.terminate()
+        told = 0
+        while True:
+            if len(interrupts) > told:
+                told = len(interrupts)
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return Report(process.wait(timeout=WAIT), node=node)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note interruptions, by which Ray cancels, instead of being torn out of a job's start: it would be left alone."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _environment(devices: str) -> dict[str, str]:

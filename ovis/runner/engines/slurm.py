@@ -24,11 +24,15 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from ovis.runner.engines.base import EngineError, Handle, NotNow, Phase, Request, Status
 from ovis.runner.engines.options import SlurmOptions
 from ovis.runner.engines.slurm_commands import (
+    OURS_BEGIN,
     QueueWatch,
     ask,
     cancel_jobs,
+    cancel_waiting,
     exit_code,
     find_commands,
+    is_unheard,
+    left_alone,
     one_line,
     own_options,
 )
@@ -52,7 +56,7 @@ WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
 AT_WORK = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
 #: Why a job waits that waiting won't help.
-HOPELESS = {"PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS",
+HOPELESS = {"PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS",
             "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}  # fmt: skip
 
 
@@ -132,19 +136,20 @@ class SlurmEngine:
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
         device = "cuda" if self._layout.gpus or self._layout.shards else "cpu"
         specs = [replace(job, device=device) for job in jobs]
+        packs = list(_groups(specs, self._layout.runs))
         done: list[Handle | OSError] = []
-        for array in _groups(list(_groups(specs, self._layout.runs)), self._largest):
+        size = self._largest
+        while packs:
+            array = packs[:size]
             try:
                 done += self._submit_array(array)
             except OSError as error:
-                if isinstance(error, NotNow) and not self._submitted:
-                    raise EngineError(f"Slurm refuses the jobs: {error}{self._without()}") from None
-                if "contact slurm controller" in str(error):
-                    self._watch.silence = str(error)  # until it answers
-                else:
-                    self._refusal, self._resume = str(error), time.monotonic() + REFUSED
-                done += [error] * (len(specs) - len(done))
+                if isinstance(error, NotNow) and len(array) > 1 and not is_unheard(str(error)):
+                    size = len(array) // 2  # a limit on jobs in the queue refuses an array as a whole
+                    continue
+                done += [self._refused(error)] * sum(map(len, packs))
                 break
+            packs = packs[size:]
         return done
 
     def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
@@ -197,6 +202,23 @@ class SlurmEngine:
         left_out = {"exclude": ",".join(sorted(self._bad))} if self._bad else {}
         return {**self._layout.parameters(), **limit, **where, **left_out}
 
+    def _refused(self, error: OSError) -> OSError:
+        """What to say of jobs that could not be handed over, after which no more are for a while.
+
+        Raises:
+            EngineError: Slurm has never taken one.
+        """
+        if not isinstance(error, NotNow):  # a full disk
+            self._refusal, self._resume = str(error), time.monotonic() + REFUSED
+            return error
+        if not self._submitted:
+            raise EngineError(f"Slurm refuses the jobs: {error}{self._without()}") from None
+        if is_unheard(str(error)):
+            self._watch.silence = str(error)  # until it answers
+            return error
+        self._refusal, self._resume = f"{error}; fewer at once: --array_parallelism", time.monotonic() + REFUSED
+        return NotNow(self._refusal)
+
     def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
         """Raises NotNow: Slurm did not take them."""
         # "exec" makes the process the batch script's own: no step is needed, and the signals reach it.
@@ -206,7 +228,7 @@ class SlurmEngine:
         more = {**files, "no-requeue": True, "signal": f"B:TERM@{lead}"}  # the ledger alone retries
         executor.update_parameters(
             **{"time": None, **self._request()},
-            job_name=f"ovis-{packs[0][0].folder.name}",
+            job_name=f"{OURS_BEGIN}{packs[0][0].folder.name}",
             setup=prepare(self._own.path),
             use_srun=False,
             array_parallelism=self._options.array_parallelism,
@@ -216,7 +238,7 @@ class SlurmEngine:
         begin = time.monotonic()
         try:
             quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what it then raises
-            with quiet, own_options(() if self._options.time else ("TIMELIMIT",)):
+            with quiet, left_alone(), own_options(() if self._options.time else ("TIMELIMIT",)):
                 slurm_jobs = executor.map_array(run_jobs, packs, itertools.repeat(self._own.path))
         except (FailedJobError, FailedSubmissionError) as error:
             raise NotNow(one_line(str(error))) from None
@@ -274,8 +296,8 @@ class SlurmEngine:
         return f"node {node}: {why}"
 
     def _give_up(self, why: str) -> None:
-        """Take back what waits, as it would fare no better."""
-        cancel_jobs(sorted({member.slurm for member in self._members.values()}), force=False)
+        """Take back what waits, as it would fare no better; what runs goes on."""
+        cancel_waiting(sorted({member.slurm for member in self._members.values()}))
         raise EngineError(why)
 
     def _without(self) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,13 +17,17 @@ from typing import IO
 from ovis.runner.engines.base import EngineError
 
 __all__ = [
+    "OURS_BEGIN",
     "Answer",
     "JobRow",
     "QueueWatch",
     "ask",
     "cancel_jobs",
+    "cancel_waiting",
     "exit_code",
     "find_commands",
+    "is_unheard",
+    "left_alone",
     "one_line",
     "own_options",
 ]
@@ -41,6 +46,9 @@ INTERVAL = 2.0
 #: What sbatch would read from the user's environment instead of the script that says it.
 OURS = ("ARRAY_INX", "OUTPUT", "ERROR", "JOB_NAME", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "SIGNAL", "PARTITION", "GRES",
         "GPUS_PER_NODE", "EXCLUSIVE", "TIMELIMIT")  # fmt: skip
+
+#: How our jobs' names begin: after a loss of its state, Slurm gives the numbers of old jobs to new ones.
+OURS_BEGIN = "ovis-"
 
 #: How its commands begin their complaints.
 PREFIX = re.compile(r"^((sbatch|squeue|scancel|sinfo|scontrol|slurm_load_\w+)(:? (error|fatal))?|allocation failure): ")
@@ -95,31 +103,56 @@ def own_options(keep: Collection[str]) -> Iterator[None]:
         os.environ.update(hidden)
 
 
+@contextlib.contextmanager
+def left_alone() -> Iterator[None]:
+    """Keep Ctrl-C from commands that are started in this block, and from this process until its end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def is_unheard(complaint: str) -> bool:
+    """Whether a command's complaint is that it did not reach the controller."""
+    return any(words in complaint for words in UNHEARD)
+
+
 def cancel_jobs(ids: Sequence[str], force: bool) -> bool:
     """Take waiting jobs out of Slurm's queue; send SIGTERM to running ones, or kill them. What is gone is ignored.
 
     Returns:
         whether the controller has heard of it.
     """
-    # By force: at once, and then from the queue too, where their node no longer answers.
-    commands = [["--signal=KILL"], []] if force else [["--state=PENDING"], ["--batch", "--signal=TERM"]]
-    for options in commands:
-        try:
-            done = subprocess.run(
-                ["scancel", *options, *ids],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-                timeout=PATIENCE,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-        if done.returncode and any(words in done.stderr for words in UNHEARD):
-            return False
-    return True
+    if force:  # at once, and then from the queue too, where their node no longer answers
+        return _scancel("--signal=KILL", *ids) and _scancel(*ids)
+    return cancel_waiting(ids) and _scancel("--batch", "--signal=TERM", *ids)
+
+
+def cancel_waiting(ids: Sequence[str]) -> bool:
+    """Take waiting jobs out of Slurm's queue; those that run, run on.
+
+    Returns:
+        whether the controller has heard of it.
+    """
+    return _scancel("--state=PENDING", *ids)
+
+
+def _scancel(*words: str) -> bool:
+    try:
+        done = subprocess.run(
+            ["scancel", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return not (done.returncode and is_unheard(done.stderr))
 
 
 def exit_code(id: str) -> int | None:
@@ -188,7 +221,14 @@ class QueueWatch:
     def _ask(self, ids: Sequence[str], now: float) -> None:
         self._asked = now
         self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  a pipe could fill up
-        words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", f"--jobs={','.join(ids)}"]
+        words = [
+            "squeue",
+            "--noheader",
+            "--array",
+            "--states=all",
+            "--format=%i|%T|%N|%r|%j",
+            f"--jobs={','.join(ids)}",
+        ]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         self._process = subprocess.Popen(
             words,
@@ -212,5 +252,6 @@ class QueueWatch:
             self.silence = one_line("\n".join(line for line in lines if "|" not in line))
             return
         self.silence = ""
-        rows = [line.split("|", 3) for line in lines if line.count("|") >= 3]
-        self.answer = Answer({id: JobRow(state, node, reason) for id, state, node, reason in rows}, self._asked)
+        rows = [line.split("|", 4) for line in lines if line.count("|") >= 4]
+        ours = {id: JobRow(*row) for id, *row, name in rows if name.startswith(OURS_BEGIN)}
+        self.answer = Answer(ours, self._asked)

@@ -21,8 +21,8 @@ from ovis.runner.status import last_line
 
 __all__ = ["JobsFolder"]
 
-#: Seconds after which a folder that nobody writes into is rubbish: a month.
-RUBBISH = 30 * 86400.0
+#: Seconds after which a folder that nobody writes into is rubbish: a year, longer than any job runs.
+RUBBISH = 365 * 86400.0
 
 
 class JobsFolder:
@@ -38,7 +38,7 @@ class JobsFolder:
 
     @classmethod
     def create(cls, root: Path) -> JobsFolder:
-        """A new one below the folder of all experiments; what is a month old there is removed.
+        """A new one below the folder of all experiments; what is a year old there is removed.
 
         Raises:
             OSError: it can't be written.

@@ -45,14 +45,16 @@ class Layout:
         """What of it submitit is told."""
         if self.shards:
             return {"gres": f"shard:{self.shards}"}
-        return {"gpus_per_node": self.gpus} if self.gpus else {"cpus_per_task": self.runs}
+        # A job of one run has the cores that the site gives with a GPU; of several, each has one at least.
+        cores = {"cpus_per_task": self.runs} if self.runs > 1 or not self.gpus else {}
+        return {**({"gpus_per_node": self.gpus} if self.gpus else {}), **cores}
 
     def slots(self, nodes: Sequence[Node]) -> int:
         """How many runs these nodes hold at once."""
         if self.shards:
             return sum(node.shards // self.shards for node in nodes if node.up)
         if self.gpus:
-            return self.runs * sum(node.gpus // self.gpus for node in nodes if node.up)
+            return self.runs * sum(min(node.gpus // self.gpus, node.cpus // self.runs) for node in nodes if node.up)
         return self.runs * sum(node.cpus // self.runs for node in nodes if node.up)
 
     def __str__(self) -> str:
