@@ -45,12 +45,22 @@ def finisher(steps: int, wanted: bool = False) -> Callable[[GraphModule, list[Te
 
 
 def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-    """The graph fused and compiled; the graph itself where the compiler fails."""
-    import torch._inductor
+    """The graph fused and compiled; the graph itself where the compiler fails.
 
+    What was compiled once is kept on the disk (``TORCHINDUCTOR_CACHE_DIR``): the evaluations of one K are the same for
+    all estimators, and a resumed run compiles nothing anew. Only graphs whose shapes have an environment are.
+    """
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    shapes = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
     try:
         with torch.no_grad():
-            found: Callable[..., Any] = torch._inductor.compile(make_fx(graph, VECTORIZED)(*inputs), [*inputs])
+            traced = make_fx(graph, VECTORIZED)(*inputs)
+            with tracing(TracingContext(shapes)):
+                found: Callable[..., Any] = torch._inductor.compile(traced, [*inputs])
             found(*inputs)
     except Exception as error:  # a compiler fails in any way it likes
         log.warning("not compiled: %s", str(error).strip().splitlines()[0] if str(error).strip() else type(error))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
+import shutil
 
 import pytest
 import torch
 from test_capture import CASES, STEPS
 from test_steady_state import CASES as FAMILIES
 from test_steady_state import SBM
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ovis.runner.identity import identify
 from ovis.settings import SettingsError, TrainSettings, check_combination
 from ovis.training.build import build_run
+from ovis.training.compiling import compiled
 from ovis.training.loop import batches
 from ovis.training.step import TrainingStep
 
@@ -83,3 +87,23 @@ def test_passes_are_refused(name):
 def test_another_rounding_is_another_run():
     keys = {identify(TrainSettings(compile=a, capture=b)).key for a in (False, True) for b in (False, True)}
     assert len(keys) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+def test_a_traced_graph_is_compiled_to_what_it_is_and_known_again(tmp_path, monkeypatch):
+    """As ensembles compile theirs; once they lay on the disk, evaluations took a third of the time to compile."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def function(x):
+        return [x.nan_to_num(0.5, 2.0, -3.0), x.isnan().float().sum(-1), (x * x).logsumexp(-1)]
+
+    x = torch.tensor([[0.0, -1.0, math.nan, 4.0], [math.inf, 1.0, -math.inf, 2.0]])
+    graph = make_fx(function)(x)
+    torch._dynamo.utils.counters.clear()
+    for compilation in ({"fxgraph_cache_miss": 1}, {"fxgraph_cache_miss": 1, "fxgraph_cache_hit": 1}):
+        found = compiled(graph, [x])
+        assert found is not graph
+        torch.testing.assert_close(found(x), function(x), equal_nan=True)
+        counts = torch._dynamo.utils.counters["inductor"]
+        assert {name: count for name, count in counts.items() if name.startswith("fxgraph_cache")} == compilation
