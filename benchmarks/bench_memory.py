@@ -8,7 +8,7 @@ particles, which loads what torch loads, it takes steps with K and tells by how 
 GPU: the peak of what torch allocated). K = P is one pass: the ratio says what 100,000 particles cost beside P.
 
 On a CPU, glibc's heap takes some passes until it has all the fragments that it will have, so every point makes at least
-20 (for K = P that is 20 steps). With --exact the heap is told to give back what is freed, which leaves what is alive,
+as many passes as 100,000 particles are (for K = P in 100 steps, as a training does). With --exact the heap is told to give back what is freed, which leaves what is alive,
 and takes longer. Memory does not mind a busy machine; the seconds do.
 """
 
@@ -31,7 +31,7 @@ from ovis.names import REPARAMETERIZED, parse_estimator
 BATCH, WIDTH = 4, 200
 
 #: Passes that a point makes at least.
-PASSES = 20
+PASSES = 100
 
 #: What makes glibc map each larger block for itself, and give it back when it is freed.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "131072"}

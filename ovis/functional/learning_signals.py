@@ -50,6 +50,9 @@ SERIES_TERMS = {torch.float64: 14, torch.float32: 7}
 #: So many normalized weights at most can exceed 1/16.
 FEW = 15
 
+#: exp of this, beside which 1 is nothing in any precision.
+HUGE = 40.0
+
 
 def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
     """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound.
@@ -148,15 +151,36 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
 
 def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
     """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], one by one."""
+    most = weights.argmax(-1, keepdim=True)  # all others are 1/2 at most
+    exact = _monte_carlo_any(weights.gather(-1, most), log_rest.gather(-1, most), log_share, alpha)
+    return _monte_carlo_half(weights, log_share, alpha).scatter(-1, most, exact)
+
+
+def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of v_k <= 1/2: of a pair (k, s) only the logarithm of 1 - v_k + u_s is taken, as that can't be 0."""
+    highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
+    share = log_share.clamp(max=highest).exp()
+    beyond = (log_share - highest).relu()  # next to such a u_s the rest is nothing
     # the auxiliary samples last: they are the more, mostly, and a compiler takes so many of the last dimension at once
+    weights, share, beyond = weights.unsqueeze(-1), share.unsqueeze(-2), beyond.unsqueeze(-2)
+    total = (1 - weights) + share  # with z^(s) in slot k, as a share of the sum
+    return _monte_carlo_mean(weights, share, share / total, total.log() + beyond, alpha)
+
+
+def _monte_carlo_any(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of any v_k, however close to 1: all by logarithms."""
     weights, log_rest, log_share = weights.unsqueeze(-1), log_rest.unsqueeze(-1), log_share.unsqueeze(-2)
-    share = log_share.exp()
+    log_total = torch.logaddexp(log_rest, log_share)
+    fraction = torch.where(log_share == log_total, 1.0, (log_share - log_total).exp())
+    return _monte_carlo_mean(weights, log_share.exp(), fraction, log_total, alpha)
+
+
+def _monte_carlo_mean(weights: Tensor, share: Tensor, fraction: Tensor, log_total: Tensor, alpha: Alpha) -> Tensor:
+    """Over the last dimension, of the signals from v_k, u_s, u_s/(1 - v_k + u_s), and log(1 - v_k + u_s)."""
     shift = weights - share
-    replaced = torch.logaddexp(log_rest, log_share)  # log of the sum with z^(s) in slot k, as a share of the sum
-    fraction = torch.where(log_share == replaced, 1.0, (log_share - replaced).exp())
-    small = h(shift, replaced) + alpha * shift + (1 - alpha) * fraction * shift
+    small = h(shift, log_total) + alpha * shift + (1 - alpha) * fraction * shift
     # far from 0 the terms above cancel each other: a huge auxiliary weight has a huge negative shift
-    large = (1 - alpha) * (fraction - weights) - replaced
+    large = (1 - alpha) * (fraction - weights) - log_total
     return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-1)
 
 
