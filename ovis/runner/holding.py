@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ovis.runner.failpoints import failpoint
@@ -17,6 +18,9 @@ from ovis.runner.transitions import accepts
 from ovis.settings import parse_arguments
 
 __all__ = ["Held", "hold"]
+
+#: Seconds between two looks at a ledger that is not new enough.
+LOOK = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,12 @@ class Held:
 
 
 def hold(
-    paths: ExperimentPaths, key: str, attempt: int, place: str, patience: float, locks: contextlib.ExitStack
+    paths: ExperimentPaths,
+    key: str,
+    attempt: int,
+    place: str,
+    locks: contextlib.ExitStack,
+    is_late: Callable[[], bool],
 ) -> Held | int:
     """Take a run.
 
@@ -57,8 +66,8 @@ def hold(
         key: the run.
         attempt: number of the attempt, as claimed.
         place: where this process is, for the lease; empty: nobody asks.
-        patience: seconds for the ledger to show that attempt.
         locks: until it is closed, the run is held.
+        is_late: whether to wait no more for the ledger to show that attempt.
 
     Returns:
         the run; or the exit code that says why not. STALE: the attempt was revoked; BUSY: another process holds the
@@ -68,7 +77,7 @@ def hold(
         LedgerError: the ledger can't be read.
         OSError: a file of the run can't be written.
     """
-    record = _find(Queue(paths), key, attempt, patience)
+    record = _find(Queue(paths), key, attempt, is_late)
     if record is None or record.state is not State.RUNNING or record.attempt != attempt:
         return STALE
     if place and not Leases(paths).occupy(key, attempt, place):
@@ -84,14 +93,13 @@ def hold(
     return 0 if _settled(run, record) else Held(record, run, attempt, lock)
 
 
-def _find(queue: Queue, key: str, attempt: int, patience: float) -> Record | None:
+def _find(queue: Queue, key: str, attempt: int, is_late: Callable[[], bool]) -> Record | None:
     """The run's record, once the ledger is as new as this job: a network file system may show one of a minute ago."""
-    deadline = time.monotonic() + patience
-    while True:
+    record = queue.find(key)
+    while (record is None or record.attempt < attempt) and not is_late():
+        time.sleep(LOOK)
         record = queue.find(key)
-        if (record is not None and record.attempt >= attempt) or time.monotonic() > deadline:
-            return record
-        time.sleep(min(1.0, patience / 10))
+    return record
 
 
 def _settled(run: RunPaths, record: Record) -> bool:

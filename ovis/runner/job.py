@@ -149,11 +149,15 @@ def run_job(spec: JobSpec) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the manager's to handle
     if spec.parent and not die_with_parent(spec.parent):
         return STALE
-    code = STALE
+    code, deadline = STALE, time.monotonic() + spec.ttl / 4
+
+    def is_late() -> bool:
+        return training.stopping or time.monotonic() > deadline
+
     with contextlib.ExitStack() as locks:
         held = []
         for key, attempt in spec.attempts:
-            found = hold(ExperimentPaths(spec.folder), key, attempt, spec.place, spec.ttl / 4, locks)
+            found = hold(ExperimentPaths(spec.folder), key, attempt, spec.place, locks, is_late)
             if isinstance(found, Held):
                 held.append(found)
             elif key == spec.key:

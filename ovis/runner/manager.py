@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ovis.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase, Status
+from ovis.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase
 from ovis.runner.events import Ended, Launched, Tick
 from ovis.runner.failpoints import failpoint
 from ovis.runner.grid import Run
@@ -17,8 +17,9 @@ from ovis.runner.narration import Narrator
 from ovis.runner.process import new_owner, owner_is_dead
 from ovis.runner.progress import Display, RunningRun, View, runs_text
 from ovis.runner.queue import Queue
-from ovis.runner.status import BUSY, HELD, Ending, Outcome, Record, State, count_states, last_line, read_progress
+from ovis.runner.status import Ending, Outcome, Record, State, count_states, read_progress
 from ovis.runner.stopping import StopSignals
+from ovis.runner.unreported import unreported_outcome
 from ovis.runner.weights import run_weights
 
 __all__ = ["SETTLED", "Result", "run_experiment"]
@@ -179,9 +180,11 @@ class _Manager:
 
     def note(self, error: EngineError) -> None:
         """The engine is gone: what waited in its queue is put back, and the ledger knows of what it has started."""
-        self._put_back([job.record for job in self.jobs.values() if not job.device], str(error))
-        with suppress(LedgerError):  # then the leases say it, later
-            self._write(0)
+        with suppress(LedgerError, OSError):  # then the leases say it, later
+            waiting = [job.record for job in self.jobs.values() if not job.device]
+            begun = self.queue.leases.place  # since it was last looked at
+            self._put_back([r for r in waiting if not begun(r.key, r.attempt)], str(error), Ending.ORPHANED)
+            self._tell(self._write(0), stopping=True)
 
     def abandon(self) -> None:
         """After an error: let the jobs write their checkpoints, for a while; then kill them. Detached ones go on."""
@@ -207,7 +210,9 @@ class _Manager:
             self.display.say(
                 f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
             )
-        self.told, self.last_stop = stops, time.monotonic()
+        if self.told < 2:
+            self.last_stop = time.monotonic()
+        self.told = stops
         self.engine.cancel(list(self.jobs), force=stops > 1)
 
     def _collect(self) -> None:
@@ -216,7 +221,8 @@ class _Manager:
             if status.phase is Phase.ENDED:
                 record = self.jobs.pop(id).record
                 self.given_up.pop(id, None)
-                self.ended.append(Ended(record.key, record.attempt, self._otherwise(record, status)))
+                outcome = unreported_outcome(record, status, self.queue.paths.jobs_log, stopping=self.told > 0)
+                self.ended.append(Ended(record.key, record.attempt, outcome))
                 failpoint("finish.seen")
             elif status.phase is Phase.RUNNING and not self.jobs[id].device:
                 self._follow(id, replace(self.jobs[id], device=status.device or "running", since=time.monotonic()))
@@ -225,7 +231,8 @@ class _Manager:
             self.engine.cancel(late, force=True)
         if self.told > 1 and self.jobs and time.monotonic() - self.last_stop > GRACE:
             # Their cluster does not answer. Their leases go with the attempts: where they live, they end by that.
-            self._put_back([job.record for job in self.jobs.values()], "killed on request, and not heard of since")
+            told = "killed on request, and not heard of since"
+            self._put_back([job.record for job in self.jobs.values()], told, Ending.ORPHANED)
             self.jobs.clear()
 
     def _follow(self, id: str, job: _Job) -> None:
@@ -243,20 +250,6 @@ class _Manager:
             if not job.device:
                 with suppress(OSError):  # may pass
                     self.queue.leases.beat(job.record.key, job.record.attempt)
-
-    def _otherwise(self, record: Record, status: Status) -> Outcome:
-        """How a job ended that has not said so in the run's folder."""
-        log = self.queue.paths.jobs_log  # where the job prints an error of its own
-        said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
-        if status.code == BUSY or said == HELD:
-            ending, message = Ending.BUSY, HELD
-        elif self.told:
-            ending, message = Ending.ABORTED, "stopped on request"
-        else:
-            ending = Ending.LOST
-            code = "without an" if status.code is None else f"with code {status.code} and no"
-            message = f"the job ended {code} outcome: {said or status.message or f'see {log}'}"
-        return Outcome(ending, record.attempt, message=message, t=time.time())
 
     def _room(self) -> int:
         return 0 if self.told else max(0, min(self.engine.capacity(), self.budget))
@@ -284,12 +277,15 @@ class _Manager:
         self.ended, self.launched = [], {}
         return tick
 
+    def _tell(self, tick: Tick, stopping: bool) -> None:
+        self.narrator.ends([event for event in tick.events if event.record.key in self.weights], stopping)
+
     def _tick(self) -> None:
         tick = self._write(self._room())
         self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
         self.counts = count_states(tick.states.values())
         self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
-        self.narrator.ends([event for event in tick.events if event.record.key in self.weights], bool(self.told))
+        self._tell(tick, stopping=self.told > 0)
         self._give_up(tick)
         if tick.claimed:
             failpoint("claim.committed")
@@ -306,13 +302,13 @@ class _Manager:
                 self.given_up[id] = time.monotonic() + GRACE
 
     def _launch(self, records: Sequence[Record]) -> None:
-        self.budget -= len(records)
         jobs = [replace(self.template, key=record.key, attempt=record.attempt) for record in records]
         try:
             handles = self.engine.submit(jobs)
         except EngineError as error:
-            self._put_back(records, str(error))
+            self._put_back(records, str(error), Ending.ABORTED)
             raise
+        self.budget -= sum(not isinstance(handle, NotNow) for handle in handles)
         for record, handle in zip(records, handles, strict=True):
             if isinstance(handle, Handle):
                 self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
@@ -321,8 +317,8 @@ class _Manager:
                 ending = Ending.ABORTED if isinstance(handle, NotNow) else Ending.LOST
                 self._put_back([record], f"can't start the job: {handle}", ending)
 
-    def _put_back(self, records: Iterable[Record], message: str, ending: Ending = Ending.ABORTED) -> None:
-        """Note that nothing runs, or shall run, for these attempts."""
+    def _put_back(self, records: Iterable[Record], message: str, ending: Ending) -> None:
+        """Note that nothing runs, or shall run, for these attempts. Should an orphaned one succeed, that counts."""
         now = time.time()
         self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ovis.runner.events import Event
 from ovis.runner.paths import ExperimentPaths
 from ovis.runner.progress import runs_text
-from ovis.runner.status import State
+from ovis.runner.status import Ending, State
 
 __all__ = ["Narrator"]
 
@@ -35,6 +35,7 @@ class Narrator:
     def __init__(self, say: Callable[[str], None], paths: ExperimentPaths) -> None:
         self._say, self._paths = say, paths
         self._wait, self._last_wait = "", float("-inf")
+        self._refusal = ""
 
     def waiting(self, text: str) -> None:
         """Say why queued runs don't start: once, and again when the reason is another one, at most once a minute.
@@ -52,21 +53,26 @@ class Narrator:
     def ends(self, events: Sequence[Event], stopping: bool) -> None:
         """Say how attempts ended, a line each; many that were put back for the same reason share one.
 
+        That no more can be started for a reason that was said last is not said again: it is tried every minute.
+
         Args:
             events: the attempts.
             stopping: the user has asked to stop: that runs are put back goes without saying.
         """
-        back = [event for event in events if event.record.state is State.QUEUED]
+        back = [event for event in events if event.record.state is State.QUEUED and not stopping]
         alike = Counter(map(_reason, back))
+        refusals = {_reason(event) for event in back if event.outcome.status is Ending.ABORTED}
+        alike.pop(self._refusal if self._refusal in refusals else "", None)
+        self._refusal = min(refusals, default=self._refusal)
         for event in events:
             record, outcome = event.record, event.outcome
             if record.state is State.FAILED:
                 log = self._paths.run(record.name).log(outcome.attempt)
                 self._say(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
-            elif record.state is State.QUEUED and not stopping and alike[_reason(event)] <= MANY:
+            elif record.state is State.QUEUED and 0 < alike[_reason(event)] <= MANY:
                 self._say(f"put back {record.name}, attempt {outcome.attempt} {_reason(event)}")
         for reason, count in alike.items():
-            if count > MANY and not stopping:
+            if count > MANY:
                 self._say(f"put back {runs_text(count)}, each {reason}")
 
 

@@ -84,18 +84,28 @@ def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
         lab.paths.ledger.unlink() if old is None else lab.paths.ledger.write_bytes(old)
         threading.Timer(1.5, lab.paths.ledger.write_bytes, [new]).start()
         with contextlib.ExitStack() as locks:
-            found = hold(lab.paths, KEY, 2, "", 15.0, locks)
+            found = hold(lab.paths, KEY, 2, "", locks, lambda: False)
             assert isinstance(found, Held)
             assert found.attempt == 2
 
 
 def test_one_that_never_comes_means_that_the_attempt_is_not_there(lab: Lab) -> None:
+    bench = Bench(lab, attempt=1)
+    bench.spec = replace(bench.spec, attempt=2, ttl=4.0)
+    assert bench.finish() == STALE
+    bench.spec = replace(bench.spec, key="unknown")
+    assert bench.finish() == STALE
+    assert bench.journal() == []
+
+
+def test_a_job_that_waits_for_the_ledger_hears_that_it_is_to_stop(lab: Lab) -> None:
     bench = Bench(lab)
-    begin = time.monotonic()
-    with contextlib.ExitStack() as locks:
-        assert hold(lab.paths, KEY, bench.record.attempt + 1, "", 0.3, locks) == STALE
-        assert hold(lab.paths, "unknown", 1, "", 0.3, locks) == STALE
-    assert 0.6 <= time.monotonic() - begin < 5.0
+    bench.spec = replace(bench.spec, attempt=2, ttl=400.0)
+    job = bench.start()
+    time.sleep(1.0)
+    assert job.poll() is None
+    job.terminate()
+    assert job.wait(10) in (STALE, -signal.SIGTERM)  # the latter where it has not got so far as to listen
 
 
 def test_success_is_published(lab: Lab) -> None:

@@ -176,25 +176,13 @@ def test_a_node_that_lacks_something_gets_no_more_jobs(tmp_path: Path, monkeypat
     assert cluster.started[-1][2] == {"c2"}
     assert engine.slots == 16
     assert not engine.waiting()
-    (other,) = engine.submit([JobSpec(tmp_path, "m", 1)])
-    assert isinstance(other, Handle)
     cluster.alive.remove(BOX)
     monkeypatch.setattr("ovis.runner.engines.ray.time.monotonic", lambda: 1e9 + LOOK)
     assert (engine.slots, engine.capacity()) == (0, 0)
     assert engine.waiting().endswith("has no node for runs on --device cpu; node small does not see /runs")
-    with pytest.raises(EngineError, match="no node is left for runs on --device cpu; node small does not see /runs"):
-        engine.poll([other.id])
-
-
-def test_a_run_that_is_under_way_is_not_given_up_for_a_node_that_lacks_something(tmp_path: Path) -> None:
-    engine, cluster = make(SMALL, device="cpu")
-    Leases(ExperimentPaths(tmp_path)).create("k", 1)
-    handles = engine.submit([JobSpec(tmp_path, "k", 1), JobSpec(tmp_path, "l", 1)])
-    ids = [handle.id for handle in handles if isinstance(handle, Handle)]
-    Leases(ExperimentPaths(tmp_path)).occupy("k", 1, "c2")
-    engine.poll(ids)
-    cluster.reports[1] = Report(None, "does not see /runs", node="c2")
-    assert [status.phase for status in engine.poll(ids).values()] == [Phase.RUNNING, Phase.ENDED]
+    cluster.alive.append(Node("d4", "fresh", 1.0, 1.0))
+    monkeypatch.setattr("ovis.runner.engines.ray.time.monotonic", lambda: 2e9)
+    assert (engine.slots, engine.waiting()) == (1, "")  # it goes on where it can
 
 
 def test_cancelling_reaches_only_what_is_there(tmp_path: Path) -> None:

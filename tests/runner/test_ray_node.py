@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from laboratory import STUB, Lab, command_of, is_running, processes_of
 
+from ovis.runner.engines import ray_node
 from ovis.runner.engines.ray_node import Report, find_fault, run_here
 from ovis.runner.engines.versions import installed
 from ovis.runner.grid import load_experiment
@@ -88,6 +90,26 @@ def test_cancelling_lets_the_training_write_its_checkpoint(lab: Lab) -> None:
     assert outcome is not None
     assert outcome.status is Ending.ABORTED
     assert next(iter(lab.journal().values()))[-1] == "stopped in 1"
+
+
+def test_cancelling_that_comes_as_the_job_is_started_leaves_none_behind(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = claim(lab, "--nsteps 100000")
+    start_process = subprocess.Popen
+    jobs: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        jobs.append(start_process(*words, **options))
+        signal.raise_signal(signal.SIGINT)  # before anybody knows the process
+        return jobs[0]
+
+    monkeypatch.setattr(ray_node.subprocess, "Popen", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    report = run_here(JobSpec(lab.paths.folder, key, 1, command=STUB), installed(), "", "n7")
+    assert report.node == "n7"
+    assert jobs[0].poll() is not None
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_revoked_attempt_does_not_begin(lab: Lab) -> None:

@@ -261,9 +261,29 @@ def test_a_cancellation_that_the_controller_has_not_heard_is_said_again(
 def test_a_scancel_that_hangs_is_no_end_of_the_manager(
     fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_commands, "PATIENCE", 0.2)
+    monkeypatch.setattr(slurm_commands, "HURRY", 0.2)
     (fake.folder / "scancel").write_text("#!/bin/bash\nexec sleep 30\n")
     assert not slurm_commands.cancel_jobs(["1"], force=False)
+
+
+def test_a_squeue_that_hangs_is_a_silence(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_commands, "PATIENCE", 0.2)
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    answers = (fake.folder / "squeue").read_text()
+    (fake.folder / "squeue").write_text("#!/bin/bash\nexec sleep 30\n")
+    deadline = time.monotonic() + 10
+    while not engine.waiting():
+        assert engine.poll([id])[id].phase is Phase.PENDING
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "does not answer: no answer within 0 s" in engine.waiting()
+    (fake.folder / "squeue").write_text(answers)
+    fake.say("squeue", "1|RUNNING|n1|None\n")
+    while engine.poll([id])[id].phase is Phase.PENDING:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not engine.waiting()
 
 
 def test_what_an_earlier_manager_s_jobs_found_wrong_may_be_mended(fake: FakeSlurm, root: Path) -> None:
@@ -295,7 +315,9 @@ def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlu
     assert words in engine.waiting()
 
 
-def test_as_many_jobs_are_handed_over_as_slurm_takes(fake: FakeSlurm, root: Path) -> None:
+def test_as_many_jobs_are_handed_over_as_slurm_takes(
+    fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit on a user's jobs refuses an array as a whole."""
     engine = engine_at(root)
     fake.take(5)
@@ -306,6 +328,18 @@ def test_as_many_jobs_are_handed_over_as_slurm_takes(fake: FakeSlurm, root: Path
     ]
     assert "fewer at once: --array_parallelism" in str(handles[-1])
     assert engine.capacity() == 0
+    monkeypatch.setattr(engine, "_resume", 0.0)  # a minute later
+    assert engine.capacity() == 1
+    assert [type(handle) for handle in engine.submit(specs(root, 1))] == [NotNow]  # still
+    engine._own.mark_ended("key0.1", 0)
+    engine._own.mark_ended("key1.1", 0)
+    fake.say("squeue", "1_2|RUNNING|n1|None\n1_3|RUNNING|n1|None\n2|RUNNING|n2|None\n")
+    poll(engine, *(handle.id for handle in handles if isinstance(handle, Handle)))
+    monkeypatch.setattr(engine, "_resume", 0.0)
+    assert engine.capacity() == 3  # as many as have ended, and one to see
+    fake.take(100)
+    submit(engine, root, 3)
+    assert engine.capacity() == 256 - 6  # it takes more again
 
 
 def test_a_disk_that_is_full_is_no_refusal(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,9 +397,22 @@ def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", "1|PENDING||PartitionTimeLimit\n")
-    with pytest.raises(EngineError, match="will never start the jobs: PartitionTimeLimit"):
-        poll(engine, id)
+    assert poll(engine, id)[id].phase is Phase.PENDING
     assert fake.calls("scancel") == ["--state=PENDING 1"]  # what runs, runs on
+    with pytest.raises(EngineError, match="will never start the jobs: PartitionTimeLimit"):
+        engine.poll([id])
+
+
+def test_what_has_begun_is_said_before_the_end_is(fake: FakeSlurm, root: Path) -> None:
+    """In one answer with what ends it: the manager has to know which jobs run on."""
+    engine = engine_at(root)
+    ids = submit(engine, root, 3)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||PartitionTimeLimit\n1_2|RUNNING|n2|None\n")
+    found = poll(engine, *ids)
+    assert [status.phase for status in found.values()] == [Phase.RUNNING, Phase.PENDING, Phase.RUNNING]
+    assert engine.capacity() == 0
+    with pytest.raises(EngineError, match="PartitionTimeLimit"):
+        engine.poll(ids)
 
 
 @pytest.mark.parametrize("reason", ["PartitionNodeLimit", "PartitionDown", "QOSMaxJobsPerUserLimit"])
@@ -378,17 +425,18 @@ def test_a_job_that_may_start_later_waits(fake: FakeSlurm, root: Path, reason: s
 
 
 def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
-    """The first one that answers ends it; once one has done, others are left out."""
-    engine = engine_at(root)
-    ids = submit(engine, root, 2)
-    fake.say("squeue", "1_0|FAILED|n1|NonZeroExitCode\n1_1|RUNNING|n2|None\n")
+    """The first one that answers ends it; where one has done, others are left out."""
+    first, second = engine_at(root), engine_at(root)
+    ids, others = submit(first, root, 2), submit(second, root, 2)
+    fake.say("squeue", "".join(f"{n}_0|FAILED|n1|NonZeroExitCode\n{n}_1|RUNNING|n2|None\n" for n in (1, 2)))
     fake.say("scontrol", "JobId=1 JobState=FAILED Reason=NonZeroExitCode ExitCode=91:0\n")
+    assert poll(first, ids[0])[ids[0]].phase is Phase.PENDING  # the next manager has it tried again
     with pytest.raises(EngineError, match=rf"node n1: {root} is not there: --root must be on a file system"):
-        poll(engine, ids[0])
-    engine._own.mark_node("n2")
-    assert poll(engine, ids[0])[ids[0]].message.startswith(f"node n1: {root} is not there")
-    submit(engine, root)
-    assert "#SBATCH --exclude=n1" in fake.script(2)
+        first.poll(ids)
+    second._own.mark_node("n2")
+    assert poll(second, others[0])[others[0]].message.startswith(f"node n1: {root} is not there")
+    submit(second, root)
+    assert "#SBATCH --exclude=n1" in fake.script(3)
 
 
 def test_before_the_first_job_the_cluster_is_asked_whether_it_takes_one(fake: FakeSlurm, root: Path) -> None:

@@ -100,7 +100,10 @@ class RayEngine:
         return max(0, WINDOW * self.slots - len(self._tasks))
 
     def waiting(self) -> str:
-        return "" if self.slots else f"{self.place} has no node for runs on --device {self._device}{self._left_out()}"
+        if self.slots:
+            return ""
+        left_out = "".join(f"; node {self._name(id)} {fault}" for id, fault in self._unfit.items())
+        return f"{self.place} has no node for runs on --device {self._device}{left_out}"
 
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
         handles = []
@@ -121,8 +124,6 @@ class RayEngine:
                 del self._tasks[id]
             else:
                 found[id] = Status(Phase.RUNNING if task.device else Phase.PENDING, device=task.device)
-        if self._unfit and not self.slots and not any(task.device for task in self._tasks.values()):
-            raise EngineError(f"--engine ray: no node is left for runs on --device {self._device}{self._left_out()}")
         return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
@@ -159,9 +160,6 @@ class RayEngine:
             if place:
                 node, _, device = place.partition(" ")
                 task.device = " ".join(filter(None, [self._name(node), device]))
-
-    def _left_out(self) -> str:
-        return "".join(f"; node {self._name(id)} {fault}" for id, fault in self._unfit.items())
 
     def _name(self, id: str) -> str:
         """What people call a node, be it one that has just joined, or is lost."""

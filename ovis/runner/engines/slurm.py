@@ -101,7 +101,8 @@ class SlurmEngine:
         self._cancels: dict[str, bool] = {}  # Slurm's ids that are to be cancelled, and whether by force
         self._watch = QueueWatch()
         self._looked = self._resume = float("-inf")
-        self._submitted, self._refusal = False, ""
+        self._submitted, self._refusal, self._fault, self._closed = False, "", "", False
+        self._most: int | None = None  # jobs that Slurm takes of us, where that is fewer than we would hand over
         self._bad: dict[str, str] = {}  # nodes that can't run our jobs, and why
 
     @property
@@ -123,10 +124,12 @@ class SlurmEngine:
         self._folder = JobsFolder.create(root)
 
     def capacity(self) -> int:
-        if time.monotonic() < self._resume or self._watch.silence:
+        if time.monotonic() < self._resume or self._watch.silence or self._fault:
             return 0
-        taken = {member.slurm for member in self._members.values() if not member.told}
-        return max(0, self._options.array_parallelism - len(taken)) * self._layout.runs
+        most, taken = self._options.array_parallelism, self._taken()
+        if self._most is not None:
+            most = min(most, self._most + 1)  # one more, to see whether it still refuses
+        return max(0, most - taken) * self._layout.runs
 
     def waiting(self) -> str:
         if self._watch.silence:
@@ -150,9 +153,13 @@ class SlurmEngine:
                 done += [self._refused(error)] * sum(map(len, packs))
                 break
             packs = packs[size:]
+        if self._most is not None and self._taken() > self._most:
+            self._most = None  # it takes more again
         return done
 
     def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+        if self._fault:
+            raise EngineError(self._fault)
         now = time.monotonic()
         if now - self._looked >= LOOK and (self._members or self._watch.silence):
             self._looked, before = now, self._watch.answer
@@ -185,8 +192,9 @@ class SlurmEngine:
 
     def close(self) -> None:
         """Leave the jobs alone; tidy up where there are none."""
-        if self._cancels:
+        if self._cancels and not self._closed:
             self._send_cancels()
+        self._closed = True
         if self._folder is not None and not self._members:
             self._folder.remove()
 
@@ -216,8 +224,13 @@ class SlurmEngine:
         if is_unheard(str(error)):
             self._watch.silence = str(error)  # until it answers
             return error
-        self._refusal, self._resume = f"{error}; fewer at once: --array_parallelism", time.monotonic() + REFUSED
+        self._most, self._resume = self._taken(), time.monotonic() + REFUSED
+        self._refusal = f"{error}; fewer at once: --array_parallelism"
         return NotNow(self._refusal)
+
+    def _taken(self) -> int:
+        """How many jobs Slurm has of us."""
+        return len({member.slurm for member in self._members.values() if not member.told})
 
     def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
         """Raises NotNow: Slurm did not take them."""
@@ -272,14 +285,11 @@ class SlurmEngine:
             return Status(Phase.PENDING)
         if row.state in AT_WORK and not (row.state == "COMPLETING" and member.told == 2):
             return Status(Phase.RUNNING, device=row.node)
-        return Status(Phase.ENDED, message=self._explain(member, row.state, row.node, row.reason))
+        why = self._explain(member, row.state, row.node, row.reason)
+        return Status(Phase.PENDING) if self._fault else Status(Phase.ENDED, message=why)  # not this job's fault
 
     def _explain(self, member: _Member, state: str, node: str, reason: str) -> str:
-        """Why a job has ended that did not say so itself; nodes that are not fit for our jobs are left out from now on.
-
-        Raises:
-            EngineError: no node has been fit so far.
-        """
+        """Why a job has ended that did not say so itself; nodes that are not fit for us are left out from now on."""
         text = f"Slurm says {state} on {node or 'no node'} ({reason})"
         code = exit_code(member.slurm) if state == "FAILED" and not member.told else None
         if code not in UNSUITED:
@@ -296,9 +306,10 @@ class SlurmEngine:
         return f"node {node}: {why}"
 
     def _give_up(self, why: str) -> None:
-        """Take back what waits, as it would fare no better; what runs goes on."""
-        cancel_waiting(sorted({member.slurm for member in self._members.values()}))
-        raise EngineError(why)
+        """Take back what waits, as it would fare no better; what runs goes on, and is said to before the end is."""
+        if not self._fault:
+            cancel_waiting(sorted({member.slurm for member in self._members.values()}))
+            self._fault = why
 
     def _without(self) -> str:
         return "".join(f"; left out: {node}, {why}" for node, why in self._bad.items())

@@ -37,6 +37,9 @@ COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
 #: Seconds a command may take: it tries for about ten to reach a controller.
 PATIENCE = 60.0
 
+#: Seconds for scancel, which is said again until it is heard.
+HURRY = 15.0
+
 #: What a command says that did not reach the controller.
 UNHEARD = ("contact slurm controller", "timed out")
 
@@ -147,7 +150,7 @@ def _scancel(*words: str) -> bool:
             text=True,
             errors="replace",
             start_new_session=True,
-            timeout=PATIENCE,
+            timeout=HURRY,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -213,10 +216,15 @@ class QueueWatch:
         now = time.monotonic()
         if self._process is not None and (code := self._process.poll()) is not None:
             self._take(code, now)
+        elif self._process is not None and now - self._asked > PATIENCE:
+            self._process.kill()  # to be taken at the next look
         if ids:
             self._ids = sorted({id.partition("_")[0] for id in ids})
         if self._process is None and (ids or self.silence) and now >= self._next:
-            self._ask(self._ids, now)
+            try:
+                self._ask(self._ids, now)
+            except OSError as error:  # no more processes, or room
+                self.silence, self._next = f"squeue: {error}", now + INTERVAL
 
     def _ask(self, ids: Sequence[str], now: float) -> None:
         self._asked = now
@@ -249,7 +257,8 @@ class QueueWatch:
         self._next = now + max(INTERVAL, 5 * (now - self._asked))
         lines = text.splitlines()
         if code and "Invalid job id" not in text:  # that is what it says of one job that it has forgotten
-            self.silence = one_line("\n".join(line for line in lines if "|" not in line))
+            said = "\n".join(line for line in lines if "|" not in line)
+            self.silence = f"no answer within {PATIENCE:.0f} s" if code == -signal.SIGKILL else one_line(said)
             return
         self.silence = ""
         rows = [line.split("|", 4) for line in lines if line.count("|") >= 4]
