@@ -85,9 +85,9 @@ def run_jobs(jobs: Sequence[JobSpec], folder: Path) -> None:
         tell()
     while running:
         pid, status = os.wait()
-        job = running.pop(pid, None)
-        if job is None:  # a child that was there before
+        if pid not in running:  # a child that was there before
             continue
+        job = running.pop(pid)
         with contextlib.suppress(OSError):  # its outcome is in its folder, and the others' jobs are this one's children
             shared.mark_ended(f"{job.key}.{job.attempt}", os.waitstatus_to_exitcode(status))
 
