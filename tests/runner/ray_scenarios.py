@@ -23,7 +23,7 @@ from typing import Any
 from chaos import UNGUARDED
 from cluster import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, State, processes_of
-from ray_cluster import RayNodes
+from ray_cluster import QUIET, RayNodes
 
 from ovis.runner.transitions import Policy
 
@@ -62,19 +62,20 @@ def refusals(folder: Path) -> dict[str, Any]:
     """What is said of a root that is not shared, of devices that are not there, of a node that is another."""
     lab = Lab(folder)
     lab.write(args=["--nsteps 3"])
-    root = folder / "runs"
+    root, left, other = folder / "runs", folder / "left", _other_torch(folder)
     root.mkdir()
+    before = _files(folder)
     addresses = {"auto": "auto", "closed": "127.0.0.1:6379", "word": "ray://head"}
     said = {name: _manager(lab, ["--engine", "ray", "--address", address]) for name, address in addresses.items()}
-    alone = f"mount -t tmpfs none {root} && exec "  # the manager's own: the nodes see the folder below it
+    # The manager's own: the nodes see the folder below it. What is left in it is only seen from there.
+    alone = f'mount -t tmpfs none {root} && {{ "$0" "$@"; code=$?; find {root} -mindepth 1 >{left}; exit $code; }}'
     with RayNodes() as ray:
-        nothing = _manager(lab, _engine(ray, device="cuda"))
-        hidden = _manager(lab, _engine(ray), before=["unshare", "-m", "bash", "-c", alone + '"$0" "$@"'])
-        dry = _manager(lab, [*_engine(ray), "--dry_run"])
-        written = sorted(path.name for path in root.iterdir())
-        ray.add(**_other_torch(folder))
-        other = _manager(lab, _engine(ray))
-    return {**said, "cuda": nothing, "hidden": hidden, "dry": dry, "other": other, "written": written}
+        said["cuda"] = _manager(lab, _engine(ray, device="cuda"))
+        said["hidden"] = _manager(lab, _engine(ray), before=["unshare", "-m", "bash", "-c", alone])
+        said["dry"] = _manager(lab, [*_engine(ray), "--dry_run"])
+        ray.add(**other)
+        said["other"] = _manager(lab, _engine(ray))
+    return {**said, "written": [*left.read_text().splitlines(), *sorted(_files(folder) - before - {left.name})]}
 
 
 def stranger(folder: Path) -> dict[str, Any]:
@@ -188,10 +189,16 @@ def _start(lab: Lab, options: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _manager(lab: Lab, options: Sequence[str], before: Sequence[str] = ()) -> list[Any]:
-    """The manager's exit code and its errors, and what it said, without what Ray says of the network."""
-    done = subprocess.run([*before, *_words(lab, options)], capture_output=True, text=True, timeout=100)
-    lines = [line for line in (done.stderr + done.stdout).splitlines() if "network_util.cc" not in line]
-    return [done.returncode, lines]
+    """The manager's exit code, the lines on its standard error, and those on its output; Ray as talkative as it is."""
+    calm = {name: value for name, value in os.environ.items() if name not in QUIET}
+    command = [*before, *_words(lab, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=calm)
+    return [done.returncode, done.stderr.splitlines(), done.stdout.splitlines()]
+
+
+def _files(folder: Path) -> set[str]:
+    """All that is in a folder, the hidden files too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 SCENARIOS = {

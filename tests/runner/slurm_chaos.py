@@ -1,4 +1,4 @@
-"""A sweep through a real Slurm while a node, a job and the manager are killed, and what is then true.
+"""Managers on a real Slurm; and a sweep while a node, a job and the manager are killed, and what is then true.
 
 ``python tests/runner/slurm_chaos.py --seed 1`` runs it by hand.
 """
@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from chaos import WORDS, Verdict
 from cluster import ClusterSweep, workers_of
-from laboratory import Lab, command_of, processes_of
+from laboratory import MANAGER, Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
 
 from ovis.runner.status import State
@@ -27,6 +29,39 @@ from ovis.runner.transitions import Policy
 
 #: The runs last longer than a lease, and a lease longer than sixteen of them take to start on two cores.
 POLICY, STEP = Policy(heartbeat=1.0, ttl=15.0), 1.3
+
+ENGINE = ("--engine", "slurm")
+
+#: What a manager prints once a minute where no terminal is.
+PROGRESS = re.compile(r"\[\d\d:\d\d\] \d+% of \d+ runs?(, about [\d:]+ left)?: ")
+
+
+def arguments(lab: Lab, *options: str, runs: int, steps: int = 3, pace: int = 10) -> list[str]:
+    """An experiment, and the words of a manager for it."""
+    lab.write(args=[f"--estimator vimco --iw 2 --nsteps {steps} --id step{pace}"], seeds=runs)
+    return ["--exp", str(lab.folder / "lab.json"), "--root", str(lab.folder / "runs"), *ENGINE, *options]
+
+
+def start(lab: Lab, *options: str, runs: int) -> subprocess.Popen[str]:
+    """A manager as a user starts it, in a process of its own."""
+    command = [*MANAGER, str(POLICY.heartbeat), str(POLICY.ttl), *arguments(lab, *options, runs=runs)]
+    manager = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lab.processes.append(manager)
+    return manager
+
+
+def refusal(manager: subprocess.Popen[str]) -> str:
+    """The one line with which a manager gives up: there is no other on its standard error, but for its progress."""
+    _, said = manager.communicate(timeout=120)
+    (line,) = beside_progress(said)
+    assert manager.returncode == 2, line
+    assert line.startswith("manager.py: ")
+    return line.removeprefix("manager.py: ")
+
+
+def beside_progress(said: str) -> list[str]:
+    """The lines on a manager's standard error that are not its progress."""
+    return [line for line in said.splitlines() if not PROGRESS.match(line)]
 
 
 @dataclass
@@ -40,7 +75,7 @@ class SlurmSweep(ClusterSweep):
     """
 
     cluster: SlurmCluster = field(kw_only=True)
-    options: Sequence[str] = ("--engine", "slurm")
+    options: Sequence[str] = ENGINE
     blows: Mapping[str, Callable[[], bool]] = field(init=False)
     step: float = STEP
     dead: int = 0

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from laboratory import command_of, is_running
+from laboratory import command_of, is_running, processes_of
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sinfo", "scancel")
 
@@ -58,10 +58,31 @@ MinJobAge=300
 MaxArraySize={max_array}
 KillWait=5
 {scheduler}
-GresTypes=gpu,shard
+{limit}GresTypes=gpu,shard
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=short Nodes=ALL MaxTime=1 State=UP
+"""
+
+#: What a site's accounting does to a user who has too many jobs in its queue, without accounting: where it counts, how
+#: it counts those that have ended, and its rule.
+LIMIT = "JobSubmitPlugins=lua\nEpilogSlurmctld={folder}/epilog\n"
+EPILOG = "#!/bin/sh\necho $SLURM_JOB_ID >>{folder}/ended\n"
+RULE = """\
+local taken = 0
+function slurm_job_submit(job, partitions, user)
+   if job.name == "wrap" then return slurm.SUCCESS end  -- only asked whether it would be taken
+   local wanted = 1 + (tonumber(string.match(job.array_inx or "", "-(%d+)")) or 0)
+   local queued = taken
+   for _ in io.lines("{folder}/ended") do queued = queued - 1 end
+   if queued + wanted > {most} then
+      slurm.log_user("QOSMaxSubmitJobPerUserLimit")
+      return slurm.ESLURM_ACCOUNTING_POLICY
+   end
+   taken = taken + wanted
+   return slurm.SUCCESS
+end
+function slurm_job_modify() return slurm.SUCCESS end
 """
 
 CGROUPS = "CgroupPlugin=cgroup/v1\nConstrainCores=no\nConstrainDevices=no\nConstrainRAMSpace=no\n"
@@ -86,6 +107,7 @@ class SlurmCluster:
         gpus: of each node; they are copies of /dev/null.
         shards: of each node, in all; 0: the site offers none.
         max_array: one more than the largest index in a job array.
+        most_jobs: that the site takes of a user, waiting or running; 0: as many as there are.
         scheduler: a line of the configuration.
     """
 
@@ -95,6 +117,7 @@ class SlurmCluster:
     gpus: int = 2
     shards: int = 0
     max_array: int = 1001
+    most_jobs: int = 0
     scheduler: str = "SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0"
     environment: dict[str, str] = field(init=False)
 
@@ -133,6 +156,23 @@ class SlurmCluster:
             killed += len(found)
             time.sleep(0.05)
         return killed
+
+    @contextlib.contextmanager
+    def mounted(self, *mount: str) -> Iterator[None]:
+        """All nodes see something else somewhere, by a mount of their own, for a block and the jobs started in it."""
+        for node in self.nodes:
+            self.kill_node(node)
+        script = 'mount "$@" && exec slurmd -N "$0" -f "$SLURM_CONF"'
+        try:
+            for node in self.nodes:
+                self._do("unshare", "--mount", "bash", "-c", script, node, *mount)
+            self.wait(lambda: set(self.states().values()) == {"idle"})
+            yield
+            self.wait(lambda: not self.run("squeue", "--noheader"))
+        finally:
+            for node in self.nodes:
+                self.kill_node(node)
+                self.start_node(node)
 
     def stop(self) -> None:
         """End everything that was started, jobs included."""
@@ -183,7 +223,7 @@ class SlurmCluster:
             (self.folder / name).mkdir()
         text = CONFIGURATION.format(
             host=host, port=_free_port(), folder=self.folder, max_array=self.max_array, scheduler=self.scheduler,
-            nodes="\n".join(lines),
+            limit=self._limit(), nodes="\n".join(lines),
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "cgroup.conf").write_text(CGROUPS)
@@ -191,6 +231,15 @@ class SlurmCluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
+
+    def _limit(self) -> str:
+        if not self.most_jobs:
+            return ""
+        (self.folder / "ended").touch()
+        (self.folder / "epilog").write_text(EPILOG.format(folder=self.folder))
+        (self.folder / "epilog").chmod(0o755)
+        (self.folder / "job_submit.lua").write_text(RULE.format(folder=self.folder, most=self.most_jobs))
+        return LIMIT.format(folder=self.folder)
 
     def _devices(self) -> str:
         for number in range(self.gpus):  # plain files would do, but then jobs are not told which one is theirs
@@ -229,6 +278,16 @@ def running(**options: object) -> Iterator[SlurmCluster]:
             yield cluster
         finally:
             cluster.stop()
+
+
+def processes_with(folder: Path) -> set[int]:
+    """The processes that have ``folder`` on their command line or in their variables."""
+    found = set(processes_of(folder))
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder) in (entry / "environ").read_text(errors="replace"):
+                found.add(int(entry.name))
+    return found
 
 
 def _search() -> str:
