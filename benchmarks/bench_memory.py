@@ -8,8 +8,8 @@ particles, which loads what torch loads, it takes steps with K and tells by how 
 GPU: the peak of what torch allocated). K = P is one pass: the ratio says what 100,000 particles cost beside P.
 
 On a CPU, glibc's heap takes some passes until it has all the fragments that it will have, so every point makes at least
-as many passes as 100,000 particles are (for K = P in 100 steps, as a training does). With --exact the heap is told to give back what is freed, which leaves what is alive,
-and takes longer. Memory does not mind a busy machine; the seconds do.
+as many passes as 100,000 particles are (for K = P in 100 steps, as a training does). With --exact the heap is told to
+give back what is freed, which leaves what is alive, and takes longer. A busy machine changes the seconds only.
 """
 
 from __future__ import annotations
