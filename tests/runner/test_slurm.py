@@ -308,10 +308,11 @@ def test_stopped_twice_while_the_controller_is_away(lab: Lab, cluster: SlurmClus
             manager.send_signal(signal.SIGINT)
             begin = time.monotonic()
             time.sleep(1)
-        said, _ = manager.communicate(timeout=60)
+        said, _ = manager.communicate(timeout=120)
         assert manager.returncode == 130, said
-        print(f"{time.monotonic() - begin:.0f} s after it was told twice")
-        assert time.monotonic() - begin < 35, said
+        took = time.monotonic() - begin
+        print(f"ended {took:.1f} s after the second")
+        assert took < 60, said  # 20, and what the scancel takes that it is in the midst of
         lab.wait(lambda: not processes_of(lab.paths.folder), 5 * POLICY.heartbeat)
     finally:
         cluster.start_controller()
