@@ -1,8 +1,10 @@
-"""How many particles fit into the memory at hand."""
+"""How many particles fit into the memory at hand, and how what is freed becomes of use again."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from ovis.estimators.records import Particles
 from ovis.estimators.surroundings import Surroundings, each_particle_alone
 
-__all__ = ["PassSizes", "available_memory", "bytes_per_particle"]
+__all__ = ["PassSizes", "available_memory", "bytes_per_particle", "give_back_freed_memory"]
 
 #: Share of the memory at hand that a pass may take: others want some, too.
 SHARE = 0.25
@@ -73,6 +75,18 @@ def available_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     return min([_machine(), *_containers()])
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc's malloc give back to the system what is free between blocks that stay. Others do nothing.
+
+    Numbers of all K particles that outlive a pass lie where its tensors were: those of the next do not fit between them
+    and are put elsewhere, while the gaps stay resident.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def _machine() -> int:

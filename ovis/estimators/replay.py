@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ovis.estimators.memory import give_back_freed_memory
 from ovis.estimators.surroundings import Surroundings
 
 __all__ = ["Replay", "check_same", "in_passes", "parts", "replayed", "shared_in_passes"]
@@ -149,11 +150,13 @@ def _add_up(
     replays: Sequence[Replay], inputs: Sequence[Tensor | None], wanted: Sequence[Tensor], grad: Tensor
 ) -> dict[int, Tensor]:
     """Gradients of those wanted that matter, by their identity."""
+    x, encoded = inputs
+    assert x is not None
+    if x.device.type == "cpu":
+        give_back_freed_memory()
     # made before any pass: what outlives a pass and was allocated in it splits the room that the next one needs
     totals = [torch.zeros_like(item) for item in wanted]
     used: set[int] = set()
-    x, encoded = inputs
-    assert x is not None
 
     def add(replay: Replay, part: slice) -> None:
         share = replay.share(part, x, encoded)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +145,29 @@ def test_a_container_may_leave_less(monkeypatch: pytest.MonkeyPatch) -> None:
     files["/sys/fs/cgroup/memory/memory.usage_in_bytes"] = "10\n"
     files["/sys/fs/cgroup/memory/memory.stat"] = "inactive_file 1\ntotal_inactive_file 4\n"
     assert memory.available_memory(cpu) == 999_994
+
+
+GAPS = """
+from pathlib import Path
+import torch
+from ovis.estimators.memory import give_back_freed_memory
+from ovis.training.memory import keep_freed_memory
+
+def resident():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+keep_freed_memory()
+blocks = [torch.zeros(2**20) for _ in range(50)]
+del blocks[:-1]  # the last one holds the heap's end where it is
+before = resident()
+give_back_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no glibc here")
+def test_gaps_between_what_stays_are_given_back() -> None:
+    """49 blocks of 4 MB."""
+    found = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    assert float(found.stdout) > 180
