@@ -21,7 +21,7 @@ from ovis.runner.job import JobSpec
 
 pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
 
-from ovis.runner.engines import slurm, slurm_commands
+from ovis.runner.engines import slurm, slurm_commands, slurm_submit
 from ovis.runner.engines.slurm import SlurmEngine
 from ovis.runner.engines.slurm_commands import one_line
 from ovis.runner.engines.slurm_files import JobsFolder
@@ -364,18 +364,31 @@ def test_a_stranger_s_job_of_the_same_number_is_not_ours(fake: FakeSlurm, root: 
     assert poll(engine, id)[id] == Status(Phase.ENDED, message="Slurm no longer knows the job")
 
 
-def test_ctrl_c_does_not_reach_what_is_being_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
-    try:
-        with slurm_commands.left_alone():
-            signal.raise_signal(signal.SIGINT)
-            code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-            assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
-            assert not heard
-        assert heard == [signal.SIGINT]
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_ctrl_c_does_not_reach_what_is_being_handed_over(fake: FakeSlurm, root: Path) -> None:
+    """At a terminal it goes to the whole group of the manager."""
+    engine = engine_at(root)
+    (fake.folder / "sbatch").write_text("#!/bin/bash\nps -o pgid= $$ >&2; exit 1\n")
+    with pytest.raises(EngineError) as caught:
+        engine.submit(specs(root, 1))
+    group = int(str(caught.value).rpartition(" ")[2])
+    assert group not in (os.getpgid(0), 0)
+
+
+def test_a_controller_whose_own_queue_is_full(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch would try again for two minutes, and longer for each half of an array."""
+    monkeypatch.setattr(slurm_submit, "PATIENCE", 1)
+    engine = engine_at(root)
+    submit(engine, root)
+    words = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+    (fake.folder / "sbatch").write_text(
+        f'#!/bin/bash\necho "{words}" >&2; echo "sbatch" >>{fake.folder}/tries\nexec sleep 30\n'
+    )
+    begin = time.monotonic()
+    refused = engine.submit(specs(root, 4))
+    assert time.monotonic() - begin < 5.0
+    assert {type(error) for error in refused} == {NotNow}
+    assert "temporarily unable to accept job" in engine.waiting()
+    assert (fake.folder / "tries").read_text() == "sbatch\n"
 
 
 def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, root: Path) -> None:

@@ -6,25 +6,16 @@ in a folder beside the experiments (``slurm_files.py``): nothing depends on acco
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
 import os
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
-
-from submitit import SlurmExecutor
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from ovis.runner.engines.base import EngineError, Handle, NotNow, Phase, Request, Status
 from ovis.runner.engines.options import SlurmOptions
 from ovis.runner.engines.slurm_commands import (
-    OURS_BEGIN,
     QueueWatch,
     ask,
     cancel_jobs,
@@ -32,19 +23,14 @@ from ovis.runner.engines.slurm_commands import (
     exit_code,
     find_commands,
     is_unheard,
-    left_alone,
-    one_line,
-    own_options,
 )
 from ovis.runner.engines.slurm_files import JobsFolder
 from ovis.runner.engines.slurm_layout import plan_layout, read_nodes
-from ovis.runner.engines.slurm_node import NO_ROOT, UNSUITED, prepare, run_jobs
+from ovis.runner.engines.slurm_node import NO_ROOT, UNSUITED
+from ovis.runner.engines.slurm_submit import hand_over, may_be_too_many
 from ovis.runner.job import JobSpec
 
 __all__ = ["SlurmEngine"]
-
-#: Seconds before a job's time limit at which its runs are told to write their checkpoints.
-LEAD = 120
 
 #: Seconds between two looks at what the jobs have left.
 LOOK = 0.3
@@ -147,7 +133,7 @@ class SlurmEngine:
             try:
                 done += self._submit_array(array)
             except OSError as error:
-                if isinstance(error, NotNow) and len(array) > 1 and not is_unheard(str(error)):
+                if isinstance(error, NotNow) and len(array) > 1 and may_be_too_many(str(error)):
                     size = len(array) // 2  # a limit on jobs in the queue refuses an array as a whole
                     continue
                 done += [self._refused(error)] * sum(map(len, packs))
@@ -234,34 +220,13 @@ class SlurmEngine:
 
     def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
         """Raises NotNow: Slurm did not take them."""
-        # "exec" makes the process the batch script's own: no step is needed, and the signals reach it.
-        executor = SlurmExecutor(self._own.path, python=f"exec {quote(sys.executable)}")
-        lead = LEAD if not self._options.time else min(LEAD, self._options.time * 60 // 4)
-        files = {"output": "/dev/null", "error": "/dev/null", "chdir": "/"}  # its log is opened once the root is seen
-        more = {**files, "no-requeue": True, "signal": f"B:TERM@{lead}"}  # the ledger alone retries
-        executor.update_parameters(
-            **{"time": None, **self._request()},
-            job_name=f"{OURS_BEGIN}{packs[0][0].folder.name}",
-            setup=prepare(self._own.path),
-            use_srun=False,
-            array_parallelism=self._options.array_parallelism,
-            wckey=None,
-            additional_parameters=more,
-        )
         begin = time.monotonic()
-        try:
-            quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what it then raises
-            with quiet, left_alone(), own_options(() if self._options.time else ("TIMELIMIT",)):
-                slurm_jobs = executor.map_array(run_jobs, packs, itertools.repeat(self._own.path))
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise NotNow(one_line(str(error))) from None
-        finally:
-            self._own.tidy_submission()
+        ids = hand_over(packs, self._own, self._request(), self._options)
         self._submitted = True
         handles = []
-        for pack, slurm_job in zip(packs, slurm_jobs, strict=True):
+        for pack, slurm in zip(packs, ids, strict=True):
             for job in pack:
-                member = _Member(self._own, slurm_job.job_id, f"{job.key}.{job.attempt}", begin)
+                member = _Member(self._own, slurm, f"{job.key}.{job.attempt}", begin)
                 handles.append(Handle(f"{self._own.path.name}/{member.slurm}/{member.name}"))
                 self._members[handles[-1].id] = member
         return handles

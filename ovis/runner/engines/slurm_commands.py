@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -27,9 +26,7 @@ __all__ = [
     "exit_code",
     "find_commands",
     "is_unheard",
-    "left_alone",
     "one_line",
-    "own_options",
 ]
 
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
@@ -45,10 +42,6 @@ UNHEARD = ("contact slurm controller", "timed out")
 
 #: Seconds between two questions to the controller, which answers all users; more where its answers take their time.
 INTERVAL = 2.0
-
-#: What sbatch would read from the user's environment instead of the script that says it.
-OURS = ("ARRAY_INX", "OUTPUT", "ERROR", "JOB_NAME", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "SIGNAL", "PARTITION", "GRES",
-        "GPUS_PER_NODE", "EXCLUSIVE", "TIMELIMIT")  # fmt: skip
 
 #: How our jobs' names begin: after a loss of its state, Slurm gives the numbers of old jobs to new ones.
 OURS_BEGIN = "ovis-"
@@ -89,31 +82,6 @@ def ask(*words: str) -> str:
     if done.returncode:
         raise EngineError(f"{words[0]}: {one_line(done.stderr)}")
     return done.stdout
-
-
-@contextlib.contextmanager
-def own_options(keep: Collection[str]) -> Iterator[None]:
-    """Hide what of the user's ``SBATCH_...`` would take the place of what a script asks for; the rest goes with it.
-
-    Args:
-        keep: names that the script does not say.
-    """
-    names = [f"SBATCH_{name}" for name in OURS if name not in keep]
-    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-@contextlib.contextmanager
-def left_alone() -> Iterator[None]:
-    """Keep Ctrl-C from commands that are started in this block, and from this process until its end."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def is_unheard(complaint: str) -> bool:
