@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm
 from laboratory import Lab, record
 from queue_by_hand import KEYS
 
@@ -28,3 +29,18 @@ def queue(lab: Lab) -> Queue:
     queue = Queue(lab.paths, Policy(max_failures=1))
     queue.add([record(key) for key in KEYS])
     return queue
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Slurm's commands as scripts, asked as often as they answer."""
+    monkeypatch.setattr("ovis.runner.engines.slurm.LOOK", 0.0)
+    monkeypatch.setattr("ovis.runner.engines.slurm_commands.INTERVAL", 0.0)
+    return FakeSlurm.install(tmp_path / "bin", monkeypatch)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of all experiments."""
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"

@@ -112,7 +112,7 @@ def _bounded() -> Iterator[None]:
     def bounded(self: Any, script: Path) -> list[str]:
         return ["timeout", str(PATIENCE), *plain(self, script)]
 
-    SlurmExecutor._make_submission_command = bounded  # type: ignore[method-assign]
+    SlurmExecutor._make_submission_command = bounded  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
