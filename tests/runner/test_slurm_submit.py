@@ -1,4 +1,4 @@
-"""What Slurm is asked for, and what becomes of jobs that it does not take; by a script that says what sbatch has said."""
+"""What Slurm is asked for, and what becomes of jobs that it does not take; sbatch is a script."""
 
 from __future__ import annotations
 
