@@ -20,7 +20,11 @@ DOORS = [
     ["-m", "ovis.runner.job"],
 ]
 #: What imports an extra; the engines are imported when they are asked for.
-EXTRAS = {"ovis.runner.engines.ray_cluster": "ray", "ovis.runner.engines.slurm": "submitit"}
+EXTRAS = {
+    "ovis.runner.engines.ray_cluster": "ray",
+    "ovis.runner.engines.slurm": "submitit",
+    "ovis.runner.engines.slurm_submit": "submitit",
+}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "ovis").rglob("*.py")

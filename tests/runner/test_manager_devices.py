@@ -11,6 +11,7 @@ from fake_nvml import FakeGpu, FakeNvml, install
 from laboratory import Lab
 
 from ovis.runner import manager as module
+from ovis.runner import narration
 from ovis.runner.job import JobSpec
 from ovis.runner.manager import _Manager
 from ovis.runner.progress import View
@@ -107,7 +108,8 @@ def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, said = SimpleNamespace(now=0.0), list[str]()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9))
+    for each in (module, narration):
+        monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9))
     engine = SimpleNamespace(kind="local", detached=False, waiting=lambda: clock.text)
     manager = _Manager([], lab.queue, engine, Listener(said), JobSpec(lab.folder, "", 0), None)  # type: ignore[arg-type]
     manager.budget = 1
