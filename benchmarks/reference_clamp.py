@@ -72,19 +72,24 @@ def main() -> None:
         learning_signals.leave_one_out = clamped if how == "clamped" else exact
         train_here([r for r in figure if (r.settings.estimator, r.settings.iw) == (name, int(iw))], Path(folder))
         return
+    wanted = [(name, iw) for name in opt.estimators.split(",") for iw in opt.iw.split(",")]
+    there = {(run.settings.estimator, str(run.settings.iw)) for run in figure}
+    for name, iw in wanted:
+        if (name, iw) not in there:
+            names, counts = (", ".join(sorted(set(column))) for column in zip(*there, strict=True))
+            parser.error(f"{name} with K = {iw} is not in Figure 2; there are {names}; K = {counts}")
     print(f"{'estimator':18s} {'K':>3s} {'1 - v_k':>8s} {'posterior L2':>16s} {'prior L2':>16s} {'mean SNR':>16s}")
-    for name in opt.estimators.split(","):
-        for iw in opt.iw.split(","):
-            for how in ("exact", "clamped"):
-                with tempfile.TemporaryDirectory() as place:
-                    folder = Path(place) / "runs" / "clamp"
-                    folder.mkdir(parents=True)
-                    words = [sys.executable, __file__, "--here", how, name, iw, str(folder)]
-                    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-                    columns = list(zip(*measured(folder), strict=True))
-                errors = [statistics.stdev(column) / math.sqrt(len(column)) for column in columns]
-                cells = [f"{statistics.mean(c):.3f} ± {error:.3f}" for c, error in zip(columns, errors, strict=True)]
-                print(f"{name:18s} {iw:>3s} {how:>8s} " + " ".join(f"{cell:>16s}" for cell in cells), flush=True)
+    for name, iw in wanted:
+        for how in ("exact", "clamped"):
+            with tempfile.TemporaryDirectory() as place:
+                folder = Path(place) / "runs" / "clamp"
+                folder.mkdir(parents=True)
+                words = [sys.executable, __file__, "--here", how, name, iw, str(folder)]
+                subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+                columns = list(zip(*measured(folder), strict=True))
+            errors = [statistics.stdev(column) / math.sqrt(len(column)) for column in columns]
+            cells = [f"{statistics.mean(c):.3f} ± {error:.3f}" for c, error in zip(columns, errors, strict=True)]
+            print(f"{name:18s} {iw:>3s} {how:>8s} " + " ".join(f"{cell:>16s}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

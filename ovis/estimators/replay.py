@@ -20,6 +20,9 @@ from ovis.estimators.surroundings import Surroundings
 
 __all__ = ["Replay", "check_same", "in_passes", "parts", "replayed", "shared_in_passes"]
 
+#: So many passes are worth fresh pages of memory, which cost about half of one.
+MANY = 16
+
 
 def parts(count: int, size: int) -> Iterator[slice]:
     """The passes over ``count`` particles, ``size`` at a time; the last one may be smaller."""
@@ -152,7 +155,7 @@ def _add_up(
     """Gradients of those wanted that matter, by their identity."""
     x, encoded = inputs
     assert x is not None
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and any(replay.count >= MANY * replay.size for replay in replays):
         give_back_freed_memory()
     # made before any pass: what outlives a pass and was allocated in it splits the room that the next one needs
     totals = [torch.zeros_like(item) for item in wanted]

@@ -157,14 +157,14 @@ def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alph
 
 
 def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of v_k <= 1/2: of a pair (k, s) only the logarithm of 1 - v_k + u_s is taken, as that can't be 0."""
+    """The signals of v_k <= 1/2: of a pair (k, s) only the logarithm of 1 - v_k + u_s is taken, which is not near 0."""
     highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
     share = log_share.clamp(max=highest).exp()
     beyond = (log_share - highest).relu()  # next to such a u_s the rest is nothing
     # the auxiliary samples last: they are the more, mostly, and a compiler takes so many of the last dimension at once
     weights, share, beyond = weights.unsqueeze(-1), share.unsqueeze(-2), beyond.unsqueeze(-2)
-    total = (1 - weights) + share  # with z^(s) in slot k, as a share of the sum
-    return _monte_carlo_mean(weights, share, share / total, total.log() + beyond, alpha)
+    rise = share - weights  # of the sum with z^(s) in slot k, as a share of it
+    return _monte_carlo_mean(weights, share, share / (1 + rise), rise.log1p() + beyond, alpha)
 
 
 def _monte_carlo_any(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:

@@ -212,3 +212,18 @@ def test_auxiliary_log_weights_that_are_missing_or_not_used_are_refused():
     for method in (m for m in SIGNALS if m != "ovis-S"):
         with pytest.raises(ValueError, match=f"method '{method}' takes no log_w_aux"):
             learning_signal(torch.zeros(3), method, log_w_aux=torch.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_ovis_monte_carlo_is_relatively_right_where_its_series_ends(dtype):
+    """The signal of v is about v^2/2 there, and a sum with 1 would leave the last digits of v out of it."""
+    v = torch.linspace(0.05, 0.45, 200, dtype=torch.float64)
+    log_w = torch.stack([torch.log1p(-v), v.log()], -1).to(dtype)
+    aux = torch.tensor([[-9.0], [-11.0], [-60.0]], dtype=dtype)
+    found = learning_signal(log_w.expand(3, -1, -1), "ovis-S1", log_w_aux=aux.unsqueeze(1)).double()[..., 1]
+    log_w, aux = log_w.double(), aux.double()  # as they were rounded
+    u = (aux - log_w.logsumexp(-1)).exp()  # [3, 200]
+    v = log_w.softmax(-1)[..., 1]
+    t = v - u
+    right = -torch.log1p(-t) - v + u / (1 - t)
+    assert ((found / right - 1).abs() < 40 * torch.finfo(dtype).eps).all()
