@@ -97,10 +97,9 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
             env=_environment(devices),
             start_new_session=True,
         )
-        told = 0
         while True:
-            if len(interrupts) > told:
-                told = len(interrupts)
+            if interrupts:
+                interrupts.clear()
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return Report(process.wait(timeout=WAIT), node=node)
