@@ -87,7 +87,7 @@ class SlurmEngine:
         self._cancels: dict[str, bool] = {}  # Slurm's ids that are to be cancelled, and whether by force
         self._watch = QueueWatch()
         self._looked = self._resume = float("-inf")
-        self._submitted, self._refusal, self._fault = False, "", ""
+        self._submitted, self._refusal, self._fault, self._closed = False, "", "", False
         self._most: int | None = None  # jobs that Slurm takes of us, where that is fewer than we would hand over
         self._bad: dict[str, str] = {}  # nodes that can't run our jobs, and why
 
@@ -178,9 +178,9 @@ class SlurmEngine:
 
     def close(self) -> None:
         """Leave the jobs alone; tidy up where there are none."""
-        if self._cancels:
+        if self._cancels and not self._closed:
             self._send_cancels()
-            self._cancels = {}  # once is enough
+        self._closed = True
         if self._folder is not None and not self._members:
             self._folder.remove()
 
