@@ -316,6 +316,7 @@ def test_stopped_twice_while_the_controller_is_away(lab: Lab, cluster: SlurmClus
         lab.wait(lambda: not processes_of(lab.paths.folder), 5 * POLICY.heartbeat)
     finally:
         cluster.start_controller()
+        cluster.wait(lambda: set(cluster.states().values()) == {"idle"})
     why = "killed on request, and not heard of since"
     assert {(r.state, r.reason, r.error) for r in lab.records()} == {(State.QUEUED, "orphaned", why)}
     manager = lab.start(*ENGINE)

@@ -35,7 +35,7 @@ COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
 PATIENCE = 60.0
 
 #: Seconds for scancel, which is said again until it is heard.
-HURRY = 15.0
+HURRY = 8.0
 
 #: What a command says that did not reach the controller.
 UNHEARD = ("contact slurm controller", "timed out")
