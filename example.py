@@ -8,11 +8,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ovis import Aggregator
 from ovis.analysis.gradients import get_gradients_statistics
-from ovis.datasets.config import load_dataset
 from ovis.estimators.config import get_config
+from ovis.experiments.datasets.config import load_dataset
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training.schedule import warmup
 from ovis.models import SigmoidBeliefNetwork
-from ovis.settings import TrainSettings
-from ovis.training.schedule import warmup
 
 
 def main() -> None:

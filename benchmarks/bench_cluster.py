@@ -21,15 +21,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ovis.cli.manager import main as manager
-from ovis.cli.train import main as train
-from ovis.reporting.read import read_experiment
-from ovis.runner.atomic import write_json
-from ovis.runner.events import Ended
-from ovis.runner.paths import ExperimentPaths
-from ovis.runner.process import new_owner
-from ovis.runner.queue import Queue
-from ovis.runner.status import Ending, Outcome, Record, State, read_progress
+from ovis.experiments.cli.manager import main as manager
+from ovis.experiments.cli.train import main as train
+from ovis.experiments.reporting.data.read import read_experiment
+from ovis.experiments.runner.queue.events import Ended
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runs.atomic import write_json
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.process import new_owner
+from ovis.experiments.runs.status import Ending, Outcome, Record, State, read_progress
 
 NOTHING = (sys.executable, "-c", "pass")
 DONE = Outcome(Ending.SUCCESS, 1)

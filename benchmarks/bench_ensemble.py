@@ -22,18 +22,18 @@ from pathlib import Path
 
 import torch
 
-from ovis.runner.grid import load_experiment
-from ovis.settings import TrainSettings
-from ovis.training import loop
-from ovis.training.batches_together import batches_together
-from ovis.training.build import build_run
-from ovis.training.compiling import compiled
-from ovis.training.ensemble import loss_of_batch
-from ovis.training.measure import Measurements
-from ovis.training.measure_together import MeasuredTogether
-from ovis.training.stack import Stack
-from ovis.training.step import TrainingStep
-from ovis.training.together import Together
+from ovis.experiments.runner.experiment_file import load_experiment
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training import loop
+from ovis.experiments.training.build import build_run
+from ovis.experiments.training.compiling import compiled
+from ovis.experiments.training.ensemble.batches import batches_together
+from ovis.experiments.training.ensemble.evaluation import MeasuredTogether
+from ovis.experiments.training.ensemble.loop import loss_of_batch
+from ovis.experiments.training.ensemble.stacked_state import Stack
+from ovis.experiments.training.ensemble.vmapped import Together
+from ovis.experiments.training.measurements import Measurements
+from ovis.experiments.training.step import TrainingStep
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "gaussian-mixture-model.json"
 
@@ -53,7 +53,7 @@ class Cost:
 
 
 def alone(settings: TrainSettings, steps: int) -> Cost:
-    """One run, as ``ovis.training.loop`` trains it."""
+    """One run, as ``ovis.experiments.training.loop`` trains it."""
     begin = time.process_time()
     run = build_run(settings)
     take, measure = TrainingStep(run, settings.nsteps), Measurements(run)
@@ -64,7 +64,7 @@ def alone(settings: TrainSettings, steps: int) -> Cost:
 
 
 def together(settings: TrainSettings, count: int, steps: int) -> Cost:
-    """Some runs at once, as ``ovis.training.ensemble`` trains them."""
+    """Some runs at once, as ``ovis.experiments.training.ensemble.loop`` trains them."""
     begin = time.process_time() + of_children()
     runs = [build_run(dataclasses.replace(settings, seed=number + 1)) for number in range(count)]
     stack = Stack(runs)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import torch
 
+from ovis.experiments.training.evaluate import evaluate
 from ovis.models import SigmoidBeliefNetwork
-from ovis.training.evaluate import evaluate
 
 BATCH, WIDTH, PIXELS = 10, 200, 784
 ROWS = 1000

@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from ovis.estimators.config import get_config
+from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
 from ovis.models import GaussianVAE, SigmoidBeliefNetwork
-from ovis.names import REPARAMETERIZED, parse_estimator
 
 BATCH, WIDTH = 4, 200
 

@@ -19,11 +19,11 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ovis.datasets.splits import Splits, StoredData
-from ovis.names import REPARAMETERIZED, parse_estimator
-from ovis.settings import TrainSettings
-from ovis.training.build import build_run
-from ovis.training.step import TrainingStep
+from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
+from ovis.experiments.datasets.splits import Splits, StoredData
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training.build import build_run
+from ovis.experiments.training.step import TrainingStep
 
 BATCH, WIDTH, PIXELS = 24, 200, 784
 SCORE = "reinforce,vimco,rws,tvo-part2-config1,ovis-gamma0,ovis-gamma1,ovis-S10-exclusive"

@@ -27,22 +27,22 @@ from unittest import mock
 
 from tinydb import JSONStorage
 
-from ovis.runner import ledger, transitions
-from ovis.runner.availability import DeviceSource
-from ovis.runner.devices import list_devices
-from ovis.runner.engines.local import LocalEngine
-from ovis.runner.events import Ended
-from ovis.runner.grid import load_experiment
-from ovis.runner.guards import publish_outcome
-from ovis.runner.job import JobSpec
-from ovis.runner.ledger import AtomicStorage, LedgerError
-from ovis.runner.manager import run_experiment
-from ovis.runner.paths import ExperimentPaths
-from ovis.runner.process import new_owner
-from ovis.runner.progress import View
-from ovis.runner.queue import Queue
-from ovis.runner.status import Ending, Outcome, Record
-from ovis.runner.transitions import Policy
+from ovis.experiments.runner.display.progress import View
+from ovis.experiments.runner.engines.local import LocalEngine
+from ovis.experiments.runner.experiment_file import load_experiment
+from ovis.experiments.runner.gpus.availability import DeviceSource
+from ovis.experiments.runner.gpus.devices import list_devices
+from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.manager import run_experiment
+from ovis.experiments.runner.queue import ledger, transitions
+from ovis.experiments.runner.queue.events import Ended
+from ovis.experiments.runner.queue.ledger import AtomicStorage, LedgerError
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runs.fencing import publish_outcome
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.process import new_owner
+from ovis.experiments.runs.status import Ending, Outcome, Record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "runner"))
 from chaos import Chaos, Verdict

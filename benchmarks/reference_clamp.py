@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from ovis.cli import train
+from ovis.experiments.cli import train
+from ovis.experiments.runner.experiment_file import Run, load_experiment
 from ovis.functional import learning_signals
 from ovis.functional.log_weights import Alpha, LeaveOneOut
-from ovis.runner.grid import Run, load_experiment
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "gaussian-mixture-model.json"
 

@@ -4,10 +4,12 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from synthetic_runs import Folder
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +47,11 @@ def torchvision() -> Iterator[ModuleType]:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     yield importlib.import_module("torchvision.datasets")
     del library  # they are declared as long as this lives
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Folder:
+    """An experiment ``demo`` without runs."""
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    return Folder(folder)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ovis.settings import parse_arguments
+from ovis.experiments.settings import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -41,7 +41,7 @@ def test_every_command_names_a_script_and_options_that_exist():
             if words[:1] != ["python"] or words[1:3] == ["-m", "pytest"]:
                 continue
             if words[1] == "-m":
-                assert words[2] == "ovis.cli.train"
+                assert words[2] == "ovis.experiments.cli.train"
                 parse_arguments(words[3:])
                 continue
             assert (ROOT / words[1]).exists(), line
@@ -51,7 +51,7 @@ def test_every_command_names_a_script_and_options_that_exist():
 
 
 def test_experiment_files_expand():
-    from ovis.runner.grid import parse_experiment
+    from ovis.experiments.runner.experiment_file import parse_experiment
 
     assert [len(parse_experiment(json.loads(block)).runs) for block in blocks("json")] == [36]
 
@@ -62,7 +62,7 @@ def test_links_and_pictures_exist():
 
 
 def test_the_table_of_experiments_is_true():
-    from ovis.runner.grid import load_experiment
+    from ovis.experiments.runner.experiment_file import load_experiment
 
     rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \|", README, re.MULTILINE)
     assert {name for name, _ in rows} == {path.stem for path in (ROOT / "experiments").glob("*.json")}

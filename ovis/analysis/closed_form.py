@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ovis.estimators.ids import parse_estimator
 from ovis.models.gaussian_toy import GaussianToyVAE
-from ovis.names import parse_estimator
 
 __all__ = ["LocationMoments", "location_moments"]
 

@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from torch.func import functional_call, grad, vmap
 from torch.nn.parameter import UninitializedParameter
 
-from ovis.analysis.draws import select_parameters
+from ovis.analysis.gradient_samples import select_parameters
 from ovis.estimators.base import GradientEstimator
 from ovis.functional.log_weights import iw_bound
 from ovis.models.distributions import BernoulliVector

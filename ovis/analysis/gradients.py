@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ovis.analysis.draws import ParameterDraws, TensorDraws, select_parameters
-from ovis.analysis.location import LocationDraws, LocationModel, has_plain_factors
+from ovis.analysis.gaussian_location import LocationDraws, LocationModel, has_plain_factors
+from ovis.analysis.gradient_samples import ParameterDraws, TensorDraws, select_parameters
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import GradientEstimator
 from ovis.functional.statistics import RunningMoments, cosine, directional_ratios, directional_snr, signal_to_noise
@@ -103,7 +103,7 @@ def get_gradients_statistics(
 
     Raises:
         ValueError: no parameter has such a name; fewer than two draws; an oracle of another shape; a model whose random
-            numbers can't be numbered, see :mod:`ovis.analysis.noise`.
+            numbers can't be numbered, see :mod:`ovis.analysis.random_inputs`.
     """
     found = compare_gradients(
         {"": estimator}, model, x, mc_samples, key_filter, oracle_grad, return_grads, compute_dsnr, samples_per_batch,

@@ -18,7 +18,7 @@ from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.score_function import OvisAsymptotic
 from ovis.estimators.settings import weighting
-from ovis.estimators.thermodynamic import Tvo
+from ovis.estimators.tvo import Tvo
 from ovis.models.template import ParticleModel
 
 __all__ = [

@@ -1,6 +1,21 @@
 """Gradient estimators: ``get_config(id)`` gives the class and its settings."""
 
-from ovis.estimators.base import GradientEstimator
-from ovis.estimators.config import ESTIMATORS, get_config
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: Public name -> module; imported at first use: ``ovis.estimators.ids`` has to be importable without torch.
+_LAZY = {
+    "ESTIMATORS": "ovis.estimators.config",
+    "GradientEstimator": "ovis.estimators.base",
+    "get_config": "ovis.estimators.config",
+}
 
 __all__ = ["ESTIMATORS", "GradientEstimator", "get_config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ovis.diagnostics import Diagnostic
+from ovis.estimators.chunked import Replay, check_same, in_passes, replayed, shared_in_passes
+from ovis.estimators.forward_context import Surroundings, check_eager, each_particle_alone
 from ovis.estimators.memory import PassSizes
-from ovis.estimators.records import Estimate, Particles
-from ovis.estimators.replay import Replay, check_same, in_passes, replayed, shared_in_passes
 from ovis.estimators.sampling import draw, encode
 from ovis.estimators.settings import ParticleSettings, weighting
 from ovis.estimators.surrogate import share_of_loss, surrogate, with_gradient_of
-from ovis.estimators.surroundings import Surroundings, check_eager, each_particle_alone
+from ovis.estimators.types import Estimate, Particles
 from ovis.functional.log_weights import effective_sample_size, log_mean_exp
 
 __all__ = ["Draw", "GradientEstimator"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ovis.estimators.base import GradientEstimator
+from ovis.estimators.ids import parse_estimator
 from ovis.estimators.pathwise import PathwiseDreg, PathwiseIwae, PathwiseStl, PathwiseVae
 from ovis.estimators.score_function import (
     OvisAsymptotic,
@@ -14,13 +15,12 @@ from ovis.estimators.score_function import (
     VimcoArithmetic,
     VimcoGeometric,
 )
-from ovis.estimators.thermodynamic import Tvo
+from ovis.estimators.tvo import Tvo
 from ovis.estimators.wake_sleep import WakeSleep, WakeWake
-from ovis.names import parse_estimator
 
 __all__ = ["ESTIMATORS", "get_config"]
 
-#: Family of ids -> class. ``ovis.names`` holds the grammar of the ids.
+#: Family of ids -> class. ``ovis.estimators.ids`` holds the grammar of the ids.
 ESTIMATORS: dict[str, type[GradientEstimator]] = {
     "reinforce": Reinforce,
     "reinforce-baseline": ReinforceBaseline,

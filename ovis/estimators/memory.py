@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ovis.estimators.records import Particles
-from ovis.estimators.surroundings import Surroundings, each_particle_alone
+from ovis.estimators.forward_context import Surroundings, each_particle_alone
+from ovis.estimators.types import Particles
 
 __all__ = ["PassSizes", "available_memory", "bytes_per_particle", "give_back_freed_memory"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ovis.estimators.base import Draw, GradientEstimator
-from ovis.estimators.records import Estimate
 from ovis.estimators.settings import BoundSettings, RenyiSettings
+from ovis.estimators.types import Estimate
 from ovis.functional.surrogates import elbo_factors, pathwise_factors
 
 __all__ = ["PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ovis.estimators.records import Particles
+from ovis.estimators.types import Particles
 from ovis.models.distributions import detach_parameters
 from ovis.models.template import ParticleModel
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.base import Draw, GradientEstimator
-from ovis.estimators.records import Estimate
+from ovis.estimators.ids import auxiliary_count
 from ovis.estimators.settings import RenyiSettings
+from ovis.estimators.types import Estimate
 from ovis.functional.control_variates import prefactor
 from ovis.functional.learning_signals import (
     ovis_asymptotic_signal,
@@ -24,7 +25,6 @@ from ovis.functional.learning_signals import (
 from ovis.functional.log_weights import normalized_weights
 from ovis.functional.surrogates import inclusive_factors, score_factors
 from ovis.models.baseline import Baseline
-from ovis.names import auxiliary_count
 
 __all__ = ["OvisAsymptotic", "OvisMonteCarlo", "Reinforce", "ReinforceBaseline", "VimcoArithmetic", "VimcoGeometric"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovis.estimators.records import Estimate, Particles
+from ovis.estimators.types import Estimate, Particles
 from ovis.functional.log_weights import Alpha
 from ovis.functional.surrogates import attach, scale_gradient
 

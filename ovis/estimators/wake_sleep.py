@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.base import Draw, GradientEstimator
-from ovis.estimators.records import Estimate
 from ovis.estimators.sampling import score_dreams
 from ovis.estimators.settings import ParticleSettings
+from ovis.estimators.types import Estimate
 from ovis.functional.log_weights import Alpha, check_alpha, normalized_weights
 from ovis.functional.surrogates import score_factors
 

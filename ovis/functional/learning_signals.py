@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ovis.estimators.ids import EstimatorId, nearest, parse_estimator
 from ovis.functional.control_variates import leave_one_out_mean, prefactor
 from ovis.functional.log_weights import (
     Alpha,
@@ -29,7 +30,6 @@ from ovis.functional.log_weights import (
     leave_one_out,
     normalized_weights,
 )
-from ovis.names import EstimatorId, nearest, parse_estimator
 
 __all__ = ["learning_signal"]
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ovis.estimators.ids import EstimatorId, auxiliary_count, parse_estimator
 from ovis.functional.learning_signals import learning_signal
 from ovis.functional.log_weights import Alpha, centre, check_alpha, check_log_weights, iw_bound, normalized_weights
 from ovis.functional.partitions import tvo_nodes, tvo_partition
-from ovis.names import EstimatorId, auxiliary_count, parse_estimator
 
 __all__ = ["Factors", "attach", "doubly_reparameterized_loss", "multisample_loss"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovis.analysis import draws as drawing
+from ovis.analysis import gradient_samples as drawing
 from ovis.analysis import gradients
-from ovis.analysis.draws import ParameterDraws
+from ovis.analysis.gradient_samples import ParameterDraws
 from ovis.analysis.gradients import compare_gradients
 from ovis.estimators import get_config
 from ovis.models import SigmoidBeliefNetwork

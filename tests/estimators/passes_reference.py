@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Normal, normal
 
 from ovis.estimators import GradientEstimator
-from ovis.estimators.records import Particles
 from ovis.estimators.sampling import encode
+from ovis.estimators.types import Particles
 from ovis.models.distributions import BernoulliVector
 
 

@@ -29,7 +29,7 @@ from problems import (
 from torch import Tensor, nn
 
 from ovis.estimators import ESTIMATORS, GradientEstimator
-from ovis.names import ESTIMATOR_FAMILIES, parse_estimator
+from ovis.estimators.ids import ESTIMATOR_FAMILIES, parse_estimator
 
 EXACT = 1e-10
 #: What "biased" means below: further from the gradient of L_K than this, where the gradient is of order 0.1.

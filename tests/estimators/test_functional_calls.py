@@ -21,7 +21,7 @@ from problems import (
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ovis.analysis.noise import Noise
+from ovis.analysis.random_inputs import Noise
 from ovis.estimators import GradientEstimator
 from ovis.models import SigmoidBeliefNetwork
 

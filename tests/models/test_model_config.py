@@ -8,12 +8,12 @@ import inspect
 import pytest
 import torch
 
-from ovis import names
+from ovis.estimators import ids as names
+from ovis.estimators.ids import MODEL_OPTIONS
+from ovis.experiments.models import MODELS, build_model
+from ovis.experiments.settings import TrainSettings
 from ovis.models import VAE, Baseline, ConvVAE, GaussianMixture, GaussianToyVAE, ParticleModel
-from ovis.models.config import MODELS, build_model
 from ovis.models.latents import latents
-from ovis.names import MODEL_OPTIONS
-from ovis.settings import TrainSettings
 
 IMAGE = (1, 8, 8)
 

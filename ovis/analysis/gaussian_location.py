@@ -1,0 +1,153 @@
+"""Gradients with respect to the location of a Gaussian q, many draws at once: no graph, sums over particles first.
+
+With z_k = m + s e_k, every estimator's gradient with respect to m is, for its factors a_k of grad log p and b_k of
+grad log q,
+
+    score function     sum_k b_k e_k / s
+    reparameterized    sum_k a_k c_k grad_z log p(x, z_k) + sum_k b_k (1 - c_k) e_k / s
+
+where c_k scales the gradient into z_k (1; DReG: v_k) and the last sum, for a q that is detached (STL, DReG), is
+- sum_k b_k c_k e_k / s. Where grad_z log p is affine in e, these are products of factors [estimators, K] with noise
+[K, D]; the noise and the log-weights are shared, only the factors differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ovis.analysis.seeding import fill_normal, stream
+from ovis.estimators.base import Draw, GradientEstimator
+from ovis.estimators.score_function import ReinforceBaseline
+from ovis.estimators.wake_sleep import WakeSleep
+
+__all__ = ["LocationDraws", "LocationModel", "has_plain_factors"]
+
+#: Particles held at once: their noise stays in the cache of a CPU; a GPU wants long kernels.
+PARTICLES = {"cpu": 2**15, "cuda": 2**22}
+
+#: Rows of which the noise is drawn in one call are a multiple of this: then pieces make the stream of the whole, as
+#: torch's CPU generator makes normals in blocks of 16.
+ROWS = 16
+
+
+@runtime_checkable
+class LocationModel(Protocol):
+    """A model with q(z|x) = N(m(x), scale^2 I) of which one parameter is added to m."""
+
+    scale: float
+    location: str  # name of that parameter, shape [D]
+
+    def noise_log_weights(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Log-weights [B, N] of the particles with noise [B, D, N]."""
+
+    def noise_slopes(self, x: Tensor) -> tuple[Tensor, float]:
+        """grad_z log p(x, z) = offset [B, D] + slope noise."""
+
+
+def has_plain_factors(estimators: Mapping[str, GradientEstimator], **config: Any) -> bool:
+    """Whether these estimators share mc and iw and have no beta, free bits or losses of their own."""
+    settings = [estimator.configured(**config) for estimator in estimators.values()]
+    plain = all(getattr(s, "beta", 1) == 1 and getattr(s, "freebits", None) is None for s in settings)
+    own = any(isinstance(estimator, WakeSleep | ReinforceBaseline) for estimator in estimators.values())
+    return plain and not own and len({(s.mc, s.iw) for s in settings}) == 1
+
+
+class LocationDraws:
+    """Draws of the gradient of the mean loss of x with respect to the location, of several estimators.
+
+    Draw number i depends on (seed, i) alone; the auxiliary samples of OVIS_MC have a stream of their own for each S. So
+    a study of several estimators has exactly the draws of separate ones. (On a GPU, where a call's numbers depend on
+    its size, for equal ``samples_per_batch``.)
+
+    Args:
+        estimators: all of the same mc and iw.
+        model: the model.
+        x: data, shape [B, D].
+        seed: of the random numbers.
+        samples_per_batch: particles held at once, at least 31 mc iw; None: what suits the device.
+        config: settings for these draws, of all estimators.
+
+    Raises:
+        ValueError: :func:`has_plain_factors` says no.
+    """
+
+    def __init__(
+        self,
+        estimators: Mapping[str, GradientEstimator],
+        model: LocationModel,
+        x: Tensor,
+        seed: int = 0,
+        samples_per_batch: int | None = None,
+        **config: Any,
+    ):
+        self.estimators, self.model, self.x, self.seed = dict(estimators), model, x, seed
+        self.settings = {name: e.configured(**config) for name, e in self.estimators.items()}
+        first = next(iter(self.settings.values()))
+        self.mc, self.iw = first.mc, first.iw
+        if not has_plain_factors(self.estimators, **config):
+            raise ValueError("these estimators differ in mc or iw, or one is more than factors of log-densities")
+        self.particles = samples_per_batch or PARTICLES.get(x.device.type, PARTICLES["cpu"])
+
+    @torch.no_grad()
+    def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Draws number start, ..., stop - 1, a few at a time: [n, E, D] in float64, in order."""
+        rows, each = len(self.x), self.mc * self.iw
+        together = max(1, self.particles // (rows * each))
+        size = rows if together > 1 else min(rows, max(1, self.particles // (each * ROWS)) * ROWS)
+        for first in range(start, stop, together):
+            numbers = range(first, min(first + together, stop))
+            streams = {key: [stream(self.x.device, self.seed, key, i) for i in numbers] for key in self._streams()}
+            total = torch.zeros(len(numbers), len(self.estimators), self.x.shape[1], dtype=torch.float64)
+            total = total.to(self.x.device)
+            for piece in self.x.split(_pieces(rows, size)):
+                sums = self._sums(piece.repeat(len(numbers), 1), streams)
+                total += sums.view(len(numbers), len(piece), *sums.shape[1:]).sum(1, dtype=torch.float64)
+            yield total / -rows
+
+    def _streams(self) -> list[int]:
+        """0: the particles; S: the auxiliary samples of OVIS_MC."""
+        return sorted({0} | {s.count for s in self.settings.values() if getattr(s, "exclusive", False)})
+
+    def _sums(self, x: Tensor, streams: Mapping[int, list[torch.Generator]]) -> Tensor:
+        """The gradient of each bound, summed over its particles: rows x [R, D] -> [R, E, D]."""
+
+        def draw(key: int, count: int) -> Tensor:
+            noise = x.new_empty(len(x), x.shape[1], self.mc * count)
+            return fill_normal(noise, streams[key])
+
+        def auxiliary_log_w(count: int) -> Tensor:
+            return self.model.noise_log_weights(x, draw(count, count)).view(-1, self.mc, count)
+
+        noise = draw(0, self.iw)
+        log_w = self.model.noise_log_weights(x, noise).view(-1, self.mc, self.iw)
+        offset, slope = self.model.noise_slopes(x)
+        of_noise, of_offset = [], []
+        for name, estimator in self.estimators.items():
+            sample = Draw(cast(nn.Module, self.model), x, log_w, self.settings[name], auxiliary_log_w)
+            estimate = estimator.estimate(sample)
+            joint, score = (f.flatten(1) / self.mc for f in (estimate.factors.log_p, estimate.factors.log_q))
+            if not estimator.reparameterized:
+                of_noise.append(score / self.model.scale)
+                of_offset.append(x.new_zeros(len(x)))
+                continue
+            path = 1.0 if estimate.path is None else estimate.path.flatten(1)
+            explicit = -path if estimator.detached_q else 1 - path
+            of_noise.append(joint * path * slope + score * explicit / self.model.scale)
+            of_offset.append((joint * path).sum(-1))
+        sums = torch.stack(of_noise, 1) @ noise.transpose(1, 2)
+        return sums + torch.stack(of_offset, 1).unsqueeze(2) * offset.unsqueeze(1)
+
+
+def _pieces(rows: int, size: int) -> list[int]:
+    """Sizes of pieces of so many rows; fewer than ``ROWS`` rows at the end are part of the piece before them.
+
+    torch's CPU generator makes fewer than 16 normals, as a small last piece may have, from other numbers of its stream.
+    """
+    whole, rest = divmod(rows, size)
+    if whole and rest < ROWS:
+        return [size] * (whole - 1) + [size + rest]
+    return [size] * whole + [rest]

@@ -1,0 +1,319 @@
+"""Draws of the gradient of the mini-batch's mean loss, for any model: by parameter, or by a tensor of its output.
+
+Draw number i depends on (seed, i, datum) alone: not on how draws and data are grouped, nor on what other estimators are
+drawn beside. Estimators that draw their particles in the same way share them, with their log-weights and their graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from ovis.analysis.module_state import (
+    batch_statistics,
+    buffers_kept,
+    no_validation,
+    statistics_kept,
+    statistics_untracked,
+)
+from ovis.analysis.output_tensors import output_tensors
+from ovis.analysis.random_inputs import Noise, Request, make_noise, record
+from ovis.estimators.base import GradientEstimator
+from ovis.estimators.sampling import encode
+from ovis.estimators.types import Particles
+
+__all__ = ["ParameterDraws", "TensorDraws", "select_parameters"]
+
+#: Particles held at once where nothing is said.
+PARTICLES = 2**13
+
+#: Numbers of the gradients that are held at once (32 MB in float32; differentiation holds a few copies): a few
+#: particles of a large model have more of them than their graph.
+NUMBERS = 2**23
+
+#: Streams of random numbers: the particles, and whatever an estimator draws beside them.
+MAIN, AUXILIARY = 0, 1
+
+Section = tuple[int, tuple[Request, ...]]
+
+
+def select_parameters(model: nn.Module, key_filter: str) -> dict[str, nn.Parameter]:
+    """The trainable parameters whose name contains one of the comma-separated keys.
+
+    Raises:
+        ValueError: there is none.
+    """
+    keys = [key.strip() for key in key_filter.split(",") if key.strip()]
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad and any(key in n for key in keys)}
+    if not named:
+        valid = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters()))
+        raise ValueError(f"no parameter of {type(model).__name__} has {key_filter!r} in its name; it has: {valid}")
+    return named
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One estimator of a group: where it stands among all, and its settings for these draws."""
+
+    place: int
+    estimator: GradientEstimator
+    settings: Any
+
+
+class _Group(nn.Module):
+    """Estimators that share their particles, as a function of the model's parameters and the random numbers."""
+
+    def __init__(self, model: nn.Module, members: Sequence[_Member], x: Tensor):
+        super().__init__()
+        self.model, self.members = model, list(members)
+        self.estimators = nn.ModuleList(member.estimator for member in members)
+        self.sections = self._record(x[:1])
+
+    @property
+    def particles(self) -> int:
+        """Particles of one datum."""
+        settings = self.members[0].settings
+        count: int = settings.mc * settings.iw
+        return count
+
+    def forward(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> Tensor:
+        """The sum of each estimator's losses over x: [members], from the random numbers of each section."""
+        return self.losses(x, noise)[0]
+
+    def losses(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Particles]:
+        totals = []
+        with statistics_untracked(self.model):
+            with Noise(noise[0]):
+                encoded, particles = self._draw(x)
+            for member, given in zip(self.members, noise[1:], strict=True):
+                with Noise(given):
+                    totals.append(self._loss(member, x, encoded, particles).sum())
+        return torch.stack(totals), particles
+
+    def _draw(self, x: Tensor) -> tuple[Tensor | None, Particles]:
+        encoded, first = encode(self.model, x), self.members[0]
+        return encoded, first.estimator.draw(self.model, x, encoded, first.settings)
+
+    def _loss(self, member: _Member, x: Tensor, encoded: Tensor | None, particles: Particles) -> Tensor:
+        return member.estimator.loss(self.model, x, encoded, particles, member.settings)
+
+    def _record(self, x: Tensor) -> list[Section]:
+        with statistics_kept(self.model), buffers_kept(self):  # one datum has none
+            requests, (encoded, particles) = record(lambda: self._draw(x))
+            sections = [(MAIN, requests)]
+            for member in self.members:
+                sections.append((AUXILIARY, record(lambda m=member: self._loss(m, x, encoded, particles))[0]))  # type: ignore[misc]
+        return sections
+
+
+class _Draws:
+    """What draws by parameter and by tensor have in common.
+
+    Args:
+        estimators: by name.
+        model: their model. Its mode, its gradients and the global random state are left as found.
+        x: the mini-batch, shape [B, *event].
+        seed: of the random numbers.
+        samples_per_batch: particles whose graph is held at once, at least those of one datum, and of all data where
+            the model's mode asks for statistics of the batch; None: 8,192.
+        config: settings for these draws, of all estimators, e.g. ``alpha``.
+    """
+
+    def __init__(
+        self,
+        estimators: Mapping[str, GradientEstimator],
+        model: nn.Module,
+        x: Tensor,
+        seed: int = 0,
+        samples_per_batch: int | None = None,
+        **config: Any,
+    ):
+        self.model, self.x, self.seed, self.count = model, x, seed, len(estimators)
+        groups: dict[Any, list[_Member]] = {}
+        for place, estimator in enumerate(estimators.values()):
+            settings = estimator.configured(**config)
+            # the leaves that detach q scale the gradient into z, each in its own way
+            alone = place if estimator.detached_q else None
+            key = (estimator.reparameterized, settings.mc * settings.iw, getattr(settings, "tau", 0.0), alone)
+            groups.setdefault(key, []).append(_Member(place, estimator, settings))
+        self.groups = [_Group(model, members, x) for members in groups.values()]
+        self.particles = samples_per_batch or PARTICLES
+        self.least = len(x) if batch_statistics(model) else 1
+
+    @property
+    def entries(self) -> int:
+        """D, entries of a draw that are held for several draws at once."""
+        return 1
+
+    def _batches(self, start: int, stop: int) -> Iterator[tuple[range, list[range]]]:
+        """Numbers of the draws that ride together, and the rows of x of each piece."""
+        rows, each = len(self.x), max(group.particles for group in self.groups)
+        together = max(1, min(self.particles // (rows * each), NUMBERS // (self.count * self.entries)))
+        size = min(rows, max(self.least, self.particles // each))
+        pieces = [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+        for first in range(start, stop, together):
+            yield range(first, min(first + together, stop)), pieces
+
+    def random_numbers(self, numbers: range) -> list[list[Tensor]]:
+        """Of all data, for the first estimator: those of its particles, and those of what it draws beside them.
+
+        Returns:
+            for each request [draws, B, count], to be given to :class:`ovis.analysis.random_inputs.Noise` draw by draw.
+        """
+        return self._noise(self.groups[0], numbers, range(len(self.x)))[:2]
+
+    def _noise(self, group: _Group, numbers: range, rows: range) -> list[list[Tensor]]:
+        """Random numbers of each section of a group, [draws, rows, count] for each request."""
+        cells = [number * len(self.x) + row for number in numbers for row in rows]
+        made: dict[Section, list[Tensor]] = {}
+        for purpose, requests in group.sections:
+            if (purpose, requests) not in made:
+                numbers_of = make_noise(requests, cells, self.x.device, self.seed, purpose)
+                made[purpose, requests] = [n.view(len(numbers), len(rows), -1) for n in numbers_of]
+        return [made[section] for section in group.sections]
+
+
+class ParameterDraws(_Draws):
+    """Draws of the gradient with respect to parameters, many at once under ``vmap``.
+
+    A model that torch.func can't follow (it branches on values, writes into its buffers, has an autograd.Function
+    without vmap or samples by rejection) is differentiated draw by draw, by autograd.
+
+    Args:
+        key_filter: see :func:`select_parameters`.
+
+    Raises:
+        ValueError: no parameter has such a name.
+    """
+
+    def __init__(
+        self,
+        estimators: Mapping[str, GradientEstimator],
+        model: nn.Module,
+        x: Tensor,
+        key_filter: str = "inference_network",
+        seed: int = 0,
+        samples_per_batch: int | None = None,
+        **config: Any,
+    ):
+        self.selected = select_parameters(model, key_filter)
+        self.names = tuple(self.selected)
+        super().__init__(estimators, model, x, seed, samples_per_batch, **config)
+        self.mapped = True
+
+    @property
+    def entries(self) -> int:
+        return sum(parameter.numel() for parameter in self.selected.values())
+
+    @torch.no_grad()
+    def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Draws number start, ..., stop - 1, a few at a time: [n, E, D], in order."""
+        for numbers, pieces in self._batches(start, stop):
+            totals: Tensor | None = None
+            for rows in pieces:
+                x = self.x[rows.start : rows.stop]
+                for group in self.groups:
+                    found = self._gradients(group, x, self._noise(group, numbers, rows))
+                    if totals is None:
+                        totals = found.new_zeros(len(numbers), self.count, self.entries)
+                    totals[:, [member.place for member in group.members]] += found
+                    del found  # before the next is made
+            if totals is not None:
+                yield totals.div_(len(self.x))
+
+    def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+        """[n, members, D], of the sum over x."""
+        count = next((n.shape[0] for section in noise for n in section), 1)
+        if self.mapped and count > 1:
+            try:
+                with no_validation():
+                    return self._mapped(group, x, noise)
+            except (RuntimeError, ValueError, NotImplementedError):
+                self.mapped = False  # what is wrong with the model itself, the plain call says better
+        return torch.stack(
+            [self._plain(group, x, [[n[i] for n in section] for section in noise]) for i in range(count)]
+        )
+
+    def _mapped(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+        """All draws at once: noise [n, rows of x, numbers] -> [n, members, D]."""
+        constant = {name: value.detach() for name, value in group.named_parameters()}
+        buffers = {name: value.clone() for name, value in group.named_buffers()}
+        selected = {f"model.{name}": constant.pop(f"model.{name}") for name in self.names}
+
+        def one(noise: list[list[Tensor]]) -> Tensor:
+            def losses(values: dict[str, Tensor]) -> Tensor:
+                totals: Tensor = functional_call(group, {**constant, **buffers, **values}, (x, noise))
+                return totals
+
+            rows: dict[str, Tensor] = jacrev(losses)(selected)
+            return torch.cat([row.reshape(len(row), -1) for row in rows.values()], 1)
+
+        mapped: Tensor = vmap(one, randomness="different")(noise)
+        return mapped
+
+    def _plain(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+        """One draw: noise [rows of x, numbers] -> [members, D]."""
+        parameters = list(self.selected.values())
+        with torch.enable_grad(), buffers_kept(group):
+            losses, _ = group.losses(x, noise)
+            found = []
+            for loss in losses:
+                grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                filled = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
+                found.append(torch.cat([g.flatten() for g in filled]))
+        return torch.stack(found)
+
+
+class TensorDraws(_Draws):
+    """Draws of the gradient with respect to a tensor of the model's output, e.g. the logits of q: draw by draw.
+
+    Args:
+        key: see :func:`ovis.analysis.output_tensors.output_tensors`.
+
+    Raises:
+        ValueError: (at the first draw) there is no such tensor.
+    """
+
+    def __init__(
+        self,
+        estimators: Mapping[str, GradientEstimator],
+        model: nn.Module,
+        x: Tensor,
+        key: str,
+        seed: int = 0,
+        samples_per_batch: int | None = None,
+        **config: Any,
+    ):
+        super().__init__(estimators, model, x, seed, samples_per_batch, **config)
+        self.names: tuple[str, ...] = (f"tensor:{key}",)
+        self.key = key
+
+    def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Draws number start, ..., stop - 1, one at a time: [1, E, D], in order, D over data, layers and entries."""
+        for numbers, pieces in self._batches(start, stop):
+            for number in numbers:
+                parts: list[list[Tensor]] = [[] for _ in range(self.count)]
+                for rows in pieces:
+                    for group in self.groups:
+                        noise = [[n[0] for n in s] for s in self._noise(group, range(number, number + 1), rows)]
+                        found = self._gradients(group, self.x[rows.start : rows.stop], noise)
+                        for member, part in zip(group.members, found, strict=True):
+                            parts[member.place].append(part)
+                yield torch.stack([torch.cat(part).flatten() for part in parts]).unsqueeze(0) / len(self.x)
+
+    def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
+        """For each member [rows of x, numbers of a row]."""
+        with torch.enable_grad(), buffers_kept(group):
+            losses, particles = group.losses(x, noise)
+            tensors = output_tensors(particles.output, self.key)
+            found = []
+            for loss in losses:
+                grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+                filled = [torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)]
+                found.append(torch.cat([g.reshape(len(x), -1) for g in filled], 1))
+        return found

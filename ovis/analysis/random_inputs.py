@@ -1,0 +1,273 @@
+"""The random numbers of a model as an input: recorded once by shape, then given, whatever is batched with what.
+
+A model's samples are functions of uniform and normal numbers. :class:`Noise` stands in front of torch's random
+functions while a model runs: it hands out tensors that were made elsewhere, so they can be numbered by draw and datum,
+be shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Samples
+by rejection (gamma, Dirichlet, Poisson, binomial) take a generator of each datum, seeded by a uniform number. A random
+function that is neither is refused: its numbers would be torch's own, whatever the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ovis.analysis.seeding import stream
+
+__all__ = ["Noise", "Request", "make_noise", "record"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Random numbers that a model asks for, for one datum."""
+
+    normal: bool  # else uniform in [0, 1)
+    count: int
+    dtype: torch.dtype
+
+
+class Noise(TorchFunctionMode):
+    """Whatever is drawn inside takes these numbers, in this order.
+
+    Args:
+        given: for each request, numbers [rows, count]: the rows are the data, their order the model's.
+
+    Raises:
+        ValueError: (inside) the model asks for more, or for numbers that are not a multiple of the data's.
+    """
+
+    def __init__(self, given: Sequence[Tensor]):
+        super().__init__()
+        self.given = list(given)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handler = HANDLERS.get(func)
+        return func(*args, **(kwargs or {})) if handler is None else handler(self.take, *args, **(kwargs or {}))
+
+    def take(self, normal: bool, shape: Sequence[int] | None, like: Tensor) -> Tensor:
+        """Numbers of this shape; None: one for each row."""
+        if not self.given:
+            raise ValueError("the model draws more random numbers than it did for its first datum")
+        noise = self.given.pop(0)
+        if shape is None:
+            return noise.flatten()
+        if noise.numel() != torch.Size(shape).numel():
+            raise ValueError("the model's random numbers are not as many for each datum")
+        return noise.reshape(torch.Size(shape))
+
+
+class _Recorder(Noise):
+    """Writes down what was asked for, and refuses what torch's own generators answer."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.requests: list[Request] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = _global_states()
+        result = super().__torch_function__(func, types, args, kwargs)
+        if not all(map(torch.equal, before, _global_states())):
+            name = getattr(func, "__name__", str(func))
+            raise ValueError(
+                f"{name} draws random numbers that can't be numbered by draw and datum: draw through torch.rand, "
+                "randn, bernoulli, multinomial or a distribution of torch, or, where it is noise of the training, "
+                "call model.eval()"
+            )
+        return result
+
+    def take(self, normal: bool, shape: Sequence[int] | None, like: Tensor) -> Tensor:
+        size = torch.Size((1,) if shape is None else shape)
+        self.requests.append(Request(normal, size.numel(), like.dtype))
+        numbers = torch.empty(size, dtype=like.dtype, device=like.device)
+        generator = torch.Generator(like.device).manual_seed(len(self.requests))
+        return numbers.normal_(generator=generator) if normal else numbers.uniform_(generator=generator)
+
+
+def _global_states() -> list[Tensor]:
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])
+
+
+def record(run: Callable[[], Any]) -> tuple[tuple[Request, ...], Any]:
+    """What random numbers ``run`` asks for when it runs on one datum, and its result.
+
+    The global random state is left as it was.
+
+    Raises:
+        ValueError: a random function that takes no numbers from here.
+    """
+    with torch.random.fork_rng(), _Recorder() as recorder:
+        result = run()
+    return tuple(recorder.requests), result
+
+
+def make_noise(
+    requests: Sequence[Request], rows: Sequence[int], device: torch.device, seed: int, purpose: int
+) -> list[Tensor]:
+    """Numbers for each request, [rows, count]: row number r depends on (seed, purpose, r) alone.
+
+    Args:
+        requests: what the model asks for, for one datum.
+        rows: numbers of the rows.
+        device: where.
+        seed: of the study.
+        purpose: stream.
+    """
+    noise = [torch.empty(len(rows), request.count, dtype=request.dtype, device=device) for request in requests]
+    for position, row in enumerate(rows if noise else ()):
+        generator = stream(device, seed, purpose, row)
+        for request, numbers in zip(requests, noise, strict=True):
+            fill = numbers[position].normal_ if request.normal else numbers[position].uniform_
+            fill(generator=generator)
+    return noise
+
+
+Take = Callable[[bool, Sequence[int] | None, Tensor], Tensor]
+
+
+def _factory(normal: bool) -> Callable[..., Tensor]:
+    def made(take: Take, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        return take(normal, shape, torch.empty(0, dtype=dtype, device=device))
+
+    return made
+
+
+def _like(normal: bool) -> Callable[..., Tensor]:
+    return lambda take, tensor, **_: take(normal, tensor.shape, tensor)
+
+
+def _write(tensor: Tensor, value: Tensor) -> Tensor:
+    """``tensor`` with this value in it.
+
+    vmap can't write what differs by draw into a tensor that does not. There the value is returned, and the tensor made
+    NaN, so that who reads it instead of the result is not given what happened to be there.
+    """
+    try:
+        return tensor.copy_(value)
+    except RuntimeError:
+        tensor.fill_(math.nan)
+        return value
+
+
+def _normal_in_place(take: Take, tensor: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
+    return _write(tensor, take(True, tensor.shape, tensor) * std + mean)
+
+
+def _log_normal_in_place(take: Take, tensor: Tensor, mean: float = 1.0, std: float = 2.0, **_: Any) -> Tensor:
+    return _write(tensor, (take(True, tensor.shape, tensor) * std + mean).exp())
+
+
+def _uniform_in_place(take: Take, tensor: Tensor, low: float = 0.0, high: float = 1.0, **given: Any) -> Tensor:
+    low, high = given.get("from", low), given.get("to", high)
+    return _write(tensor, take(False, tensor.shape, tensor) * (high - low) + low)
+
+
+def _exponential_in_place(take: Take, tensor: Tensor, lambd: float = 1.0, **_: Any) -> Tensor:
+    return _write(tensor, -torch.log1p(-take(False, tensor.shape, tensor)) / lambd)
+
+
+def _cauchy_in_place(take: Take, tensor: Tensor, median: float = 0.0, sigma: float = 1.0, **_: Any) -> Tensor:
+    return _write(tensor, (math.pi * (take(False, tensor.shape, tensor) - 0.5)).tan() * sigma + median)
+
+
+def _geometric_in_place(take: Take, tensor: Tensor, p: float, **_: Any) -> Tensor:
+    trials = torch.log1p(-take(False, tensor.shape, tensor)) / math.log1p(-p)
+    return _write(tensor, trials.ceil().clamp(min=1))
+
+
+def _bernoulli_in_place(take: Take, tensor: Tensor, p: Tensor | float = 0.5, **_: Any) -> Tensor:
+    like = tensor if tensor.is_floating_point() else torch.empty(0, device=tensor.device)
+    return _write(tensor, (take(False, tensor.shape, like) < p).to(tensor.dtype))
+
+
+def _dropout(
+    take: Take, tensor: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, **_: Any
+) -> Tensor:
+    if not training or p == 0:
+        return tensor
+    kept = take(False, tensor.shape, tensor) >= p
+    dropped = torch.where(kept, tensor / (1 - p), 0.0)
+    return tensor.copy_(dropped) if inplace else dropped
+
+
+def _gumbel_softmax(
+    take: Take, logits: Tensor, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    uniform = take(False, logits.shape, logits)
+    soft = ((logits - (-torch.log1p(-uniform)).log()) / tau).softmax(dim)
+    if not hard:
+        return soft
+    picked = torch.zeros_like(logits).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
+    return picked - soft.detach() + soft
+
+
+def _by_rejection(func: Callable[..., Tensor], event: int = 0) -> Callable[..., Tensor]:
+    """Samples that take as many numbers as they happen to need: from a generator of each row.
+
+    Args:
+        func: of parameters of which the last ``event`` dimensions belong together.
+    """
+
+    def sample(take: Take, *parameters: Tensor, **_: Any) -> Tensor:
+        like = torch.empty(0, dtype=torch.float64, device=parameters[0].device)
+        seeds = (take(False, None, like) * 2**32).tolist()
+        shape = torch.broadcast_shapes(*(p.shape for p in parameters))
+        if shape.numel() % len(seeds):
+            raise ValueError("the model's random numbers are not as many for each datum")
+        row_shape = (len(seeds), -1, *shape[len(shape) - event :])
+        rows = zip(*(p.expand(shape).reshape(row_shape) for p in parameters), strict=True)
+        device = parameters[0].device
+        found = [
+            func(*row, generator=torch.Generator(device).manual_seed(int(seed)))
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
+        return torch.stack(found).view(shape)
+
+    return sample
+
+
+def _normal(take: Take, mean: Tensor, std: Tensor, **_: Any) -> Tensor:
+    return take(True, torch.broadcast_shapes(mean.shape, std.shape), mean) * std + mean
+
+
+def _bernoulli(take: Take, probs: Tensor, **_: Any) -> Tensor:
+    return (take(False, probs.shape, probs) < probs).to(probs.dtype)
+
+
+def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool = False, **_: Any) -> Tensor:
+    if not replacement and num_samples > 1:
+        raise ValueError("samples without replacement can't be numbered")
+    uniform = take(False, (*probs.shape[:-1], num_samples), probs)
+    below = probs.cumsum(-1)
+    index = (uniform.unsqueeze(-1) * below[..., -1:].unsqueeze(-2) >= below.unsqueeze(-2)).sum(-1)
+    return index.clamp(max=probs.shape[-1] - 1)
+
+
+HANDLERS: dict[Any, Callable[..., Tensor]] = {
+    torch.rand: _factory(normal=False),
+    torch.randn: _factory(normal=True),
+    torch.rand_like: _like(normal=False),
+    torch.randn_like: _like(normal=True),
+    torch.Tensor.normal_: _normal_in_place,
+    torch.Tensor.uniform_: _uniform_in_place,
+    torch.Tensor.exponential_: _exponential_in_place,
+    torch.Tensor.log_normal_: _log_normal_in_place,
+    torch.Tensor.cauchy_: _cauchy_in_place,
+    torch.Tensor.geometric_: _geometric_in_place,
+    torch.Tensor.bernoulli_: _bernoulli_in_place,
+    torch.normal: _normal,
+    torch.bernoulli: _bernoulli,
+    torch.multinomial: _multinomial,
+    torch.nn.functional.dropout: _dropout,
+    torch.nn.functional.gumbel_softmax: _gumbel_softmax,
+    torch._standard_gamma: _by_rejection(torch._standard_gamma),
+    torch._sample_dirichlet: _by_rejection(torch._sample_dirichlet, event=1),
+    torch.poisson: _by_rejection(torch.poisson),
+    torch.binomial: _by_rejection(torch.binomial),
+}

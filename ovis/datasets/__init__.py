@@ -1,5 +1,0 @@
-"""Data sets as whole tensors, and fresh synthetic data."""
-
-from ovis.datasets.splits import FreshData, Splits, StoredData, TrainSource, as_float
-
-__all__ = ["FreshData", "Splits", "StoredData", "TrainSource", "as_float"]

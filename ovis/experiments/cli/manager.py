@@ -1,0 +1,297 @@
+"""``manager.py``: queue the runs of an experiment and bring them to their end."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from pathlib import Path
+
+from ovis.experiments.cli.engine_options import add_engine_options, read_engine_options
+from ovis.experiments.cli.options import OneLineParser, whole_number
+from ovis.experiments.reporting.needs import ReportingUnavailableError, require_packages
+from ovis.experiments.runner.display.progress import clock, counts_text, make_display, runs_text
+from ovis.experiments.runner.engines.base import EngineError, Request
+from ovis.experiments.runner.engines.config import make_engine
+from ovis.experiments.runner.engines.ensemble import Packed
+from ovis.experiments.runner.engines.options import EngineOptions
+from ovis.experiments.runner.experiment_file import Experiment, GridError
+from ovis.experiments.runner.gpus.devices import DeviceError
+from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.manager import SETTLED, Result, run_experiment
+from ovis.experiments.runner.plan import SweepError, begin_sweep, plan_sweep
+from ovis.experiments.runner.queue.filesystem import is_network
+from ovis.experiments.runner.queue.ledger import LedgerError
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.transitions import LEVELS, Level, Policy
+from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
+from ovis.experiments.runs.process import host_of, new_owner
+from ovis.experiments.runs.status import Record, State, count_states
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.studies import ALIASES, STUDIES
+
+__all__ = ["main"]
+
+EXPERIMENTS = Path("experiments")
+INTERRUPTED = 130
+
+#: Failed runs that are named at the end: each was shown when it failed.
+NAMED = 10
+
+#: Times for a network file system, as a cluster's root is on, where a file's new mtime may take a minute to be seen.
+REMOTE_POLICY = Policy(heartbeat=15.0, ttl=300.0)
+
+
+def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = None, policy: Policy | None = None) -> int:
+    """Run an experiment from the command line.
+
+    Args:
+        argv: the command line; None: this process's.
+        training: the command of a run, to which its options are added; None: that of the experiment's study.
+        policy: the queue's times and limits; None: the usual ones for the file system.
+
+    Returns:
+        0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
+    """
+    parser = _parser()
+    options = parser.read(argv)
+    engine_options = read_engine_options(parser, options)
+    try:
+        with ExitStack() as leaving:
+            return _run(options, engine_options, training, policy, leaving)
+    except (GridError, SweepError, DeviceError, EngineError, LedgerError, ReportingUnavailableError) as error:
+        print(f"manager.py: {error}", file=sys.stderr)
+    except BrokenPipeError:  # nobody reads the plan, nothing was begun
+        pass
+    except OSError as error:
+        print(f"manager.py: {error.filename or options.root}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("manager.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        _mute_broken_streams()
+    return 2
+
+
+def _mute_broken_streams() -> None:
+    """Where a reader has left, as ``tee`` does at Ctrl-C, Python's last flush would change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="manager.py",
+        allow_abbrev=False,
+        description="Queue the runs of an experiment and bring them to their end. "
+        "Running it again is safe: runs that are done are not run again.",
+        epilog="Ctrl-C once: the running runs write their checkpoints and are put back; twice: they are killed.",
+    )
+    add = parser.add_argument
+    add("--exp", required=True, metavar="NAME", help="experiments/NAME.json, or the path of such a file")
+    add("--root", default="runs/", metavar="DIR", help="folder of all experiments (default: runs/)")
+    add("--data_root", metavar="DIR", help="folder of the data sets (default: as the experiment says, or data/)")
+    add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
+    add("--processes", type=whole_number, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
+        "on the CPU 1 for each core, with one thread each)")  # fmt: skip
+    add("--ensemble", action="store_true",
+        help="train runs that differ only in the seed in one process; each leaves what it would alone")  # fmt: skip
+    add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
+    add("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
+        help=f"first put runs back, by level: {LEVELS}")  # fmt: skip
+    add("--dry_run", action="store_true", help="show the plan and write nothing")
+    add("--report", action="store_true", help="draw the report when every run is done")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true",
+        help="go on with the runs as they were queued, and put back those that failed as they were lost")  # fmt: skip
+    again.add_argument("--rf", action="store_true", help="restart from scratch: delete the experiment's previous runs")
+    add("--update_exp", action="store_true", help="take the experiment file as it is now and queue its new runs")
+    add("--update_lib", action="store_true", help="run on the code as it is now, not as it was when they were queued")
+    add("--yes", action="store_true", help="do not ask before --rf deletes; needed where no terminal is")
+    add_engine_options(parser)
+    return parser
+
+
+def _run(
+    options: argparse.Namespace,
+    engine_options: EngineOptions,
+    training: Sequence[str] | None,
+    policy: Policy | None,
+    leaving: ExitStack,
+) -> int:
+    if options.report:
+        require_packages("--report")  # now, and not after hours of training
+    path, name = _locate(options.exp)
+    paths = ExperimentPaths(Path(options.root) / name)
+    remote = is_network(paths.folder)
+    policy = policy or (REMOTE_POLICY if remote or options.engine != "local" else Policy())
+    queue = Queue(paths, policy)
+    if remote:
+        _refuse_other_hosts(queue)
+    sweep = plan_sweep(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
+        update_lib=options.update_lib)  # fmt: skip
+    experiment = sweep.experiment
+    known = {record.key: record for record in queue.read()}
+    device = options.device or experiment.device or "auto"
+    engine = make_engine(engine_options, Request(device, options.processes))
+    leaving.callback(engine.close)
+    if options.ensemble:
+        if experiment.script != "train":
+            raise EngineError(f"--ensemble: packs trainings, and {name} is of gradients at one K")
+        engine = Packed(engine, queue, experiment.runs)
+    estimate = _estimate(experiment, known, engine.slots)
+    _print_plan(experiment, queue, known, f"on {engine.place}: {runs_text(engine.slots)} at once{estimate}")
+    if busy := engine.waiting():
+        print(f"not free now: {busy}", flush=True)
+    for note in sweep.notes:
+        print(note, flush=True)
+    doomed = _doomed(experiment, queue, known) if options.rf else {}
+    if doomed and not _confirm_deletion(queue, doomed, options):
+        return 0 if options.dry_run else 1
+    if options.dry_run:
+        return 0
+    Path(options.root).mkdir(parents=True, exist_ok=True)
+    engine.check(Path(options.root))
+    if doomed:
+        queue.clear(doomed)
+        print(f"deleted {runs_text(len(doomed))}")
+    begin_sweep(sweep, queue)
+    keys = {run.key for run in experiment.runs}
+    level = Level.LOST if options.resume and options.requeue_level is None else options.requeue_level
+    if level is not None:
+        print(f"put back {runs_text(len(queue.requeue(Level(level), keys)))}")
+    command = tuple(training or (sys.executable, "-m", STUDIES[experiment.script].module))
+    # Absolute, as trainings are started in the folder of their code, and jobs of a cluster wherever that starts them.
+    folder = Path(os.path.abspath(queue.paths.folder))
+    data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
+    template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command)
+    begin = time.monotonic()
+    result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
+    with suppress(OSError):  # the exit code tells the truth, though nobody listens any more
+        _print_result(result, queue, name, time.monotonic() - begin)
+    if result.interrupted:
+        return INTERRUPTED
+    if not result.complete:
+        if options.report:
+            door = STUDIES[experiment.script].report.rpartition(".")[2]
+            command_line = _command(f"{door}.py", name, queue)
+            print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
+        return 1
+    return _report(name, options.root, experiment.script) if options.report else 0
+
+
+def _locate(exp: str) -> tuple[Path, str]:
+    """The experiment's file and its name."""
+    exp = ALIASES.get(exp, exp)
+    path = Path(exp) if exp.endswith(".json") else EXPERIMENTS / f"{exp}.json"
+    if not is_safe_name(path.stem) or (not exp.endswith(".json") and path.stem != exp):
+        raise GridError(
+            f"--exp: {exp!r} is neither a name in {EXPERIMENTS}/ nor the path of a .json file; "
+            f"names are of letters, digits and . _ + = - only"
+        )
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        raise GridError(f"there is no experiment file {path}; in {path.parent} there are: {there or 'none'}")
+    return path, path.stem
+
+
+def _refuse_other_hosts(queue: Queue) -> None:
+    """On a network file system a lock does not keep two hosts apart, whatever it says."""
+    mine = host_of(new_owner())
+    for record in queue.read():
+        if record.state is State.RUNNING and host_of(record.owner) != mine:
+            raise LedgerError(
+                f"{queue.paths.folder} is on a network file system, where locks do not keep hosts apart, and a manager "
+                f"on {host_of(record.owner)} is running {record.name}: stop it there, or use another --root; if that "
+                f"host is gone for good, put its runs back by dbutils.py --cancel and --requeue"
+            )
+
+
+def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], placement: str) -> None:
+    keys = {run.key for run in experiment.runs}
+    states = count_states(record.state for key, record in known.items() if key in keys)
+    new, old = len(keys - known.keys()), len(keys & known.keys())
+    stand = f" ({counts_text(states)})" if old else ""
+    parts = f"{new} new, {old} known{stand}, {len(experiment.runs) - len(keys)} duplicate"
+    print(f"{queue.paths.folder}: {runs_text(len(keys))}: {parts}")
+    others = len(known.keys() - keys)
+    if others:
+        print(f"left alone: {runs_text(others)} of its queue, not in the experiment file (any more)")
+    print(placement, flush=True)
+
+
+def _estimate(experiment: Experiment, known: dict[str, Record], slots: int) -> str:
+    """How long the plan will take, by the runs that are done; empty where that can't be told."""
+    found = [known[run.key] for run in experiment.runs if run.key in known]
+    done = [record for record in found if record.state is State.DONE and record.started]
+    waiting = len(experiment.runs) - sum(record.state in SETTLED for record in found)
+    if not done or not waiting:
+        return ""
+    each = statistics.median(record.ended - record.started for record in done)
+    return f", about {clock(each * math.ceil(waiting / slots))} in all, judging by {runs_text(len(done))}"
+
+
+def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:
+    """What ``--rf`` deletes: names of runs, and where they stand."""
+    names = [run.identity.name for run in experiment.runs if run.key not in known]
+    strays = {name: "not in the queue" for name in names if queue.paths.run(name).folder.exists()}
+    return {**{record.name: record.state.value for record in known.values()}, **strays}
+
+
+def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Namespace) -> bool:
+    """List what ``--rf`` deletes, and ask."""
+    if not (options.yes or options.dry_run or sys.stdin.isatty()):
+        raise SweepError(
+            f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}: "
+            f"say --yes where there is no terminal to ask at, --dry_run lists them"
+        )
+    print(f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}:")
+    for name, state in doomed.items():
+        print(f"  {name}  {state}")
+    if options.dry_run:
+        return False
+    if options.yes:
+        return True
+    try:
+        return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> None:
+    counts = filter(None, (counts_text(result.counts), f"{result.gone} gone" if result.gone else ""))
+    print(f"{queue.paths.folder}: {', '.join(counts)}, after {clock(seconds)}")
+    if result.gone:
+        print(
+            f"no longer in the queue, as somebody deleted it: {runs_text(result.gone)}; start again to queue them anew"
+        )
+    for record in result.failed[:NAMED]:
+        print(f"  failed: {record.name}: {record.error}")
+        print(f"          {queue.paths.run(record.name).log(record.attempt)}")
+    if len(result.failed) > NAMED:
+        print(f"  and {len(result.failed) - NAMED} more failed: {_command('dbutils.py', name, queue)}")
+    if result.failed:
+        print(f"put them back with: {_command('dbutils.py', name, queue)} --requeue_level 2")
+    if result.interrupted:
+        print("stopped; the next start, without --rf, goes on from here")
+
+
+def _command(door: str, name: str, queue: Queue) -> str:
+    """The beginning of a command line on this experiment, to be copied."""
+    root = queue.paths.folder.parent
+    return shlex.join(["python", door, "--exp", name, *(["--root", str(root)] if root != Path("runs") else [])])
+
+
+def _report(name: str, root: str, script: str) -> int:
+    report = import_module(STUDIES[script].report)  # only here: it brings pandas and matplotlib along
+    return int(report.main(["--exp", name, "--root", root]))

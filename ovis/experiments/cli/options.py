@@ -1,0 +1,59 @@
+"""What the doors share in reading a command line: errors of one line, and which experiment is meant."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ovis.estimators.ids import nearest
+from ovis.experiments.runs.paths import is_safe_name
+from ovis.experiments.studies import ALIASES
+
+__all__ = ["OneLineParser", "find_experiment", "fraction", "whole_number"]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses in one line: the usage, half a screen of it, is for ``--help``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}\n")
+
+    def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The options of a command line; None: this process's. Leaves the process if they make no sense."""
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            valid = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
+            self.error(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
+        return options
+
+
+def whole_number(text: str) -> int:
+    """For options that count something: 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """For options that are a part of a whole: 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a fraction from 0 to 1, got {text}")
+    return value
+
+
+def find_experiment(root: Path, name: str) -> Path | None:
+    """The folder of an experiment in ``root``: as it is called, or what that is another name of; None: not there."""
+    for known in (name, ALIASES.get(name, name)):
+        if is_safe_name(known) and (root / known).is_dir():
+            return root / known
+    return None

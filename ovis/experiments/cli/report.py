@@ -1,0 +1,248 @@
+"""Draw an experiment's figures and print its table, from whatever has been run so far."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, other_report, run_report, split_words
+
+if TYPE_CHECKING:
+    from ovis.experiments.reporting.data.read import Experiment
+    from ovis.experiments.reporting.data.results import Results
+    from ovis.experiments.reporting.figures.save_figure import Drawn
+    from ovis.experiments.reporting.report_spec import Choice
+
+__all__ = ["main", "report"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Report on one experiment.
+
+    Args:
+        argv: the command line; None: that of the process.
+
+    Returns:
+        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist, or
+        a package is not installed.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = build_parser().parse_args(words)
+    options.command = shlex.join(["python", "report.py", *words])
+    return run_report(report, options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of report.py."""
+    parser = argparse.ArgumentParser(
+        prog="report.py",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="Where no metrics are named, the paper's experiments get those of the paper's figures.",
+    )
+    parser.set_defaults(command="")  # for the page
+    words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
+    add = parser.add_argument
+    add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
+    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
+    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    choose = parser.add_argument_group("which runs").add_argument
+    choose("--include", **words, help="only runs whose label (--id), estimator or folder name holds one of these")
+    choose("--exclude", **words, help="no runs whose label, estimator or folder name holds one of these")
+    choose("--filter", **{**words, "metavar": "KEY=VALUE,..."}, help="only runs with these settings; of two values of "
+        "one setting either will do")  # fmt: skip
+    show = parser.add_argument_group("what to show").add_argument
+    show("--keys", **words, help="settings that tell runs apart; default: dataset, estimator, iw")
+    show("--merge_args", **{**words, "default": None}, help="settings that make another series of an estimator, such "
+        "as alpha; default: those in which its runs differ; empty (--merge_args=): average them")  # fmt: skip
+    show("--parse_estimator_args", action="store_true", help="take estimator ids apart into settings for --keys and "
+        "--filter: family, gamma, S, exclusive, P, tvo_beta, integration")  # fmt: skip
+    show("--metrics", **words, help="curves, one panel each")
+    show("--detailed_metrics", **words, help="detailed plots: a row of panels each, a column for each K")
+    show("--pivot_metrics", **words, help="columns of the table and panels against K: agg:metric, with the max, min, "
+        "mean or last over a training")  # fmt: skip
+    show("--ylims", **{**words, "metavar": "METRIC:LO:HI,..."}, help="limits of the vertical axes of curves; a panel "
+        "of which they would hold nothing goes without")  # fmt: skip
+    how = parser.add_argument_group("how to show it").add_argument
+    how("--ema", type=_weight, default=0.0, metavar="W", help="smooth the curves of every run: weight of the past in "
+        "an exponential average, from 0 (default) to below 1")  # fmt: skip
+    how("--downsample", type=_points, metavar="N", help="at most N points of a curve")
+    how("--band", default="std", choices=("std", "ci", "none"), help="around the mean of curves: 0.5 std (default), "
+        "95%% interval, nothing; detailed plots have the interval, pivots 0.5 std")  # fmt: skip
+    how("--latex", action="store_true", help="write the table as LaTeX too (table.tex)")
+    how("--float_format", type=_float_format, default="", metavar="F",
+        help="of all numbers in the table, e.g. .2f; default: by metric")  # fmt: skip
+    return parser
+
+
+def _weight(text: str) -> float:
+    """A weight of the past in a moving average."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, e.g. 0.9, got {text!r}")
+    return value
+
+
+def _points(text: str) -> int:
+    """A number of points that hold a curve's first and last one."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 2 or more, got {text!r}")
+    return int(text)
+
+
+def _float_format(text: str) -> str:
+    """A format specification, also as ``%.2f`` or ``{:.2f}``."""
+    plain = text.strip("{:}").removeprefix("%")
+    try:
+        format(0.5, plain)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no format of a number, e.g. .2f") from None
+    return plain
+
+
+def report(options: argparse.Namespace) -> list[Drawn]:
+    """Read, compute, draw, save, print.
+
+    Returns:
+        the figures.
+
+    Raises:
+        ReportError: there is nothing to report on, or no such thing as was asked for.
+    """
+    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    from ovis.experiments.reporting.data.results import compute_results
+    from ovis.experiments.reporting.data.select import report_name
+    from ovis.experiments.reporting.figures.report_figures import draw_report
+    from ovis.experiments.reporting.figures.save_figure import save_drawn
+    from ovis.experiments.reporting.page.render import write_page
+    from ovis.experiments.reporting.page.runs_table import experiment_page
+    from ovis.experiments.reporting.presets import preset_of
+    from ovis.experiments.reporting.verdict_table import claims_table, claims_text
+    from ovis.experiments.runs.atomic import write_text
+
+    everything = _read(options)
+    experiment = _select(options, everything)
+    choice = _choose(options, experiment)
+    results = compute_results(experiment, choice, options.band, options.ema, options.downsample)
+    preset = preset_of(options.exp)
+    verdicts = preset.verdicts(everything) if preset.verdicts else []
+    files = _tables(options, results)
+    if verdicts:
+        files["claims.csv"] = claims_table(verdicts).to_csv(index=False)
+    folder = Path(options.output) / report_name(options.exp, options.include, options.exclude, options.filter)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_text(folder / name, content, durable=False)
+    print(f"wrote {', '.join(files)} to {folder}\n")
+    print(files["table.txt"])
+    if verdicts:
+        print(claims_text(verdicts))
+    drawn = []
+    more = preset.pictures(experiment) if preset.pictures else ()
+    for picture in chain(draw_report(results, options.band), more):
+        drawn.append(save_drawn(picture.figure, folder, picture.name, picture.title, picture.alt))
+        print(drawn[-1].path)
+    source = Path(options.root) / options.exp
+    page = experiment_page(experiment, source, choice.pivots, drawn, verdicts, choice.notes, options.command)
+    print(write_page(folder, page))
+    return drawn
+
+
+def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
+    """File name -> content: curves and pivots as CSV, the table as text and, if asked for, as LaTeX."""
+    from ovis.experiments.reporting.tables import latex_table, text_table, wide_table
+
+    choice = results.choice
+    files = {"curves.csv": results.curves.to_csv(index=False)}
+    if len(results.detailed):
+        files["detailed.csv"] = results.detailed.to_csv(index=False)
+    files["pivot.csv"] = wide_table(results.pivot, choice.keys).to_csv(index=False)
+    files["table.txt"] = text_table(results.pivot, choice.keys, options.float_format, choice.evaluated)
+    if options.latex:
+        files["table.tex"] = latex_table(results.pivot, choice.keys, options.float_format, choice.evaluated)
+    return files
+
+
+def _read(options: argparse.Namespace) -> Experiment:
+    """All runs of the experiment."""
+    from ovis.experiments.reporting.data.read import list_experiments, read_experiment
+    from ovis.experiments.runs.paths import is_safe_name
+
+    root = Path(options.root)
+    if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
+        there = ", ".join(list_experiments(root)) or "none"
+        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
+    return read_experiment(root / options.exp)
+
+
+def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
+    """The runs that were asked for; says what was read and what was not."""
+    from ovis.experiments.reporting.data.estimator_args import split_estimators
+    from ovis.experiments.reporting.data.filters import filter_runs, parse_condition
+    from ovis.experiments.reporting.data.select import select_runs
+
+    experiment = select_runs(everything, options.include, options.exclude)
+    if options.parse_estimator_args:
+        experiment = split_estimators(experiment)
+    try:
+        conditions = [parse_condition(text) for text in options.filter]
+        if len(experiment.runs):
+            experiment = filter_runs(experiment, conditions)
+    except ValueError as error:
+        raise ReportError(str(error), REFUSED) from None
+    _print_counts(experiment, everything)
+    if experiment.runs.empty:
+        what = "no run was asked for" if len(everything.runs) else "no run has any evaluation"
+        folder = Path(options.root) / options.exp
+        other = "" if len(everything.runs) else other_report(folder, "gradients*.npz", "report_asymptotic_variance.py")
+        raise ReportError(f"{what} in {folder}: {other or 'nothing to draw'}", FAILED)
+    return experiment
+
+
+def _print_counts(experiment: Experiment, everything: Experiment) -> None:
+    total = sum(experiment.states.values())
+    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
+    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
+    left = sum(everything.states.values()) - total
+    if left:
+        print(f"left out by --include, --exclude and --filter: {left} runs")
+    _print_skipped(experiment)
+
+
+def _print_skipped(experiment: Experiment, most: int = 10) -> None:
+    for item in experiment.skipped[:most]:
+        print(f"skipped {item.name}: {item.reason} ({item.state})")
+    if len(experiment.skipped) > most:
+        print(f"skipped {len(experiment.skipped) - most} more")
+    for run in experiment.runs[experiment.runs["state"] == "failed"].to_dict("records")[:most]:
+        print(f"failed {run['run']}: {run['message'] or 'no message'} (drawn as far as it came)")
+
+
+def _choose(options: argparse.Namespace, experiment: Experiment) -> Choice:
+    """What to show; says what a reader should know of it."""
+    from ovis.experiments.reporting.presets import preset_of
+    from ovis.experiments.reporting.report_spec import Request, choose
+
+    request = Request(
+        options.keys,
+        options.metrics,
+        options.detailed_metrics,
+        options.pivot_metrics,
+        options.ylims,
+        options.merge_args,
+    )
+    try:
+        choice = choose(experiment, request, preset_of(options.exp))
+    except ValueError as error:
+        raise ReportError(str(error), REFUSED) from None
+    for note in choice.notes:
+        print(f"note: {note}")
+    return choice

@@ -1,0 +1,33 @@
+"""Points of the Gaussian toy model (Rainforth et al. 2018; Figure 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from ovis.experiments.datasets.splits import Splits, StoredData
+from ovis.experiments.settings import TrainSettings
+
+__all__ = ["draw", "load"]
+
+POINTS = 1024
+SEED = 42
+
+
+def draw(dimension: int, n: int = POINTS, generator: Generator | None = None) -> Tensor:
+    """n points x ~ N(z, I), z ~ N(mu, I), around one mu ~ N(0, I): float, shape [n, dimension].
+
+    Args:
+        dimension: D.
+        n: points.
+        generator: of mu first, then of the points; None: seeded with 42, as in Figure 1.
+    """
+    generator = generator or torch.Generator().manual_seed(SEED)
+    centre, z_noise, x_noise = (torch.randn(k, dimension, generator=generator) for k in (1, n, n))
+    return centre + z_noise + x_noise
+
+
+def load(settings: TrainSettings) -> Splits:
+    """1024 points in ``settings.N`` dimensions in each split, around the same mu; float, shape [N]."""
+    train, valid, test = draw(settings.N, 3 * POINTS).split(POINTS)
+    return Splits(StoredData(train), valid, test, mean=train.mean(0))

@@ -1,0 +1,64 @@
+"""Data sets of 28 x 28 images that come from files: binary ones, or grey levels that are binarized anew at each use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from ovis.experiments.datasets.cache import Arrays, cached
+from ovis.experiments.datasets.splits import Splits, StoredData, as_float
+from ovis.experiments.settings import TrainSettings
+
+__all__ = ["SIDE", "binarize", "binarize_once", "hold_out", "load_images"]
+
+SIDE = 28
+
+#: Seed of what is drawn once and for all: which images are held out, and how those are binarized.
+SEED = 42
+
+
+def load_images(settings: TrainSettings, prepare: Callable[[Path], Arrays], grey: bool = False) -> Splits:
+    """The splits of ``settings.dataset``, from the cache where it is there.
+
+    Args:
+        settings: of the run.
+        prepare: the data folder to ``train``, ``valid`` and ``test``: uint8, [n, 28, 28], in {0, 1}.
+        grey: ``train`` holds grey levels from 0 to 255.
+
+    Returns:
+        uint8 tensors of shape [n, 1, 28, 28].
+
+    Raises:
+        DataError: a file is corrupt, or missing and can't be downloaded.
+    """
+    arrays = cached(Path(settings.data_root), settings.dataset, prepare)
+    train, valid, test = (torch.from_numpy(arrays[name]).unsqueeze(1) for name in ("train", "valid", "test"))
+    mean = torch.from_numpy(arrays["train"].mean(0, dtype=np.float32)).unsqueeze(0)
+    if grey:
+        return Splits(StoredData(train, binarize), valid, test, mean=mean / 255)
+    return Splits(StoredData(train, as_float), valid, test, mean=mean)
+
+
+def binarize(grey: Tensor, generator: Generator) -> Tensor:
+    """Each pixel is 1 with probability grey / 255: float, shape as ``grey``."""
+    # rand <, not bernoulli: three times as fast on the CPU
+    noise = torch.rand(grey.shape, generator=generator, device=grey.device)
+    return as_float(noise < grey / 255)
+
+
+def binarize_once(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """As :func:`binarize`, always the same draw."""
+    noise = np.random.default_rng(SEED).random(grey.shape, dtype=np.float32)
+    return (noise < grey / np.float32(255)).astype(np.uint8)
+
+
+def hold_out(images: NDArray[np.uint8], n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """All but n of the images, and n of them: always the same random choice, each part in the order of the file."""
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[np.random.default_rng(SEED).permutation(len(images))[:n]] = True
+    return images[~chosen], images[chosen]

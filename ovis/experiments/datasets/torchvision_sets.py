@@ -1,0 +1,113 @@
+"""The files of a data set that torchvision knows: it downloads what is missing, and only what is as published is kept.
+
+torchvision checks an MD5 itself. It also falls back from https to http, and has no other address for Fashion-MNIST: a
+file gets into the data folder only with the checksum of its :class:`~ovis.experiments.datasets.files.Source`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovis.experiments.datasets.files import PATIENCE, DataError, Source, find, verified
+
+__all__ = ["download_missing"]
+
+log = logging.getLogger(__name__)
+
+
+def download_missing(root: Path, name: str, sources: Sequence[Source]) -> None:
+    """Put those of the files that are missing into the data folder, packed. torchvision is imported only for that.
+
+    torchvision downloads into a folder of its own, ``ROOT/.NAME.part``, so that nothing is ever half there.
+
+    Args:
+        root: the data folder.
+        name: torchvision's class, ``MNIST`` or ``FashionMNIST``.
+        sources: the files that are needed, all in ``ROOT/NAME/raw``.
+
+    Raises:
+        DataError: torchvision can't be used or can't download them, or what came is not what was published.
+    """
+    missing = [source for source in sources if find(root, source) is None]
+    if not missing:
+        return
+    part = root / f".{name}.part"
+    try:
+        _fetch(_torchvision_class(name), part)
+        arrived = [_packed(part, source) for source in missing]
+        for path, source in zip(arrived, missing, strict=True):
+            _check(path, source)
+        for path, source in zip(arrived, missing, strict=True):
+            target = _packed(root, source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    except (OSError, EOFError, HTTPException, RuntimeError, ValueError) as error:
+        files = " and ".join(_packed(root, source).name for source in missing)
+        told = f"missing in {_packed(root, missing[0]).parent}: {files}; torchvision: {_one_line(error)}"
+        address = missing[0].url.rpartition("/")[0]
+        raise DataError(f"{told}; put them there by hand, from {address}/, or say --data_root") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _packed(root: Path, source: Source) -> Path:
+    return root / f"{source.path}.gz"
+
+
+def _check(path: Path, source: Source) -> None:
+    try:
+        verified(path, source)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def _torchvision_class(name: str) -> Any:
+    """
+    Raises:
+        RuntimeError: torchvision is missing, or its build does not fit that of torch.
+    """
+    try:
+        return getattr(importlib.import_module("torchvision.datasets"), name)
+    except Exception as error:  # a build for another torch fails in any way it likes
+        raise RuntimeError(
+            f"can't be imported ({_one_line(error)}): install the build that belongs to torch {torch.__version__}, "
+            "from where that came, e.g. pip install torchvision==0.28.0 for torch 2.13"
+        ) from None
+
+
+def _fetch(torchvision_class: Any, part: Path) -> None:
+    """Have torchvision download a set; what a killed process has left is no use."""
+    shutil.rmtree(part, ignore_errors=True)
+    log.info("torchvision downloads %s", part.name.strip(".").removesuffix(".part"))
+    with _well_behaved():
+        torchvision_class(str(part), download=True)
+
+
+@contextlib.contextmanager
+def _well_behaved() -> Iterator[None]:
+    """No prints, a bar on a terminal but not in the log of a job, and a server that stays silent is given up."""
+    bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(bar):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

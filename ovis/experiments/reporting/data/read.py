@@ -1,0 +1,201 @@
+"""Reads an experiment of trainings: its folder in, two tables and a list of what could not be read out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ovis.experiments.reporting.data.run_folders import (
+    Skipped,
+    canonical_estimator,
+    count_states,
+    list_experiments,
+    read_config,
+    read_queue,
+    read_state,
+)
+from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+
+__all__ = ["Experiment", "Skipped", "list_experiments", "read_experiment"]
+
+#: What a line of metrics.jsonl says about itself.
+NOT_METRICS = ("step", "time", "epoch")
+
+#: Steps beyond this are not ours (and would not fit an int64).
+LARGEST_STEP = 2**53
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is on disk of one experiment.
+
+    Attributes:
+        name: of the experiment.
+        runs: one row per run with an evaluation: ``run`` (the folder's name), ``state``, ``message`` (why it failed),
+            ``evaluations`` (how many), and one column per setting; estimators in their canonical form.
+        curves: one row per value: ``run``, ``step``, ``time`` (seconds since the start), ``metric``, ``value``.
+        skipped: what is not in these tables.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def settings(self) -> list[str]:
+        """The names of all settings."""
+        return [str(column) for column in self.runs.columns if column not in RUN_COLUMNS]
+
+    @property
+    def varying(self) -> list[str]:
+        """The names of the settings in which the runs differ."""
+        return [name for name in self.settings if self.runs[name].nunique(dropna=False) > 1]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics."""
+        return sorted(self.curves["metric"].unique())
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many runs there are in each state, foreign folders aside."""
+        return count_states([*self.runs["state"], *(item.state for item in self.skipped)])
+
+
+RUN_COLUMNS = ("run", "state", "message", "evaluations")
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read every run of an experiment; what is torn, foreign or empty is listed in ``skipped``.
+
+    Args:
+        folder: ``<root>/<exp>``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    paths = ExperimentPaths(folder)
+    queue = read_queue(paths)
+    columns = _Columns()
+    read = [_read_run(run, queue.get(run.name), columns) for run in paths.runs()]
+    rows = [item for item in read if not isinstance(item, Skipped)]
+    skipped = [item for item in read if isinstance(item, Skipped)]
+    seen = {row["run"] for row in rows} | {item.name for item in skipped}
+    skipped += [Skipped(name, "no folder yet", state) for name, state in queue.items() if name not in seen]
+    runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(RUN_COLUMNS))
+    return Experiment(folder.name, runs, columns.frame(), tuple(skipped))
+
+
+def _read_run(run: RunPaths, queued: str | None, columns: _Columns) -> dict[str, Any] | Skipped:
+    """A run's row, its evaluations appended to ``columns``; or why there is nothing of it to draw."""
+    config = _run_settings(run, queued)
+    if isinstance(config, Skipped):
+        return config
+    state, message = read_state(run, queued)
+    evaluations = columns.extend(run)
+    if not evaluations:
+        return Skipped(run.name, f"no evaluation{f': {message}' if message else ''}", state)
+    return {"run": run.name, "state": state, "message": message, "evaluations": evaluations, **config}
+
+
+def _run_settings(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
+    """The run's settings as columns of a table, or why there are none."""
+    settings = read_config(run, queued)
+    if isinstance(settings, Skipped):
+        return settings
+    found = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
+    if "estimator" in found:
+        found["estimator"] = canonical_estimator(str(found["estimator"]))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tables as text: a setting is a value that runs can be grouped by."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+
+
+@dataclass
+class _Columns:
+    """The table of curves while it is read: plain lists, and numbers in place of names, as a million rows may come."""
+
+    run: list[int] = field(default_factory=list)
+    step: list[int] = field(default_factory=list)
+    time: list[float] = field(default_factory=list)
+    metric: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    metrics: dict[str, int] = field(default_factory=dict)
+
+    def extend(self, paths: RunPaths) -> int:
+        """Append a run's evaluations in order of their steps; returns how many there are."""
+        code = len(self.runs)
+        self.runs.append(paths.name)
+        # After a resume a step may come twice: the later line is of the run that went on.
+        lines = {_step(line): line for line in _read_lines(paths.metrics)}
+        lines.pop(-1, None)
+        for step, line in sorted(lines.items()):
+            time = _number(line.get("time"))
+            values = {name: _number(raw) for name, raw in line.items() if name not in NOT_METRICS}
+            for name, value in values.items():
+                if value is not None:
+                    self.run.append(code)
+                    self.step.append(step)
+                    self.time.append(math.nan if time is None else time)
+                    self.metric.append(self.metrics.setdefault(name, len(self.metrics)))
+                    self.value.append(value)
+        return len(lines)
+
+    def frame(self) -> pd.DataFrame:
+        codes = np.array(self.run, dtype=np.int64), np.array(self.metric, dtype=np.int64)
+        return pd.DataFrame(
+            {
+                "run": pd.Categorical.from_codes(codes[0], pd.Index(self.runs, dtype=str)),
+                "step": np.array(self.step, dtype=np.int64),
+                "time": np.array(self.time, dtype=np.float64),
+                "metric": pd.Categorical.from_codes(codes[1], pd.Index(list(self.metrics), dtype=str)),
+                "value": np.array(self.value, dtype=np.float64),
+            }
+        )
+
+
+def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects of a file; a line that a kill left torn is passed over."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for line in content.splitlines():
+        try:
+            data = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(data, dict):
+            yield data
+
+
+def _step(line: Mapping[str, Any]) -> int:
+    """The step of an evaluation, -1 where it has none."""
+    step = _number(line.get("step"))
+    return int(step) if step is not None and 0 <= step < LARGEST_STEP else -1
+
+
+def _number(value: Any) -> float | None:
+    """A metric's value: null counts as NaN, as JSON has no other word for it; None for what is not a number."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

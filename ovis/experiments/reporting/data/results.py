@@ -1,0 +1,58 @@
+"""All numbers of a report, computed before anything is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ovis.experiments.reporting.data.aggregate import curve_table, pivot_table
+from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.smooth import smooth_runs, thin_curves
+from ovis.experiments.reporting.metrics import Metric
+from ovis.experiments.reporting.report_spec import Choice
+
+__all__ = ["Results", "compute_results"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a report.
+
+    Attributes:
+        choice: what is shown.
+        pivot: see :func:`ovis.experiments.reporting.data.aggregate.pivot_table`.
+        curves: see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
+        detailed: the same, of the detailed plots; empty where there are none.
+    """
+
+    choice: Choice
+    pivot: pd.DataFrame
+    curves: pd.DataFrame
+    detailed: pd.DataFrame
+
+
+def compute_results(
+    experiment: Experiment, choice: Choice, band: str = "std", ema: float = 0.0, points: int | None = None
+) -> Results:
+    """Average over seeds.
+
+    Args:
+        experiment: what was read.
+        choice: what is shown.
+        band: around the curves, a key of :data:`ovis.experiments.reporting.data.aggregate.BANDS`; of detailed plots it is ``ci``.
+        ema: weight of the smoothing of curves, see :func:`ovis.experiments.reporting.data.smooth.smooth_runs`; pivots are not smoothed.
+        points: of a curve, at most; None: all.
+    """
+    pivot = pivot_table(experiment, choice.keys, choice.pivots)
+
+    def curves(metrics: Sequence[Metric], band: str) -> pd.DataFrame:
+        names = [metric.name for metric in metrics]
+        rows = experiment.curves[experiment.curves["metric"].isin(names)]
+        rows = smooth_runs(rows, ema) if ema else rows
+        table = curve_table(dataclasses.replace(experiment, curves=rows), choice.keys, metrics, band, pivot)
+        return thin_curves(table, choice.keys, points) if points else table
+
+    return Results(choice, pivot, curves(choice.metrics, band), curves(choice.detailed, "ci"))

@@ -1,0 +1,110 @@
+"""What every report asks of an experiment's folder: which runs there are, their settings, and where they stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovis.estimators.ids import parse_estimator
+from ovis.experiments.runner.queue.ledger import Ledger, LedgerError
+from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+
+__all__ = [
+    "Skipped",
+    "canonical_estimator",
+    "count_states",
+    "list_experiments",
+    "read_config",
+    "read_queue",
+    "read_state",
+]
+
+#: What the outcomes of a training mean here; any other one is a failure.
+ENDINGS = {"success": "done", "aborted": "aborted", "cancelled": "cancelled"}
+
+#: States of the queue that overrule an old failure: the run is tried again.
+PENDING = ("queued", "running", "cancelled")
+
+STATE_ORDER = ("done", "running", "unfinished", "queued", "aborted", "failed", "cancelled", "unreadable")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A folder, or a queued run, without anything to draw.
+
+    Attributes:
+        name: of the folder.
+        reason: why, in a few words.
+        state: ``foreign`` (not a run), ``unreadable``, or where the queue says that the run stands.
+    """
+
+    name: str
+    reason: str
+    state: str
+
+
+def list_experiments(root: Path) -> list[str]:
+    """The names of the experiments in ``root``; none where it does not exist."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_queue(paths: ExperimentPaths) -> dict[str, str]:
+    """Run name -> state in the queue; empty where no queue can be read: the folders tell enough."""
+    try:
+        rows = Ledger(paths).read()
+    except LedgerError:
+        return {}
+    return {str(row.get("name")): str(row.get("state")) for row in rows if isinstance(row, dict) and row.get("name")}
+
+
+def read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
+    """The run's settings as they stand there, or why there are none."""
+    if not run.config.is_file():
+        # A run of the queue has no configuration between the making of its folder and its first step.
+        return Skipped(run.name, "no config.json", queued or "foreign")
+    try:
+        config = json.loads(run.config.read_bytes())
+    except (OSError, ValueError) as error:
+        return Skipped(run.name, f"config.json can't be read ({type(error).__name__})", "unreadable")
+    settings = config.get("settings") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return Skipped(run.name, "config.json holds no settings", "foreign")
+    return settings
+
+
+def canonical_estimator(name: str) -> str:
+    """The canonical id; one of another version keeps its name."""
+    try:
+        return parse_estimator(name).canonical
+    except ValueError:
+        return name
+
+
+def read_state(run: RunPaths, queued: str | None) -> tuple[str, str]:
+    """The run's state, and why it failed."""
+    try:
+        outcome = json.loads(run.outcome.read_bytes())
+    except (OSError, ValueError):
+        outcome = None
+    if not isinstance(outcome, dict):
+        done = queued == "done" or run.success.is_file()
+        return ("done" if done else queued or "unfinished"), ""
+    state = ENDINGS.get(str(outcome.get("status")), "failed")
+    if state != "done" and queued in PENDING:
+        return queued, ""
+    return state, str(outcome.get("message") or "")
+
+
+def count_states(states: Iterable[str]) -> dict[str, int]:
+    """How many runs there are in each state, foreign folders aside."""
+    found = [state for state in states if state != "foreign"]
+    return {state: found.count(state) for state in dict.fromkeys(sorted(found, key=_state_order))}
+
+
+def _state_order(state: str) -> int:
+    return STATE_ORDER.index(state) if state in STATE_ORDER else len(STATE_ORDER)

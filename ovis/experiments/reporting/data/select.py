@@ -1,0 +1,164 @@
+"""Which runs, settings and metrics a report is about; every refusal names the nearest valid word."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ovis.estimators.ids import nearest
+from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.metrics import PARTICLES, Evaluated, Metric, Pivot, is_known, make_metric
+from ovis.experiments.settings import TrainSettings
+
+__all__ = [
+    "check_keys",
+    "check_metrics",
+    "check_pivots",
+    "how_evaluated",
+    "keep_runs",
+    "mixed_settings",
+    "report_name",
+    "select_runs",
+    "shared_particles",
+]
+
+#: Settings that say where and not what was computed, and the seed: runs that differ here only are averaged.
+AVERAGED = {"seed", *(item.name for item in dataclasses.fields(TrainSettings) if not item.metadata["identity"])}
+
+
+def select_runs(experiment: Experiment, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Experiment:
+    """The runs whose label (``--id``), estimator or folder name holds one of ``include`` and none of ``exclude``.
+
+    The hash at the end of a folder's name does not count. Foreign folders stay listed, whatever their name.
+
+    Args:
+        experiment: what was read.
+        include: parts of names; empty: all runs.
+        exclude: parts of names.
+    """
+
+    def wanted(*names: str) -> bool:
+        text = "\n".join(names)
+        return (not include or any(part in text for part in include)) and not any(part in text for part in exclude)
+
+    rows = experiment.runs
+    columns = [rows[name].astype(str) for name in ("run", "id", "estimator") if name in rows]
+    kept = [wanted(_without_hash(run), *others) for run, *others in zip(*columns, strict=True)] if len(rows) else []
+    skipped = tuple(s for s in experiment.skipped if s.state == "foreign" or wanted(_without_hash(s.name)))
+    return dataclasses.replace(keep_runs(experiment, kept), skipped=skipped)
+
+
+def keep_runs(experiment: Experiment, kept: Sequence[bool]) -> Experiment:
+    """The experiment with some of its runs only, and their curves.
+
+    Args:
+        experiment: what was read.
+        kept: for each of its runs, whether to keep it.
+    """
+    if experiment.runs.empty or all(kept):
+        return experiment
+    runs = experiment.runs[list(kept)].reset_index(drop=True)
+    curves = experiment.curves[experiment.curves["run"].isin(runs["run"])].reset_index(drop=True)
+    return dataclasses.replace(experiment, runs=runs, curves=curves)
+
+
+def _without_hash(name: str) -> str:
+    return re.sub(r"-[0-9a-f]{12}$", "", name)
+
+
+def report_name(
+    exp: str, include: Sequence[str] = (), exclude: Sequence[str] = (), conditions: Sequence[str] = ()
+) -> str:
+    """The folder of a report: ``NAME``, ``NAME-inc=iwbound``, ``NAME-iw=50`` ...; of several words the first names it.
+
+    Args:
+        exp: the experiment.
+        include: the words of ``--include``.
+        exclude: the words of ``--exclude``.
+        conditions: those of ``--filter``: all of them name it.
+    """
+    parts = [exp, *(f"{tag}={words[0]}" for tag, words in (("inc", include), ("exc", exclude)) if words), *conditions]
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", "-".join(parts))
+
+
+def check_keys(experiment: Experiment, keys: Iterable[str], option: str = "--keys") -> list[str]:
+    """The settings by which curves are told apart, each once.
+
+    Raises:
+        ValueError: no such setting.
+    """
+    keys = list(dict.fromkeys(keys))
+    for key in keys:
+        if key not in experiment.settings:
+            raise ValueError(f"{option}: no setting {key!r}{nearest(key, experiment.settings)}")
+    return keys
+
+
+def check_metrics(experiment: Experiment, names: Iterable[str], option: str = "--metrics") -> list[Metric]:
+    """The metrics of these names that runs have, each once; one that a training may still come to measure is left out.
+
+    Raises:
+        ValueError: no training has such a metric.
+    """
+    present, evaluated = experiment.metrics, how_evaluated(experiment)
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in present and not is_known(name):
+            raise ValueError(f"{option}: no metric {name!r}{nearest(name, present)}")
+    return [make_metric(name, evaluated) for name in names if name in present]
+
+
+def check_pivots(experiment: Experiment, pivots: Iterable[Pivot]) -> list[Pivot]:
+    """The columns of the table that runs have, each once; the wall time counts as a metric here.
+
+    Raises:
+        ValueError: no training has such a metric.
+    """
+    pivots = list(dict.fromkeys(pivots))
+    found = check_metrics(experiment, (p.metric.name for p in pivots if p.metric.name != "time"), "--pivot_metrics")
+    named = {metric.name: metric for metric in found} | {"time": make_metric("time")}
+    return [Pivot(p.aggregate, named[p.metric.name]) for p in pivots if p.metric.name in named]
+
+
+def mixed_settings(experiment: Experiment, keys: Sequence[str]) -> list[str]:
+    """Settings other than the seed in which runs that ``keys`` put together differ: no mean over seeds alone."""
+    runs = experiment.runs
+    names = [name for name in experiment.varying if name not in AVERAGED and name not in keys]
+    if not keys:
+        return names
+    groups = runs.groupby(list(keys), dropna=False, sort=False)
+    return [name for name in names if groups[name].nunique(dropna=False).max() > 1]
+
+
+def shared_particles(experiment: Experiment) -> dict[str, int]:
+    """Split -> the number of particles it is evaluated with; without the splits in which the runs differ."""
+    found = {split: experiment.runs[name] for split, name in PARTICLES.items() if name in experiment.runs}
+    # An older run may lack the setting, and a foreign one may hold anything.
+    return {
+        split: int(column.iloc[0])
+        for split, column in found.items()
+        if column.nunique(dropna=False) == 1 and pd.api.types.is_integer_dtype(column)
+    }
+
+
+def how_evaluated(experiment: Experiment) -> Evaluated:
+    """With how many particles, how often, and chosen by what: what the labels of this experiment's metrics must say."""
+    runs = experiment.runs
+    chosen = [str(name) for name in runs["select_on"].unique()] if "select_on" in runs else []
+    return Evaluated(shared_particles(experiment), _measured_once(experiment), chosen[0] if len(chosen) == 1 else "")
+
+
+def _measured_once(experiment: Experiment) -> frozenset[str]:
+    """The metrics of which no run has two values, though the runs that have one were evaluated more than once."""
+    curves = experiment.curves
+    metrics, runs = curves["metric"].cat, curves["run"].cat
+    shape = len(metrics.categories), len(runs.categories)
+    places = np.ravel_multi_index((metrics.codes, runs.codes), shape) if len(curves) else np.zeros(0, int)
+    counts = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+    evaluations = experiment.runs.set_index("run")["evaluations"].reindex(runs.categories).fillna(0).to_numpy()
+    single = (counts <= 1).all(axis=1) & (counts * (evaluations > 1) == counts).all(axis=1) & counts.any(axis=1)
+    return frozenset(str(name) for name in metrics.categories[single])

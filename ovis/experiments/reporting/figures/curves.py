@@ -1,0 +1,112 @@
+"""Curves against steps: one panel per metric, one line per group of runs, one row per data set or K, one legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ovis.experiments.reporting.figures.legend import add_legend, add_stacked_legend
+from ovis.experiments.reporting.figures.panels import (
+    Limits,
+    count_columns,
+    cut_lines,
+    cut_text,
+    draw_lines,
+    fitting_limits,
+    label_steps,
+    new_figure,
+    settled_limits,
+    unseen_text,
+    use_scale,
+    values_of,
+)
+from ovis.experiments.reporting.figures.series import (
+    LONGEST_LEGEND,
+    Series,
+    by_family,
+    legend_looks,
+    make_series,
+    panel_title,
+)
+from ovis.experiments.reporting.figures.style import house_style
+from ovis.experiments.reporting.figures.ticks import label_decades
+from ovis.experiments.reporting.metrics import Evaluated, Metric, make_metric
+
+__all__ = ["draw_curves"]
+
+#: Inches of one panel.
+PANEL = (2.6, 2.6)
+
+
+def draw_curves(
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    limits: Limits | None = None,
+    caption: str = "",
+    evaluated: Evaluated | None = None,
+    rows: str = "dataset",
+) -> Figure:
+    """Draw a table of curves.
+
+    Args:
+        table: columns ``*keys, metric, step, mean, low, high``, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`; its
+            order is the legend's where it is of one K; of several K an estimator's stand below each other.
+        keys: settings that tell curves apart.
+        limits: metric -> limits of its vertical axis, where they hold anything.
+        caption: a line over the legend: what lines and bands are; which lines the axes cut is added.
+        evaluated: how the metrics came about, for the labels.
+        rows: the key whose values are drawn in a row each, if there are several.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    metrics = [make_metric(str(name), evaluated) for name in table["metric"].unique()]
+    parts = values_of(table, rows) if rows in keys else [""]
+    shown = [key for key in keys if not (key == rows and len(parts) > 1)]
+    series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
+    several = "iw" in keys and table["iw"].nunique() > 1
+    if several:  # the best first would be the best at one of these K
+        series = [item for family in by_family(series) for item in family]
+    columns = count_columns(len(metrics)) if len(parts) == 1 else len(metrics)
+    height = math.ceil(len(metrics) / columns) if len(parts) == 1 else len(parts)
+    with house_style():
+        figure = new_figure(PANEL[0] * columns, PANEL[1] * height)
+        axes = figure.subplots(height, columns, squeeze=False)
+        cut: set[str] = set()
+        panels = [(metric, name) for name in parts for metric in metrics]
+        for axis, (metric, name) in zip(axes.flat, panels, strict=False):
+            part = table.loc[table["metric"] == metric.name]
+            part = part.loc[part[rows].astype(str) == name] if name else part
+            cut |= _draw_panel(axis, part, shown, series, metric, limits or {})
+            axis.set_title(panel_title(rows, name), fontsize="medium")
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        text = "; ".join(text for text in (caption, cut_text(cut, series), unseen_text(figure.axes, series)) if text)
+        if several and "iw" in shown and len(series) <= LONGEST_LEGEND:
+            parts_of = groupby(series, key=lambda item: item.estimator)
+            add_stacked_legend(figure, [[item.look for item in part] for _, part in parts_of], text)
+        else:
+            add_legend(figure, legend_looks(series), text)
+    return figure
+
+
+def _draw_panel(
+    axis: Axes, table: pd.DataFrame, keys: Sequence[str], series: Sequence[Series], metric: Metric, limits: Limits
+) -> set[str]:
+    """One metric in one panel: all lines with their bands, scales and labels; returns the lines the axis cuts."""
+    use_scale(axis, table, metric)
+    draw_lines(axis, table, keys, series, "step")
+    axis.set_xlabel("training steps")
+    axis.set_ylabel(metric.label)
+    label_steps(axis)
+    held = fitting_limits(table, metric, limits) or settled_limits(table, metric)
+    if held:
+        axis.set_ylim(*held)
+    if axis.get_yscale() == "log":
+        label_decades(axis)
+    return cut_lines(axis) if held else set()

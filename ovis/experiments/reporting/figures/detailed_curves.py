@@ -1,0 +1,87 @@
+"""Detailed plots: one row per metric, one column per K, against training steps, with the axes of a row shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ovis.experiments.reporting.figures.legend import add_grouped_legend
+from ovis.experiments.reporting.figures.panels import (
+    Limits,
+    cut_lines,
+    cut_text,
+    draw_lines,
+    fitting_limits,
+    label_steps,
+    new_figure,
+    settled_limits,
+    unseen_text,
+    use_scale,
+)
+from ovis.experiments.reporting.figures.series import by_family, make_series, panel_title
+from ovis.experiments.reporting.figures.style import house_style
+from ovis.experiments.reporting.figures.ticks import label_decades
+from ovis.experiments.reporting.metrics import Evaluated, make_metric
+
+__all__ = ["draw_detailed"]
+
+#: Inches of one panel.
+PANEL = (2.1, 1.6)
+
+#: Markers on a line, about: panels are small.
+MARKS = 3
+
+
+def draw_detailed(
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    limits: Limits | None = None,
+    caption: str = "",
+    evaluated: Evaluated | None = None,
+) -> Figure:
+    """Draw a table of curves of one data set, metrics in rows and K in columns.
+
+    Args:
+        table: columns ``*keys, metric, step, mean, low, high``, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
+        keys: settings that tell curves apart; where ``iw`` is none of them there is one column.
+        limits: metric -> limits of its vertical axis, where they hold anything.
+        caption: a line over the legend: what lines and bands are; which lines the axes cut is added.
+        evaluated: how the metrics came about, for the labels.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    metrics = [make_metric(str(name), evaluated) for name in table["metric"].unique()]
+    counts = sorted(table["iw"].unique()) if "iw" in keys else [None]
+    shown = [key for key in keys if key != "iw"]
+    series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
+    families = by_family(series)
+    series = [item for family in families for item in family]
+    with house_style():
+        figure = new_figure(PANEL[0] * len(counts), PANEL[1] * len(metrics))
+        axes = figure.subplots(len(metrics), len(counts), squeeze=False, sharex=True, sharey="row")
+        cut: set[str] = set()
+        for row, metric in zip(axes, metrics, strict=True):
+            whole = table.loc[table["metric"] == metric.name]
+            use_scale(row[0], whole, metric)
+            for axis, count in zip(row, counts, strict=True):
+                part = whole if count is None else whole.loc[whole["iw"] == count]
+                draw_lines(axis, part, shown, series, "step", MARKS)
+                if metric is metrics[0] and count is not None:
+                    axis.set_title(panel_title("iw", str(count)), fontsize="medium")
+            held = fitting_limits(whole, metric, limits or {}) or settled_limits(whole, metric)
+            if held:
+                row[0].set_ylim(*held)
+                cut |= {label for axis in row for label in cut_lines(axis)}
+            if row[0].get_yscale() == "log":
+                label_decades(row[0])
+            row[0].set_ylabel(metric.wrapped_label)
+        label_steps(axes[-1, 0])
+        for axis in axes[-1]:
+            axis.set_xlabel("training steps")
+        noted = [caption, cut_text(cut, series), unseen_text(figure.axes, series)]
+        looks = [[item.look for item in family] for family in families]
+        add_grouped_legend(figure, looks, "; ".join(text for text in noted if text))
+    return figure

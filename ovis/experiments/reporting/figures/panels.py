@@ -1,0 +1,184 @@
+"""What the figures of a report have in common: lines with bands in a panel, limits, what an axis cuts, the legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from ovis.experiments.reporting.figures.series import Series
+from ovis.experiments.reporting.metrics import Metric
+
+__all__ = [
+    "NARROWEST",
+    "Limits",
+    "count_columns",
+    "cut_lines",
+    "cut_text",
+    "draw_lines",
+    "fitting_limits",
+    "label_steps",
+    "new_figure",
+    "settled_limits",
+    "unseen_text",
+    "use_scale",
+    "values_of",
+]
+
+#: Panels side by side, at most, where they are all of one data set.
+ROW = 4
+
+#: Inches of a whole figure, at least: the legend needs room beside a single panel too.
+NARROWEST = 3.6
+
+#: Markers on a line of many points, about.
+MARKS = 6
+
+#: The share of the training whose values the axis of a bound must hold in full.
+SETTLED = 0.2
+
+#: Curves that are named in the caption where an axis cuts them, at most.
+NAMED = 2
+
+Limits = Mapping[str, tuple[float, float]]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, of no backend's global state; panels keep clear of labels and legend."""
+    engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)
+    figure = Figure(figsize=(max(width, NARROWEST), height), layout=engine)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def count_columns(panels: int) -> int:
+    """Columns of a grid of so many panels of one data set: as few rows as fit, filled evenly."""
+    return math.ceil(panels / math.ceil(panels / ROW))
+
+
+def values_of(table: pd.DataFrame, key: str) -> list[str]:
+    """The values of a key that need a row or a column each; one empty text where there is nothing to tell apart."""
+    names = list(map(str, table[key].unique())) if key in table else []
+    return names if len(names) > 1 else [""]
+
+
+def use_scale(axis: Axes, table: pd.DataFrame, metric: Metric) -> None:
+    """A logarithmic axis where the metric asks for one and there is something to see on it."""
+    if metric.kind.log and (table["mean"] > 0).any():
+        axis.set_yscale("log")
+
+
+def draw_lines(
+    axis: Axes, table: pd.DataFrame, keys: Sequence[str], series: Sequence[Series], x: str, marks: int = MARKS
+) -> None:
+    """All lines of one panel with their bands; the first series lie on top.
+
+    Args:
+        axis: the panel.
+        table: columns ``*keys, x, mean, low, high``; low and high are NaN where there is no band.
+        keys: settings that tell the series apart.
+        series: what to draw; one without rows is left out.
+        x: the column of the horizontal axis.
+        marks: markers on a line of many points, about.
+    """
+    for place, item in enumerate(series):
+        rows = _rows_of(table, keys, item).sort_values(x)
+        if rows.empty:
+            continue
+        axis.plot(
+            rows[x],
+            rows["mean"],
+            label=item.look.label,
+            zorder=3 - place / len(series),
+            markevery=_marked(rows["mean"].to_numpy(np.float64), place, marks),
+            **item.look.line,
+        )
+        if rows["low"].notna().any():
+            axis.fill_between(
+                rows[x], rows["low"], rows["high"], color=item.look.color, alpha=0.2, linewidth=0, zorder=1
+            )
+
+
+def _marked(values: NDArray[np.float64], place: int, marks: int) -> list[int]:
+    """Which points of a line have markers: the last one, and a few that are not at the steps of the other lines'."""
+    every = max(1, round(len(values) / marks))
+    drawn = np.flatnonzero(np.isfinite(values))
+    return sorted({*range(place % every, len(values), every), *drawn[-1:].tolist()})
+
+
+def _rows_of(table: pd.DataFrame, keys: Sequence[str], item: Series) -> pd.DataFrame:
+    """The rows of one series; NaN, a setting that some runs do not have, equals itself."""
+    mask = np.ones(len(table), dtype=bool)
+    for key in keys:
+        value = item.keys[key]
+        mask &= (table[key].isna() if pd.isna(value) else table[key] == value).to_numpy(bool)
+    return table.loc[mask]
+
+
+def label_steps(axis: Axes) -> None:
+    """Ticks of a horizontal axis of training steps: 0, 50k, 100k."""
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def cut_lines(axis: Axes) -> set[str]:
+    """The labels of the lines of which the axis does not hold every point."""
+    low, high = axis.get_ylim()
+    values = {str(line.get_label()): np.asarray(line.get_ydata(), np.float64) for line in axis.lines}
+    return {label for label, y in values.items() if ((y < low) | (y > high)).any()}
+
+
+def cut_text(cut: Iterable[str], series: Sequence[Series]) -> str:
+    """Which lines are not there in full: a line that enters at the frame has not started there."""
+    missing = set(cut)
+    names = [item.look.label for item in series if item.look.label in missing]
+    if not names:
+        return ""
+    return "y axis cut: " + (", ".join(names) if len(names) <= NAMED else f"{len(names)} of {len(series)} curves")
+
+
+def unseen_text(axes: Iterable[Axes], series: Sequence[Series]) -> str:
+    """Which series of the legend have nothing to see in any panel, and which lose values on a logarithmic axis."""
+    drawn = [(axis, line) for axis in axes for line in axis.lines]
+    values = {(axis, str(line.get_label())): np.asarray(line.get_ydata(), np.float64) for axis, line in drawn}
+    seen = {label for (_, label), y in values.items() if np.isfinite(y).any()}
+    zero = {label for (axis, label), y in values.items() if axis.get_yscale() == "log" and (y <= 0).any()}
+    labels = [item.look.label for item in series]
+    noted = {
+        "no finite value": [label for label in labels if label not in seen],
+        "zero is not on a logarithmic axis": [label for label in labels if label in zero],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in noted.items() if names)
+
+
+def fitting_limits(table: pd.DataFrame, metric: Metric, limits: Limits) -> tuple[float, float] | None:
+    """The limits asked for, where they hold anything: those of one data set would leave the panel of another empty."""
+    if metric.name not in limits:
+        return None
+    low, high = limits[metric.name]
+    return (low, high) if table["mean"].between(low, high).any() else None
+
+
+def settled_limits(table: pd.DataFrame, metric: Metric) -> tuple[float, float] | None:
+    """Limits that leave out the first steep climb of a bound, beside which no difference between estimators shows.
+
+    Every line is whole from :data:`SETTLED` of the training on; lines enter from below. None: nothing to leave out.
+    """
+    values = table.assign(low=table["low"].fillna(table["mean"]), high=table["high"].fillna(table["mean"]))
+    values = values.loc[np.isfinite(values[["low", "high"]].to_numpy()).all(axis=1)]
+    if metric.kind.sign != 1 or metric.kind.unit != "nats" or values.empty:
+        return None
+    settled = values[values["step"] >= SETTLED * values["step"].max()]
+    low, high = float(settled["low"].min()), float(values["high"].max())
+    if not low < high or low <= float(values["low"].min()):
+        return None
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin

@@ -1,0 +1,94 @@
+"""Pivot plots (Figures 2 and 4): one number per run against K, one panel per number, one line per series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ovis.experiments.reporting.figures.legend import add_grouped_legend
+from ovis.experiments.reporting.figures.panels import (
+    count_columns,
+    draw_lines,
+    new_figure,
+    unseen_text,
+    use_scale,
+    values_of,
+)
+from ovis.experiments.reporting.figures.series import by_family, make_series, panel_title
+from ovis.experiments.reporting.figures.style import house_style, is_budgeted
+from ovis.experiments.reporting.figures.ticks import label_decades
+from ovis.experiments.reporting.metrics import Evaluated, parse_pivot
+
+__all__ = ["draw_pivots"]
+
+#: Inches of one panel, of a row and of a grid.
+PANEL = (2.6, 2.5)
+GRID_PANEL = (2.6, 1.9)
+
+#: The key on the horizontal axis, and what it counts: in the budget figures the auxiliary particles too.
+X = "iw"
+PARTICLES, BUDGET = "particles, $K$", "budget of particles, $K'$"
+
+
+def draw_pivots(
+    table: pd.DataFrame, keys: Sequence[str], caption: str = "", evaluated: Evaluated | None = None
+) -> Figure:
+    """Draw a pivot table against K.
+
+    Args:
+        table: columns ``*keys, pivot, mean, low, high``, see :func:`ovis.experiments.reporting.data.aggregate.pivot_table`.
+        keys: settings that tell its rows apart, ``iw`` among them. Of several data sets each has a column of panels,
+            and a panel has limits of its own, as their values don't compare.
+        caption: a line over the legend: what lines and bands are.
+        evaluated: how the metrics came about, for the labels.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    pivots = [parse_pivot(str(name), evaluated) for name in table["pivot"].unique()]
+    sets = values_of(table, "dataset") if "dataset" in keys else [""]
+    shown = [key for key in keys if key != X and not (key == "dataset" and len(sets) > 1)]
+    series = [item for family in by_family(make_series(_groups(table, shown))) for item in family]
+    columns = count_columns(len(pivots)) if len(sets) == 1 else len(sets)
+    rows = math.ceil(len(pivots) / columns) if len(sets) == 1 else len(pivots)
+    width, height = PANEL if rows == 1 else GRID_PANEL
+    label = BUDGET if "estimator" in keys and is_budgeted(map(str, table["estimator"].unique())) else PARTICLES
+    with house_style():
+        figure = new_figure(width * columns, height * rows)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        panels = [(pivot, name) for pivot in pivots for name in sets]
+        for place, (axis, (pivot, name)) in enumerate(zip(axes.flat, panels, strict=False)):
+            part = table.loc[table["pivot"] == pivot.name]
+            part = part.loc[part["dataset"].astype(str) == name] if name else part
+            use_scale(axis, part, pivot.metric)
+            draw_lines(axis, part, shown, series, X)
+            if axis.get_yscale() == "log":
+                label_decades(axis)
+            _label_particles(axis, sorted(table[X].unique()), label if place >= len(panels) - columns else "")
+            if not name or name == sets[0]:
+                axis.set_ylabel(pivot.label)
+            if pivot == pivots[0] or not name:
+                axis.set_title(panel_title("dataset", name), fontsize="medium")
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        noted = "; ".join(text for text in (caption, unseen_text(figure.axes, series)) if text)
+        add_grouped_legend(figure, [[item.look for item in family] for family in by_family(series)], noted)
+    return figure
+
+
+def _groups(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    return table[list(keys)].drop_duplicates() if keys else pd.DataFrame(index=[0])
+
+
+def _label_particles(axis: Axes, counts: Sequence[int], label: str) -> None:
+    """A logarithmic axis of K with a tick at every K that was run; its name, empty above the last row."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator([float(count) for count in counts]))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlabel(label)

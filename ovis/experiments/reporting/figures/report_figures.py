@@ -1,0 +1,173 @@
+"""The figures of a report: which there are, what their captions say, and what those who can't see them are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ovis.experiments.reporting.data.aggregate import BANDS
+from ovis.experiments.reporting.data.results import Results
+from ovis.experiments.reporting.figures.curves import draw_curves
+from ovis.experiments.reporting.figures.detailed_curves import draw_detailed
+from ovis.experiments.reporting.figures.panels import values_of
+from ovis.experiments.reporting.figures.pivots import draw_pivots
+from ovis.experiments.reporting.figures.series import LONGEST_LEGEND, make_series, panel_title
+from ovis.experiments.reporting.figures.style import is_budgeted
+from ovis.experiments.reporting.metrics import Pivot
+
+__all__ = ["Picture", "draw_report", "seeds_text"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is not yet on disk.
+
+    Attributes:
+        name: of its file.
+        title: a few words, for a heading.
+        alt: one line that says what can be seen.
+        figure: the figure.
+    """
+
+    name: str
+    title: str
+    alt: str
+    figure: Figure
+
+
+def draw_report(results: Results, band: str = "std") -> Iterator[Picture]:
+    """Draw everything, one figure after the other: pivots where two K were run, curves, detailed plots if any.
+
+    Args:
+        results: the tables.
+        band: of the curves, as it was computed.
+    """
+    if "iw" in results.choice.keys and results.pivot["iw"].nunique() > 1 and results.choice.drawn:
+        yield _pivots(results)
+    yield from _curves(results, band)
+    if len(results.detailed):
+        yield from _detailed(results)
+
+
+def _pivots(results: Results) -> Picture:
+    choice = results.choice
+    table = results.pivot[results.pivot["pivot"].isin([pivot.name for pivot in choice.drawn])]
+    caption = _joined(seeds_text(table["seeds"], "std"), _unfinished(results.pivot))
+    budgeted = "estimator" in table and is_budgeted(map(str, table["estimator"].unique()))
+    particles = "budget of particles K'" if budgeted else "number of particles K"
+    figure = draw_pivots(table, choice.keys, caption, choice.evaluated)
+    counts = sorted(table["iw"].unique())
+    alt = (
+        f"{_listed([pivot.phrase for pivot in choice.drawn])}, each in a panel of its own, against the "
+        f"{particles} = {_listed(counts)}; one line for each of {_listed(_names(table, choice.keys))}. "
+        f"{_leaders(table, choice.keys, choice.drawn[0])}"
+    )
+    return Picture("pivots", "By number of particles", alt.strip(), figure)
+
+
+def _curves(results: Results, band: str) -> Iterator[Picture]:
+    """One figure; where its panels would hold too many lines, one for each data set with a row for each K."""
+    choice, table = results.choice, results.curves
+    about = seeds_text(table["seeds"], band), _unfinished(results.pivot)
+    lines = table[[key for key in choice.keys if key != "dataset"]].drop_duplicates()
+    several = "iw" in table and table["iw"].nunique() > 1
+    if len(lines) <= LONGEST_LEGEND or not several:
+        order = "" if several else f"ordered by {choice.pivots[0].phrase}"
+        yield _curve_picture(results, table, "curves", _joined(about[0], order, about[1]), "dataset")
+        return
+    caption = _joined(*about)
+    for name, part in _by_data_set(table):
+        yield _curve_picture(results, part, f"curves{name and '-'}{name}", caption, "iw")
+
+
+def _curve_picture(results: Results, table: pd.DataFrame, name: str, caption: str, rows: str) -> Picture:
+    choice = results.choice
+    figure = draw_curves(table, choice.keys, choice.limits, caption, choice.evaluated, rows)
+    metrics = [metric.text for metric in choice.metrics if metric.name in set(table["metric"])]
+    where = "in a row for each K" if rows == "iw" else "in a row for each data set" if _several(table) else ""
+    alt = (
+        f"Curves of {_listed(metrics)} against training steps{where and ', '}{where}; one line for each of "
+        f"{_listed(_names(table, choice.keys))}."
+    )
+    part = panel_title("dataset", name.partition("-")[2])
+    return Picture(name, f"Training curves{part and ', '}{part}", alt, figure)
+
+
+def _detailed(results: Results) -> Iterator[Picture]:
+    choice = results.choice
+    about = seeds_text(results.detailed["seeds"], "ci")
+    if "band" in about and any(metric.kind.log for metric in choice.detailed):
+        about += ", on logarithmic axes not below the smallest seed"
+    caption = _joined(about, _unfinished(results.pivot))
+    for name, part in _by_data_set(results.detailed):
+        figure = draw_detailed(part, choice.keys, choice.limits, caption, choice.evaluated)
+        metrics = [metric.text for metric in choice.detailed if metric.name in set(part["metric"])]
+        alt = (
+            f"Curves of {_listed(metrics)}, a row for each, against training steps, a column for each K; one line for "
+            f"each of {_listed(_names(part, choice.keys))}."
+        )
+        title = panel_title("dataset", name)
+        yield Picture(f"detailed{name and '-'}{name}", f"In detail{title and ', '}{title}", alt, figure)
+
+
+def _by_data_set(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The parts of a table that are of one data set, by its name; one part without a name where there is one only."""
+    if not _several(table):
+        return [("", table)]
+    return [(name, table[table["dataset"].astype(str) == name]) for name in values_of(table, "dataset")]
+
+
+def _several(table: pd.DataFrame) -> bool:
+    return "dataset" in table and table["dataset"].nunique() > 1
+
+
+def seeds_text(counts: pd.Series[int], band: str) -> str:
+    """What a line and its band are."""
+    there = counts[counts > 0]
+    low, high = (int(there.min()), int(there.max())) if len(there) else (0, 0)
+    if high <= 1:
+        return "one seed"
+    seeds = f"{high}" if low == high else f"{low} to {high}"
+    return f"mean over {seeds} seeds" + (f", band: {BANDS[band]}" if BANDS[band] else "")
+
+
+def _unfinished(pivot: pd.DataFrame) -> str:
+    """How many runs are done, where some are not: their curves are shorter, their numbers those so far."""
+    groups = pivot[pivot["pivot"] == pivot["pivot"].iloc[0]]
+    runs, done = int(groups["runs"].sum()), int(groups["done"].sum())
+    return f"{done} of {runs} runs done" if done < runs else ""
+
+
+def _names(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    shown = [key for key in keys if key not in ("iw", "dataset")]
+    return [item.look.label for item in make_series(table[shown].drop_duplicates())] if shown else ["all runs"]
+
+
+def _leaders(table: pd.DataFrame, keys: Sequence[str], pivot: Pivot) -> str:
+    """Who comes first at the largest K, by the first panel; nothing where the metric has no better."""
+    if not pivot.metric.kind.sign:
+        return ""
+    rows = table[(table["pivot"] == pivot.name) & (table["iw"] == table["iw"].max())].dropna(subset=["mean"])
+    shown = [key for key in keys if key not in ("iw", "dataset")]
+    series = {
+        tuple(map(str, item.keys.values())): item.look.label for item in make_series(table[shown].drop_duplicates())
+    }
+    found = []
+    for name, part in _by_data_set(rows):
+        best = part.sort_values("mean", ascending=pivot.metric.kind.sign < 0).iloc[0]
+        where = f" ({panel_title('dataset', name)})" if name else ""
+        found.append(f"{series[tuple(map(str, best[shown]))]}, {format(best['mean'], pivot.metric.kind.digits)}{where}")
+    return (
+        f"The best {pivot.phrase.removeprefix('best ')} at K = {table['iw'].max()}: {_listed(found)}." if found else ""
+    )
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _listed(words: Sequence[object]) -> str:
+    return ", ".join(map(str, words))

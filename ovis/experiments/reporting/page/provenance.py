@@ -1,0 +1,129 @@
+"""What the runs of a folder say about themselves: their options, and the code and machine that made them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovis.experiments.reporting.figures.series import value_text
+from ovis.experiments.reporting.page.content import Provenance, Setting
+from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Ledger, LedgerError
+from ovis.experiments.runner.snapshot import Snapshot
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.settings import TrainSettings
+
+__all__ = ["experiment_description", "list_environment", "list_settings", "read_provenance"]
+
+#: What a run's config.json says of where it was made, and how people call it.
+RECORDED = {
+    "version": "ovis",
+    "python": "Python",
+    "torch": "PyTorch",
+    "device": "device",
+    "hostname": "machine",
+}
+
+
+def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any = TrainSettings) -> Provenance:
+    """Read what the runs of an experiment say about themselves; what says nothing is passed over.
+
+    Args:
+        folder: of the experiment.
+        runs: names of the run folders that count; None: all.
+        kind: class of the runs' options, for their defaults.
+    """
+    paths = ExperimentPaths(folder)
+    found = [_read(run.config) for run in paths.runs() if runs is None or run.name in runs]
+    configurations = [configuration for configuration in found if isinstance(configuration.get("settings"), dict)]
+    if not configurations:
+        return Provenance()
+    return Provenance(
+        list_settings([configuration["settings"] for configuration in configurations], kind),
+        (*_code(paths), *list_environment(configurations)),
+    )
+
+
+def experiment_description(folder: Path) -> str:
+    """The description of the experiment file as it was when the runs were queued; empty where none was kept."""
+    return str(_read(ExperimentPaths(folder).experiment).get("description") or "")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) -> tuple[Setting, ...]:
+    """Options that say what was computed; where it was is the environment's to say.
+
+    Args:
+        runs: the options of each run.
+        kind: their class, for their defaults.
+    """
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    where = {name for name, item in fields.items() if not item.metadata["identity"]}
+    names = [name for name in dict.fromkeys([*fields, *(name for run in runs for name in run)]) if name not in where]
+    settings = []
+    for name in names:
+        values = _distinct(run[name] for run in runs if name in run)
+        if values:
+            settings.append(Setting(name, values, value_text(fields[name].default) if name in fields else ""))
+    return tuple(settings)
+
+
+def _distinct(values: Iterable[Any]) -> tuple[str, ...]:
+    """Each value once, as text, numbers by their size."""
+    found = {value_text(value): value for value in values}
+
+    def order(text: str) -> tuple[bool, float, str]:
+        value = found[text]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return not number, float(value) if number else 0.0, text
+
+    return tuple(sorted(found, key=order))
+
+
+def _code(paths: ExperimentPaths) -> list[tuple[str, str]]:
+    """The copies of the code that the queue's runs were made with."""
+    try:
+        rows = Ledger(paths).read(SNAPSHOTS)
+    except LedgerError:
+        return []
+    return [("code", _described(Snapshot.from_row(row))) for row in rows]
+
+
+def _described(snapshot: Snapshot) -> str:
+    changes = " with changes" if snapshot.dirty else ""
+    origin = f"commit {snapshot.commit[:12]}{changes}" if snapshot.commit else f"version {snapshot.version}"
+    return f"{origin}, as of {_minute(snapshot.time)}"
+
+
+def list_environment(configurations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Label and value of what the runs recorded of their surroundings, keyed as in :data:`RECORDED`."""
+    rows = []
+    for name, label in RECORDED.items():
+        counts = Counter(str(item[name]) for item in configurations if item.get(name))
+        if counts:
+            rows.append(
+                (label, ", ".join(_counted(text, n) if len(counts) > 1 else text for text, n in counts.items()))
+            )
+    started = [item["started"] for item in configurations if isinstance(item.get("started"), (int, float))]
+    if started:
+        rows.append(("started", " to ".join(dict.fromkeys(_minute(t) for t in (min(started), max(started))))))
+    return rows
+
+
+def _counted(text: str, n: int) -> str:
+    return f"{text} ({n} run{'' if n == 1 else 's'})"
+
+
+def _minute(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,0 +1,45 @@
+"""What report.py shows of a known experiment where nothing is asked for, and what else belongs to its report."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ovis.experiments.reporting.data.read import Experiment
+    from ovis.experiments.reporting.figures.report_figures import Picture
+    from ovis.experiments.reporting.verdict import Verdict
+
+__all__ = ["Preset", "preset_of"]
+
+#: Modules with a function ``find_preset(exp)``; named, not imported: they stand above this package.
+MODULES = ("ovis.paper.presets",)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What an experiment's report shows beyond the defaults.
+
+    Attributes:
+        metrics, detailed_metrics, pivot_metrics, ylims: as on the command line of report.py; empty: nothing said.
+        pictures: further figures, made from the selected runs.
+        verdicts: on what a publication says of the experiment, from all of its runs.
+    """
+
+    metrics: tuple[str, ...] = ()
+    detailed_metrics: tuple[str, ...] = ()
+    pivot_metrics: tuple[str, ...] = ()
+    ylims: tuple[str, ...] = ()
+    pictures: Callable[[Experiment], Iterable[Picture]] | None = None
+    verdicts: Callable[[Experiment], list[Verdict]] | None = None
+
+
+def preset_of(exp: str) -> Preset:
+    """The preset of an experiment by its name; of an unknown one, a preset that says nothing."""
+    for module in MODULES:
+        preset: Preset | None = importlib.import_module(module).find_preset(exp)
+        if preset is not None:
+            return preset
+    return Preset()

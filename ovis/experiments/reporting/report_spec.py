@@ -1,0 +1,219 @@
+"""What a report shows: as asked for, else as the paper's figure of this experiment, else what the runs have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ovis.experiments.reporting.data.merge import differing_settings
+from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.select import (
+    check_keys,
+    check_metrics,
+    check_pivots,
+    how_evaluated,
+    mixed_settings,
+)
+from ovis.experiments.reporting.metrics import Evaluated, Metric, Pivot, make_metric, parse_limits, parse_pivot
+from ovis.experiments.reporting.presets import Preset
+
+__all__ = ["Choice", "Request", "choose"]
+
+#: What is drawn and computed where nothing else is said: as far as the runs have it.
+KEYS = ("dataset", "estimator", "iw")
+METRICS = ("train:loss/L_k", "test:loss/L_k", "train:grads/snr")
+PIVOTS = (
+    "max:test:loss/L_k",
+    "last:test:loss/L_k",
+    "max:train:loss/L_k",
+    "last:train:loss/L_k",
+    "mean:train:grads/snr",
+    "mean:train:loss/ess",
+    "max:time",
+)
+
+
+Item = TypeVar("Item", Metric, Pivot)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command line that say what to show; empty ones say nothing.
+
+    Attributes:
+        merge_args: settings that make a series of their own; None: those in which its runs differ.
+    """
+
+    keys: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    detailed_metrics: Sequence[str] = ()
+    pivot_metrics: Sequence[str] = ()
+    ylims: Sequence[str] = ()
+    merge_args: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is shown.
+
+    Attributes:
+        keys: settings that tell groups of runs apart, those that were merged into the series among them.
+        metrics: of the curves.
+        detailed: of the detailed plots; may be empty.
+        pivots: columns of the table, and panels against K.
+        drawn: of these, those that get a panel.
+        limits: metric -> limits of its axis.
+        evaluated: how the metrics came about.
+        notes: what a reader should know of the choice.
+    """
+
+    keys: list[str]
+    metrics: list[Metric]
+    detailed: list[Metric]
+    pivots: list[Pivot]
+    drawn: list[Pivot]
+    limits: dict[str, tuple[float, float]]
+    evaluated: Evaluated
+    notes: list[str]
+
+
+def choose(experiment: Experiment, request: Request, preset: Preset) -> Choice:
+    """Decide what to show.
+
+    Args:
+        experiment: what was read.
+        request: what was asked for.
+        preset: what the experiment's own figure shows.
+
+    Raises:
+        ValueError: something was asked for that no run has.
+    """
+    keys, notes = _keys(experiment, request)
+    evaluated = how_evaluated(experiment)
+    notes += _notes_on_metrics(experiment, evaluated, request)
+    limits = _limits(request.ylims or preset.ylims)
+    notes += _notes_on_limits(experiment, limits if request.ylims else {})
+    pivots = _pivots(experiment, evaluated, request, preset)
+    return Choice(
+        keys=keys,
+        metrics=_curves(experiment, evaluated, request.metrics, preset.metrics or METRICS, "--metrics"),
+        detailed=_curves(
+            experiment, evaluated, request.detailed_metrics, preset.detailed_metrics, "--detailed_metrics"
+        ),
+        pivots=pivots,
+        drawn=pivots if request.pivot_metrics else _one_each(pivots),
+        limits=limits,
+        evaluated=evaluated,
+        notes=notes,
+    )
+
+
+def _keys(experiment: Experiment, request: Request) -> tuple[list[str], list[str]]:
+    """The settings that tell groups apart, and notes on what was put together or kept apart."""
+    keys = check_keys(experiment, request.keys or _default_keys(experiment))
+    if request.merge_args is None:
+        merged = differing_settings(experiment, keys)
+        about = [f"runs of one series differ in {', '.join(merged)}: drawn as series of their own"] if merged else []
+        return [*keys, *merged], about
+    merged = check_keys(experiment, request.merge_args, "--merge_args")
+    keys = list(dict.fromkeys([*keys, *merged]))
+    mixed = mixed_settings(experiment, keys)
+    about = [f"runs that are averaged differ in {', '.join(mixed)}: tell them apart with --merge_args or --keys"]
+    return keys, about if mixed else []
+
+
+def _default_keys(experiment: Experiment) -> list[str]:
+    there = [key for key in KEYS if key in experiment.settings]
+    return [key for key in there if key != "dataset" or key in experiment.varying]
+
+
+def _notes_on_metrics(experiment: Experiment, evaluated: Evaluated, request: Request) -> list[str]:
+    """What was asked for and is not there, or not as one may think."""
+    present = experiment.metrics
+    curves = dict.fromkeys([*request.metrics, *request.detailed_metrics])
+    wanted = dict.fromkeys([*curves, *(parse_pivot(text).metric.name for text in request.pivot_metrics)])
+    absent = [name for name in wanted if name not in present and name != "time"]
+    points = [name for name in curves if name in evaluated.once]
+    notes = {
+        "no run has measured this yet": absent,
+        "measured once per run, with the best parameters, so a point and no curve": points,
+    }
+    return [f"{note}: {', '.join(names)}" for note, names in notes.items() if names]
+
+
+def _limits(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Metric -> limits of its axis.
+
+    Raises:
+        ValueError: not of this form, or a logarithmic axis would have to reach zero.
+    """
+    limits = dict(parse_limits(text) for text in texts)
+    for name, (low, _) in limits.items():
+        if make_metric(name).kind.log and low <= 0:
+            raise ValueError(f"--ylims: {name} has a logarithmic axis: its lower limit must be above 0, got {low:g}")
+    return limits
+
+
+def _notes_on_limits(experiment: Experiment, limits: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Limits that are of no use: a panel of which they would hold nothing goes without."""
+    unused = [name for name in limits if name not in experiment.metrics]
+    values = {name: experiment.curves.loc[experiment.curves["metric"] == name, "value"] for name in limits}
+    empty = [name for name, ends in limits.items() if name not in unused and not values[name].between(*ends).any()]
+    notes = {"--ylims of metrics that no run has": unused, "--ylims that hold no value, so not used": empty}
+    return [f"{note}: {', '.join(names)}" for note, names in notes.items() if names]
+
+
+def _curves(
+    experiment: Experiment, evaluated: Evaluated, asked: Sequence[str], default: Sequence[str], option: str
+) -> list[Metric]:
+    """The metrics that are drawn against steps: those asked for, or those of the default that have curves."""
+    if asked:
+        return _refuse_nothing(check_metrics(experiment, asked, option), experiment, option)
+
+    def has_curve(name: str) -> bool:
+        return name in experiment.metrics and name not in evaluated.once
+
+    names = [name for wanted in default if (name := _stand_in(wanted, has_curve))]
+    if default and not names:
+        names = experiment.metrics[: len(METRICS)]
+    return check_metrics(experiment, names)
+
+
+def _pivots(experiment: Experiment, evaluated: Evaluated, request: Request, preset: Preset) -> list[Pivot]:
+    """The columns of the table: those asked for, or those of the default that the runs have."""
+    if request.pivot_metrics:
+        asked = check_pivots(experiment, map(parse_pivot, request.pivot_metrics))
+        return _refuse_nothing(asked, experiment, "--pivot_metrics")
+
+    def is_there(name: str) -> bool:
+        return name in experiment.metrics or name == "time"
+
+    for default in (preset.pivot_metrics, PIVOTS):
+        found: list[str] = []
+        for pivot in map(parse_pivot, default):
+            name = _stand_in(pivot.metric.name, is_there)
+            # All aggregates of a metric that is measured once are one number.
+            if name and not (name in evaluated.once and any(text.endswith(f":{name}") for text in found)):
+                found.append(f"{pivot.aggregate}:{name}")
+        if found:
+            break
+    return check_pivots(experiment, map(parse_pivot, found))
+
+
+def _stand_in(name: str, usable: Callable[[str], bool]) -> str:
+    """The metric, or that of the validation set where the test set is measured only at the end; empty: neither."""
+    other = f"valid:{name.removeprefix('test:')}" if name.startswith("test:") else ""
+    return next((each for each in (name, other) if each and usable(each)), "")
+
+
+def _refuse_nothing(found: list[Item], experiment: Experiment, option: str) -> list[Item]:
+    if not found:
+        raise ValueError(f"{option}: no run has measured any of these; there: {', '.join(experiment.metrics)}")
+    return found
+
+
+def _one_each(pivots: Sequence[Pivot]) -> list[Pivot]:
+    """The first number of each metric, and no times: panels that look alike say nothing more."""
+    first = {pivot.metric.name: pivot for pivot in reversed(pivots)}
+    return [pivot for pivot in pivots if first[pivot.metric.name] == pivot and pivot.metric.name != "time"]

@@ -1,0 +1,62 @@
+"""What the user can tell each engine: one frozen record for each, a field for each option of the command line.
+
+Importing this brings no engine along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ovis.experiments.runner.gpus.availability import Limits
+
+__all__ = ["OPTIONS", "EngineOptions", "LocalOptions", "RayOptions", "SlurmOptions"]
+
+
+def _option(default: Any, help: str, metavar: str, type: Literal["text", "count", "fraction"] = "text") -> Any:
+    """A field that is an option of its own name. A count is 1 or more, a fraction 0 to 1."""
+    return field(default=default, metadata={"help": help, "metavar": metavar, "type": type})
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """Options of ``--engine local``: what it takes of a machine that is shared."""
+
+    max_gpus: int | None = _option(None, "use at most N GPUs at once (default: all that are free)", "N", "count")
+    max_load: float = _option(
+        Limits.max_load,
+        f"leave a GPU alone that is busy for more than this fraction of time (default: {Limits.max_load})",
+        "F",
+        "fraction",
+    )
+    max_memory: float = _option(
+        Limits.max_memory,
+        f"leave a GPU alone that has more than this fraction of memory in use (default: {Limits.max_memory})",
+        "F",
+        "fraction",
+    )
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Options of ``--engine ray``."""
+
+    address: str = _option(
+        "auto", "the cluster's head, HOST:PORT (default: auto, the cluster that this machine is a node of)", "ADDRESS"
+    )
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Options of ``--engine slurm``; what is not said is left to the site's defaults."""
+
+    partition: str = _option("", "the partition of the jobs", "NAME")
+    time: int | None = _option(None, "a job's time limit in minutes (default: the partition's)", "MINUTES", "count")
+    gpus_per_node: int | None = _option(None, "GPUs of each job", "N", "count")
+    array_parallelism: int = _option(256, "jobs that may run at the same time (default: 256)", "N", "count")
+
+
+EngineOptions = LocalOptions | RayOptions | SlurmOptions
+
+#: The options of each engine, by its name.
+OPTIONS: dict[str, type[EngineOptions]] = {"local": LocalOptions, "ray": RayOptions, "slurm": SlurmOptions}

@@ -1,0 +1,125 @@
+"""What happens on a node of a Ray cluster: the look at the node, and one job from its start to its end.
+
+Ray calls these in the main thread of a worker process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ovis
+from ovis.experiments.runner.engines.versions import difference, installed
+from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs.paths import ExperimentPaths
+
+__all__ = ["Node", "Report", "find_fault", "run_here"]
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+#: Seconds between two looks whether Ray wants the job to end.
+WAIT = 0.5
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive.
+
+    Attributes:
+        id: Ray's name for it.
+        name: what people call it.
+        cpus: what Ray may use of it.
+        gpus: what Ray may use of it.
+    """
+
+    id: str
+    name: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a job on a node ended. What became of its run is in the run's folder, not here.
+
+    Attributes:
+        code: exit code of the job; None: it was not started.
+        fault: what this node lacks; empty: nothing.
+        node: Ray's id of the node.
+    """
+
+    code: int | None
+    fault: str = ""
+    node: str = ""
+
+
+def find_fault(path: Path, versions: Mapping[str, str]) -> str:
+    """What keeps this node from working for a manager; empty: nothing.
+
+    Args:
+        path: a file that the manager sees.
+        versions: what the manager has, as of :func:`~ovis.experiments.runner.engines.versions.installed`.
+    """
+    if not path.exists():
+        return f"does not see {path.parent}: --root must be on a file system that all nodes share"
+    different = difference(versions, installed())
+    return f"has {different}" if different else ""
+
+
+def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) -> Report:
+    """Run a job as a child that dies with this process, and wait for it. Ray's cancelling is handed on as SIGTERM.
+
+    Args:
+        job: the job.
+        versions: what the manager has.
+        python: the manager's interpreter; here it is this one.
+        node: Ray's id of this node.
+    """
+    paths = ExperimentPaths(job.folder)
+    if fault := find_fault(paths.ledger, versions):
+        return Report(None, fault, node)
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if job.device == "cuda" else ""  # as Ray has set it
+    command = tuple(sys.executable if word == python else word for word in job.command[:1]) + job.command[1:]
+    place = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
+    with paths.jobs_log.open("ab") as log, _interrupts() as interrupts:
+        process = subprocess.Popen(
+            replace(job, parent=os.getpid(), place=place, command=command).argv(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(devices),
+            start_new_session=True,
+        )
+        while True:
+            if interrupts:
+                interrupts.clear()
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return Report(process.wait(timeout=WAIT), node=node)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note interruptions, by which Ray cancels, instead of being torn out of a job's start: it would be left alone."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _environment(devices: str) -> dict[str, str]:
+    """The child's variables: the GPUs it may use, one thread, as one core was booked, and this very package."""
+    package = str(Path(ovis.__file__).resolve().parent.parent)
+    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}["CUDA_DEVICE_ORDER"]  # Ray counts as NVML does
+    mine = {"CUDA_VISIBLE_DEVICES": devices, "CUDA_DEVICE_ORDER": order, "PYTHONPATH": search}
+    return {**os.environ, **dict.fromkeys(THREADS, "1"), **mine}

@@ -1,0 +1,179 @@
+"""Which devices are free for another run, by their real load: looked at anew, but at most once a second."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovis.experiments.runner.gpus.devices import Device
+from ovis.experiments.runner.gpus.nvml import Nvml, NvmlError, ProcessUse, Reading
+from ovis.experiments.runner.gpus.reservations import Reservations
+
+__all__ = ["DeviceSource", "Limits", "Verdict"]
+
+#: Seconds that a look at a GPU is good for.
+LOOK = 1.0
+
+#: Seconds until a GPU that could not be read is tried again.
+RETRY = 10.0
+
+#: Seconds for which a GPU's counters may still show a run that has ended: their window, and the age of a look.
+ECHO = 2.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this manager takes of a machine that is shared.
+
+    Attributes:
+        max_gpus: GPUs in use at once; None: all.
+        max_load: a GPU that is busy for a larger fraction of the time, 0..1, is somebody else's.
+        max_memory: one whose memory is in use to a larger fraction, 0..1, too.
+    """
+
+    max_gpus: int | None = None
+    max_load: float = 0.5
+    max_memory: float = 0.5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a device can take another run.
+
+    Attributes:
+        free: whether it can.
+        reason: why not, for people; empty where that passes in a moment.
+    """
+
+    free: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A GPU when last looked at: its reading or what was wrong, and what processes that aren't ours use of it."""
+
+    until: float
+    reading: Reading | None
+    others: ProcessUse
+    problem: str = ""
+
+
+class DeviceSource:
+    """The devices of this machine, and which of them are free.
+
+    The rule: a GPU without runs of ours is free when neither its load nor its memory passes the limits. Where we have
+    runs these figures are our own, fresh runs show none, so our slots are counted instead; and what other processes use
+    there is held against the limits, if NVML's process ids are ours to read, as they are not in most containers. A
+    figure that NVML doesn't support doesn't count; a GPU that can't be read at all isn't free until it can.
+
+    Args:
+        devices: the devices; those without a GPU's name are always free.
+        limits: what to take of them.
+        reservations: how managers of one user keep from starting on one GPU at the same moment.
+    """
+
+    def __init__(
+        self, devices: Sequence[Device], limits: Limits | None = None, reservations: Reservations | None = None
+    ) -> None:
+        self.devices = tuple(devices)
+        self._limits = limits or Limits()
+        self._reservations = reservations or Reservations()
+        self._nvml = Nvml()
+        self._looks: dict[str, _Look] = {}
+        self._left: dict[str, float] = {}  # by GPU: when our last run there ended
+        self._sees_processes = False
+
+    @property
+    def at_once(self) -> int:
+        """How many devices may be in use at the same time."""
+        limit = self._limits.max_gpus if all(device.kind == "cuda" for device in self.devices) else None
+        return len(self.devices) if limit is None else min(limit, len(self.devices))
+
+    def __str__(self) -> str:
+        labels = ", ".join(device.label for device in self.devices)
+        return labels if self.at_once == len(self.devices) else f"{self.at_once} of {labels}"
+
+    def verdict(self, device: Device, ours: int) -> Verdict:
+        """Whether a device can take another run now.
+
+        Args:
+            device: one of the devices.
+            ours: how many runs of this manager are on it.
+        """
+        if not device.gpu:
+            return Verdict(True)
+        look = self._look(device.gpu)
+        if look.reading is None:
+            return Verdict(False, f"can't be read: {look.problem}")
+        just_left = time.monotonic() - self._left.get(device.gpu, float("-inf")) < ECHO
+        if self._sees_processes and (ours or just_left):
+            verdict = self._judge(look.others.load, look.others.memory, "others' ")
+        elif ours:
+            verdict = Verdict(True)
+        else:
+            verdict = self._judge(look.reading.load, look.reading.memory)
+            if just_left:  # not a word while it may be the load of our own run
+                verdict = Verdict(verdict.free)
+        if verdict.free and self._reservations.is_taken(device.gpu):
+            return Verdict(False, "another manager has just started a run there")
+        return verdict
+
+    def load(self, device: Device) -> float:
+        """The fraction of the time the device was busy when last looked at, 0..1; 0 where that can't be told."""
+        reading = self._look(device.gpu).reading if device.gpu else None
+        return (reading.load or 0.0) if reading else 0.0
+
+    def note_start(self, device: Device) -> None:
+        """A run of ours has been started there."""
+        if device.gpu:
+            self._reservations.take(device.gpu)
+
+    def note_end(self, device: Device) -> None:
+        """A run of ours there has ended."""
+        if device.gpu:
+            self._left[device.gpu] = time.monotonic()
+
+    def close(self) -> None:
+        """All runs have ended, and none will be started."""
+        self._reservations.close()
+
+    def _judge(self, load: float | None, memory: float | None, whose: str = "") -> Verdict:
+        if (load or 0.0) <= self._limits.max_load and (memory or 0.0) <= self._limits.max_memory:
+            return Verdict(True)
+        figures = {"load": load, "memory": memory}
+        return Verdict(False, whose + ", ".join(f"{n} {100 * f:.0f} %" for n, f in figures.items() if f is not None))
+
+    def _look(self, gpu: str) -> _Look:
+        look = self._looks.get(gpu)
+        if look is None or look.until <= time.monotonic():
+            look = self._looks[gpu] = self._read(gpu)
+        return look
+
+    def _read(self, gpu: str) -> _Look:
+        try:
+            reading = self._nvml.read(gpu)
+        except NvmlError as error:
+            return _Look(time.monotonic() + RETRY, None, ProcessUse(None, None), str(error))
+        descent = {pid: _is_ours(pid) for pid in reading.processes}
+        # One process id of ours there, and we know that NVML and we count processes alike.
+        self._sees_processes |= any(descent.values())
+        others = [use for pid, use in reading.processes.items() if descent[pid] is False]
+        use = ProcessUse(sum(use.load or 0.0 for use in others), sum(use.memory or 0.0 for use in others))
+        return _Look(time.monotonic() + LOOK, reading, use)
+
+
+def _is_ours(pid: int) -> bool | None:
+    """Whether this process or one below it; None: there is no such process, or it can't be seen."""
+    while pid > 0:
+        if pid == os.getpid():
+            return True
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        pid = int(status.rpartition(")")[2].split()[1])  # the parent
+    return False

@@ -1,0 +1,344 @@
+"""The manager: claims runs from the queue, hands them to an engine, records how they end, and shows it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from ovis.experiments.runner.display.messages import Narrator
+from ovis.experiments.runner.display.progress import Display, RunningRun, View, runs_text
+from ovis.experiments.runner.display.weights import run_weights
+from ovis.experiments.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase
+from ovis.experiments.runner.engines.unreported import unreported_outcome
+from ovis.experiments.runner.experiment_file import Run
+from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.queue.events import Ended, Launched, Tick
+from ovis.experiments.runner.queue.ledger import LedgerError
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.signals import StopSignals
+from ovis.experiments.runs.failpoints import failpoint
+from ovis.experiments.runs.process import new_owner, owner_is_dead
+from ovis.experiments.runs.status import Ending, Outcome, Record, State, count_states, read_progress
+
+__all__ = ["SETTLED", "Result", "run_experiment"]
+
+#: States that a run leaves only by an explicit requeue.
+SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
+
+#: Seconds between two looks at the runs' progress.
+VIEW_INTERVAL = 0.25
+
+#: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed; and for
+#: one that was killed to be seen to have ended.
+GRACE = 20.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an experiment stands when its manager ends.
+
+    Attributes:
+        counts: its runs by state.
+        failed: the records of the failed ones.
+        gone: how many are no longer in the queue: somebody has deleted them.
+        interrupted: whether it was asked to stop.
+    """
+
+    counts: dict[State, int]
+    failed: list[Record]
+    gone: int
+    interrupted: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is done."""
+        return self.counts[State.DONE] == sum(self.counts.values()) + self.gone
+
+
+def run_experiment(
+    runs: Sequence[Run],
+    queue: Queue,
+    engine: Engine,
+    display: Display,
+    template: JobSpec,
+    max_jobs: int | None = None,
+    interval: float = 0.1,
+) -> Result:
+    """Bring every run to its end, or as many as can be.
+
+    SIGINT or SIGTERM once: no new run starts, the running ones write their checkpoints and are put back. Twice: they
+    are killed, and put back all the same.
+
+    Args:
+        runs: the experiment's runs, in the queue already.
+        queue: their queue; runs in it that are not in ``runs`` are left alone.
+        engine: starts the jobs.
+        display: shows the progress.
+        template: a job of this experiment; its key and attempt are filled in.
+        max_jobs: start at most so many jobs; None: no limit.
+        interval: seconds between two looks at the jobs.
+
+    Raises:
+        LedgerError: the queue can't be read or written.
+        EngineError: the cluster is gone; what waited in its queue is put back. In both cases the jobs were told to
+            stop, unless they outlive their manager.
+    """
+    manager = _Manager(runs, queue, engine, display, template, max_jobs)
+    with StopSignals() as stop:
+        try:
+            queue.sweep()
+            manager.adopt()
+            while manager.step(stop.count):
+                time.sleep(interval)
+        except EngineError as error:
+            manager.note(error)
+            raise
+        finally:
+            manager.abandon()
+            display.close()
+    records = [record for record in queue.read() if record.key in manager.weights]
+    failed = [record for record in records if record.state is State.FAILED]
+    gone = len(manager.weights) - len(records)
+    return Result(count_states(record.state for record in records), failed, gone, stop.count > 0)
+
+
+@dataclass(frozen=True)
+class _Job:
+    record: Record
+    device: str  # empty: it waits in the cluster's queue
+    since: float
+
+
+class _Manager:
+    """The state of one manager between two looks at its jobs."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        queue: Queue,
+        engine: Engine,
+        display: Display,
+        template: JobSpec,
+        max_jobs: int | None,
+    ) -> None:
+        self.queue, self.engine, self.display, self.template = queue, engine, display, template
+        self.narrator = Narrator(display.say, queue.paths)
+        self.owner = new_owner()
+        # In the ledger from the claim on: of a dead manager's runs it says whether they can still be alive.
+        self.mark = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
+        self.weights = run_weights(runs)
+        self.jobs: dict[str, _Job] = {}  # by the engine's id
+        self.budget = max_jobs if max_jobs is not None else len(runs) * 1000
+        self.launched: dict[str, Launched] = {}  # by the engine's id: what the ledger is to be told of them
+        self.ended: list[Ended] = []
+        self.given_up: dict[str, float] = {}  # jobs that were told to stop, and when they are killed
+        self.told, self.last_stop = 0, 0.0  # how often we were asked to stop, and when
+        self.states: dict[str, State] = {}
+        self.counts, self.settled = count_states(()), 0.0  # of these, and the weight of those that are settled
+        self.next_due: float | None = 0.0
+        self.last_tick = self.next_view = self.last_beat = float("-inf")
+        self.carried: dict[str, float] = {}  # what of the runs was there when their attempts began
+
+    def step(self, stops: int) -> bool:
+        """Look at the jobs once and do what is due; False when there is nothing left to do.
+
+        Args:
+            stops: how often the user has asked to stop.
+        """
+        self._heed(stops)
+        self._collect()
+        self._beat()
+        if self._due():
+            self._tick()
+        else:
+            self._explain_wait()
+        more = self._has_more()
+        if not more or time.monotonic() > self.next_view:
+            begin = time.monotonic()
+            self.display.show(self._view())  # reads a file of each run under way: a thousand of them take their time
+            self.next_view = begin + max(VIEW_INTERVAL, 10 * (time.monotonic() - begin))
+        return more
+
+    def adopt(self) -> None:
+        """Take over what a dead manager's jobs are doing, where they have outlived it."""
+        if not self.engine.detached:
+            return
+        found = {}
+        for record in self.queue.read():
+            engine = record.engine or {}
+            ours = record.key in self.weights and record.state is State.RUNNING and owner_is_dead(record.owner)
+            if ours and engine.get("kind") == self.engine.kind and engine.get("id"):
+                found[engine["id"]] = record
+        known = set(self.engine.attach(list(found)))
+        for id, record in found.items():
+            if id in known:
+                self._follow(id, _Job(record, record.device, time.monotonic()))
+            else:
+                self._put_back([record], f"its job {id} is gone", Ending.LOST)
+
+    def note(self, error: EngineError) -> None:
+        """The engine is gone: what waited in its queue is put back, and the ledger knows of what it has started."""
+        with suppress(LedgerError, OSError):  # then the leases say it, later
+            waiting = [job.record for job in self.jobs.values() if not job.device]
+            begun = self.queue.leases.place  # since it was last looked at
+            self._put_back([r for r in waiting if not begun(r.key, r.attempt)], str(error), Ending.ORPHANED)
+            self._tell(self._write(0), stopping=True)
+
+    def abandon(self) -> None:
+        """After an error: let the jobs write their checkpoints, for a while; then kill them. Detached ones go on."""
+        with suppress(EngineError):
+            if not self.engine.detached:
+                self.engine.cancel(list(self.jobs))
+            deadline = time.monotonic() + GRACE
+            while self.jobs and time.monotonic() < deadline and not self.engine.detached:
+                self._collect()
+                time.sleep(0.1)
+        self.engine.close()
+
+    def _has_more(self) -> bool:
+        if self.jobs or self.ended:
+            return True
+        open_runs = len(self.states) - sum(self.counts[state] for state in SETTLED)
+        return open_runs > 0 and self.budget > 0 and not self.told
+
+    def _heed(self, stops: int) -> None:
+        if stops <= self.told:
+            return
+        if not self.told:
+            self.display.say(
+                f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
+            )
+        if self.told < 2:
+            self.last_stop = time.monotonic()
+        self.told = stops
+        self.engine.cancel(list(self.jobs), force=stops > 1)
+
+    def _collect(self) -> None:
+        """Ask the engine where the jobs stand; kill those that should have ended."""
+        for id, status in self.engine.poll(list(self.jobs)).items():
+            if status.phase is Phase.ENDED:
+                record = self.jobs.pop(id).record
+                self.given_up.pop(id, None)
+                outcome = unreported_outcome(record, status, self.queue.paths.jobs_log, stopping=self.told > 0)
+                self.ended.append(Ended(record.key, record.attempt, outcome))
+                failpoint("finish.seen")
+            elif status.phase is Phase.RUNNING and not self.jobs[id].device:
+                self._follow(id, replace(self.jobs[id], device=status.device or "running", since=time.monotonic()))
+        late = [id for id, deadline in self.given_up.items() if deadline < time.monotonic()]
+        if late:
+            self.engine.cancel(late, force=True)
+        if self.told > 1 and self.jobs and time.monotonic() - self.last_stop > GRACE:
+            # Their cluster does not answer. Their leases go with the attempts: where they live, they end by that.
+            told = "killed on request, and not heard of since"
+            self._put_back([job.record for job in self.jobs.values()], told, Ending.ORPHANED)
+            self.jobs.clear()
+
+    def _follow(self, id: str, job: _Job) -> None:
+        """Watch a job from now on, and have the ledger say where it runs, and since when."""
+        self.jobs[id] = job
+        started = time.time() if job.device and not job.record.device else 0.0
+        self.launched[id] = Launched(job.record.key, job.record.attempt, {**self.mark, "id": id}, job.device, started)
+
+    def _beat(self) -> None:
+        """A job that waits in the cluster's queue can't renew its lease itself."""
+        if time.monotonic() - self.last_beat < self.queue.policy.heartbeat:
+            return
+        self.last_beat = time.monotonic()
+        for job in self.jobs.values():
+            if not job.device:
+                with suppress(OSError):  # may pass
+                    self.queue.leases.beat(job.record.key, job.record.attempt)
+
+    def _room(self) -> int:
+        return 0 if self.told else max(0, min(self.engine.capacity(), self.budget))
+
+    def _is_waiting(self) -> bool:
+        """Whether a queued run could start, were there a device."""
+        return self.next_due is not None and self.next_due <= time.time()
+
+    def _explain_wait(self) -> None:
+        """Say why queued runs don't start."""
+        if not self.told and self.budget > 0 and self._is_waiting():
+            self.narrator.waiting(self.engine.waiting())
+
+    def _due(self) -> bool:
+        """Whether a transaction is worth its cost: at 10,000 runs it reads and writes 2 MB."""
+        since = time.monotonic() - self.last_tick
+        if self.ended or (self._is_waiting() and self._room() > 0):
+            return True
+        # More often while something is to be noted, or while all there is to wait for are another manager's runs.
+        return since > (2.0 if self.launched or not self.jobs else self.queue.policy.heartbeat / 2)
+
+    def _write(self, room: int) -> Tick:
+        """Tell the queue all that it is to know, and claim up to ``room`` runs."""
+        tick = self.queue.tick(self.owner, room, self.ended, self.launched.values(), self.weights.keys(), self.mark)
+        self.ended, self.launched = [], {}
+        return tick
+
+    def _tell(self, tick: Tick, stopping: bool) -> None:
+        self.narrator.ends([event for event in tick.events if event.record.key in self.weights], stopping)
+
+    def _tick(self) -> None:
+        tick = self._write(self._room())
+        self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
+        self.counts = count_states(tick.states.values())
+        self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
+        self._tell(tick, stopping=self.told > 0)
+        self._give_up(tick)
+        if tick.claimed:
+            failpoint("claim.committed")
+            self._launch(tick.claimed)
+
+    def _give_up(self, tick: Tick) -> None:
+        """Stop the jobs whose attempts no longer count: cancelled, or taken for lost. Nor does what they still say."""
+        for id, job in self.jobs.items():
+            record = job.record
+            if tick.attempts.get(record.key) != record.attempt and id not in self.given_up:
+                cancelled = tick.states.get(record.key) is State.CANCELLED
+                self.display.say(f"{'cancelled' if cancelled else 'given up'}: {record.name}, its job is being stopped")
+                self.engine.cancel([id])
+                self.given_up[id] = time.monotonic() + GRACE
+
+    def _launch(self, records: Sequence[Record]) -> None:
+        jobs = [replace(self.template, key=record.key, attempt=record.attempt) for record in records]
+        try:
+            handles = self.engine.submit(jobs)
+        except EngineError as error:
+            self._put_back(records, str(error), Ending.ABORTED)
+            raise
+        self.budget -= sum(not isinstance(handle, NotNow) for handle in handles)
+        for record, handle in zip(records, handles, strict=True):
+            if isinstance(handle, Handle):
+                self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
+                failpoint("job.submitted")
+            else:
+                ending = Ending.ABORTED if isinstance(handle, NotNow) else Ending.LOST
+                self._put_back([record], f"can't start the job: {handle}", ending)
+
+    def _put_back(self, records: Iterable[Record], message: str, ending: Ending) -> None:
+        """Note that nothing runs, or shall run, for these attempts. Should an orphaned one succeed, that counts."""
+        now = time.time()
+        self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]
+
+    def _view(self) -> View:
+        now = time.monotonic()
+        running, completed = [], self.settled
+        for job in self.jobs.values():
+            if not job.device:
+                continue
+            key = job.record.key
+            progress = read_progress(self.queue.paths.run(job.record.name), job.record.started)
+            running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
+            self.carried[key] = self.weights[key] * (progress.carried if progress else 0.0)
+            if self.states.get(key) not in SETTLED:  # a cancelled one is complete already
+                completed += self.weights[key] * (progress.fraction if progress else 0.0)
+        counted = {job.record.key for job in self.jobs.values() if job.device} | {
+            k for k in self.carried if self._is_settled(k)
+        }
+        carried, pending = sum(self.carried[key] for key in counted), len(self.jobs) - len(running)
+        return View(self.counts, completed, running, carried, pending)
+
+    def _is_settled(self, key: str) -> bool:
+        return self.states.get(key) in SETTLED

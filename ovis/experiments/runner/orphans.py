@@ -1,0 +1,177 @@
+"""What an experiment's folder holds that no run of its queue needs: found, listed, and removed.
+
+What may go is decided twice: when it is listed, from what can be read without a lock; and when it is removed, within a
+transaction, where nobody adds or claims a run. There folders are only moved aside; they are deleted after it.
+
+A folder that no record knows may be a training that somebody started by hand, or all that is left of a queue that was
+lost. Its checkpoint can be the only copy of days of work, so it goes only where that was asked for, and never while a
+process is at work in it. A folder that no training of ours can have made belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Row
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runs.atomic import TEMPORARY
+from ovis.experiments.runs.fencing import hold_run, is_held
+from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+from ovis.experiments.runs.status import Ending, State, read_outcome
+
+__all__ = ["Kind", "Leftover", "find_leftovers", "remove_leftovers"]
+
+
+class Kind(str, Enum):
+    """What is left over."""
+
+    LEASE = "lease of no running attempt"
+    TEMPORARY = "temporary file"
+    TRASH = "folder on its way out"
+    SNAPSHOT = "copy of the code that no run uses"
+    FOLDER = "folder without a record, and without results"
+    RESULTS = "folder without a record, with results"
+    BUSY = "folder without a record, a process is at work in it"
+    FOREIGN = "folder that is not a run's"
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is never removed."""
+        return self in (Kind.BUSY, Kind.FOREIGN)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that no run of the queue needs."""
+
+    path: Path
+    kind: Kind
+
+
+def find_leftovers(queue: Queue) -> list[Leftover]:
+    """List what is left over, without the queue's lock.
+
+    Raises:
+        LedgerError: the queue can't be read.
+        OSError: a folder can't be read.
+    """
+    known = _Known.of(queue.ledger.read(), queue.ledger.read(SNAPSHOTS))
+    candidates = _candidates(queue.paths, known)
+    return [Leftover(path, kind) for path in candidates if (kind := _judge(queue, known, path)) is not None]
+
+
+def remove_leftovers(queue: Queue, leftovers: Iterable[Leftover]) -> list[Leftover]:
+    """Remove them, except those that are none any more, and those that always stay.
+
+    Returns:
+        those removed.
+
+    Raises:
+        LedgerError: the queue can't be read or locked; nothing was removed.
+        OSError: one can't be removed.
+    """
+    trash = queue.paths.trash(uuid.uuid4().hex[:8])
+    removed = []
+    with queue.ledger.transaction() as transaction:
+        known = _Known.of(transaction.rows.values(), transaction.snapshots)
+        trash.mkdir()
+        for number, leftover in enumerate(leftovers):
+            same = not leftover.kind.stays and _judge(queue, known, leftover.path) is leftover.kind
+            if same and _take_away(leftover, trash / str(number)):
+                removed.append(leftover)
+    for folder in (trash, *(leftover.path for leftover in removed if leftover.kind is Kind.TRASH)):
+        shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the ledger knows: names of runs, of those running, of leases in use, ids of snapshots."""
+
+    names: frozenset[str]
+    running: frozenset[str]
+    leases: frozenset[str]
+    snapshots: frozenset[str]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], snapshots: Iterable[Row]) -> _Known:
+        rows = list(rows)
+        running = [row for row in rows if row["state"] == State.RUNNING.value]
+        return cls(
+            frozenset(row["name"] for row in rows),
+            frozenset(row["name"] for row in running),
+            frozenset(f"{row['key']}.{row['attempt']}" for row in running),
+            frozenset(row["id"] for row in snapshots),
+        )
+
+
+def _candidates(paths: ExperimentPaths, known: _Known) -> Iterator[Path]:
+    """Every path that may be left over."""
+    yield from sorted(path for path in _entries(paths.leases) if not path.name.startswith("."))
+    yield from sorted(_entries(paths.snapshots))
+    yield from sorted(paths.folder.glob(f"{TEMPORARY}*"))
+    yield from sorted(paths.folder.glob(paths.trash("*").name))
+    for run in paths.runs():
+        if run.name not in known.names:
+            yield run.folder
+        elif run.name not in known.running:
+            yield from sorted(run.folder.glob(f"{TEMPORARY}*"))
+
+
+def _judge(queue: Queue, known: _Known, path: Path) -> Kind | None:
+    """What is left over there; None: nothing, or it is too young to tell."""
+    paths, parent = queue.paths, path.parent
+    if parent == paths.leases:
+        return Kind.LEASE if path.name not in known.leases and queue.leases.is_rubbish(path) else None
+    if parent == paths.snapshots:
+        return Kind.SNAPSHOT if path.name not in known.snapshots and queue.leases.is_rubbish(path) else None
+    if path.name.startswith(TEMPORARY):
+        if path.is_dir() or parent.name in known.running or not queue.leases.is_rubbish(path):
+            return None
+        return None if parent != paths.folder and is_held(RunPaths(parent)) else Kind.TEMPORARY
+    if parent != paths.folder or path.name in known.names or not path.is_dir():
+        return None
+    return Kind.TRASH if path.name.startswith(paths.trash("").name) else _judge_folder(queue, RunPaths(path))
+
+
+def _judge_folder(queue: Queue, run: RunPaths) -> Kind | None:
+    """What a folder is that no record knows."""
+    if run.folder.is_symlink():
+        return Kind.FOREIGN
+    if is_held(run):
+        return Kind.BUSY
+    if not _entries(run.folder):  # perhaps of a process that is about to take its lock
+        return Kind.FOLDER if queue.leases.is_rubbish(run.folder) else None
+    marks = (run.lock, run.fence, run.config, run.outcome, run.success)
+    if not any(mark.exists() for mark in marks):
+        return Kind.FOREIGN
+    outcome = read_outcome(run)
+    success = run.success.exists() or (outcome is not None and outcome.status is Ending.SUCCESS)
+    results = success or run.checkpoint.exists() or run.best.exists()
+    return Kind.RESULTS if results else Kind.FOLDER
+
+
+def _take_away(leftover: Leftover, aside: Path) -> bool:
+    """Remove a file, move a folder aside; False where a process has begun to work in it."""
+    path = leftover.path
+    if leftover.kind is Kind.TRASH:
+        return True
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return True
+    if leftover.kind is Kind.SNAPSHOT:
+        path.rename(aside)
+        return True
+    with hold_run(RunPaths(path)) as lock:  # who comes later finds no folder, and says so
+        if lock is not None:
+            path.rename(aside)
+        return lock is not None
+
+
+def _entries(folder: Path) -> Sequence[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,108 @@
+"""How an experiment stands, as far as reading tells: no lock is taken, nothing is written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ovis.experiments.runner.display.progress import RunningRun, counts_text, runs_text
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.process import owner_is_dead
+from ovis.experiments.runs.status import Record, State, count_states, read_progress
+
+__all__ = ["Overview", "take_overview"]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The runs of an experiment, or those of them that were asked for, at one moment.
+
+    Attributes:
+        paths: the experiment's files.
+        records: the runs.
+        total: how many the experiment has.
+        running: those under way, by key, with their progress.
+        orphans: the keys of those that only seem to run: their manager is known to be gone, and they ended with it.
+            The next manager, or putting runs back, settles them.
+        now: when, in seconds since 1970.
+    """
+
+    paths: ExperimentPaths
+    records: Sequence[Record]
+    total: int
+    running: Mapping[str, RunningRun]
+    orphans: frozenset[str]
+    now: float
+
+    @cached_property
+    def counts(self) -> dict[State, int]:
+        """The runs by state, all states listed."""
+        return count_states(record.state for record in self.records)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will happen to these runs."""
+        return not (self.counts[State.QUEUED] or self.counts[State.RUNNING])
+
+    @property
+    def title(self) -> str:
+        """``runs/quickstart: 7 runs``."""
+        found = runs_text(self.total)
+        return f"{self.paths.folder}: {found if len(self.records) == self.total else f'{len(self.records)} of {found}'}"
+
+    @property
+    def summary(self) -> str:
+        """``3 queued, 1 running (1 without a manager)``."""
+        gone = f" ({len(self.orphans)} without a manager)" if self.orphans else ""
+        return counts_text(self.counts) + gone
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as one JSON object."""
+        counts = {state.value: count for state, count in self.counts.items()}
+        rows = [
+            {**r.to_row(), "manager_gone": r.key in self.orphans, "progress": _progress_json(self.running.get(r.key))}
+            for r in self.records
+        ]
+        return {"exp": self.paths.folder.name, "total": self.total, "counts": counts, "runs": rows}
+
+
+def take_overview(paths: ExperimentPaths, records: Sequence[Record], total: int) -> Overview:
+    """Look at the runs: the files of those that are under way are read, and no others.
+
+    Args:
+        paths: the experiment's files.
+        records: the runs to look at.
+        total: how many the experiment has.
+    """
+    now = time.time()
+    under_way = [record for record in records if record.state is State.RUNNING]
+    dead = {owner for owner in {record.owner for record in under_way} if owner_is_dead(owner)}
+    running = {
+        record.key: RunningRun(
+            record.name,
+            record.device,
+            read_progress(paths.run(record.name), record.started),
+            max(now - record.started, 0.0),
+        )
+        for record in under_way
+    }
+    orphans = frozenset(record.key for record in under_way if record.owner in dead)
+    return Overview(paths, records, total, running, orphans, now)
+
+
+def _progress_json(run: RunningRun | None) -> dict[str, Any] | None:
+    if run is None or run.progress is None:
+        return None
+    progress, loss = run.progress, run.progress.loss
+    return {
+        "step": progress.step,
+        "nsteps": progress.nsteps,
+        "loss": loss if loss is not None and math.isfinite(loss) else None,
+        "elapsed": round(run.elapsed, 1),
+        "rate": run.rate,
+        "left": run.left,
+    }

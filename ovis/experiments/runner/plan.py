@@ -1,0 +1,168 @@
+"""What a manager starts with: which runs and which code, where the experiment file or the code has changed since.
+
+A sweep goes on with what it was queued with, until it is told otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ovis.experiments.runner.display.progress import runs_text
+from ovis.experiments.runner.experiment_file import Experiment, GridError, load_experiment
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.snapshot import Code, Snapshot, is_intact, live_package, read_code, take_snapshot
+from ovis.experiments.runs.atomic import write_text
+from ovis.experiments.runs.failpoints import failpoint
+from ovis.experiments.settings import TrainSettings
+
+__all__ = ["Sweep", "SweepError", "begin_sweep", "option_defaults", "plan_sweep"]
+
+
+class SweepError(RuntimeError):
+    """The sweep can't go on as it was queued: one line that says why, and what to do. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a manager is about to do. Nothing is written yet.
+
+    Attributes:
+        experiment: the runs.
+        code: the code to take a snapshot of; None: the sweep has one, and stays on it.
+        notes: what the user should know of all this, a line each.
+    """
+
+    experiment: Experiment
+    code: Code | None
+    notes: tuple[str, ...] = ()
+
+
+def plan_sweep(
+    path: Path,
+    queue: Queue,
+    *,
+    fresh: bool = False,
+    resume: bool = False,
+    update_exp: bool = False,
+    update_lib: bool = False,
+) -> Sweep:
+    """Find out which runs and which code to go on with. Writes nothing.
+
+    Args:
+        path: the experiment file.
+        queue: the experiment's queue.
+        fresh: all that was there will be deleted first.
+        resume: go on with the runs that were queued, whatever the file says now.
+        update_exp: take the file as it is now.
+        update_lib: take the code as it is here.
+
+    Raises:
+        GridError: the file, or the copy of it, can't be read or is invalid.
+        LedgerError: the ledger can't be read.
+        SweepError: the file has changed and it was not said what to do; or the code was lost, or does not fit.
+        OSError: the code can't be read.
+    """
+    known = set() if fresh else {record.key for record in queue.read()}
+    copy = queue.paths.experiment
+    kept = copy if copy.is_file() and not fresh and not update_exp else None
+    experiment, notes = _choose_runs(path, kept, resume)
+    here, current = read_code(live_package()), None if fresh else queue.snapshot()
+    if current is None:
+        return Sweep(experiment, here, tuple(notes))
+    same = here.digest == current.digest
+    if update_lib:
+        notes.append(_describe_update(current, same))
+        return Sweep(experiment, here, tuple(notes))
+    if not is_intact(queue.paths, current.id, current.digest):
+        if not same:
+            raise SweepError(
+                f"{queue.paths.snapshot(current.id)} is no longer the code that this sweep was queued with: put it "
+                f"back, or go on with the code here by --update_lib"
+            )
+        return Sweep(experiment, here, tuple(notes))  # the same content, written again
+    if not same:
+        _check_defaults(current, {run.key for run in experiment.runs} - known)
+        notes.append(f"runs on the code as of {current}; it differs from the code here: --update_lib takes that")
+    return Sweep(experiment, None, tuple(notes))
+
+
+def begin_sweep(sweep: Sweep, queue: Queue) -> None:
+    """Write down what the sweep runs on: the snapshot, then the ledger, then the copy of the experiment file.
+
+    In this order a kill in between leaves no run without its code, and no copy of a file whose runs are not queued.
+
+    Raises:
+        LedgerError: the ledger can't be written.
+        OSError: a file can't be written.
+    """
+    snapshot = None
+    if sweep.code is not None:
+        snapshot = take_snapshot(queue.paths, sweep.code, live_package(), option_defaults())
+    queue.add([run.record() for run in sweep.experiment.runs], snapshot)
+    failpoint("sweep.queued")
+    if _text(queue.paths.experiment) != sweep.experiment.text:
+        write_text(queue.paths.experiment, sweep.experiment.text)
+
+
+def option_defaults() -> dict[str, Any]:
+    """The defaults of the options that say what a run is: what a run's command line leaves unsaid."""
+    return {item.name: item.default for item in fields(TrainSettings) if item.metadata["identity"]}
+
+
+def _choose_runs(path: Path, kept: Path | None, resume: bool) -> tuple[Experiment, list[str]]:
+    """The runs to go on with; ``kept`` is the copy of the experiment file that has a say in it, if there is one."""
+    if kept is None:
+        return load_experiment(path), []
+    if resume:
+        changed = _text(path) != _text(kept)
+        note = f"goes on with the sweep as it was queued: {path} has changed since, --update_exp takes the change"
+        return _load_copy(kept, path), [note] if changed else []
+    experiment = load_experiment(path)
+    if experiment.text == _text(kept):
+        return experiment, []
+    now, then = ({run.key for run in one.runs} for one in (experiment, _load_copy(kept, path)))
+    if now != then:
+        raise SweepError(
+            f"{path} has changed since this sweep was queued ({_count_changes(len(now - then), len(then - now))}): "
+            f"--update_exp takes the change, --resume goes on with the sweep as it was"
+        )
+    return experiment, []
+
+
+def _load_copy(kept: Path, path: Path) -> Experiment:
+    try:
+        return load_experiment(kept)
+    except GridError as error:
+        raise GridError(f"{error}; --update_exp takes {path} instead of this copy") from None
+
+
+def _count_changes(more: int, fewer: int) -> str:
+    if more and fewer:
+        return f"{runs_text(more)} more, {fewer} fewer"
+    return f"{runs_text(more)} more" if more else f"{runs_text(fewer)} fewer"
+
+
+def _describe_update(current: Snapshot, same: bool) -> str:
+    if same:
+        return "the code here is the code that this sweep runs on already"
+    return f"attempts start on the code here from now on, those of half-trained runs too; so far: as of {current}"
+
+
+def _check_defaults(current: Snapshot, new: set[str]) -> None:
+    """Refuse to queue runs whose command lines mean something else to the code that would run them."""
+    for name, value in option_defaults().items():
+        if new and name in current.defaults and current.defaults[name] != value:
+            raise SweepError(
+                f"--{name} is {value} by default here, and {current.defaults[name]} in the code that this sweep runs "
+                f"on: {runs_text(len(new))} can't be added without --update_lib"
+            )
+
+
+def _text(path: Path) -> str | None:
+    """The file's content; None where it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,262 @@
+"""The queue's ledger: two TinyDB tables in one file that is replaced whole, changed under a lock, read without one.
+
+``runs`` holds a row for each run, without what is at its default: all of it is read at every transaction, and written.
+``snapshots`` holds one for each copy of the code that runs refer to; the last is what attempts run on from now on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tinydb import TinyDB
+from tinydb.middlewares import CachingMiddleware
+from tinydb.storages import Storage
+from tinydb.table import Document
+
+from ovis.experiments.runs.atomic import replace_file
+from ovis.experiments.runs.failpoints import failpoint
+from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
+from ovis.experiments.runs.status import DEFAULTS, State
+
+__all__ = ["SNAPSHOTS", "AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
+
+TABLE = "runs"
+SNAPSHOTS = "snapshots"
+
+#: Seconds to wait for the lock. A transaction takes 0.1 s at 10,000 runs, but waiting for it is not fair.
+LOCK_TIMEOUT = 60.0
+
+Row = dict[str, Any]
+
+
+class LedgerError(RuntimeError):
+    """The ledger can't be read, locked or written: one line that says which file and why. Nothing was changed."""
+
+
+class AtomicStorage(Storage):
+    """TinyDB storage that replaces the file whole: a kill or a full disk leaves the old content.
+
+    The file is opened by its path at every read, as a handle kept open would go on showing the replaced one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, dict[str, Any]] | None:
+        try:
+            data: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+            _check(data)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerError(f"can't read the queue {self.path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise LedgerError(
+                f"the queue {self.path} is broken: {error}; move it aside, and manager.py makes it anew from the run "
+                f"folders"
+            ) from None
+        return data
+
+    def write(self, data: dict[str, dict[str, Any]]) -> None:
+        try:
+            with replace_file(self.path) as temporary:
+                temporary.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+                failpoint("ledger.temporary")
+        except OSError as error:
+            raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
+
+
+def _check(data: Any) -> None:
+    """Refuse what no queue of ours can have written, or what was made to lead out of the run root.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    if not (isinstance(data, dict) and all(isinstance(table, dict) and _is_numbered(table) for table in data.values())):
+        raise ValueError("it is not a TinyDB file")
+    for number, row in data.get(TABLE, {}).items():
+        _check_row(row, f"record {number}")
+    for number, row in data.get(SNAPSHOTS, {}).items():
+        _check_snapshot(row, f"snapshot {number}")
+
+
+def _is_numbered(table: Iterable[str]) -> bool:
+    return all(map(str.isdecimal, table))
+
+
+def _check_row(row: Any, where: str) -> None:
+    _check_fields(row, TABLE, where)
+    for name in (row["name"], row["key"]):
+        if not is_safe_name(name):
+            raise ValueError(f"{where} has an unsafe run name or key {name!r}")
+    if row["state"] not in _STATES:
+        raise ValueError(f"{where} has an unknown state {row['state']!r}")
+    if row.get("snapshot") and not is_safe_name(row["snapshot"]):
+        raise ValueError(f"{where} has an unsafe snapshot {row['snapshot']!r}")
+
+
+def _check_snapshot(row: Any, where: str) -> None:
+    _check_fields(row, SNAPSHOTS, where)
+    if not is_safe_name(row["id"]):
+        raise ValueError(f"{where} has an unsafe id {row['id']!r}")
+
+
+def _check_fields(row: Any, table: str, where: str) -> None:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is not an object")
+    wrong = _find_wrong(table, tuple(row), tuple(map(type, row.values())))
+    if wrong:
+        raise ValueError(f"{where} has no valid {wrong!r}: {row.get(wrong)!r}")
+
+
+@functools.lru_cache(maxsize=1000)
+def _find_wrong(table: str, names: tuple[str, ...], types: tuple[type, ...]) -> str | None:
+    """The first field of a row that is missing or of a wrong type. Its many rows are of a few kinds."""
+    found = dict(zip(names, types, strict=True))
+    optional = DEFAULTS if table == TABLE else {}
+    for name, kinds in _KINDS[table].items():
+        if not (issubclass(found[name], kinds) if name in found else name in optional):
+            return name
+    return None
+
+
+_STATES = frozenset(state.value for state in State)
+_NUMBER: tuple[type, ...] = (int, float)
+_KINDS: dict[str, dict[str, tuple[type, ...]]] = {
+    TABLE: {
+        **dict.fromkeys(("key", "name", "arg", "state", "owner", "reason", "error", "device", "snapshot"), (str,)),
+        **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
+        **dict.fromkeys(("created", "started", "ended"), _NUMBER),
+    },
+    SNAPSHOTS: {
+        **dict.fromkeys(("id", "digest", "commit", "diff", "version"), (str,)),
+        "dirty": (bool,),
+        "time": _NUMBER,
+        "defaults": (dict,),
+    },
+}
+
+
+class _Row(Document):
+    """A row of the table of runs: what it leaves out is at its default."""
+
+    def __missing__(self, name: str) -> Any:
+        return DEFAULTS[name]
+
+
+def _without_defaults(row: Row) -> Row:
+    """A row as it is written."""
+    return {name: value for name, value in row.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+
+
+class Transaction:
+    """The rows of the ledger by key, as they are while the lock is held.
+
+    Change a row in place and :meth:`touch` it, or hand new ones to :meth:`insert`; leaving the block writes them once.
+    """
+
+    def __init__(self, documents: Iterable[Document], snapshots: Iterable[Row] = ()) -> None:
+        self.rows: dict[str, Document] = {row["key"]: row for row in documents}
+        self.snapshots = [dict(row) for row in snapshots]  # without the numbers they have in the table
+        self.touched: set[str] = set()
+        self.inserted: list[Row] = []
+        self.cleared = self.resnapped = False
+
+    @property
+    def snapshot(self) -> str:
+        """The id of the snapshot that attempts run on from now on; empty: none, the code at hand."""
+        return str(self.snapshots[-1]["id"]) if self.snapshots else ""
+
+    def use_snapshot(self, row: Row) -> None:
+        """Let attempts run on this snapshot from now on, and forget those that no run refers to."""
+        used = {run.get("snapshot") for run in self.rows.values()} - {row["id"]}
+        self.snapshots = [*(old for old in self.snapshots if old["id"] in used), row]
+        self.resnapped = True
+
+    def touch(self, key: str) -> None:
+        self.touched.add(key)
+
+    def insert(self, rows: Iterable[Row]) -> None:
+        self.inserted += rows
+
+    def clear(self) -> None:
+        """Forget every row and every snapshot."""
+        self.rows, self.touched, self.cleared = {}, set(), True
+        self.snapshots, self.resnapped = [], True
+
+    def commit(self, database: TinyDB) -> None:
+        """Bring the changes into TinyDB: one pass over the table for all changed rows, one for all new ones."""
+        table = database.table(TABLE)
+        if self.cleared:
+            table.truncate()
+        if self.touched:
+            table.update(self._renew, doc_ids=self._touched_ids())
+        if self.inserted:
+            table.insert_multiple(_without_defaults(row) for row in self.inserted)
+        if self.resnapped:
+            database.table(SNAPSHOTS).truncate()
+            database.table(SNAPSHOTS).insert_multiple(self.snapshots)
+
+    def _renew(self, row: MutableMapping[str, Any]) -> None:
+        new = _without_defaults(self.rows[row["key"]])
+        row.clear()
+        row.update(new)
+
+    def _touched_ids(self) -> list[int]:
+        return [self.rows[key].doc_id for key in self.touched]
+
+
+class Ledger:
+    """The ledger of one experiment.
+
+    Args:
+        paths: the experiment's files.
+    """
+
+    def __init__(self, paths: ExperimentPaths) -> None:
+        self.paths = paths
+
+    def read(self, table: str = TABLE) -> list[Row]:
+        """All rows of a table, as of the last complete write. Takes no lock and writes nothing."""
+        data = AtomicStorage(self.paths.ledger).read() or {}
+        kind = _Row if table == TABLE else Document
+        return [kind(row, int(number)) for number, row in data.get(table, {}).items()]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Lock, read, let the caller change rows, write once, release; an exception in the block changes nothing.
+
+        Raises:
+            LedgerError: the lock is held for too long, or the file can't be read or written.
+        """
+        with self._locked():
+            # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
+            database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
+            database.table(TABLE).document_class = _Row  # as TinyDB wants it said; the table is kept
+            transaction = Transaction(database.table(TABLE).all(), database.table(SNAPSHOTS).all())
+            yield transaction
+            transaction.commit(database)
+            database.close()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(str(self.paths.lock), timeout=LOCK_TIMEOUT)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise LedgerError(
+                f"another process has held {self.paths.lock} for {LOCK_TIMEOUT:.0f} s: if it is stopped (Ctrl-Z, a "
+                f"debugger), let it go on or end it, then try again"
+            ) from None
+        except OSError as error:
+            raise LedgerError(f"can't lock the queue {self.paths.lock}: {error}") from None
+        try:
+            yield
+        finally:
+            lock.release()

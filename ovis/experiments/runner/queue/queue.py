@@ -1,0 +1,311 @@
+"""The queue of one experiment: every transaction on its ledger, its leases and its outcomes.
+
+The ledger holds transitions only. Heartbeats are the leases' mtimes, and a run's outcome is the file in its folder:
+that file is the commit point, and marking it in the ledger happens exactly once, whoever finds it first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ovis.experiments.runner.queue import transitions
+from ovis.experiments.runner.queue.adoption import last_attempt, new_row
+from ovis.experiments.runner.queue.events import Ended, Event, Launched, Tick
+from ovis.experiments.runner.queue.leases import Leases
+from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
+from ovis.experiments.runner.queue.transitions import RUNNING, Level, Policy
+from ovis.experiments.runner.snapshot import Snapshot
+from ovis.experiments.runs.failpoints import failpoint
+from ovis.experiments.runs.fencing import is_held, withdraw_outcome
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.process import owner_is_dead
+from ovis.experiments.runs.status import Ending, Outcome, Record, State, read_outcome
+
+__all__ = ["Queue"]
+
+#: A ledger of one file is rewritten at every transaction: beyond this it is the wrong tool.
+MAX_RUNS = 30_000
+
+STATES = {state.value: state for state in State}
+
+
+@dataclass
+class Queue:
+    """The queue of one experiment.
+
+    Attributes:
+        paths: the experiment's files.
+        policy: times and limits.
+    """
+
+    paths: ExperimentPaths
+    policy: Policy = field(default_factory=Policy)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.paths)
+        self.leases = Leases(self.paths)
+
+    def read(self) -> list[Record]:
+        """All records, without a lock.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        return [Record.from_row(row) for row in self.ledger.read()]
+
+    def find(self, key: str) -> Record | None:
+        """One record, without a lock; None: there is none.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        return next((Record.from_row(row) for row in self.ledger.read() if row["key"] == key), None)
+
+    def snapshot(self) -> Snapshot | None:
+        """The code that attempts run on from now on; None: none was taken, they run on the code at hand.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        rows = self.ledger.read(SNAPSHOTS)
+        return Snapshot.from_row(rows[-1]) if rows else None
+
+    def add(self, records: Sequence[Record], snapshot: Snapshot | None = None) -> int:
+        """Queue the runs that are not known yet; the known ones stay as they are.
+
+        A run whose folder is there without a record goes on from it.
+
+        Args:
+            records: the runs.
+            snapshot: the code that attempts run on from now on, those of other managers too; None: as it was.
+
+        Returns:
+            how many were new.
+        """
+        self.paths.folder.mkdir(parents=True, exist_ok=True)
+        now, known = time.time(), {row["key"] for row in self.ledger.read()}
+        rows = {r.key: new_row(self.paths, r, self.policy, now) for r in records if r.key not in known}
+        with self.ledger.transaction() as transaction:
+            for record in (record for record in records if rows.get(record.key, {}).get("attempt")):
+                if not self.paths.run(record.name).folder.exists():  # cleaned away since it was looked at
+                    rows[record.key] = new_row(self.paths, record, self.policy, now)
+            new = [row for key, row in rows.items() if key not in transaction.rows]
+            if len(transaction.rows) + len(new) > MAX_RUNS:
+                raise LedgerError(
+                    f"{len(transaction.rows) + len(new)} runs in one experiment: the queue {self.paths.ledger} is made "
+                    f"for at most {MAX_RUNS}; split it"
+                )
+            transaction.insert(new)
+            if snapshot is not None:
+                transaction.use_snapshot(snapshot.to_row())
+        return len(new)
+
+    def tick(
+        self,
+        owner: str,
+        room: int,
+        ended: Iterable[Ended] = (),
+        launched: Iterable[Launched] = (),
+        keys: Collection[str] | None = None,
+        engine: Mapping[str, str] | None = None,
+    ) -> Tick:
+        """One transaction: note the launched jobs, finish the ended ones, reap the lost ones, claim up to ``room``.
+
+        Args:
+            owner: name of the claiming process.
+            room: how many runs it can start now.
+            ended: its jobs that ended.
+            launched: its jobs that were started since the last tick.
+            keys: the runs it cares about; None: all.
+            engine: what the ledger is to say of the claimed runs' jobs.
+        """
+        now = time.time()
+        with self.ledger.transaction() as transaction:
+            for job in launched:
+                row = self._running(transaction, job.key, job.attempt)
+                if row is not None:
+                    started = job.started or row["started"]
+                    row.update(engine=dict(job.engine), device=job.device, owner=owner, started=started)
+            events = [event for job in ended if (event := self._finish(transaction, job, now))]
+            events += self._reap(transaction, now)
+            mine = [row for key, row in transaction.rows.items() if keys is None or key in keys]
+            due = {row["key"]: t for row in mine if (t := transitions.due(row, self.policy, now)) is not None}
+            ready: list[Row] = [transaction.rows[key] for key, t in due.items() if t <= now]
+            ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
+            claimed = self._claim(transaction, ready[: max(room, 0)], owner, now, engine)
+            for record in claimed:
+                del due[record.key]
+            states = {row["key"]: STATES[row["state"]] for row in mine}
+            attempts = {row["key"]: row["attempt"] for row in mine if row["state"] == RUNNING}
+        for event in events:
+            self.leases.release(event.record.key, event.record.attempt)
+        return Tick(claimed, events, states, min(due.values(), default=None), attempts)
+
+    def requeue(self, level: Level, keys: Collection[str] | None = None, strict: bool = False) -> list[Record]:
+        """Put runs back by how they ended, and those whose manager died.
+
+        The ledger is written first and says from which attempt on an outcome counts; only then the outcomes go.
+
+        Args:
+            level: which runs.
+            keys: of these only; None: of all.
+            strict: refuse where one of them is running, instead of leaving it alone.
+
+        Returns:
+            those put back.
+
+        Raises:
+            LedgerError: as of ``strict``; nothing was changed.
+        """
+        if level is Level.NOTHING:
+            return []
+        now = time.time()
+        with self.ledger.transaction() as transaction:
+            lost = [event.record for event in self._reap(transaction, now)]
+            rows = [row for key, row in transaction.rows.items() if keys is None or key in keys]
+            running = [row["name"] for row in rows if row["state"] == RUNNING]
+            if strict and running:
+                raise LedgerError(f"nothing was put back, as {_are_running(running)}: cancel first")
+            chosen: list[Record] = []
+            for row in rows:
+                if transitions.requeued_by(row, level):
+                    transitions.requeue(row, now)
+                    transaction.touch(row["key"])
+                    chosen.append(Record.from_row(row))
+        failpoint("requeue.written")
+        for record in chosen:
+            withdraw_outcome(self.paths.run(record.name), record.valid_from)
+        return chosen + [r for r in lost if r.state is State.QUEUED and (keys is None or r.key in keys)]
+
+    def cancel(self, keys: Collection[str]) -> list[Record]:
+        """Cancel runs: a queued one won't start; a running one loses its lease, so that its job stops.
+
+        One that has come to its end by itself, which nobody has noted yet, is settled by that instead.
+
+        Returns:
+            those cancelled; others of ``keys`` were settled before.
+        """
+        now = time.time()
+        cancelled = []
+        with self.ledger.transaction() as transaction:
+            for key, row in transaction.rows.items():
+                if key not in keys or not transitions.is_open(row):
+                    continue
+                transaction.touch(key)
+                self.leases.revoke(key, row["attempt"])
+                published = read_outcome(self.paths.run(row["name"]))
+                if published is not None and transitions.settles(row, published):
+                    transitions.finish(row, published, self.policy, now)
+                if transitions.is_open(row):
+                    transitions.cancel(row, now)
+                    cancelled.append(Record.from_row(row))
+        failpoint("cancel.written")
+        return cancelled
+
+    def clear(self, others: Collection[str] = ()) -> int:
+        """Forget every run and delete its folder, the snapshots and the copy of the experiment file.
+
+        Args:
+            others: names of run folders without a record that are deleted too.
+
+        Returns:
+            how many runs there were.
+
+        Raises:
+            LedgerError: a run is still running, or a process is at work in a folder; nothing was deleted.
+        """
+        trash = self.paths.trash(uuid.uuid4().hex[:8])
+        with self.ledger.transaction() as transaction:
+            self._reap(transaction, time.time())
+            records = [Record.from_row(row) for row in transaction.rows.values()]
+            running = [record for record in records if record.state is State.RUNNING]
+            if running:
+                alone = [r.key for r in running if transitions.is_detached(r.to_row()) and owner_is_dead(r.owner)]
+                outlives = f"its job outlives its manager: dbutils.py --exp {self.paths.folder.name} --cancel "
+                remedy = outlives + alone[0] if alone else "stop the manager first"
+                raise LedgerError(f"{_are_running([record.name for record in running])}: {remedy}")
+            names = {*(record.name for record in records), *others}
+            # A training by hand, or a cancelled one on its way out: it would go on in the new run's folder.
+            busy = [run.folder for name in names if is_held(run := self.paths.run(name))]
+            if busy:
+                raise LedgerError(f"a process is at work in {busy[0]}: stop it first, or wait for it")
+            trash.mkdir()
+            # Aside first: a kill leaves records without folders, never old folders for new runs.
+            for name in names:
+                folder = self.paths.run(name).folder
+                if folder.exists() or folder.is_symlink():
+                    folder.rename(trash / name)
+            failpoint("clear.renamed")
+            self.paths.experiment.unlink(missing_ok=True)
+            if self.paths.snapshots.exists():
+                self.paths.snapshots.rename(trash / self.paths.snapshots.name)
+            transaction.clear()
+        shutil.rmtree(trash, ignore_errors=True)
+        return len(records)
+
+    def sweep(self) -> None:
+        """Remove what earlier kills left behind."""
+        running = {f"{row['key']}.{row['attempt']}" for row in self.ledger.read() if row["state"] == RUNNING}
+        self.leases.sweep(running)
+        kept = {row["id"] for row in self.ledger.read(SNAPSHOTS)}
+        for folder in self.paths.snapshots.glob("*") if self.paths.snapshots.is_dir() else ():
+            if folder.name not in kept and self.leases.is_rubbish(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _claim(
+        self, transaction: Transaction, rows: list[Row], owner: str, now: float, engine: Mapping[str, str] | None
+    ) -> list[Record]:
+        for row in rows:
+            row["attempt"] = last_attempt(self.paths.run(row["name"]), row["attempt"])
+            self.leases.create(row["key"], row["attempt"] + 1)
+            failpoint("claim.leased")
+            transitions.claim(row, owner, now, transaction.snapshot, engine)
+            transaction.touch(row["key"])
+        return [Record.from_row(row) for row in rows]
+
+    def _finish(self, transaction: Transaction, job: Ended, now: float) -> Event | None:
+        row = self._running(transaction, job.key, job.attempt)
+        if row is None:  # late: somebody else has settled this attempt
+            return None
+        published = read_outcome(self.paths.run(row["name"]))
+        accepted = published is not None and transitions.accepts(row, published, job.attempt)
+        outcome = published if published is not None and accepted else job.otherwise
+        transitions.finish(row, outcome, self.policy, now)
+        return Event(Record.from_row(row), outcome)
+
+    def _reap(self, transaction: Transaction, now: float) -> list[Event]:
+        """Settle the running rows whose manager died or whose job has fallen silent."""
+        events = []
+        dead: dict[str, bool] = {}
+        for key, row in transaction.rows.items():
+            if row["state"] != RUNNING:
+                continue
+            owner, attempt = row["owner"], row["attempt"]
+            if owner not in dead:
+                dead[owner] = owner_is_dead(owner)
+            if dead[owner] and not transitions.is_detached(row):
+                ending, message = Ending.ORPHANED, "its manager ended before it did"
+            elif self.leases.silent(key, attempt, self.policy.ttl, 1.5 * self.policy.heartbeat):
+                ending, message = Ending.LOST, f"no sign of life for {self.policy.ttl:.0f} s"
+            else:
+                continue
+            self.leases.revoke(key, attempt)
+            otherwise = Outcome(ending, attempt, message=message, t=now)
+            event = self._finish(transaction, Ended(key, attempt, otherwise), now)
+            events += [event] if event else []
+        return events
+
+    def _running(self, transaction: Transaction, key: str, attempt: int) -> Row | None:
+        row = transaction.rows.get(key)
+        if row is None or row["state"] != RUNNING or row["attempt"] != attempt:
+            return None
+        transaction.touch(key)
+        return row
+
+
+def _are_running(names: Sequence[str]) -> str:
+    return f"{names[0]} is running" if len(names) == 1 else f"{len(names)} runs are running, e.g. {names[0]}"

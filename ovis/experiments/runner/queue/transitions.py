@@ -1,0 +1,182 @@
+"""The state machine of the queue: what each event does to one row. Pure: no files, no clock.
+
+``queued -> running -> done | failed`` and back ``running -> queued`` (retry, abort, lost); ``queued | running ->
+cancelled``. ``done``, ``failed`` and ``cancelled`` are left only by an explicit requeue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ovis.experiments.runner.queue.ledger import Row
+from ovis.experiments.runs.status import Ending, Outcome, State
+
+__all__ = [
+    "LEVELS",
+    "QUEUED",
+    "RUNNING",
+    "Level",
+    "Policy",
+    "accepts",
+    "cancel",
+    "claim",
+    "due",
+    "finish",
+    "is_detached",
+    "is_open",
+    "requeue",
+    "requeued_by",
+    "settles",
+]
+
+QUEUED, RUNNING = State.QUEUED.value, State.RUNNING.value  # to look them up takes its time, 10,000 times over
+
+
+#: The engine whose jobs are on its manager's own host.
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The queue's times and limits.
+
+    Attributes:
+        heartbeat: seconds between two signs of life of a job.
+        ttl: seconds of silence after which a job counts as lost.
+        max_failures: attempts that may fail by an error before the run does; 1: no retry, as an error tends to repeat.
+        max_lost: attempts that may be killed or vanish before the run fails.
+        backoff: seconds before the first retry; doubled for each further one.
+        max_backoff: the longest of these pauses.
+    """
+
+    heartbeat: float = 10.0
+    ttl: float = 60.0
+    max_failures: int = 1
+    max_lost: int = 20
+    backoff: float = 1.0
+    max_backoff: float = 300.0
+
+    def pause(self, count: int) -> float:
+        """Seconds to wait after the ``count``-th failure."""
+        return float(min(self.backoff * 2.0 ** min(max(count - 1, 0), 30), self.max_backoff))
+
+
+class Level(IntEnum):
+    """Which runs a requeue puts back, as the reference code numbers them."""
+
+    NOTHING = 0
+    LOST = 1  # aborted or lost
+    FAILED = 2  # and failed by an error
+    INCOMPLETE = 100  # and cancelled: everything that is not done
+    ALL = 10_000  # and done
+
+
+#: The levels, for people.
+LEVELS = "0: none; 1: aborted or lost; 2: also failed; 100: all that are not done; 10000: all"
+
+
+def due(row: Row, policy: Policy, now: float) -> float | None:
+    """When a run may be started, seconds since 1970; None: it is not queued.
+
+    That is ``not_before``, unless it is further off than any pause is long: then the clock was set back since.
+    """
+    if row["state"] != QUEUED:
+        return None
+    not_before = float(row["not_before"])
+    return not_before if not_before <= now + max(policy.max_backoff, policy.ttl) else now
+
+
+def claim(row: Row, owner: str, now: float, snapshot: str = "", engine: Mapping[str, str] | None = None) -> None:
+    """``queued -> running``, as attempt n+1, on this snapshot of the code, by this engine."""
+    row.update(
+        state=RUNNING,
+        reason="",
+        attempt=row["attempt"] + 1,
+        owner=owner,
+        snapshot=snapshot,
+        started=now,
+        ended=0.0,
+        engine=None if engine is None else dict(engine),
+        device="",
+    )
+
+
+def is_detached(row: Row) -> bool:
+    """Whether the run's job outlives its manager."""
+    return "detached" in (row["engine"] or {})
+
+
+def settles(row: Row, outcome: Outcome) -> bool:
+    """Whether an outcome found in the run's folder is the run's end, whichever attempt came to it."""
+    return bool(outcome.status.final and outcome.attempt >= row["valid_from"])
+
+
+def accepts(row: Row, outcome: Outcome, attempt: int) -> bool:
+    """Whether an outcome found in the run's folder settles attempt ``attempt``.
+
+    It does if it is that attempt's own; or if an earlier attempt that was taken for lost came to its end after all.
+    """
+    return outcome.attempt == attempt or settles(row, outcome)
+
+
+def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
+    """``running -> done | failed | queued``, by how the attempt ended."""
+    ending = outcome.status
+    row.update(reason=ending.value, ended=now, owner="", error=outcome.message)
+    if ending is Ending.SUCCESS:
+        row.update(state=State.DONE.value, reason="")
+    elif ending is Ending.ABORTED:
+        _queue(row, now)
+    elif ending is Ending.BUSY:  # not its fault: whoever holds the folder must end or be found lost first
+        _queue(row, now + policy.ttl, supersede=False)
+    elif ending is Ending.ORPHANED:  # nor this. On this host the job is dead, or keeps the folder locked
+        elsewhere = (row["engine"] or {}).get("kind", LOCAL) != LOCAL
+        _queue(row, now + (policy.heartbeat if elsewhere else 0.0), supersede=False)
+    else:
+        counter, limit = ("failures", policy.max_failures) if ending.final else ("lost", policy.max_lost)
+        row[counter] += 1
+        if row[counter] >= limit:
+            row["state"] = State.FAILED.value
+        else:  # an attempt taken for lost may still publish; one that failed has spoken
+            revoked = policy.heartbeat if ending is Ending.LOST else 0.0  # it may live until its next heartbeat
+            _queue(row, now + max(policy.pause(row[counter]), revoked), supersede=ending.final)
+
+
+def is_open(row: Row) -> bool:
+    """Whether the run is still to come to an end: all other states are left only by an explicit requeue."""
+    return row["state"] in (QUEUED, RUNNING)
+
+
+def cancel(row: Row, now: float) -> None:
+    """``queued | running -> cancelled``. An attempt under way is given up: what it still publishes settles nothing.
+
+    Not now, as only a running row is settled, nor after a requeue, which voids every outcome so far.
+    """
+    if row["state"] == RUNNING:
+        row.update(ended=now, owner="")
+    row.update(state=State.CANCELLED.value, reason="")
+
+
+def requeued_by(row: Row, level: Level) -> bool:
+    """Whether a requeue at ``level`` puts this run back. Running and queued ones are never touched."""
+    state = State(row["state"])
+    if state is State.FAILED:
+        own_error = row["reason"] == Ending.EXCEPTION.value
+        return level >= (Level.FAILED if own_error else Level.LOST)
+    if state is State.CANCELLED:
+        return level >= Level.INCOMPLETE
+    return state is State.DONE and level >= Level.ALL
+
+
+def requeue(row: Row, now: float) -> None:
+    """``done | failed | cancelled -> queued``; every outcome published so far is void."""
+    row.update(reason="requeued", failures=0, lost=0, error="", ended=0.0)
+    _queue(row, now)
+
+
+def _queue(row: Row, not_before: float, supersede: bool = True) -> None:
+    row.update(state=QUEUED, not_before=not_before)
+    if supersede:
+        row["valid_from"] = row["attempt"] + 1

@@ -1,0 +1,38 @@
+"""What surrounds one attempt at a run: its files, when to stop, whether it still owns the run, what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ovis.experiments.runs.paths import RunPaths
+
+__all__ = ["RunContext"]
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Passed to whatever makes a run, in place of a folder and three callbacks.
+
+    Attributes:
+        paths: the run's files; the folder exists, and nobody else writes to it.
+        attempt: number of the attempt; 0: outside of any queue, as in tests.
+        should_stop: asked between steps; once true, a checkpoint is written and the training left.
+        check_ownership: called before anything is published; raises
+            :class:`~ovis.experiments.runs.fencing.Superseded` where a later attempt has taken the run over.
+        show_progress: whether to draw a progress bar.
+    """
+
+    paths: RunPaths
+    attempt: int = 0
+    should_stop: Callable[[], bool] = _never
+    check_ownership: Callable[[], None] = _nothing
+    show_progress: bool = False

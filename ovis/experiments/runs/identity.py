@@ -1,0 +1,132 @@
+"""Who a run is: a hash of its declared differences from the defaults, and a folder name that people can read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from ovis.estimators.ids import IMPLIED_MODELS, MODEL_OPTIONS, parse_estimator
+from ovis.experiments.runs.paths import is_safe_name
+from ovis.experiments.settings import TrainSettings, inference_parameters, value_type
+from ovis.experiments.studies import AsymptoticSettings
+
+__all__ = ["Identity", "differences", "identify", "words"]
+
+#: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
+KEY_LENGTH = 12
+
+#: Longest label that is kept in a folder's name.
+LABEL_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a run is.
+
+    Attributes:
+        key: twelve hexadecimal digits, equal for equal :func:`differences`.
+        name: its folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``. Made of letters, digits and
+            ``. _ + = -`` only and never hidden, whatever the label holds.
+        arg: the run as one command-line string: what differs from the defaults, and nothing about where to run.
+    """
+
+    key: str
+    name: str
+    arg: str
+
+
+def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
+    """The identity of a run.
+
+    Raises:
+        ValueError: no safe folder name can be made of the settings.
+    """
+    found = differences(settings)
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+    arg = shlex.join(word for option, value in found.items() for word in words(option, value))
+    return Identity(key, _name(settings, key), arg)
+
+
+def differences(settings: Any) -> dict[str, Any]:
+    """What a run is: the options that differ from the defaults, sorted.
+
+    Left out are those that say only where to run, and those that nothing in this run reads (``--depth`` of a model with
+    one layer, say). The estimator is written in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
+    """
+    found: dict[str, Any] = {}
+    idle = _idle(settings) if isinstance(settings, TrainSettings) else set()
+    for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
+        value = getattr(settings, item.name)
+        if not item.metadata["identity"] or item.name in idle:
+            continue
+        if item.name == "grad_key" and value == inference_parameters(settings):
+            value = item.default
+        if item.name == "estimator":
+            value = parse_estimator(value).canonical
+        if value != item.default:
+            real = value_type(settings.__class__, item.name) is float and value is not None
+            found[item.name] = float(value) if real else value
+    return found
+
+
+def _idle(settings: TrainSettings) -> set[str]:
+    """The options that nothing reads in this run."""
+    model = settings.trained_model
+    read = set(MODEL_OPTIONS[model])
+    idle = {option for options in MODEL_OPTIONS.values() for option in options} | {"b_nlayers", "baseline_lr"}
+    if "prior" in read and settings.prior != "categorical":
+        read -= {"K", "kdim"}
+    if settings.estimator == "reinforce-baseline":
+        read |= {"hdim", "b_nlayers", "baseline_lr"}
+    if settings.dataset == "gaussian-toy":
+        read.add("N")  # the dimensions of the data
+    idle -= read
+    if settings.dataset in IMPLIED_MODELS:
+        idle.add("model")
+    if settings.only_train_set:
+        idle |= {"select_on", "valid_bs", "iw_valid"}
+    if not settings.warmup:
+        idle |= {"alpha_init", "warmup_offset", "warmup_mode"}
+    if settings.epochs > 0:
+        idle.add("nsteps")
+    if not settings.grad_samples:
+        idle |= {"grad_bs", "grad_key", "grad_epsilon"}
+    if not settings.mc_au_analysis:
+        idle.add("npoints_au_analysis")
+    return idle
+
+
+def words(name: str, value: Any) -> list[str]:
+    """The command-line words that set option ``name`` to ``value``; ``=`` keeps a value with a leading dash a value."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}={value}"]
+
+
+def _name(settings: TrainSettings | AsymptoticSettings, key: str) -> str:
+    label, *parts = settings.labels if isinstance(settings, AsymptoticSettings) else _training_labels(settings)
+    name = "-".join(part for part in (_safe(label), *parts, key) if part)
+    if not is_safe_name(name):
+        raise ValueError(f"can't make a folder name of {name!r}")
+    return name
+
+
+def _training_labels(settings: TrainSettings) -> tuple[str, ...]:
+    return (
+        settings.id,
+        settings.dataset,
+        IMPLIED_MODELS.get(settings.dataset, settings.model),
+        parse_estimator(settings.estimator).canonical,
+        f"iw{settings.iw}",
+        f"seed{settings.seed}",
+    )
+
+
+def _safe(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+=]+", "-", label).strip(".-=+")[:LABEL_LENGTH].rstrip(".-=+")

@@ -1,0 +1,261 @@
+"""States, outcomes and progress of runs as data, and how to read them from a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ovis.experiments.runs.paths import RunPaths
+
+__all__ = [
+    "ABORTED",
+    "BUSY",
+    "DEFAULTS",
+    "EXHAUSTED",
+    "HELD",
+    "STALE",
+    "Ending",
+    "Outcome",
+    "Progress",
+    "Record",
+    "State",
+    "count_states",
+    "last_line",
+    "read_outcome",
+    "read_progress",
+]
+
+#: Exit code of a training that was asked to stop and has written its checkpoint.
+ABORTED = 3
+#: Exit code of a training for which the disk had no room.
+EXHAUSTED = 74
+#: Exit code of a job that found another process in its run's folder.
+BUSY = 75
+#: What a job of several runs says of one of them that another process has.
+HELD = "another process holds the run's folder"
+#: Exit code of a job whose attempt was revoked: another one may be running.
+STALE = 76
+
+
+class State(str, Enum):
+    """Where a run stands in the queue."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Ending(str, Enum):
+    """How one attempt at a run ended."""
+
+    SUCCESS = "success"
+    EXCEPTION = "exception"  # the training left with an exit code of its own
+    EXHAUSTED = "exhausted"  # the machine ran out of something, which is not the training's fault: a full disk
+    SIGNAL = "signal"  # the training was killed
+    LOST = "lost"  # the job vanished without a word
+    ORPHANED = "orphaned"  # its manager ended, and it with it
+    ABORTED = "aborted"  # asked to stop, checkpointed
+    BUSY = "busy"  # another process still holds the run's folder
+
+    @property
+    def final(self) -> bool:
+        """Whether the training came to its own end: such an outcome stands whoever reports it."""
+        return self in (Ending.SUCCESS, Ending.EXCEPTION)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the content of ``outcome.json``.
+
+    Attributes:
+        status: the ending.
+        attempt: number of the attempt.
+        exit: exit code of the training, if it left by itself.
+        signal: number of the signal that ended it, if one did.
+        message: one line for people; empty on success.
+        t: when, in seconds since 1970.
+    """
+
+    status: Ending
+    attempt: int
+    exit: int | None = None
+    signal: int | None = None
+    message: str = ""
+    t: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "status": self.status.value}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run in the queue.
+
+    Attributes:
+        key: hash of the run's settings; no two records share one.
+        name: name of the run's folder.
+        arg: the run's settings as one command-line string.
+        state: where it stands.
+        reason: why it stands there, if not by itself: ``aborted``, ``lost``, ``exception``, ``requeued``...
+        attempt: number of the last attempt; only grows.
+        valid_from: outcomes of earlier attempts no longer count.
+        failures: how often it failed by an error of its own.
+        lost: how often it was killed or vanished.
+        not_before: not to be started before this time, seconds since 1970.
+        priority: higher ones start first.
+        owner: the manager that runs it, ``host:pid:starttime:uuid``.
+        engine: ``{"kind", "id"}`` of the job.
+        device: where it runs.
+        snapshot: the code it runs on.
+        created, started, ended: seconds since 1970; 0: not yet.
+        error: one line about its last failure.
+    """
+
+    key: str
+    name: str
+    arg: str
+    state: State = State.QUEUED
+    reason: str = ""
+    attempt: int = 0
+    valid_from: int = 1
+    failures: int = 0
+    lost: int = 0
+    not_before: float = 0.0
+    priority: int = 0
+    owner: str = ""
+    engine: Mapping[str, str] | None = None
+    device: str = ""
+    snapshot: str = ""
+    created: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    error: str = ""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Record:
+        """A record from its JSON object, as the ledger has checked it; fields of later versions are dropped."""
+        known = {name: value for name, value in row.items() if name in _RECORD_FIELDS}
+        return cls(**{**known, "state": _STATES[row["state"]]})
+
+    def to_row(self) -> dict[str, Any]:
+        return {**vars(self), "state": self.state.value}
+
+
+_RECORD_FIELDS = frozenset(item.name for item in fields(Record))
+_STATES = {state.value: state for state in State}
+
+#: What a row of the ledger need not say. To change one of these is to change what ledgers of before mean.
+DEFAULTS = {item.name: item.default for item in fields(Record) if item.default is not MISSING and item.name != "state"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: the content of ``progress.json``.
+
+    Attributes:
+        step: steps taken.
+        nsteps: steps in all.
+        loss: the last one; None where it is not finite.
+        t: when this was said, in seconds since 1970.
+        begin: the step that this attempt began at; None where that is not said.
+    """
+
+    step: int
+    nsteps: int
+    loss: float | None = None
+    t: float = 0.0
+    begin: int | None = None
+
+    @property
+    def fraction(self) -> float:
+        return min(max(self.step / self.nsteps, 0.0), 1.0) if self.nsteps > 0 else 0.0
+
+    @property
+    def carried(self) -> float:
+        """The part of the fraction that this attempt began with."""
+        return replace(self, step=min(self.begin or 0, self.step)).fraction
+
+
+def read_outcome(run: RunPaths) -> Outcome | None:
+    """The outcome of the run's last attempt that published one; None where there is none that can be read."""
+    data = _read_object(run.outcome)
+    try:
+        if data is None:
+            return None
+        return Outcome(
+            Ending(data["status"]),
+            int(data["attempt"]),
+            data.get("exit"),
+            data.get("signal"),
+            str(data.get("message") or ""),
+            float(data.get("t", 0.0)),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
+    """The run's progress; None where it has not said any.
+
+    Args:
+        run: its folder.
+        since: when its attempt started. What was said before then is where it began, as far as is known.
+    """
+    data = _read_object(run.progress)
+    try:
+        if data is None:
+            return None
+        loss, said = data.get("loss"), float(data.get("t", 0.0))
+        begin = data["step"] if said < since else data.get("begin")
+        return Progress(
+            int(data["step"]),
+            int(data["nsteps"]),
+            None if loss is None else float(loss),
+            said,
+            None if begin is None else int(begin),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):  # int of an infinity
+        return None
+
+
+def last_line(path: Path, size: int = 8192, width: int = 300, after: str = "") -> str:
+    """The last line of a log that is not empty, cut to ``width`` characters; empty where there is none.
+
+    Args:
+        path: the log.
+        size: bytes to look at, from its end.
+        width: most characters to give.
+        after: of the lines that begin with this, what follows it.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - size, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    lines = [line.removeprefix(after) for line in lines if line.startswith(after)]
+    return "".join(c if c.isprintable() else " " for c in lines[-1])[:width] if lines else ""
+
+
+def count_states(states: Iterable[State]) -> dict[State, int]:
+    """How many runs are in each state, all states listed."""
+    counts = dict.fromkeys(State, 0)
+    for state in states:
+        counts[state] += 1
+    return counts
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,350 @@
+"""Every option of a training run, once: command line, defaults, validation and the run's identity are read from here.
+
+No torch: the manager and the reports import this in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from ovis.estimators.ids import (
+    DATASETS,
+    IMPLIED_MODELS,
+    INFERENCE_PARAMETERS,
+    LEAVE_ONE_OUT,
+    MODEL_OPTIONS,
+    MODELS,
+    OPTIONS_LACKING,
+    REPARAMETERIZED,
+    auxiliary_count,
+    nearest,
+    parse_estimator,
+    parse_pass,
+)
+
+__all__ = [
+    "SettingsError",
+    "TrainSettings",
+    "build_parser",
+    "check_combination",
+    "check_fields",
+    "inference_parameters",
+    "option",
+    "parse_arguments",
+    "value_type",
+]
+
+
+class SettingsError(ValueError):
+    """An option that does not exist or a value that can't be: one line that names it and what would be valid."""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    identity: bool = True,
+) -> Any:
+    """A field of a settings class.
+
+    Args:
+        default: the value where nothing is said.
+        help: one line, shown by ``--help``.
+        choices: the valid values, if they can be listed.
+        low: the smallest valid number.
+        high: the largest valid number.
+        identity: whether two runs that differ only here are different runs (False for where, not what, to compute).
+    """
+    return field(
+        default=default,
+        metadata={"help": help, "choices": choices, "low": low, "high": high, "identity": identity},
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The options of one training run, named as in the reference experiments.
+
+    Raises:
+        SettingsError: a value of the wrong type or out of range, an unknown estimator, data set or model.
+    """
+
+    # where
+    exp: str = option("sandbox", "name of the experiment: runs are kept in ROOT/EXP", identity=False)
+    root: str = option("runs/", "folder of all experiments", identity=False)
+    data_root: str = option("data/", "folder of the data sets", identity=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
+    id: str = option("", "a label of yours, kept in the run's name (report.py --include filters on it)")
+    seed: int = option(1, "seed of all random numbers", low=0, high=2**32 - 1)
+
+    # data
+    dataset: str = option("shapes", "data set", choices=DATASETS)
+    mini: bool = option(False, "train and evaluate on a small seeded subset of the data")
+    only_train_set: bool = option(False, "evaluate on the training set only")
+
+    # length
+    epochs: int = option(-1, "passes over the training set; -1: --nsteps decides", low=-1)
+    nsteps: int = option(500_000, "optimizer steps, where --epochs is -1", low=1)
+
+    # optimization
+    optimizer: str = option("adam", "optimizer", choices=("adam", "adamax", "sgd", "rmsprop"))
+    lr: float = option(2e-3, "learning rate", low=0.0)
+    baseline_lr: float = option(5e-3, "learning rate of the neural baseline (reinforce-baseline)", low=0.0)
+    lr_reduce_steps: int = option(0, "how many times to halve the learning rate, at equal distances; 0: never", low=0)
+    bs: int = option(32, "training batch size", low=1)
+    valid_bs: int = option(50, "data per evaluation batch, validation", low=1)
+    test_bs: int = option(50, "data per evaluation batch, training and test", low=1)
+    compile: bool = option(False, "compile the step (torch.compile): a minute at the start, then faster")
+    capture: bool = option(False, "record a step once and replay it as one CUDA graph: no launch overhead (CUDA only)")
+
+    # estimator
+    estimator: str = option("reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1")
+    mc: int = option(1, "independent copies of the bound that are averaged, M", low=1)
+    iw: int = option(1, "particles per bound, K", low=1)
+    particles_per_pass: str = option("all", "particles of a datum held at once: a number, all, or auto")
+    beta: float = option(1.0, "weight of the KL term", low=0.0)
+    tau: float = option(0.0, "temperature of relaxed samples; 0: exact discrete samples", low=0.0)
+    freebits: float | None = option(None, "floor of each layer's log q - log p, in nats; none: no floor")
+    alpha: float = option(0.0, "order of the Renyi bound; 0: importance-weighted bound (IWAE)", low=0.0, high=1 - 1e-6)
+    alpha_init: float = option(0.9, "alpha at the first step, where --warmup is above 0", low=0.0, high=1 - 1e-6)
+    warmup: int = option(0, "steps over which alpha goes from --alpha_init to --alpha; 0: constant alpha", low=0)
+    warmup_offset: int = option(0, "steps before the warm-up starts", low=0)
+    warmup_mode: str = option("log", "shape of the warm-up", choices=("linear", "log", "sigmoid"))
+
+    # model
+    model: str = option("vae", "model (the data sets gmm and gaussian-toy bring their own)", choices=MODELS)
+    hdim: int = option(64, "units of a hidden layer", low=1)
+    nlayers: int = option(3, "hidden layers of each perceptron; 0: linear", low=0)
+    depth: int = option(3, "stochastic layers, L", low=1)
+    b_nlayers: int = option(1, "hidden layers of the neural baseline", low=0)
+    normalization: str = option("none", "normalization of hidden layers", choices=("none", "layernorm", "batchnorm"))
+    dropout: float = option(0.0, "dropout of hidden layers", low=0.0, high=1.0)
+    prior: str = option("normal", "family of the latent variables", choices=("normal", "categorical", "bernoulli"))
+    N: int = option(32, "latent variables of a layer", low=1)
+    K: int = option(8, "categories of a categorical latent variable", low=2)
+    kdim: int = option(0, "size of a category's embedding; 0: one-hot", low=0)
+    learn_prior: bool = option(False, "learn the parameters of the prior")
+
+    # evaluation
+    select_on: str = option(
+        "valid",
+        "held-out set that chooses the best parameters; the other one is measured once, at the end",
+        choices=("valid", "test"),
+    )
+    eval_freq: int = option(10, "epochs between evaluations", low=1)
+    max_eval: int = option(10_000, "data points used at most in an evaluation", low=1)
+    iw_valid: int = option(1000, "particles of the bound on the validation set", low=1)
+    iw_test: int = option(1000, "particles of the bound on the training and test sets", low=1)
+
+    # analysis
+    grad_samples: int = option(100, "gradient draws of the analysis at each evaluation; 0: none", low=0)
+    grad_bs: int = option(10, "data points of the analysed gradient", low=1)
+    grad_key: str = option("", "analyse parameters whose name holds this (several: a,b), or tensor:qlogits; none: q's")
+    grad_epsilon: float = option(1e-15, "parameters with less gradient variance are left out", low=0.0)
+    mc_au_analysis: int = option(0, "samples per datum of the active-units analysis; 0: none", low=0)
+    npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.epochs == 0:
+            raise SettingsError("--epochs: 0 trains nothing; valid: -1 (then --nsteps decides) or 1 and more")
+        if self.grad_samples == 1:
+            raise SettingsError("--grad_samples: a variance needs 2 draws; valid: 0 (no analysis) or 2 and more")
+        try:
+            parse_estimator(self.estimator)
+        except ValueError as error:
+            raise SettingsError(f"--estimator: {error}") from None
+        try:
+            parse_pass(self.particles_per_pass)
+        except ValueError as error:
+            raise SettingsError(f"--particles_per_pass: {error}") from None
+
+    @property
+    def trained_model(self) -> str:
+        """The model that is trained: the data set's own, where it brings one."""
+        return IMPLIED_MODELS.get(self.dataset, self.model)
+
+    @property
+    def analysed_parameters(self) -> str:
+        """``grad_key``, or the names of q's parameters in the model that is trained."""
+        return self.grad_key or inference_parameters(self)
+
+
+def check_fields(settings: Any) -> None:
+    """Refuse values of a settings class that are of the wrong type or out of range."""
+    for item in dataclasses.fields(settings):
+        _check(item, _types(settings.__class__)[item.name], getattr(settings, item.name))
+
+
+def check_combination(settings: TrainSettings) -> None:
+    """Refuse options that are valid one by one but not together.
+
+    Raises:
+        SettingsError: an option that the estimator does not have, too few particles for it, a model it can't train.
+    """
+    _check_estimator(settings)
+    _check_model(settings)
+    if (settings.compile or settings.capture) and settings.particles_per_pass != "all":
+        raise SettingsError("--particles_per_pass: must be all with --compile and --capture, which see no second pass")
+
+
+def _check_estimator(settings: TrainSettings) -> None:
+    name = settings.estimator
+    spec = parse_estimator(name)
+    lacking = OPTIONS_LACKING.get(spec.family, ())
+    for option in lacking:
+        if getattr(settings, option) != getattr(TrainSettings, option):
+            raise SettingsError(f"--{option}: {name} has no such setting")
+    if "alpha" in lacking and settings.warmup:
+        raise SettingsError(f"--warmup: {name} has no alpha")
+    if spec.family in LEAVE_ONE_OUT and settings.iw < 2:
+        raise SettingsError(f"--iw: {name} leaves one particle out and needs at least 2, got {settings.iw}")
+    if spec.family == "ovis-S" and not spec.config["exclusive"]:
+        count = auxiliary_count(spec.config["auxiliary"], settings.iw)  # type: ignore[arg-type]
+        if count >= settings.iw:
+            raise SettingsError(f"--iw: {name} takes {count} particles as auxiliary samples, of {settings.iw}: too few")
+    if settings.tau > 0 and spec.family not in REPARAMETERIZED:
+        raise SettingsError(f"--tau: {name} needs exact samples, tau must be 0")
+
+
+def _check_model(settings: TrainSettings) -> None:
+    model, name = settings.trained_model, settings.estimator
+    normalized = settings.normalization == "batchnorm" and "normalization" in MODEL_OPTIONS[model]
+    if normalized and settings.nlayers and settings.particles_per_pass != "all":
+        raise SettingsError(
+            "--particles_per_pass: --normalization batchnorm sees all particles at once, it must be all"
+        )
+    if settings.dataset not in IMPLIED_MODELS and model in IMPLIED_MODELS.values():
+        own = next(dataset for dataset, implied in IMPLIED_MODELS.items() if implied == model)
+        raise SettingsError(f"--model: {model!r} has data of its own, use --dataset {own}, not {settings.dataset}")
+    discrete = "prior" in MODEL_OPTIONS[model] and settings.prior != "normal"
+    if settings.tau > 0 and not discrete:
+        raise SettingsError(f"--tau: {model!r} has no discrete variables to relax here, tau must be 0")
+    if parse_estimator(name).family not in REPARAMETERIZED:
+        return
+    if model in ("sbm", "gmm"):
+        raise SettingsError(f"--estimator: {name} needs reparameterized samples, which {model!r} has not")
+    if discrete and settings.tau == 0:
+        raise SettingsError(f"--estimator: {name} needs relaxed samples of a {settings.prior} prior: set --tau above 0")
+
+
+def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
+    meta, name = item.metadata, f"--{item.name}"
+    if value is None and type(None) in typing.get_args(kind):
+        return
+    wanted = _scalar(kind)
+    accepted: Any = (int, float) if wanted is float else wanted
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
+        raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
+    if meta["choices"] and value not in meta["choices"]:
+        raise SettingsError(f"{name}: unknown value {value!r}{nearest(value, meta['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name}: must be finite, got {value}")
+    low, high = meta["low"], meta["high"]
+    if low is not None and value < low:
+        raise SettingsError(f"{name}: must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise SettingsError(f"{name}: must be at most {high}, got {value}")
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, Any]:
+    """The fields' types; looked up once, for a grid makes thousands of settings."""
+    return typing.get_type_hints(kind)
+
+
+def _scalar(kind: Any) -> type:
+    """The type of the value: ``float`` for ``float | None``."""
+    scalars = [t for t in typing.get_args(kind) or (kind,) if t is not type(None)]
+    return typing.cast(type, scalars[0])
+
+
+def value_type(kind: type, name: str) -> type:
+    """The type of an option's value: ``float`` for ``float | None``."""
+    return _scalar(_types(kind)[name])
+
+
+def inference_parameters(settings: TrainSettings) -> str:
+    """What names the parameters of q in the model that is trained."""
+    return INFERENCE_PARAMETERS.get(settings.trained_model, "inference_network")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the process: a whole grid is validated in one process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def build_parser(kind: type = TrainSettings, **kwargs: Any) -> argparse.ArgumentParser:
+    """The command line of a run: one option per field of its settings class."""
+    parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+    for item in dataclasses.fields(kind):
+        scalar, name, text = _types(kind)[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
+        if item.metadata["choices"]:
+            text += f": {', '.join(item.metadata['choices'])}"
+        if scalar is bool:
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=item.default, help=text)
+        else:
+            optional, metavar = type(None) in typing.get_args(scalar), {int: "N", float: "X", str: "NAME"}
+            read = _optional(_scalar(scalar)) if optional else _scalar(scalar)
+            if read is int:
+                read = _integer
+            parser.add_argument(name, type=read, default=item.default, help=text, metavar=metavar[_scalar(scalar)])
+    return parser
+
+
+def _integer(text: str) -> int:
+    """An integer, in the forms people write: 1000, 1e5, 100_000."""
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(text) if text.lstrip("+-").isdigit() else int(value)
+
+
+_integer.__name__ = "int"  # argparse names the type in its messages
+
+
+def _optional(read: type) -> Any:
+    def reader(text: str) -> Any:
+        return None if text.lower() == "none" else read(text)
+
+    reader.__name__ = f"{read.__name__} or none"
+    return reader
+
+
+def parse_arguments(
+    argv: Sequence[str], parser: argparse.ArgumentParser | None = None, partial: bool = False, kind: Any = TrainSettings
+) -> Any:
+    """Command-line words to validated settings.
+
+    Args:
+        argv: e.g. ``["--estimator", "vimco", "--iw", "10"]``.
+        parser: a parser to reuse when many runs are parsed (building one takes longer than using it), or one with
+            further options, which are not looked at here.
+        partial: these are only some of a run's options: whether they go together is not asked yet.
+        kind: settings class of the study, of which the result is.
+
+    Raises:
+        SettingsError: an unknown option (the nearest valid one is named), an invalid value, or a combination that
+            can't be.
+    """
+    parser = parser or build_parser(kind)
+    namespace, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        valid = [f"--{f.name}" for f in dataclasses.fields(kind)]
+        raise SettingsError(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
+    settings = kind(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(kind)})
+    if not partial and kind is TrainSettings:
+        check_combination(settings)
+    return settings

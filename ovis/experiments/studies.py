@@ -1,0 +1,115 @@
+"""The studies that an experiment file may name as its ``script``: training runs, and the asymptotic study's options.
+
+No torch, as in ``ovis.experiments.settings``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ovis.estimators.ids import LEAVE_ONE_OUT, parse_estimator
+from ovis.experiments.settings import SettingsError, TrainSettings, check_combination, check_fields, option
+
+__all__ = ["ALIASES", "STUDIES", "AsymptoticSettings", "Study"]
+
+#: Other names of experiment files.
+ALIASES = {"asymptotic-variance": "asymptotic-analysis"}
+
+
+@dataclass(frozen=True)
+class AsymptoticSettings:
+    """The options of one run of the asymptotic study: gradients of several estimators at one K (Figure 1).
+
+    A run may be one of several parts of the draws, so that processes can share the work of one K.
+
+    Raises:
+        SettingsError: a value of the wrong type or out of range, an unknown estimator.
+    """
+
+    exp: str = option("sandbox", "name of the experiment: runs are kept in ROOT/EXP", identity=False)
+    root: str = option("runs/", "folder of all experiments", identity=False)
+    data_root: str = option("data/", "folder of the data sets (not used: the data are drawn)", identity=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
+    id: str = option("", "a label of yours, kept in the run's name")
+    seed: int = option(10, "seed of the perturbation and of the draws", low=0)
+
+    estimators: str = option("ovis-gamma0,vimco-arithmetic,pathwise-iwae", "estimators, separated by commas")
+    iw: int = option(1000, "particles per bound, K", low=1)
+    mc_samples: int = option(10_000, "draws of the gradient, over all parts", low=2)
+    part: int = option(1, "which part of the draws this run makes: 1 ... PARTS", low=1)
+    parts: int = option(1, "in how many runs the draws are made", low=1)
+
+    npoints: int = option(1024, "data points, all in every draw", low=1)
+    D: int = option(20, "dimensions", low=1)
+    epsilon: float = option(0.01, "standard deviation of the perturbation of the optimal parameters", low=0.0)
+    key_filter: str = option("b", "parameters of which the gradient is analysed")
+    q_scale: str = option("std", "what of q is 2/3; the paper's figures: its std", choices=("std", "variance"))
+    samples_per_batch: int = option(0, "particles held at once; 0: what suits the device", low=0, identity=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        try:
+            names = [parse_estimator(name.strip()).canonical for name in self.estimators.split(",")]
+        except ValueError as error:
+            raise SettingsError(f"--estimators: {error}") from None
+        if len(set(names)) < len(names):
+            raise SettingsError(f"--estimators: one is there twice: {', '.join(names)}")
+        object.__setattr__(self, "estimators", ",".join(names))
+
+    @property
+    def names(self) -> list[str]:
+        """The estimators' canonical ids."""
+        return self.estimators.split(",")
+
+    @property
+    def draws(self) -> range:
+        """Numbers of the draws that this run makes."""
+        first, last = (self.mc_samples * part // self.parts for part in (self.part - 1, self.part))
+        return range(first, last)
+
+    @property
+    def work(self) -> int:
+        """Particles of all draws, with what a draw costs beside them."""
+        return len(self.draws) * (self.iw + 10)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the run's folder is called after."""
+        part = f"part{self.part}of{self.parts}" if self.parts > 1 else ""
+        return self.id, "asymptotic", f"iw{self.iw}", part, f"seed{self.seed}"
+
+
+def check_asymptotic(settings: AsymptoticSettings) -> None:
+    """Refuse options that are valid one by one but not together."""
+    if settings.part > settings.parts:
+        raise SettingsError(f"--part: must be at most --parts, {settings.parts}, got {settings.part}")
+    if settings.mc_samples < 2 * settings.parts:
+        raise SettingsError(f"--mc_samples: every part needs 2 draws, got {settings.mc_samples} in {settings.parts}")
+    alone = [name for name in settings.names if parse_estimator(name).family in LEAVE_ONE_OUT]
+    if alone and settings.iw < 2:
+        raise SettingsError(f"--iw: {alone[0]} leaves one particle out and needs at least 2, got {settings.iw}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What an experiment's runs are.
+
+    Attributes:
+        settings: the class of a run's options.
+        check: refuses combinations of options.
+        module: ``python -m module OPTIONS`` makes a run.
+        report: the module whose ``main`` draws the experiment.
+    """
+
+    settings: Any
+    check: Callable[[Any], None]
+    module: str
+    report: str
+
+
+STUDIES = {
+    "train": Study(TrainSettings, check_combination, "ovis.experiments.cli.train", "ovis.experiments.cli.report"),
+    "asymptotic": Study(AsymptoticSettings, check_asymptotic, "ovis.paper.figure1.run", "ovis.paper.figure1.cli"),
+}

@@ -1,0 +1,173 @@
+"""The random numbers of several runs at once: each goes on with its own stream, to the bit.
+
+A run draws from torch's global generator. :class:`Served` stands in front of torch's random functions while a model
+runs and hands out numbers that were made before: with the generator of each run, by the kernels that the random
+functions use, in the same order and of the same size. What is left of a random function is arithmetic, which can be
+traced, and mapped over the runs. (``ovis.analysis.random_inputs`` numbers its draws by datum instead, and need not agree with
+what torch would have drawn.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Reserve", "Served", "recorded"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Random numbers that one run asks for."""
+
+    kind: str  # uniform, normal, exponential, bernoulli
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    share: float = 0.5  # of ones, bernoulli
+
+    def filler(self, out: Tensor) -> Callable[..., Any]:
+        """What fills a tensor of this shape, given ``generator``."""
+        if self.kind == "bernoulli":
+            return lambda generator: out.bernoulli_(self.share, generator=generator)
+        fill: Callable[..., Any] = getattr(out, f"{self.kind}_")
+        return fill
+
+
+class Served(TorchFunctionMode):
+    """Whatever is drawn inside takes these numbers, in this order.
+
+    Args:
+        given: for each request, a tensor of its shape.
+    """
+
+    def __init__(self, given: Sequence[Tensor]):
+        super().__init__()
+        self.given = list(given)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        handler = HANDLERS.get(func)
+        return func(*args, **kwargs) if handler is None else handler(self.take, *args, **kwargs)
+
+    def take(self, request: Request, device: torch.device) -> Tensor:
+        """The numbers of the next request."""
+        return self.given.pop(0)
+
+
+class _Recorder(Served):
+    """Writes down what is asked for, and draws it."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__(())
+        self.generator = generator
+        self.requests: list[Request] = []
+
+    def take(self, request: Request, device: torch.device) -> Tensor:
+        self.requests.append(request)
+        numbers = torch.empty(request.shape, dtype=request.dtype, device=device)
+        request.filler(numbers)(generator=self.generator)
+        return numbers
+
+
+def recorded(run: Callable[[], Any], generator: torch.Generator) -> tuple[tuple[Request, ...], Any]:
+    """What ``run`` asks for, and its result with the numbers of this generator."""
+    with _Recorder(generator) as recorder:
+        result = run()
+    return tuple(recorder.requests), result
+
+
+class Reserve:
+    """Room for the random numbers of one call by each of several runs, to be filled again and again.
+
+    Args:
+        requests: of one run.
+        runs: how many.
+        device: where.
+    """
+
+    def __init__(self, requests: Sequence[Request], runs: int, device: torch.device):
+        self.numbers = [torch.empty(runs, *r.shape, dtype=r.dtype, device=device) for r in requests]  # [S, *shape]
+        pairs = list(zip(requests, self.numbers, strict=True))
+        self._fillers = [[request.filler(numbers[s]) for request, numbers in pairs] for s in range(runs)]
+
+    def fill(self, generators: Sequence[torch.Generator]) -> list[Tensor]:
+        """The next numbers of each run: for each request [S, *shape]."""
+        for fillers, generator in zip(self._fillers, generators, strict=True):
+            for fill in fillers:
+                fill(generator=generator)
+        return self.numbers
+
+
+Take = Callable[[Request, torch.device], Tensor]
+
+
+def _factory(kind: str) -> Callable[..., Tensor]:
+    def made(take: Take, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        like = torch.empty(0, dtype=dtype, device=device)
+        return take(Request(kind, tuple(shape), like.dtype), like.device)
+
+    return made
+
+
+def _like(kind: str) -> Callable[..., Tensor]:
+    return lambda take, tensor, **_: take(Request(kind, tuple(tensor.shape), tensor.dtype), tensor.device)
+
+
+def _normal_in_place(take: Take, tensor: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
+    return _like("normal")(take, tensor) * std + mean
+
+
+def _uniform_in_place(take: Take, tensor: Tensor, low: float = 0.0, high: float = 1.0, **given: Any) -> Tensor:
+    low, high = given.get("from", low), given.get("to", high)
+    return _like("uniform")(take, tensor) * (high - low) + low
+
+
+def _normal(take: Take, mean: Tensor, std: Tensor, **_: Any) -> Tensor:
+    shape = tuple(torch.broadcast_shapes(mean.shape, std.shape))
+    return take(Request("normal", shape, mean.dtype), mean.device) * std + mean
+
+
+def _bernoulli(take: Take, probs: Tensor, **_: Any) -> Tensor:
+    return (_like("uniform")(take, probs) < probs).to(probs.dtype)
+
+
+def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool = False, **_: Any) -> Tensor:
+    if num_samples == 1:  # torch's way: a race of exponential clocks
+        clocks = take(Request("exponential", tuple(probs.shape), probs.dtype), probs.device)
+        return (probs / clocks).argmax(-1, keepdim=True)
+    if not replacement:
+        raise NotImplementedError("samples without replacement")
+    shape = (*probs.shape[:-1], num_samples)
+    uniform = take(Request("uniform", shape, torch.float64), probs.device)
+    below = probs.cumsum(-1)
+    below = below[..., :-1] / below[..., -1:]  # the last class takes what rounding leaves
+    # over dimension -2, and added up as floats: so a compiler can do many samples at once
+    return (below.unsqueeze(-1) < uniform.unsqueeze(-2)).sum(-2, dtype=below.dtype).long()
+
+
+def _dropout(
+    take: Take, tensor: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, **_: Any
+) -> Tensor:
+    if not training or p == 0:
+        return tensor
+    kept = take(Request("bernoulli", tuple(tensor.shape), tensor.dtype, 1 - p), tensor.device)
+    return tensor * (kept / (1 - p))
+
+
+HANDLERS: dict[Any, Callable[..., Tensor]] = {
+    torch.rand: _factory("uniform"),
+    torch.randn: _factory("normal"),
+    torch.rand_like: _like("uniform"),
+    torch.randn_like: _like("normal"),
+    torch.Tensor.normal_: _normal_in_place,
+    torch.Tensor.uniform_: _uniform_in_place,
+    torch.normal: _normal,
+    torch.bernoulli: _bernoulli,
+    torch.multinomial: _multinomial,
+    torch.nn.functional.dropout: _dropout,
+}

@@ -1,0 +1,107 @@
+"""The gradient analysis inside a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ovis.analysis.gradients import TENSOR, get_gradients_statistics, select_parameters
+from ovis.analysis.output_tensors import FAMILIES, output_tensors
+from ovis.experiments.settings import SettingsError
+from ovis.experiments.training.build import Run
+from ovis.experiments.training.random_state import own_random_state
+from ovis.experiments.training.step import estimator_config
+
+__all__ = ["GradientAnalysis"]
+
+
+class GradientAnalysis:
+    """Statistics of the gradient that the training would take, with respect to what ``--grad_key`` names.
+
+    Args:
+        run: the parts of the run.
+        x: the analysed mini-batch, shape [B, *event].
+        bar: show progress.
+
+    Raises:
+        SettingsError: neither a parameter nor a tensor of the model's output has such a name.
+    """
+
+    def __init__(self, run: Run, x: Tensor, bar: bool = False):
+        self.run, self.x, self.bar = run, x, bar
+        key = run.settings.analysed_parameters
+        try:
+            if key.startswith(TENSOR):
+                _check_tensor(run, x[:1], key[len(TENSOR) :])
+            else:
+                select_parameters(run.model, key)
+        except ValueError as error:
+            raise SettingsError(f"--grad_key: {error}") from None
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """``train:grads/...`` by name: see :func:`ovis.analysis.gradients.get_gradients_statistics`.
+
+        Args:
+            step: optimizer steps so far; alpha is that of the next one.
+        """
+        settings = self.run.settings
+        stats, _ = get_gradients_statistics(
+            self.run.estimator,
+            self.run.model,
+            self.x,
+            mc_samples=settings.grad_samples,
+            key_filter=settings.analysed_parameters,
+            eps=settings.grad_epsilon,
+            progress=self.bar,
+            **estimator_config(settings, step),
+        )
+        return stats.flat("train:")
+
+
+def _check_tensor(run: Run, x: Tensor, key: str) -> None:
+    """
+    Raises:
+        ValueError: the model's output has no such tensor that the loss depends on, with a row for each datum; the
+            message names those it has.
+    """
+    model = run.model
+    x, training = torch.cat([x, x]), model.training  # two rows: what the data share has one
+    model.eval()  # no running statistic counts this
+    try:
+        with own_random_state(run.settings.seed, run.device):
+            loss, _, output = run.estimator(model, x, return_diagnostics=False)
+    finally:
+        model.train(training)
+    valid = [name for name in _names(output) if _has_gradient(loss.sum(), output, name, len(x))]
+    if key not in valid:
+        told = ", ".join(f"{TENSOR}{name}" for name in valid)
+        raise ValueError(
+            f"the loss has no gradient with respect to {key!r} of {type(model).__name__}'s output, datum by datum; "
+            f"valid: {told}"
+        )
+
+
+def _names(output: Mapping[str, Any]) -> list[str]:
+    """All that :func:`ovis.analysis.output_tensors.output_tensors` may know by a name."""
+    found = []
+    for letter, family in FAMILIES.items():
+        layers = output[family] if isinstance(output[family], list | tuple) else [output[family]]
+        for layer in layers:
+            while isinstance(layer, Distribution):
+                found += [letter + name for name in vars(layer) if not name.startswith("_")]
+                layer = vars(layer).get("base_dist")
+    return list(dict.fromkeys([*found, *output]))
+
+
+def _has_gradient(loss: Tensor, output: Mapping[str, Any], name: str, rows: int) -> bool:
+    try:
+        tensors = output_tensors(output, name)
+    except ValueError:
+        return False
+    if any(tensor.dim() == 0 or len(tensor) != rows for tensor in tensors):
+        return False
+    return all(grad is not None for grad in torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True))

@@ -1,0 +1,140 @@
+"""What is measured at an evaluation, under the names that the reports know."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ovis.analysis.active_units import active_units
+from ovis.diagnostics import Diagnostic
+from ovis.experiments.datasets.splits import StoredData, as_float
+from ovis.experiments.training.build import Run
+from ovis.experiments.training.evaluate import evaluate
+from ovis.experiments.training.gradient_analysis import GradientAnalysis
+from ovis.experiments.training.random_state import own_random_state
+from ovis.models.template import ParticleModel
+
+__all__ = ["Measurements", "Split"]
+
+#: Evaluations draw from a random state of their own, so that their number does not change the training.
+EVALUATION_SEED = 200_801_998
+
+
+@runtime_checkable
+class KnowsTheTruth(Protocol):
+    """A model of synthetic data, which can say how far it is from what drew them."""
+
+    def diagnostics(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Distances by group and name."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a split is evaluated on, and how."""
+
+    points: Tensor  # float, [n, *event]
+    iw: int
+    batch: int
+
+
+class Measurements:
+    """The data that a run is evaluated on, chosen once, and the evaluation itself.
+
+    Evaluations measure the training set and the held-out set that chooses the best parameters, ``--select_on``: valid,
+    or test, as in the reference code. The *other* of the two is measured once, at the end of the run, with the best
+    parameters; until then nothing here reads it. With ``--only_train_set`` neither is measured.
+
+    Args:
+        run: the parts of the run.
+        bar: show the progress of what takes long.
+    """
+
+    def __init__(self, run: Run, bar: bool = False):
+        settings = run.settings
+        self.run = run
+        train = run.splits.train.points(max(settings.max_eval, settings.grad_bs, settings.npoints_au_analysis))
+        self.splits = {"train": Split(train[: settings.max_eval], settings.iw_test, settings.test_bs)}
+        self.held_out = ""
+        if not settings.only_train_set:
+            self.held_out = "test" if settings.select_on == "valid" else "valid"
+            self.splits[settings.select_on] = self._held_out_split(settings.select_on)
+        self.gradients = GradientAnalysis(run, train[: settings.grad_bs], bar) if settings.grad_samples else None
+        self.unit_points = train[: settings.npoints_au_analysis]
+
+    @property
+    def selection(self) -> str:
+        """The metric that chooses the best parameters, among those of each evaluation."""
+        settings = self.run.settings
+        return f"{'train' if settings.only_train_set else settings.select_on}:loss/L_k"
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Measure all but the split that is kept for the end.
+
+        Args:
+            step: optimizer steps so far: the gradients are those that the training would take here.
+
+        Returns:
+            numbers by name, e.g. ``valid:loss/L_k`` (nats), ``train:grads/snr``.
+        """
+        model = self.run.model
+        values: dict[str, float] = {}
+        with self._own_random_state():
+            for name, split in self.splits.items():
+                values.update(self._evaluate(model, name, split))
+            if self.gradients is not None:
+                values.update(self.gradients(step))
+            values.update(self.units())
+        return values
+
+    def units(self) -> dict[str, float]:
+        """``train:...`` of the active-units analysis, where it is asked for; draws from the global random state."""
+        settings = self.run.settings
+        if not settings.mc_au_analysis:
+            return {}
+        return active_units(self.run.model, self.unit_points, settings.mc_au_analysis).flat("train:")
+
+    def truth(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
+        """How far a model of synthetic data is from what drew them; draws no random numbers."""
+        if not isinstance(model, KnowsTheTruth):
+            return {}
+        return Diagnostic(model.diagnostics(split.points)).flat(f"{name}:")
+
+    def at_the_end(self, model: ParticleModel) -> dict[str, float]:
+        """Measure the split that was kept for the end: call it once.
+
+        Its points are a seeded draw of ``--max_eval``, as those of the others; its random numbers depend on the seed
+        alone.
+
+        Args:
+            model: with the best parameters.
+
+        Returns:
+            numbers by name, e.g. ``test:loss/L_k``, ``test:gmm/posterior_mse``; none with ``--only_train_set``.
+        """
+        if not self.held_out:
+            return {}
+        with self._own_random_state():
+            return self._evaluate(model, self.held_out, self._held_out_split(self.held_out))
+
+    def _held_out_split(self, name: str) -> Split:
+        settings, splits = self.run.settings, self.run.splits
+        if name == "valid":
+            stored, iw, batch = splits.valid, settings.iw_valid, settings.valid_bs
+        else:
+            stored, iw, batch = splits.test, settings.iw_test, settings.test_bs
+        return Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
+
+    def _evaluate(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
+        found = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
+        return found.flat(f"{name}:") | self.truth(model, name, split)
+
+    @property
+    def seed(self) -> int:
+        """Of the random numbers of every evaluation."""
+        return EVALUATION_SEED + self.run.settings.seed
+
+    def _own_random_state(self) -> AbstractContextManager[None]:
+        return own_random_state(self.seed, self.run.device)

@@ -1,0 +1,234 @@
+"""What a training step costs: memory and time by estimator and K, each point measured in a process of its own.
+
+As in the authors' repository (vlievin/ovis, ``efficiency.png``): a sigmoid belief network of one layer of 200
+variables, linear maps, binarized MNIST, batches of 24, Adam. Estimators that need reparameterized samples train a
+Gaussian VAE of 200 variables with linear maps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
+from ovis.experiments.datasets.binmnist import FILES
+from ovis.experiments.datasets.cache import VERSION
+from ovis.experiments.datasets.config import load_dataset
+from ovis.experiments.datasets.splits import Splits, StoredData
+from ovis.experiments.models import build_model
+from ovis.experiments.settings import TrainSettings, check_combination
+from ovis.experiments.training.build import Run, build_estimator, build_optimizer, pick_device, seed_everything
+from ovis.experiments.training.loop import batches
+from ovis.experiments.training.step import TrainingStep
+from ovis.paper.efficiency.process import Answer, peak_memory, run_apart
+
+__all__ = [
+    "EPOCH_STEPS",
+    "ESTIMATORS",
+    "IW",
+    "Cost",
+    "Point",
+    "default_steps",
+    "describe_device",
+    "has_data",
+    "measure_apart",
+    "measure_missing",
+    "measure_point",
+    "point_seconds",
+    "point_settings",
+]
+
+#: Steps of an epoch in the paper: 50,000 images in batches of 24, the last one not full.
+EPOCH_STEPS = 2084
+
+#: What is measured where nothing is asked for: the paper's, OVIS-MC, and the pathwise ones.
+ESTIMATORS = (
+    *("vimco-arithmetic", "ovis-gamma1", "reinforce", "tvo-part2-config1"),
+    *("ovis-S10-exclusive", "pathwise-iwae", "stl", "dreg"),
+)
+IW = (10, 19, 39, 79, 158, 315, 629, 1256, 2506, 5000)
+
+#: Seconds a step takes, about, as (constant, per particle); and those of a point besides its steps. By device.
+STEP_SECONDS = {"cpu": (0.005, 5.5e-4), "cuda": (0.005, 3e-5)}
+POINT_SECONDS = {"cpu": 0.8, "cuda": 3.0}
+
+#: Seconds that a point may take, at most.
+LONGEST = 600.0
+
+#: Steps that are not measured, by device.
+WARMUP = {"cpu": 1, "cuda": 5}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one process measures.
+
+    Attributes:
+        estimator: its canonical id.
+        iw: particles K.
+        seed: of all random numbers; one for each repetition.
+        steps: measured ones.
+    """
+
+    estimator: str
+    iw: int
+    seed: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured of a point.
+
+    Attributes:
+        memory: peak of the steps, bytes, see :mod:`ovis.paper.efficiency.process`.
+        seconds: of one step, on average.
+        data: ``binmnist``, or ``synthetic``: random images in its place.
+    """
+
+    memory: float
+    seconds: float
+    data: str
+
+
+def point_settings(estimator: str, iw: int, seed: int = 1, device: str = "auto") -> TrainSettings:
+    """The training run of which a point is a few steps.
+
+    Raises:
+        SettingsError: an unknown estimator, or one that can't work with so few particles.
+    """
+    settings = TrainSettings(
+        estimator=estimator, iw=iw, seed=seed, device=device, dataset="binmnist", bs=24, lr=1e-3, N=200, nlayers=0
+    )
+    if parse_estimator(estimator).family in REPARAMETERIZED:
+        settings = dataclasses.replace(settings, model="vae", prior="normal")
+    else:
+        settings = dataclasses.replace(settings, model="sbm", prior="bernoulli", depth=1)
+    check_combination(settings)
+    return settings
+
+
+def default_steps(device: str, iw: int) -> int:
+    """Measured steps of a point: on the CPU as many as take about 1.5 s there, 3 to 50."""
+    if device == "cuda":
+        return 50
+    constant, slope = STEP_SECONDS["cpu"]
+    return min(max(round(1.5 / (constant + slope * iw)), 3), 50)
+
+
+def point_seconds(device: str, point: Point) -> float:
+    """Seconds that a point takes, about: on two cores, or on the paper's GPU."""
+    constant, slope = STEP_SECONDS[device]
+    return POINT_SECONDS[device] + (point.steps + WARMUP[device]) * (constant + slope * point.iw)
+
+
+def describe_device(device: torch.device) -> str:
+    """What the costs are of: the kind, its name, and how many threads work on a CPU."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def measure_missing(
+    points: Iterable[Point], limits: dict[str, int], measure: Callable[[Point], Answer]
+) -> Iterator[tuple[Point, Answer | None]]:
+    """Measure points; where one of an estimator ends without a cost, its larger K (and this one) are left out.
+
+    Args:
+        points: in the order in which they are to be measured.
+        limits: estimator -> the smallest K that is known to be too much; what is found out is added.
+        measure: measures one point.
+
+    Yields:
+        every point, and what came of it; None where it was left out.
+    """
+    for point in points:
+        if point.iw >= limits.get(point.estimator, math.inf):
+            yield point, None
+            continue
+        answer = measure(point)
+        if answer.state != "ok":
+            limits[point.estimator] = point.iw
+        yield point, answer
+
+
+def measure_apart(point: Point, device: str) -> Answer:
+    """Measure a point in a process of its own; the answer's value is its :class:`Cost`."""
+    return run_apart(measure_point, (point, device), LONGEST)
+
+
+def measure_point(point: Point, device: str) -> Cost:
+    """Take a point's steps in this process, as a training does.
+
+    Before them one step of REINFORCE with K = 2 lets torch allocate what it does once, and the optimizer its state;
+    then come steps that warm up caches.
+    """
+    settings = point_settings(point.estimator, point.iw, point.seed, device)
+    on = pick_device(device)
+    seed_everything(settings.seed)
+    data, splits = _load(settings)
+    splits = splits.to(on)
+    memory = peak_memory(on)
+    run = _build(settings, on, splits)
+    small = dataclasses.replace(settings, estimator="reinforce", iw=2)
+    _take(dataclasses.replace(run, estimator=build_estimator(small, splits.x_shape)), 1, 0)
+    memory.start()
+    seconds = _take(run, WARMUP[on.type], point.steps)
+    return Cost(memory.peak(), seconds / point.steps, data)
+
+
+def _build(settings: TrainSettings, device: torch.device, splits: Splits) -> Run:
+    """As ``build_run`` does, of data that may not be those of the settings."""
+    model = build_model(settings, splits.x_shape, splits.mean.cpu()).to(device)
+    estimator = build_estimator(settings, splits.x_shape).to(device)
+    return Run(settings, device, splits, model.train(), estimator, build_optimizer(settings, model, estimator))
+
+
+def _take(run: Run, warmup: int, steps: int) -> float:
+    """Seconds of the steps that follow those of the warm-up."""
+    take = TrainingStep(run, warmup + steps)
+    began = time.perf_counter()
+    for number, x in enumerate(batches(run, 0, warmup + steps)):
+        if number == warmup:
+            _wait(run.device)
+            began = time.perf_counter()
+        take(x, number)
+    _wait(run.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def has_data(settings: TrainSettings) -> bool:
+    """Whether binarized MNIST is on the disk: nothing is downloaded for a measurement."""
+    root = Path(settings.data_root)
+    sources = [root / source.path for source in FILES.values()]
+    return (root / "cache" / f"binmnist-v{VERSION}.npz").exists() or all(
+        path.exists() or path.with_name(f"{path.name}.gz").exists() for path in sources
+    )
+
+
+def _load(settings: TrainSettings) -> tuple[str, Splits]:
+    if has_data(settings):
+        return "binmnist", load_dataset(settings)
+    generator = torch.Generator().manual_seed(settings.seed)
+    images = (torch.rand(500, 1, 28, 28, generator=generator) < 0.13).to(torch.uint8)  # as much ink as MNIST has
+    train = StoredData(images.repeat(100, 1, 1, 1))
+    return "synthetic", Splits(train, images, images, images.float().mean(0))

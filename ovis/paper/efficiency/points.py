@@ -1,0 +1,150 @@
+"""What a training step costs: the points that have been measured, their statistics, and the paper's beside them.
+
+The points lie in a file of JSON lines, one added as soon as it is measured; tables in, tables out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ovis.experiments.reporting.figures.style import style_order
+from ovis.experiments.runs.atomic import append
+from ovis.paper.efficiency.published import published_costs
+
+__all__ = [
+    "COLUMNS",
+    "MEASURES",
+    "RECORDED",
+    "add_point",
+    "cost_table",
+    "growth_table",
+    "known_limits",
+    "last_devices",
+    "read_points",
+]
+
+#: Of a point: device, estimator, K, seed and steps say which it is; ``state`` is ok, memory, time or failed.
+COLUMNS = ("device", "estimator", "model", "iw", "seed", "steps", "state", "message", "memory_mb", "epoch_s", "data")
+
+#: What else a point may say: where it was measured. Older ones say less.
+RECORDED = ("torch", "python", "version", "hostname")
+
+#: Measure -> what it is called, and its unit.
+MEASURES = {"memory_mb": ("Peak memory", "MB"), "epoch_s": ("Time of an epoch", "s")}
+
+#: What the others are compared with.
+REFERENCE = "ovis-gamma1"
+
+
+def add_point(path: Path, point: Mapping[str, Any]) -> None:
+    """Add a point, keyed by :data:`COLUMNS`, at the end of the file; it is on the disk when this returns.
+
+    Raises:
+        OSError: nothing was added.
+    """
+    written = path.read_bytes() if path.exists() else b""
+    # A kill may have left a line without its end: that one is lost, this one shall not be.
+    torn = written != b"" and not written.endswith(b"\n")
+    append(path, (b"\n" if torn else b"") + json.dumps(dict(point)).encode() + b"\n")
+
+
+def read_points(path: Path) -> pd.DataFrame:
+    """All points of a file, columns :data:`COLUMNS` and :data:`RECORDED`; what is torn or foreign is passed over.
+
+    Of a point that was measured twice (one that failed was tried again) the later one counts.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    points = [point for point in map(_point, lines) if point is not None]
+    table = pd.DataFrame(points, columns=[*COLUMNS, *RECORDED])
+    return table.drop_duplicates(["device", "estimator", "iw", "seed", "steps"], keep="last").reset_index(drop=True)
+
+
+def _point(line: bytes) -> dict[str, Any] | None:
+    try:
+        point = json.loads(line)
+    except ValueError:
+        return None
+    return point if isinstance(point, dict) and set(COLUMNS) <= set(point) else None
+
+
+def known_limits(points: pd.DataFrame, device: str) -> dict[str, int]:
+    """Estimator -> the smallest K that was too much for the device, in memory or time."""
+    beyond = points[(points["device"] == device) & points["state"].isin(["memory", "time"])]
+    return {str(name): int(rows["iw"].min()) for name, rows in beyond.groupby("estimator")}
+
+
+def last_devices(points: pd.DataFrame, device: str) -> list[str]:
+    """The device, and the one that was measured last of each other kind (``cpu: ...``, ``cuda: ...``)."""
+    good = points[points["state"] == "ok"]
+    last = {str(name).partition(":")[0]: str(name) for name in good["device"]} | {device.partition(":")[0]: device}
+    return [device, *(name for name in last.values() if name != device)]
+
+
+def cost_table(points: pd.DataFrame, device: str) -> pd.DataFrame:
+    """Mean over repetitions, with a band of half a standard deviation.
+
+    Where an estimator's K was measured with several numbers of steps, those with most steps count.
+
+    Args:
+        points: see :func:`read_points`.
+        device: whose.
+
+    Returns:
+        one row per measure, estimator and K: ``measure`` (a key of :data:`MEASURES`), ``estimator, model, iw, mean,
+        std`` (NaN for one repetition), ``low, high`` (mean -+ std / 2), ``runs, steps, published`` (NaN where there is
+        none).
+    """
+    good = points[(points["device"] == device) & (points["state"] == "ok")]
+    most = good.groupby(["estimator", "iw"])["steps"].transform("max")
+    long = good[good["steps"] == most].melt(
+        id_vars=["estimator", "model", "iw", "steps"], value_vars=list(MEASURES), var_name="measure"
+    )
+    keys = ["measure", "estimator", "model", "iw", "steps"]
+    table = long.astype({"value": float}).groupby(keys)["value"].agg(["mean", "std", "count"]).reset_index()
+    table["low"], table["high"] = table["mean"] - table["std"] / 2, table["mean"] + table["std"] / 2
+    known = published_costs()
+    names = zip(table["measure"], table["estimator"], table["iw"], strict=True)
+    table["published"] = [known.get((str(measure), str(name), int(k)), math.nan) for measure, name, k in names]
+    table["_order"] = table["estimator"].map(style_order)
+    table["_measure"] = table["measure"].map(list(MEASURES).index)
+    table = table.sort_values(["_measure", "_order", "iw"]).rename(columns={"count": "runs"})
+    columns = ["measure", "estimator", "model", "iw", "mean", "std", "low", "high", "runs", "steps", "published"]
+    return table[columns].reset_index(drop=True)
+
+
+def growth_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """How the costs grow: the exponent of K between the two largest K, and the ratio to OVIS~ (gamma = 1) at the last.
+
+    Both are free of most of what differs between machines.
+
+    Returns:
+        columns ``measure, estimator, iw`` (the largest), ``exponent, ratio`` and the same of the published costs at
+        the same K, ``published_exponent, published_ratio``; NaN where there are none.
+    """
+    rows = []
+    for (measure, estimator), part in costs.groupby(["measure", "estimator"], sort=False):
+        last = part.tail(1)
+        reference = costs[
+            (costs["measure"] == measure) & (costs["estimator"] == REFERENCE) & (costs["iw"] == last["iw"].iloc[0])
+        ]
+        row = {"measure": measure, "estimator": estimator, "iw": int(last["iw"].iloc[0])}
+        for prefix, column in (("", "mean"), ("published_", "published")):
+            row[f"{prefix}exponent"] = _exponent(part.tail(2), column)
+            row[f"{prefix}ratio"] = (
+                float(last[column].iloc[0] / reference[column].iloc[0]) if len(reference) else math.nan
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _exponent(rows: pd.DataFrame, column: str) -> float:
+    values, iw = rows[column].to_numpy(float), rows["iw"].to_numpy(float)
+    if len(rows) < 2 or not (values > 0).all():
+        return math.nan
+    return math.log(values[1] / values[0]) / math.log(iw[1] / iw[0])

@@ -1,0 +1,198 @@
+"""The two figures of the asymptotic study: statistics by K, and distributions of one entry of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+
+from ovis.experiments.reporting.figures.legend import add_grouped_legend
+from ovis.experiments.reporting.figures.style import Look, estimator_looks, house_style, style_group, style_order
+from ovis.experiments.reporting.figures.ticks import label_decades
+
+__all__ = ["draw_distributions", "draw_statistics"]
+
+#: Inches of one panel: four of them, printed as wide as a page, leave letters of 6 points.
+PANEL = (2.05, 2.2)
+WIDE_PANEL = (2.75, 2.0)
+
+#: Statistic -> title and label of its panel.
+PANELS = {
+    "snr": (r"$\frac{1}{D}\,\Sigma_i\,\mathrm{SNR}_i(K)$", "SNR"),
+    "dsnr": (r"$\mathrm{DSNR}(K)$", "directional SNR"),
+    "variance": (r"$\frac{1}{D}\,\Sigma_i\,\mathrm{Var}\,g_i(K)$", "variance [nats²]"),
+    "magnitude": (r"$\frac{1}{D}\,\Sigma_i\,|\mathrm{E}\,g_i(K)|$", "magnitude [nats]"),
+}
+
+#: Panels with lines that say what a growth with the square root of K looks like, and their values at K = 1.
+GUIDED = ("snr", "dsnr")
+GUIDE_TEXT = r"dotted grey: $0.1\,K^{\pm 1/2}$ and $10\,K^{\pm 1/2}$"
+GUIDES = ((0.1, 0.5), (0.1, -0.5), (10.0, 0.5), (10.0, -0.5))
+
+#: Of the range of the data, left free at both ends of an axis.
+MARGIN = 0.1
+
+#: The height of a panel of distributions, in peaks of the broadest one: sharper ones run out of it.
+PEAKS = 3.0
+
+#: A distribution so many times broader than the next one does not set the width of a panel.
+BROADEST = 10.0
+
+
+def draw_statistics(statistics: pd.DataFrame, caption: str = "") -> Figure:
+    """Draw the statistics against K, on logarithmic axes: a row of panels for each toy.
+
+    Args:
+        statistics: see :func:`ovis.paper.figure1.statistics.statistics_table`.
+        caption: a line over the legend; what hollow markers and guides are is added.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    toys = list(statistics["toy"].unique())
+    looks = _looks(statistics)
+    with house_style():
+        figure = _figure(len(PANELS) * PANEL[0], len(toys) * PANEL[1])
+        axes = figure.subplots(len(toys), len(PANELS), squeeze=False)
+        for row, toy in zip(axes, toys, strict=True):
+            for axis, (name, (title, label)) in zip(row, PANELS.items(), strict=True):
+                _draw_statistic(axis, statistics[statistics["toy"] == toy], name, looks)
+                axis.set_title(title, fontsize="medium")
+                axis.set_ylabel(label)
+            _name_row(row[0], toy)
+        hollow = "hollow: no more than noise" if statistics[[f"noise_{name}" for name in PANELS]].any(axis=None) else ""
+        add_grouped_legend(figure, _columns(looks), "; ".join(text for text in (caption, GUIDE_TEXT, hollow) if text))
+    return figure
+
+
+def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
+    """Draw the distributions of one entry of the gradient, a panel for each K: a row for each toy.
+
+    Args:
+        densities: see :func:`ovis.paper.figure1.density.density_table`.
+        caption: a line over the legend; what the vertical lines are, and what is broader than its panel, is added.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    looks = _looks(densities)
+    rows = {toy: list(part["iw"].unique()) for toy, part in densities.groupby("toy", sort=False)}
+    columns = max(map(len, rows.values()))
+    broad: dict[str, None] = {}
+    with house_style():
+        figure = _figure(columns * WIDE_PANEL[0], len(rows) * WIDE_PANEL[1])
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for row, (toy, iw) in zip(axes, rows.items(), strict=True):
+            for axis, k in zip(row, sorted(iw), strict=False):
+                part = densities[(densities["toy"] == toy) & (densities["iw"] == k)]
+                broad |= dict.fromkeys(_draw_densities(axis, part, looks))
+                axis.set_title(f"K = {k}", fontsize="medium")
+                axis.set_xlabel(f"$g_{{{part['entry'].iloc[0] + 1}}}$ [nats]")
+            row[0].set_ylabel("density")
+            _name_row(row[0], str(toy))
+            for axis in row[len(iw) :]:
+                axis.remove()
+        cut = f"broader than a panel, no mean: {', '.join(broad)}" if broad else ""
+        noted = [caption, "vertical: zero, and dotted the means", cut]
+        add_grouped_legend(figure, _columns(looks), "; ".join(text for text in noted if text))
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _looks(table: pd.DataFrame) -> dict[str, Look]:
+    return estimator_looks(sorted(table["estimator"].unique(), key=style_order))
+
+
+def _columns(looks: Mapping[str, Look]) -> list[list[Look]]:
+    """The legend: estimators that belong together are one column."""
+    return [[looks[name] for name in names] for _, names in groupby(looks, key=style_group)]
+
+
+def _name_row(axis: Axes, name: str) -> None:
+    """Write the name of a row of panels beside its first one."""
+    axis.set_ylabel(f"{name}\n{axis.get_ylabel()}")
+
+
+def _draw_statistic(axis: Axes, table: pd.DataFrame, name: str, looks: Mapping[str, Look]) -> None:
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    shown = table[table[name] > 0]
+    for place, (estimator, look) in enumerate(looks.items()):
+        rows = shown[shown["estimator"] == estimator].sort_values("iw")
+        if len(rows):
+            front = 3 - place / len(looks)
+            axis.plot(rows["iw"], rows[name], label=look.label, zorder=front, **look.line)
+            noise = rows[rows[f"noise_{name}"].astype(bool)]
+            if len(noise):
+                hollow = {**look.line, "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": look.color}
+                axis.plot(noise["iw"], noise[name], zorder=front, **hollow)
+    iw = sorted(table["iw"].unique())
+    axis.set_xlim(*_range(iw))
+    axis.set_ylim(*_range(shown[name]))
+    if name in GUIDED:
+        x = np.array(axis.get_xlim())
+        for start, power in GUIDES:
+            axis.plot(x, start * x**power, color="0.45", linestyle=":", linewidth=0.9, zorder=1.5)
+    axis.xaxis.set_major_locator(FixedLocator(iw))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(LogLocator(numticks=7))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    label_decades(axis)
+    axis.set_xlabel("K")
+
+
+def _range(values: Sequence[float] | pd.Series[float]) -> tuple[float, float]:
+    """The range of some positive numbers on a logarithmic axis, with its margins."""
+    logs = np.log(np.asarray(values, np.float64))
+    if not len(logs):
+        return 0.1, 1.0
+    low, high = float(logs.min()), float(logs.max())
+    margin = MARGIN * (high - low) or math.log(2)
+    return math.exp(low - margin), math.exp(high + margin)
+
+
+def _draw_densities(axis: Axes, table: pd.DataFrame, looks: Mapping[str, Look]) -> list[str]:
+    """One panel; returns the labels of the distributions that are broader than it."""
+    of = {name: table[table["estimator"] == name] for name in looks if (table["estimator"] == name).any()}
+    fitting = _fitting({name: float(rows["sd"].iloc[0]) for name, rows in of.items()})
+    curves = {name: rows[rows["kind"] == "kde"] for name, rows in of.items()}
+    axis.axvline(0.0, color="0.6", linewidth=1.0, zorder=1.5)
+    for place, (name, rows) in enumerate(of.items()):
+        look, bins = looks[name], rows[rows["kind"] == "bin"]
+        front = 3 - place / len(looks)
+        edges = [*(bins["x"] - bins["width"] / 2), float((bins["x"] + bins["width"] / 2).iloc[-1])]
+        axis.stairs(bins["density"], edges, fill=True, color=look.color, alpha=0.25, linewidth=0, zorder=front - 1)
+        # Markers lie at equal distances along the line as it is seen, each estimator's at others.
+        spaced = (0.03 + 0.22 * place / len(of), 0.22)
+        style = {**look.line, "markersize": 4.5}
+        curve = curves[name]
+        axis.plot(curve["x"], curve["density"], label=look.label, markevery=spaced, zorder=front, **style)
+        if name in fitting:  # the mean of what is far broader is noise at this scale
+            axis.axvline(float(rows["mean"].iloc[0]), color=look.color, linestyle=":", linewidth=1.0, zorder=front)
+    axis.set_xlim(min(float(curves[n]["x"].min()) for n in fitting), max(float(curves[n]["x"].max()) for n in fitting))
+    axis.set_ylim(0.0, PEAKS * min(float(curves[n]["density"].max()) for n in fitting))
+    axis.yaxis.set_major_locator(NullLocator())
+    axis.locator_params(axis="x", nbins=5)
+    return [looks[name].label for name in of if name not in fitting]
+
+
+def _fitting(spread: Mapping[str, float]) -> list[str]:
+    """The distributions that a panel is to hold: all but those that would leave the rest a line at zero."""
+    names = sorted(spread, key=lambda name: spread[name])
+    while len(names) > 2 and spread[names[-1]] > BROADEST * spread[names[-2]]:
+        names.pop()
+    return names

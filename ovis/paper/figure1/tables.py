@@ -1,0 +1,179 @@
+"""The asymptotic study beside the paper: tables that compare, and how people read them (Markdown)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ovis.experiments.reporting.figures.style import estimator_looks, style_order
+from ovis.paper.figure1.published import FLAWED, SETTINGS, SOURCES, published_table, theory_slope
+from ovis.paper.figure1.statistics import SHOWN, fit_slope
+
+__all__ = ["FAR", "add_references", "comparison_table", "comparison_text", "slope_text"]
+
+HEADINGS = {"snr": "SNR", "dsnr": "DSNR", "variance": "Variance", "magnitude": "Magnitude |E g|"}
+
+#: A relative difference from a published value that asks for a reason.
+FAR = 0.1
+
+ABSENT = "-"
+
+
+def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
+    """Our statistics beside the published ones: one row per value that has been published of such a toy.
+
+    Args:
+        statistics: see :func:`ovis.paper.figure1.statistics.statistics_table`.
+
+    Returns:
+        columns ``toy, source, statistic, estimator, iw, draws, ours, ours_se, published, accuracy`` (relative error of
+        the reading), ``difference`` (ours / published - 1), ``note``.
+    """
+    same = statistics
+    for name, value in SETTINGS.items():
+        same = same[same[name] == value]
+    long = [
+        same[["toy", "npoints", "estimator", "iw", "draws"]].assign(
+            statistic=name, ours=same[name], ours_se=same[f"{name}_se"]
+        )
+        for name in SHOWN
+    ]
+    table = published_table().merge(pd.concat(long), on=["npoints", "estimator", "iw", "statistic"])
+    table["difference"] = table["ours"] / table["published"] - 1
+    table["note"] = table["estimator"].map(FLAWED).fillna("")
+    places = {name: i for i, name in enumerate([*SOURCES, *SHOWN, *sorted(set(table["estimator"]), key=style_order)])}
+    table = table.sort_values(
+        ["toy", "source", "statistic", "estimator", "iw"], key=lambda column: column.map(lambda x: places.get(x, x))
+    )
+    columns = ["toy", "source", "statistic", "estimator", "iw", "draws"]
+    return table.reset_index(drop=True)[[*columns, "ours", "ours_se", "published", "accuracy", "difference", "note"]]
+
+
+def add_references(slopes: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
+    """The slopes with those of theory, and those of the authors' points.
+
+    The authors' slopes are fitted as ours are, at the K that ours are fitted at, where they show all of these.
+
+    Args:
+        slopes: see :func:`ovis.paper.figure1.statistics.slope_table`.
+        comparison: of the same experiment.
+
+    Returns:
+        the same rows; besides, ``theory`` and a column for each source.
+    """
+    table = slopes.copy()
+    pairs = list(zip(table["estimator"], table["statistic"], strict=True))
+    table["theory"] = [theory_slope(estimator, statistic) for estimator, statistic in pairs]
+    known = {
+        key: dict(zip(rows["iw"], rows["published"], strict=True))
+        for key, rows in comparison.groupby(["toy", "estimator", "statistic", "source"])
+    }
+    for source in SOURCES:
+        keys = zip(table["toy"], table["estimator"], table["statistic"], [source] * len(table), strict=True)
+        table[source] = [
+            _published_slope(known.get(key, {}), str(fitted)) for key, fitted in zip(keys, table["fitted"], strict=True)
+        ]
+    return table
+
+
+def _published_slope(values: Mapping[int, float], fitted: str) -> float:
+    iw = [int(word) for word in fitted.split()]
+    if len(iw) < 2 or not all(k in values for k in iw):
+        return math.nan
+    return float(fit_slope(iw, np.array([[values[k]] for k in iw]))[0])
+
+
+def slope_text(slopes: pd.DataFrame) -> str:
+    """Markdown: a table per toy and statistic, one row per estimator; ``slopes`` with references."""
+    sources = [name for name in SOURCES if slopes[name].notna().any()]
+    heads = ["", "slope", "last two", "theory", *(SOURCES[name].title for name in sources), "fitted at K ="]
+    parts = []
+    for statistic, toy in ((name, toy) for name in SHOWN for toy in slopes["toy"].unique()):
+        rows = slopes[(slopes["statistic"] == statistic) & (slopes["toy"] == toy)]
+        labels = estimator_looks(rows["estimator"])
+        cells = [
+            [
+                labels[row["estimator"]].label,
+                _slope(row["slope"], row["slope_se"]),
+                _slope(row["last"], row["last_se"]),
+                _number(row["theory"], "+.1f"),
+                *(_number(row[name], "+.2f") for name in sources),
+                row["fitted"].replace(" ", ", ") or "noise only",
+            ]
+            for row in rows.to_dict("records")
+        ]
+        parts.append(f"**{HEADINGS[statistic]}**, {toy}\n\n{_markdown(heads, cells)}")
+    note = (
+        "Slopes of log statistic over log K by least squares, ± the standard error by the draws (jackknife); of the "
+        "authors' figures, by the same fit to their points. Points that are noise (a ratio less than twice that of a "
+        "gradient of mean zero) are left out. Theory is for K to infinity."
+    )
+    return "\n".join([*parts, note, ""])
+
+
+def comparison_text(comparison: pd.DataFrame) -> str:
+    """Markdown: a table per toy, statistic and source: ours ± its standard error, the published value, difference."""
+    parts = []
+    for (toy, statistic, source), rows in comparison.groupby(["toy", "statistic", "source"], sort=False):
+        iw = sorted(rows["iw"].unique())
+        labels = estimator_looks(rows["estimator"].unique())
+        cells = []
+        for estimator, of in rows.groupby("estimator", sort=False):
+            by_iw = {row["iw"]: row for row in of.to_dict("records")}
+            flaw = " (!)" if estimator in FLAWED else ""
+            cells.append(
+                [labels[str(estimator)].label + flaw, *(_compared(by_iw[k]) if k in by_iw else ABSENT for k in iw)]
+            )
+        title = f"**{HEADINGS[str(statistic)]}**, {SOURCES[str(source)].title} ({SOURCES[str(source)].file}), {toy}"
+        parts.append(f"{title}\n\n{_markdown(['', *(f'K = {k}' for k in iw)], cells)}")
+    note = (
+        f"Ours ± standard error (jackknife over draws) / published / difference; ** marks more than {FAR:.0%}. The "
+        "published values are read off figures, to 2 % to 5 %."
+    )
+    flawed = [name for name in FLAWED if (comparison["estimator"] == name).any()]
+    notes = [note, *([f"(!) wrong in the original: {FLAWED[flawed[0]]}."] if flawed else [])]
+    return "\n".join([*parts, *notes, ""])
+
+
+def _compared(row: Mapping[Hashable, float]) -> str:
+    difference = f"{row['difference']:+.1%}"
+    marked = f"**{difference}**" if abs(row["difference"]) > FAR else difference
+    return f"{with_error(row['ours'], row['ours_se'])} / {row['published']:.4g} / {marked}"
+
+
+def with_error(value: float, error: float) -> str:
+    """``0.0946 ± 0.0067``, ``(5.93 ± 0.70)e-07``: as many digits as two of the error's ask for."""
+    if not math.isfinite(value) or not math.isfinite(error) or error <= 0 or value == 0:
+        return f"{value:.4g}"
+    exponent = math.floor(math.log10(abs(value)))
+    plain = -2 <= exponent <= 3
+    scale = 1.0 if plain else 10.0**exponent
+    digits = max(0, 1 - math.floor(math.log10(error / scale)))
+    text = f"{value / scale:.{digits}f} ± {error / scale:.{digits}f}"
+    return text if plain else f"({text})e{exponent:+03d}"
+
+
+def _slope(value: float, error: float) -> str:
+    if math.isnan(value):
+        return ABSENT
+    digits = 3 if not 0 < error < 1 else min(1 - math.floor(math.log10(error)), 4)
+    return f"{value:+.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
+def _number(value: float, digits: str) -> str:
+    return ABSENT if math.isnan(value) else format(value, digits)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns are aligned for readers of the plain text too."""
+    widths = [max(len(cells[i]) for cells in (heads, *rows)) for i in range(len(heads))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (w + 1) + ":" for w in widths[1:])])
+    return "\n".join([line(heads), f"|{rule}|", *map(line, rows), ""])

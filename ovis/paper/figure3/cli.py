@@ -1,0 +1,159 @@
+"""Draw Figure 3, left (VIMCO, OVIS) or right (TVO, OVIS with warm-up), and its numbers beside the paper's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, run_report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ovis.experiments.reporting.data.read import Experiment
+
+__all__ = ["main"]
+
+#: Folders that are named one by one, at most.
+NAMED = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Report on one experiment.
+
+    Args:
+        argv: the command line; None: that of the process.
+
+    Returns:
+        0; 1 where there is nothing to draw, or the report can't be written; 2 where what was asked for does not exist,
+        or a package is not installed.
+    """
+    return run_report(report, build_parser().parse_args(argv))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of report_figure3.py."""
+    parser = argparse.ArgumentParser(prog="report_figure3.py", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--figure", required=True, choices=("left", "right"), help="which panel")
+    add("--exp", default="sigmoid-belief-network", metavar="NAME",
+        help="the experiment: runs are read from ROOT/NAME (sigmoid-belief-network)")  # fmt: skip
+    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
+    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    add("--dataset", default="binmnist", metavar="NAME", help="data set of the runs (binmnist)")
+    add("--metric", default="train:loss/L_k", metavar="NAME", help="what is drawn (train:loss/L_k)")
+    add("--ylims", type=_limits, metavar="LO:HI",
+        help="vertical axis, --ylims=-92.5:-86.2; default: the paper's where most curves end there")  # fmt: skip
+    return parser
+
+
+def _limits(text: str) -> tuple[float, float]:
+    from ovis.experiments.reporting.metrics import parse_limits
+
+    try:
+        return parse_limits(f"y:{text}")[1]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected LO:HI, e.g. --ylims=-92.5:-86.2") from None
+
+
+def report(options: argparse.Namespace) -> None:
+    """Read, compute, draw, save, print.
+
+    Raises:
+        ReportError: there is nothing to draw, or no such thing as was asked for.
+    """
+    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    from ovis.experiments.reporting.data.select import report_name
+    from ovis.experiments.reporting.figures.save_figure import save_figure
+    from ovis.experiments.runs.atomic import write_text
+    from ovis.paper.figure3.curves import PANELS, curve_table
+    from ovis.paper.figure3.picture import figure3_picture
+    from ovis.paper.figure3.tables import final_table, final_text, step_table, step_text
+
+    experiment = _read(options)
+    curves = curve_table(experiment, options.metric)
+    _check(options, experiment, curves)
+    text = final_text(final_table(curves, experiment, options.figure))
+    steps = step_text(step_table(curves, options.figure))
+    if steps:
+        text += f"\n{steps}"
+    picture = figure3_picture(experiment, curves, options.figure, options.dataset, options.metric, options.ylims)
+
+    folder = Path(options.output) / report_name(options.exp, PANELS[options.figure].include)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = picture.name
+    write_text(folder / f"{name}.csv", curves.to_csv(index=False), durable=False)
+    write_text(folder / f"{name}.txt", text, durable=False)
+    figures = save_figure(picture.figure, folder, name)
+    _print_notes(experiment)
+    print(f"wrote {name}.csv, {name}.txt to {folder}\n")
+    print(text)
+    print(*figures, sep="\n")
+
+
+def _check(options: argparse.Namespace, experiment: Experiment, curves: pd.DataFrame) -> None:
+    """That there is something to draw, and that the axis asked for holds some of it.
+
+    Raises:
+        ReportError: not so.
+    """
+    from ovis.experiments.reporting.data.select import check_metrics
+
+    try:
+        check_metrics(experiment, [options.metric], "--metric")
+    except ValueError as error:
+        raise ReportError(str(error), REFUSED) from None
+    if curves.empty:
+        raise ReportError(f"no run has a value of {options.metric}: nothing to draw", FAILED)
+    values = curves["smoothed"].dropna()
+    if options.ylims and not values.between(*options.ylims).any():
+        low, high = options.ylims
+        reach = f"its curves go from {values.min():.4g} to {values.max():.4g}" if len(values) else "there is no value"
+        raise ReportError(f"--ylims={low:g}:{high:g} holds nothing of {options.metric}: {reach}", REFUSED)
+
+
+def _read(options: argparse.Namespace) -> Experiment:
+    """The runs of the panel; says what was read and what was not."""
+    from ovis.experiments.reporting.data.read import list_experiments, read_experiment
+    from ovis.experiments.runs.paths import is_safe_name
+    from ovis.paper.figure3.curves import PANELS, select_panel
+
+    root = Path(options.root)
+    if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
+        there = ", ".join(list_experiments(root)) or "none"
+        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
+    everything = read_experiment(root / options.exp)
+    experiment = select_panel(everything, options.figure, options.dataset)
+    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
+    total = sum(experiment.states.values())
+    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
+    for item in experiment.skipped[:NAMED]:
+        print(f"skipped {item.name}: {item.reason} ({item.state})")
+    if len(experiment.skipped) > NAMED:
+        print(f"skipped {len(experiment.skipped) - NAMED} more")
+    if experiment.runs.empty:
+        sets = ", ".join(sorted(set(map(str, everything.runs.get("dataset", []))))) or "none"
+        label = PANELS[options.figure].include[0]
+        raise ReportError(
+            f"no run of --id {label} on {options.dataset} has any evaluation in {root / options.exp}: nothing to draw "
+            f"(data sets there: {sets})",
+            FAILED,
+        )
+    return experiment
+
+
+def _print_notes(experiment: Experiment) -> None:
+    """What a reader of the numbers should know."""
+    from ovis.experiments.reporting.data.select import mixed_settings
+    from ovis.paper.figure3.curves import KEYS
+    from ovis.paper.figure3.tables import strange_settings
+
+    mixed = mixed_settings(experiment, KEYS)
+    if mixed:
+        print(f"note: runs that are averaged differ in {', '.join(mixed)}")
+    strange = strange_settings(experiment)
+    if strange:
+        values = ", ".join(f"{name} = {value}" for name, value in strange.items())
+        print(f"note: not the paper's experiment ({values}): its numbers are no reference for these runs")

@@ -1,0 +1,213 @@
+"""The picture of Figure 3: one panel, colours for estimators, dashes and markers for K, the legend to the right."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from ovis.experiments.reporting.figures.series import NEUTRAL
+from ovis.experiments.reporting.figures.style import (
+    DASHDOT,
+    DASHDOTDOT,
+    DASHED,
+    DOTTED,
+    LONG,
+    SOLID,
+    Dash,
+    Look,
+    estimator_looks,
+    house_style,
+    style_order,
+)
+from ovis.paper.figure3.curves import KEYS
+
+__all__ = ["PAPER_LIMITS", "draw_figure3", "panel_limits", "particle_styles"]
+
+#: Inches, the legend included.
+SIZE = (6.6, 3.9)
+
+#: The vertical axis of the paper, nats.
+PAPER_LIMITS = (-92.5, -86.2)
+
+#: Letters of the caption that fit over the panel.
+LETTERS = 70
+
+#: K -> dashes and marker, as in the paper; other K get the next of the others.
+PARTICLES: dict[int, tuple[Dash, str]] = {5: (DOTTED, "x"), 10: (DASHED, "^"), 50: (SOLID, "o")}
+OTHERS: tuple[tuple[Dash, str], ...] = ((DASHDOT, "s"), (DASHDOTDOT, "D"), (LONG, "v"), (DOTTED, "P"), (DASHED, "*"))
+
+#: Markers on a line, at equal distances.
+MARKS = 6
+
+#: Letters of a line in the legend, at least.
+SHORTEST = 3.4
+
+#: The share of the training after which the axis holds every line, where it is not the paper's.
+SETTLED = 0.2
+
+#: The blocks of the legend by the beginning of an id; what begins otherwise is a baseline.
+BLOCKS = {"ovis-S": "OVIS-MC", "ovis-gamma": "OVIS~"}
+BASELINE, COUNTS = "Baseline", "Particles"
+
+
+def draw_figure3(
+    table: pd.DataFrame, ylabel: str, caption: str = "", limits: tuple[float, float] | None = None
+) -> Figure:
+    """Draw one panel of Figure 3.
+
+    Lines and markers of OVIS-MC are thin and hollow, so that the blocks of the legend differ in grey print too.
+
+    Args:
+        table: see :func:`ovis.paper.figure3.curves.curve_table`.
+        ylabel: of the vertical axis.
+        caption: lines over the panel; which curves lie below it is added.
+        limits: of the vertical axis; None: the paper's where they fit, otherwise the data's.
+
+    Returns:
+        a figure of no backend's global state; nothing is saved.
+    """
+    looks = estimator_looks(sorted(table["estimator"].unique(), key=style_order))
+    styles = particle_styles(table["iw"])
+    limits = limits or panel_limits(table)
+    with house_style():
+        figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        FigureCanvasAgg(figure)
+        axis = figure.add_subplot()
+        last = int(table["step"].max())
+        for _, rows in table.groupby(KEYS):
+            estimator, iw = str(rows["estimator"].iloc[0]), int(rows["iw"].iloc[0])
+            place = list(looks).index(estimator)
+            steps = rows["step"].to_numpy(np.float64)
+            axis.plot(
+                steps,
+                rows["smoothed"],
+                label=f"{looks[estimator].label}, K={iw}",
+                markevery=_marked(steps, last, place / len(looks)),
+                zorder=3 - place / len(looks),
+                **_line(estimator, looks[estimator].color, *styles[iw]),
+            )
+        _scale(axis, last, limits)
+        axis.set_ylabel(ylabel)
+        below = _below(axis)
+        noted = f"below the axis: {', '.join(below)}" if below else ""
+        lines = [line for text in (*caption.splitlines(), noted) for line in textwrap.wrap(text, LETTERS)]
+        axis.set_title("\n".join(lines), fontsize=8.0, loc="left")
+        _add_legend(figure, looks, styles)
+    return figure
+
+
+def particle_styles(iw: Iterable[int]) -> dict[int, tuple[Dash, str]]:
+    """K -> dashes and marker, for the K of a figure, the smallest first."""
+    counts = sorted({int(k) for k in iw})
+    free = [k for k in counts if k not in PARTICLES]
+    return {k: PARTICLES.get(k) or OTHERS[free.index(k) % len(OTHERS)] for k in counts}
+
+
+def panel_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """The vertical axis: the paper's where most curves end in it; otherwise the data's, in whole nats.
+
+    The data's leave out the first steep climb, beside which no difference between estimators shows.
+    """
+    final = table.groupby(KEYS)["smoothed"].last()
+    if final.between(*PAPER_LIMITS).mean() > 0.5:
+        return PAPER_LIMITS
+    values = table.loc[np.isfinite(table["smoothed"])]
+    settled = values.loc[values["step"] >= SETTLED * values["step"].max(), "smoothed"]
+    if settled.empty:
+        return PAPER_LIMITS
+    low, high = np.floor(settled.min()) - 1.0, np.ceil(settled.max() + 0.05)  # no marker lies on the lower edge
+    return float(low), float(high)
+
+
+def _step_text(step: float, _: object = None) -> str:
+    """``0e+00``, ``1e+06``, ``2.5e+05``: as few digits as say it exactly."""
+    return next(
+        (text for text in (f"{step:.{d}e}" for d in range(4)) if math.isclose(float(text), step)), f"{step:.4e}"
+    )
+
+
+def _scale(axis: Axes, last: int, limits: tuple[float, float]) -> None:
+    axis.set_xlim(0, 1.01 * last)
+    axis.set_ylim(*limits)
+    axis.set_xlabel("training steps")
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(FuncFormatter(_step_text))
+    # A label in the corner would run into that of step 0.
+    axis.yaxis.set_major_locator(MaxNLocator(8, integer=True, prune="lower"))
+
+
+def _line(estimator: str, color: str, dash: Dash, marker: str) -> dict[str, Any]:
+    """Keyword arguments of a line: OVIS-MC thin and hollow, the others broad and filled."""
+    hollow = _block(estimator) == BLOCKS["ovis-S"]
+    return {
+        "color": color,
+        "linestyle": dash,
+        "linewidth": 0.9 if hollow else 1.6,
+        "marker": marker,
+        "markersize": 5.0,
+        "markerfacecolor": "white" if hollow else color,
+        "markeredgecolor": color,
+        "markeredgewidth": 0.9 if hollow else 1.6 if marker == "x" else 0.5,
+    }
+
+
+def _marked(steps: NDArray[np.float64], last: int, shift: float) -> list[int]:
+    """The points of a line that are nearest to equal distances; ``shift`` (of one) keeps it off the next line's."""
+    wanted = last * (np.arange(1, MARKS + 1) - shift) / MARKS
+    reached = wanted[wanted <= steps[-1]]
+    return sorted({int(np.abs(steps - step).argmin()) for step in reached})
+
+
+def _below(axis: Axes) -> list[str]:
+    """The curves that the axis holds nothing of."""
+    low = axis.get_ylim()[0]
+    return [str(line.get_label()) for line in axis.lines if not (np.asarray(line.get_ydata(), np.float64) >= low).any()]
+
+
+def _block(estimator: str) -> str:
+    return next((title for start, title in BLOCKS.items() if estimator.startswith(start)), BASELINE)
+
+
+def _handle_length(styles: Mapping[int, tuple[Dash, str]]) -> float:
+    """The length of the legend's lines, in letters: two periods of the longest dashes, and the dash that ends them.
+
+    So the gaps lie beside the marker in the middle; of a shorter line it would hide the only one.
+    """
+    width = float(_line("", NEUTRAL, SOLID, "o")["linewidth"])
+    longest = max((2 * sum(dash) + dash[0] for (_, dash), _ in styles.values() if dash), default=0.0)
+    return max(SHORTEST, width * longest / float(rcParams["legend.fontsize"]))
+
+
+def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, tuple[Dash, str]]) -> None:
+    """One legend beside the panel, blocks under headings: estimators by colour, K by dashes and marker."""
+    blocks: dict[str, list[Line2D]] = {title: [] for title in (*BLOCKS.values(), BASELINE, COUNTS)}
+    for name, look in looks.items():
+        style = _line(name, look.color, SOLID, "o")
+        blocks[_block(name)].append(Line2D([], [], label=look.label, **style))
+    for iw, (dash, marker) in styles.items():
+        blocks[COUNTS].append(Line2D([], [], label=f"K = {iw}", **_line("", NEUTRAL, dash, marker)))
+    handles = [
+        handle
+        for title, members in blocks.items()
+        if members
+        for handle in (Line2D([], [], linestyle="none", label=title), *members)
+    ]
+    legend = figure.legend(
+        handles=handles, loc="outside right center", frameon=False, handlelength=_handle_length(styles)
+    )
+    for text in legend.get_texts():
+        if text.get_text() in blocks:
+            text.set_fontweight("bold")

@@ -1,0 +1,126 @@
+"""Figure 3 as numbers: our final values beside the published ones, and one published curve step for step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.figures.style import estimator_looks, style_order
+from ovis.paper.figure3.curves import KEYS
+from ovis.paper.figure3.published import ACCURACY, CURVES, FINAL_STEP, SETTINGS, published_final
+
+__all__ = ["final_table", "final_text", "step_table", "step_text", "strange_settings"]
+
+ABSENT = "-"
+
+#: A run counts as complete from this share of the published steps on.
+COMPLETE = 0.99
+
+
+def final_table(curves: pd.DataFrame, experiment: Experiment, figure: str) -> pd.DataFrame:
+    """Where each curve ends.
+
+    Args:
+        curves: see :func:`ovis.paper.figure3.curves.curve_table`.
+        experiment: the runs that they are of.
+        figure: ``left`` or ``right``.
+
+    Returns:
+        one row per estimator and K: ``estimator, iw, step`` (the last one), ``value`` (mean over the seeds that have
+        come to it), ``seeds`` (how many), ``runs`` (how many there are), ``published`` (at 4,000,000 steps; NaN where
+        there is none), ``difference`` (ours - published, NaN before that step). In nats.
+    """
+    last = curves.groupby(KEYS, sort=False).tail(1).rename(columns={"smoothed": "value"})
+    table = last.merge(experiment.runs.groupby(KEYS).size().rename("runs").reset_index(), on=KEYS)
+    published = published_final(figure)
+    table["published"] = [published.get(key, math.nan) for key in zip(table["estimator"], table["iw"], strict=True)]
+    complete = table["step"] >= COMPLETE * FINAL_STEP
+    table["difference"] = (table["value"] - table["published"]).where(complete)
+    table = table.sort_values(["iw", "estimator"], key=lambda column: column.map(_place), kind="stable")
+    columns = [*KEYS, "step", "value", "seeds", "runs", "published", "difference"]
+    return table[columns].reset_index(drop=True)
+
+
+def _place(key: object) -> object:
+    return style_order(key) if isinstance(key, str) else key
+
+
+def step_table(curves: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """The published curves step for step.
+
+    Returns:
+        columns ``estimator, iw, step, published, ours`` (between our two nearest evaluations; NaN where we have not
+        come so far), ``seeds``, ``difference`` (ours - published). In nats.
+    """
+    rows = []
+    for (estimator, iw), values in CURVES[figure].items():
+        own = curves[(curves["estimator"] == estimator) & (curves["iw"] == iw)]
+        for step, published in values.items():
+            ours, seeds = _value_at(own, step)
+            row = {"estimator": estimator, "iw": iw, "step": step, "published": published, "ours": ours}
+            rows.append({**row, "seeds": seeds, "difference": ours - published})
+    return pd.DataFrame(rows, columns=[*KEYS, "step", "published", "ours", "seeds", "difference"])
+
+
+def _value_at(curve: pd.DataFrame, step: int) -> tuple[float, int]:
+    """The smoothed value at a step, and of how many seeds."""
+    steps = curve["step"].to_numpy()
+    if not len(steps) or not steps[0] <= step <= steps[-1]:
+        return math.nan, 0
+    after = int(np.searchsorted(steps, step))
+    around = curve.iloc[max(after - 1, 0) : after + 1]
+    return float(np.interp(step, around["step"], around["smoothed"])), int(around["seeds"].min())
+
+
+def strange_settings(experiment: Experiment) -> dict[str, str]:
+    """Settings in which our runs are not the paper's, and their values: of another experiment nothing is published."""
+    found = {name: experiment.runs[name] for name in SETTINGS if name in experiment.runs}
+    other = {name: column[column != SETTINGS[name]].unique() for name, column in found.items()}
+    return {name: ", ".join(map(str, values)) for name, values in other.items() if len(values)}
+
+
+def final_text(table: pd.DataFrame) -> str:
+    """The final values for people."""
+    looks = estimator_looks(table["estimator"])
+    shown = pd.DataFrame(
+        {
+            "": [looks[name].label for name in table["estimator"]],
+            "K": table["iw"],
+            "step": [f"{step:,}" for step in table["step"]],
+            "ours": [f"{value:.2f}" for value in table["value"]],
+            "seeds": [f"{n} of {total}" for n, total in zip(table["seeds"], table["runs"], strict=True)],
+            "paper": [_number(value) for value in table["published"]],
+            "ours - paper": [_number(value, "+.2f") for value in table["difference"]],
+        }
+    )
+    note = (
+        f"Nats; seeds: of how many runs the last value is the mean.\n"
+        f"Paper: at {FINAL_STEP:,} steps, read off Figure 3 to ± {ACCURACY}; no difference before that step."
+    )
+    return f"{shown.to_string(index=False)}\n{note}\n"
+
+
+def step_text(table: pd.DataFrame) -> str:
+    """The published curves step for step, for people; empty where none is published."""
+    if table.empty:
+        return ""
+    looks = estimator_looks(table["estimator"])
+    shown = pd.DataFrame(
+        {
+            "": [looks[name].label for name in table["estimator"]],
+            "K": table["iw"],
+            "step": [f"{step:,}" for step in table["step"]],
+            "ours": [_number(value, absent="not yet") for value in table["ours"]],
+            "seeds": table["seeds"],
+            "paper": [_number(value) for value in table["published"]],
+            "ours - paper": [_number(value, "+.2f") for value in table["difference"]],
+        }
+    )
+    return f"On the way, step for step (between our nearest evaluations):\n{shown.to_string(index=False)}\n"
+
+
+def _number(value: float, digits: str = ".2f", absent: str = ABSENT) -> str:
+    return absent if math.isnan(value) else format(value, digits)

@@ -1,0 +1,81 @@
+"""What report.py draws of the paper's experiments where nothing is asked for: what makes the paper's figures.
+
+Lievin, Dittadi, Christensen, Winther, NeurIPS 2020, arXiv 2008.01998: Figure 2, the tables behind Figure 3, Figure 4,
+and the budget figures of the appendix.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from ovis.experiments.reporting.presets import Preset
+from ovis.paper.claims.evaluate import TRAININGS, training_verdicts
+from ovis.paper.figure3.picture import figure3_pictures
+
+__all__ = ["PRESETS", "find_preset"]
+
+
+BOUNDS = ("test:loss/L_k", "train:loss/L_k", "train:loss/kl_q_p", "train:grads/snr")
+BUDGET = Preset(
+    metrics=BOUNDS,
+    pivot_metrics=("max:train:loss/L_k", "last:train:loss/kl_q_p", "mean:train:loss/ess"),
+)
+
+PRESETS = {
+    "gaussian-mixture-model": Preset(
+        metrics=("test:gmm/posterior_mse", "test:gmm/prior_mse", "train:grads/variance", "train:grads/snr"),
+        detailed_metrics=(
+            *("test:gmm/posterior_mse", "test:gmm/prior_mse"),
+            *("train:loss/ess", "train:grads/variance", "train:grads/snr"),
+        ),
+        pivot_metrics=("min:test:gmm/posterior_mse", "min:test:gmm/prior_mse", "mean:train:grads/snr"),
+    ),
+    "sigmoid-belief-network": Preset(
+        metrics=BOUNDS,
+        detailed_metrics=(
+            *("test:loss/L_k", "train:loss/L_k", "train:loss/kl_q_p", "train:loss/kl"),
+            *("train:loss/ess", "train:active_units/au", "train:grads/snr"),
+        ),
+        pivot_metrics=(
+            *("max:test:loss/L_k", "max:train:loss/L_k", "last:train:loss/kl_q_p"),
+            *("last:train:loss/ess", "last:train:active_units/au"),
+        ),
+        ylims=("test:loss/L_k:-94:-88", "train:loss/L_k:-93:-86"),
+        pictures=figure3_pictures,
+    ),
+    "gaussian-vae": Preset(
+        metrics=BOUNDS,
+        detailed_metrics=("train:loss/L_k", "train:loss/kl_q_p"),
+        pivot_metrics=(
+            *("max:train:loss/L_k", "last:train:loss/kl_q_p"),
+            *("mean:train:loss/ess", "mean:train:grads/snr"),
+        ),
+    ),
+    "budget-analysis": BUDGET,
+    "budget-analysis-sbm": BUDGET,
+    "gaussian-toy": Preset(
+        metrics=("test:gaussian_toy/mse_A", "test:gaussian_toy/mse_b", "train:grads/variance", "train:grads/snr"),
+        pivot_metrics=("last:test:gaussian_toy/mse_A", "last:test:gaussian_toy/mse_b", "mean:train:grads/snr"),
+    ),
+    "mini-vae": Preset(
+        metrics=BOUNDS,
+        pivot_metrics=(
+            *("max:test:loss/L_k", "max:train:loss/L_k"),
+            *("last:train:loss/kl_q_p", "mean:train:loss/ess"),
+        ),
+    ),
+}
+
+
+def find_preset(exp: str) -> Preset | None:
+    """The preset of an experiment of the paper; None: the paper has no such experiment.
+
+    Of one in small (``-mini``) or of a part (``-excerpt``) it has no limits of axes: those are of the full experiment's
+    numbers.
+    """
+    whole = re.sub(r"-(mini|excerpt)$", "", exp)
+    if whole not in PRESETS:
+        return None
+    preset = PRESETS[whole] if exp == whole else replace(PRESETS[whole], ylims=())
+    return replace(preset, verdicts=training_verdicts) if whole in TRAININGS else preset

@@ -1,0 +1,130 @@
+"""A sweep on a cluster in which a node, a worker and the manager are killed, and what is then true.
+
+For any engine: who starts the cluster says how its parts are killed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from chaos import Chaos, Verdict
+from laboratory import MANAGER, Lab, command_of, processes_of
+
+#: Steps of each run.
+STEPS = 12
+
+
+@dataclass
+class ClusterSweep:
+    """One trial: runs of twelve steps through one manager, and blows at random moments of it.
+
+    Attributes:
+        lab: where.
+        options: of the manager: the engine and its options.
+        blows: what is done, by name, each once and in this order; True where it could be done, else it is tried again.
+            ``manager`` is added: it is killed and started again.
+        runs: how many.
+        step: seconds per step of a training. A run must last longer than a lease, or no orphan would be seen.
+        seed: of the moments.
+        timeout: seconds.
+        recoveries: by blow, how long each of the runs that it hit took to start again, in seconds.
+    """
+
+    lab: Lab
+    options: Sequence[str]
+    blows: Mapping[str, Callable[[], bool]]
+    runs: int = 40
+    step: float = 0.3
+    seed: int = 0
+    timeout: float = 240.0
+    recoveries: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self) -> Verdict:
+        """Strike as often as there are blows, then wait until every run is done."""
+        options = f"--estimator vimco --iw 2 --nsteps {STEPS} --id step{round(1000 * self.step)}"
+        self.lab.write(args=[options], seeds=self.runs)
+        chaos = Chaos(self.lab, self.runs, kills=0)
+        chaos.verdict.kills = dict.fromkeys([*self.blows, "manager"], 0)
+        moments, self.before = self._moments(), dict[str, int]()
+        self.manager = self._start()
+        begin = time.monotonic()
+        try:
+            while self.manager.poll() != 0 and time.monotonic() - begin < self.timeout:
+                chaos.watch()
+                self._note_recoveries()
+                if moments and self._trainings() >= moments[0][0]:
+                    self._strike(moments, chaos.verdict)
+                if self.manager.poll() not in (None, 0):
+                    self.manager = self._start()
+                time.sleep(0.1)
+        finally:
+            for pid in [self.manager.pid, *processes_of(self.lab.paths.folder)]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.manager.wait()
+        chaos.watch()
+        return chaos.judge()
+
+    def _moments(self) -> list[tuple[int, str, Callable[[], bool]]]:
+        """After how many starts of trainings each blow falls: apart from each other, and before the end."""
+        blows = {**self.blows, "manager": self._kill_manager}
+        draw, part = random.Random(self.seed), self.runs * 0.8 / len(blows)
+        return [
+            (round(part * number + draw.uniform(0.15, 0.85) * part) + 1, name, blow)
+            for number, (name, blow) in enumerate(blows.items())
+        ]
+
+    def _strike(self, moments: list[tuple[int, str, Callable[[], bool]]], verdict: Verdict) -> None:
+        _, name, blow = moments[0]
+        before = self._starts()
+        if blow():
+            verdict.kills[name] += 1
+            self.last, self.before = (name, time.monotonic()), before
+            self.recoveries[name] = []
+            del moments[0]
+
+    def _note_recoveries(self) -> None:
+        """A run that was under way at the last blow, and starts again, was hit by it."""
+        for name, starts in self._starts().items():
+            if self.before.get(name, starts) < starts:
+                blow, when = self.last
+                self.recoveries[blow].append(round(time.monotonic() - when, 1))
+                del self.before[name]
+
+    def _kill_manager(self) -> bool:
+        self.manager.kill()
+        self.manager.wait()
+        return True
+
+    def _trainings(self) -> int:
+        """How many trainings have been started."""
+        return sum(self._starts().values())
+
+    def _starts(self) -> dict[str, int]:
+        """How often each run was started, of those that were."""
+        counts = {name: sum(line.startswith("start") for line in lines) for name, lines in self.lab.journal().items()}
+        return {name: count for name, count in counts.items() if count}
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        policy = self.lab.policy
+        places = ["--exp", str(self.lab.folder / "lab.json"), "--root", str(self.lab.folder / "runs")]
+        words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), *places, *self.options]
+        with (self.lab.folder / "managers.log").open("ab") as log:
+            return subprocess.Popen(words, stdout=log, stderr=log)
+
+
+def workers_of(lab: Lab) -> list[int]:
+    """The parents of the job wrappers under way: the workers of the cluster."""
+    found = set()
+    for pid in processes_of(lab.paths.folder):
+        if "ovis.experiments.runner.job" in command_of(pid):
+            with suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as stat:
+                found.add(int(stat.read().rpartition(")")[2].split()[1]))
+    return sorted(found - {1})

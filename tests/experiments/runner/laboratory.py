@@ -1,0 +1,152 @@
+"""What the tests of the runner share: a stub training, experiments on it, and a manager in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovis.experiments.cli.manager import main
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+from ovis.experiments.runs.status import Record, State, count_states
+
+STUB = (sys.executable, str(Path(__file__).with_name("stub_training.py")))
+
+#: ``manager.py`` with the stub; the heartbeat, the time to live and the manager's options follow.
+MANAGER = (sys.executable, str(Path(__file__).with_name("stub_manager.py")))
+
+
+@dataclass
+class Lab:
+    """An experiment of stub runs in a folder of its own.
+
+    Attributes:
+        folder: where it is.
+        policy: the queue's times for managers in processes of their own.
+        processes: those managers.
+    """
+
+    folder: Path
+    policy: Policy = field(default_factory=Policy)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def paths(self) -> ExperimentPaths:
+        return ExperimentPaths(self.folder / "runs" / "lab")
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.paths)
+
+    def write(self, **experiment: Any) -> Path:
+        path = self.folder / "lab.json"
+        path.write_text(json.dumps(experiment))
+        return path
+
+    def arguments(self, *more: str) -> list[str]:
+        places = ["--exp", str(self.folder / "lab.json"), "--root", str(self.folder / "runs")]
+        return [*places, "--device", "cpu", "--processes", "2", *more]
+
+    def run(self, *more: str) -> int:
+        """The manager, here."""
+        return main(self.arguments(*more), STUB, self.policy)
+
+    def start(
+        self, *more: str, prepare: Callable[[], None] = lambda: None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """The manager, in a process of its own, with these variables; ``prepare`` is called in it before it starts."""
+
+        def before() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background makes the tests deaf to it
+            prepare()
+
+        times = [str(self.policy.heartbeat), str(self.policy.ttl)]
+        process = subprocess.Popen(
+            [*MANAGER, *times, *self.arguments(*more)],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=before,
+        )
+        self.processes.append(process)
+        return process
+
+    def counts(self) -> dict[str, int]:
+        return {s.value: n for s, n in count_states(record.state for record in self.queue.read()).items() if n}
+
+    def records(self) -> list[Record]:
+        return self.queue.read()
+
+    def runs(self) -> list[RunPaths]:
+        return [self.paths.run(record.name) for record in self.queue.read()]
+
+    def journal(self) -> dict[str, list[str]]:
+        """What each run's trainings say they did."""
+        files = {run.name: run.folder / "journal.txt" for run in self.runs()}
+        return {name: file.read_text().splitlines() if file.exists() else [] for name, file in files.items()}
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"in vain: {self.counts()} {self.journal()}"
+            time.sleep(0.02)
+
+    def wait_for_steps(self, step: int, runs: int = 2) -> None:
+        """Until ``runs`` trainings have come to ``step``."""
+
+        def there() -> bool:
+            files = list(self.paths.folder.glob("*/checkpoint.txt"))
+            return sum(int(file.read_text()) >= step for file in files) >= runs
+
+        self.wait(there)
+
+
+def record(key: str = "a" * 12, **changes: Any) -> Record:
+    return Record(**{"key": key, "name": f"run-{key}", "arg": "--estimator=vimco-arithmetic", **changes})
+
+
+def dead_owner() -> str:
+    """The owner's name of a process that has ended."""
+    code = "from ovis.experiments.runs.process import new_owner; print(new_owner())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The processes that have ``folder`` on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if str(folder) in (entry / "cmdline").read_text(errors="replace") and is_running(int(entry.name)):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def command_of(pid: int) -> str:
+    """The process's command line; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+__all__ = ["STUB", "Lab", "State", "command_of", "dead_owner", "is_running", "processes_of", "record"]

@@ -1,0 +1,39 @@
+"""A Slurm engine whose jobs stand where a test says, by the commands of :mod:`fake_slurm`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ovis.experiments.runner.engines.base import Handle, Phase, Request, Status
+from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.slurm import SlurmEngine
+from ovis.experiments.runner.job import JobSpec
+
+
+def engine_at(root: Path, *, device: str = "auto", processes: int | None = None, **options: object) -> SlurmEngine:
+    engine = SlurmEngine(SlurmOptions(**options), Request(device, processes))  # type: ignore[arg-type]
+    engine.check(root)
+    return engine
+
+
+def specs(root: Path, count: int) -> list[JobSpec]:
+    return [JobSpec(root / "lab", f"key{number}", 1) for number in range(count)]
+
+
+def submit(engine: SlurmEngine, root: Path, count: int = 1) -> list[str]:
+    handles = engine.submit(specs(root, count))
+    assert all(isinstance(handle, Handle) for handle in handles)
+    return [handle.id for handle in handles if isinstance(handle, Handle)]
+
+
+def poll(engine: SlurmEngine, *ids: str) -> dict[str, Status]:
+    """Where the jobs stand once squeue has been asked anew and has answered."""
+    begin, deadline = time.monotonic(), time.monotonic() + 10
+    while True:
+        found = dict(engine.poll(ids))
+        watch = engine._watch
+        if watch.answer.asked > begin or watch.silence or all(s.phase is Phase.ENDED for s in found.values()):
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

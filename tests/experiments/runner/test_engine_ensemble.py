@@ -1,0 +1,184 @@
+"""Ensembles in the manager: one job for runs that differ only in the seed, each with its own record and outcome."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ovis.experiments.cli.manager import main
+from ovis.experiments.runner.engines.base import EngineError, Handle, Phase, Status
+from ovis.experiments.runner.engines.ensemble import Packed
+from ovis.experiments.runner.experiment_file import parse_experiment
+from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.status import State
+
+FILE = {
+    "description": "two configurations of three seeds",
+    "args": ["--estimator vimco", "--estimator reinforce"],
+    "global": "--nsteps 12 --mini --bs 28 --eval_freq 1 --grad_samples 0",
+    "parameters": {
+        **{"dataset": ["gmm"], "N": [5], "hdim": [4], "iw": [2], "seed": [1, 2, 3]},
+        **{"iw_test": [2], "iw_valid": [2], "max_eval": [20]},
+    },
+}
+
+
+class FakeEngine:
+    """Takes two jobs at once, and does what it is told."""
+
+    kind, detached, place, slots = "fake", False, "nowhere", 2
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobSpec] = {}
+        self.ended: set[str] = set()
+        self.cancelled: list[tuple[str, bool]] = []
+
+    def check(self, root):
+        pass
+
+    def capacity(self):
+        return 2 - len(self.jobs.keys() - self.ended)
+
+    def waiting(self):
+        return ""
+
+    def submit(self, jobs):
+        assert len(jobs) <= self.capacity()
+        handles = []
+        for job in jobs:
+            handles.append(Handle(f"job{len(self.jobs)}", "a device"))
+            self.jobs[handles[-1].id] = job
+        return handles
+
+    def poll(self, ids):
+        return {id: Status(Phase.ENDED, 0) if id in self.ended else Status(Phase.RUNNING) for id in ids}
+
+    def cancel(self, ids, force=False):
+        self.cancelled += [(id, force) for id in ids]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def experiment():
+    return parse_experiment(FILE)
+
+
+@pytest.fixture
+def queue(tmp_path, experiment) -> Queue:
+    queue = Queue(ExperimentPaths(tmp_path / "lab"))
+    queue.paths.folder.mkdir()
+    queue.add([run.record() for run in experiment.runs])
+    return queue
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def packed(engine, queue, experiment):
+    return Packed(engine, queue, experiment.runs)
+
+
+def jobs_of(queue: Queue, count: int) -> list[JobSpec]:
+    claimed = queue.tick("me", count).claimed
+    return [JobSpec(queue.paths.folder, record.key, record.attempt) for record in claimed]
+
+
+def seeds(queue: Queue, job: JobSpec) -> list[str]:
+    return [queue.find(key).name.split("seed")[1][0] for key, _ in job.attempts]
+
+
+def test_it_takes_whole_packs_for_each_place_of_the_engine(packed):
+    assert packed.capacity() == 6
+    assert packed.slots == 6
+    assert "3" in packed.place
+
+
+def test_runs_that_differ_only_in_the_seed_become_one_job(packed, engine, queue):
+    handles = packed.submit(jobs_of(queue, 6))
+    assert len({handle.id for handle in handles}) == 6
+    assert [handle.device for handle in handles] == ["a device"] * 6
+    assert [seeds(queue, job) for job in engine.jobs.values()] == [["1", "2", "3"]] * 2
+    names = [{queue.find(key).name.split("-iw")[0] for key, _ in job.attempts} for job in engine.jobs.values()]
+    assert [len(found) for found in names] == [1, 1]
+    assert packed.capacity() == 0
+
+
+def test_runs_of_other_code_are_another_job(packed, engine, queue, monkeypatch):
+    jobs = jobs_of(queue, 3)
+    records = [replace(record, snapshot="x" * (record.key == jobs[1].key)) for record in queue.read()]
+    monkeypatch.setattr(Queue, "read", lambda self: records)
+    packed.submit(jobs)
+    assert [len(job.attempts) for job in engine.jobs.values()] == [2, 1]
+
+
+def test_packs_that_find_no_place_wait(packed, engine, queue):
+    first = jobs_of(queue, 1)
+    second = jobs_of(queue, 1)
+    third = jobs_of(queue, 1)
+    ids = [packed.submit(jobs)[0].id for jobs in (first, second, third)]
+    assert packed.capacity() == 0
+    assert [packed.poll(ids)[id].phase for id in ids] == [Phase.RUNNING, Phase.RUNNING, Phase.PENDING]
+    engine.ended.add("job0")
+    assert packed.poll(ids)[ids[0]].phase is Phase.ENDED
+    assert packed.poll(ids[1:])[ids[2]] == Status(Phase.RUNNING, device="a device")
+
+
+def test_the_end_of_a_job_is_the_end_of_all_its_runs(packed, engine, queue):
+    ids = [handle.id for handle in packed.submit(jobs_of(queue, 3))]
+    engine.ended.add("job0")
+    assert {status.phase for status in packed.poll(ids).values()} == {Phase.ENDED}
+    assert packed.capacity() == 6
+
+
+def test_a_job_is_cancelled_with_the_last_of_its_runs(packed, engine, queue):
+    ids = [handle.id for handle in packed.submit(jobs_of(queue, 3))]
+    packed.cancel(ids[:2])
+    assert engine.cancelled == []
+    packed.cancel(ids[2:])
+    assert engine.cancelled == [("job0", False)]
+    packed.cancel(ids, force=True)
+    assert engine.cancelled[1:] == [("job0", True)]
+
+
+def test_engines_whose_jobs_outlive_the_manager_are_refused(engine, queue):
+    engine.detached = True
+    with pytest.raises(EngineError, match="--ensemble"):
+        Packed(engine, queue, ())
+
+
+def test_the_words_of_a_job_name_its_companions(queue):
+    spec = JobSpec(queue.paths.folder, "a", 1, companions=("b.2", "c.10"))
+    assert spec.attempts == [("a", 1), ("b", 2), ("c", 10)]
+    assert [word for word in spec.argv() if word.startswith("--companion")] == ["--companion=b.2", "--companion=c.10"]
+    assert replace(spec, companions=()).attempts == [("a", 1)]
+
+
+def test_an_experiment_in_ensembles(tmp_path):
+    """With real trainings: every run is done, with files, log and outcome of its own; nothing is run again."""
+    file = tmp_path / "lab.json"
+    file.write_text(json.dumps(FILE))
+    words = ["--exp", str(file), "--root", str(tmp_path / "runs"), "--device", "cpu", "--processes", "1", "--ensemble"]
+    assert main(words) == 0
+    folder = tmp_path / "runs" / "lab"
+    records = Queue(ExperimentPaths(folder)).read()
+    assert [record.state for record in records] == [State.DONE] * 6
+    for record in records:
+        run = ExperimentPaths(folder).run(record.name)
+        assert json.loads(run.outcome.read_text())["status"] == "success"
+        assert len(run.metrics.read_text().splitlines()) == 2
+        assert record.name in run.log(1).read_text()
+        assert json.loads(run.config.read_text())["settings"]["seed"] == int(record.name.split("seed")[1][0])
+        assert "one of 3 runs" in run.log(1).read_text()
+    written = {path: path.stat().st_mtime_ns for path in Path(folder).glob("*/metrics.jsonl")}
+    assert main(words) == 0
+    assert written == {path: path.stat().st_mtime_ns for path in Path(folder).glob("*/metrics.jsonl")}

@@ -1,0 +1,138 @@
+"""What manager.py shows on a terminal, and its report."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from laboratory import MANAGER, Lab
+
+from ovis.experiments.cli import manager as module
+from ovis.experiments.cli.manager import _report
+from ovis.experiments.reporting import needs
+from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.manager import Result
+from ovis.experiments.runs.status import State
+from ovis.experiments.studies import STUDIES
+
+SEEDS = {"seed": [1, 2, 3]}
+
+
+def on_a_terminal(lab: Lab, columns: int) -> str:
+    """What the manager shows on a terminal of this width, up to its end."""
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "rows", "40", "cols", str(columns)], stdin=theirs, check=True)
+    command = [*MANAGER, "10", "60", *lab.arguments()]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # how Linux says that the other side is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_bar_and_the_running_runs(lab: Lab) -> None:
+    lab.write(args=[""], **{"global": "--nsteps 40"}, parameters=SEEDS)
+    text = on_a_terminal(lab, 150)
+    assert "/3 runs [" in text
+    assert "1 queued, 2 running" in text
+    assert "3 done" in text
+    assert any(f"step {n}/40  loss" in text for n in range(1, 40))
+
+
+def test_a_narrow_terminal_shows_the_progress_of_a_run_with_a_long_name(lab: Lab) -> None:
+    lab.write(args=["--id " + "x" * 60], **{"global": "--nsteps 40"}, parameters={"seed": [1]})
+    lines = [line for line in on_a_terminal(lab, 70).replace("\n", "\r").split("\r") if "/40  loss" in line]
+    assert lines
+    for line in lines:
+        assert line.index("00:0") < 60  # the elapsed time is not cut
+        assert "xxxx" in line
+
+
+def test_jobs_know_their_folder_wherever_they_are_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--root runs/``, the default, is of the manager's directory; a cluster starts jobs in any other."""
+    found: list[Path] = []
+
+    def run(runs: object, queue: object, engine: object, display: object, template: JobSpec, most: object) -> Result:
+        found.append(template.folder)
+        return Result({State.DONE: 1}, [], 0, False)
+
+    monkeypatch.setattr(module, "run_experiment", run)
+    monkeypatch.chdir(lab.folder)
+    lab.write(args=[""])
+    module.main(["--exp", "lab.json", "--root", "runs/", "--device", "cpu"])
+    assert found == [lab.folder / "runs" / "lab"]
+
+
+def test_one_run_is_no_plural(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[""])
+    assert lab.run("--dry_run", "--processes", "1") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{lab.paths.folder}: 1 run: 1 new, 0 known, 0 duplicate",
+        "on cpu: 1 run at once",
+    ]
+
+
+def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    fake = types.ModuleType("ovis.experiments.cli.report")
+    fake.main = lambda argv: calls.append(argv) or 5  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ovis.experiments.cli.report", fake)
+    lab.write(args=["", "--seed 2"])
+    assert lab.run("--report", "--max_jobs", "1") == 1
+    assert calls == []
+    assert lab.run("--report") == 5
+    assert calls == [["--exp", "lab", "--root", str(lab.folder / "runs")]]
+
+
+def test_every_study_has_a_report_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name, study in STUDIES.items():
+        fake = types.ModuleType(study.report)
+        fake.main = lambda argv, name=name: calls.append(name) or 0  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, study.report, fake)
+        assert _report("lab", "runs", name) == 0
+    assert calls == ["train", "asymptotic"]
+
+
+def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "PACKAGES", ("ovis_has_no_such_package", "sys"))
+    lab.write(args=[""])
+    assert lab.run("--report") == 2
+    line = "manager.py: --report needs ovis_has_no_such_package: pip install -e '.[report]'\n"
+    assert capsys.readouterr().err == line
+    assert os.listdir(lab.folder) == ["lab.json"]
+
+
+def test_of_many_failures_the_first_are_named_again_at_the_end(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--id fail"], parameters={"seed": list(range(13))})
+    assert lab.run() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  failed: ") for line in lines) == 10
+    command = f"python dbutils.py --exp lab --root {lab.folder / 'runs'}"
+    assert lines[-2:] == [f"  and 3 more failed: {command}", f"put them back with: {command} --requeue_level 2"]
+
+
+def test_a_reader_that_leaves_stops_nothing(lab: Lab) -> None:
+    """``manager.py 2>&1 | head``, or ``tee`` at Ctrl-C."""
+    lab.write(args=[""], **{"global": "--nsteps 40"}, parameters=SEEDS)
+    process = lab.start()
+    reader, process.stdout = process.stdout, None
+    assert reader is not None
+    with reader:
+        for _ in range(2):  # the plan
+            assert reader.readline()
+    assert process.wait(60) == 0
+    assert lab.counts() == {"done": 3}

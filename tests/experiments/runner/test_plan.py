@@ -1,0 +1,366 @@
+"""A sweep goes on with the runs and the code it was queued with, until it is told otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from laboratory import Lab
+
+import ovis
+from ovis.experiments.runner import plan as sweep
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.snapshot import live_package
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.status import Record, State
+
+SEEDS = {"seed": [1, 2, 3]}
+VIMCO = "--estimator vimco --iw 2"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# -- the experiment file
+
+
+@pytest.mark.parametrize(
+    ("args", "seeds", "counts"),
+    [
+        ([VIMCO, "--estimator rws"], [1, 2], "2 runs more, 1 fewer"),
+        ([VIMCO], [1, 2, 3, 4], "1 run more"),
+        ([VIMCO], [2], "2 runs fewer"),
+    ],
+)
+@pytest.mark.parametrize("option", [[], ["--dry_run"], ["--update_lib"]])
+def test_a_changed_file_is_not_taken_by_itself(
+    lab: Lab, capsys: pytest.CaptureFixture[str], args: list[str], seeds: list[int], counts: str, option: list[str]
+) -> None:
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run("--max_jobs", "1") == 1
+    path = lab.write(args=args, parameters={"seed": seeds})
+    before = contents(lab.folder)
+    capsys.readouterr()
+    assert lab.run(*option) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        f"manager.py: {path} has changed since this sweep was queued ({counts}): "
+        f"--update_exp takes the change, --resume goes on with the sweep as it was\n"
+    )
+    assert contents(lab.folder) == before
+
+
+def test_the_change_is_taken_on_request(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run("--max_jobs", "1") == 1
+    path = lab.write(args=[VIMCO], parameters={"seed": [3, 4]})
+    before = contents(lab.folder)
+    assert lab.run("--update_exp", "--dry_run") == 0
+    assert "2 runs: 1 new, 1 known (1 queued)" in capsys.readouterr().out
+    assert contents(lab.folder) == before
+    assert lab.run("--update_exp") == 0
+    assert lab.counts() == {"done": 3, "queued": 1}  # the first run, those of the file, and one that is left alone
+    assert lab.paths.experiment.read_text() == path.read_text()
+    assert lab.run() == 0  # it is what the sweep is now
+
+
+def test_a_resumed_sweep_goes_on_as_it_was(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run("--max_jobs", "1") == 1
+    kept = lab.paths.experiment.read_bytes()
+    path = lab.write(args=[VIMCO], parameters={"seed": [3, 4]})
+    capsys.readouterr()
+    assert lab.run("--resume") == 0
+    assert f"goes on with the sweep as it was queued: {path} has changed since" in capsys.readouterr().out
+    assert lab.counts() == {"done": 3}
+    assert lab.paths.experiment.read_bytes() == kept
+    assert lab.run() == 2  # the change is still to be decided upon
+    path.write_text("{ half edi")
+    assert lab.run("--resume") == 0
+
+
+def test_both_take_the_change_and_put_back(lab: Lab) -> None:
+    lab.write(args=[VIMCO])
+    assert lab.run() == 0
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run("--resume", "--update_exp") == 0
+    assert lab.counts() == {"done": 3}  # the default seed is one of them
+
+
+def test_a_change_that_changes_no_run_is_taken(lab: Lab) -> None:
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run() == 0
+    path = lab.write(description="the same", args=["--iw 2 --estimator vimco"], parameters={"seed": [3, 2, 1]})
+    assert lab.run() == 0
+    assert lab.counts() == {"done": 3}
+    assert lab.paths.experiment.read_text() == path.read_text()
+
+
+def test_a_sweep_of_before_gets_its_copy(lab: Lab) -> None:
+    lab.write(args=[VIMCO])
+    assert lab.run() == 0
+    lab.paths.experiment.unlink()
+    path = lab.write(args=[VIMCO, "--estimator rws"])
+    assert lab.run() == 0
+    assert lab.paths.experiment.read_text() == path.read_text()
+
+
+def test_the_copy_counts_where_the_ledger_was_lost(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run() == 0
+    lab.paths.ledger.unlink()
+    lab.write(args=["--estimator rws"])
+    assert lab.run() == 2
+    assert "(1 run more, 3 fewer)" in capsys.readouterr().err
+    assert not lab.paths.ledger.exists()
+
+
+def test_a_kill_before_the_copy_is_kept_converges(lab: Lab) -> None:
+    path = lab.write(args=[VIMCO], parameters=SEEDS)
+    manager = lab.start(OVIS_FAILPOINT="sweep.queued")
+    manager.communicate(timeout=30)
+    assert manager.returncode == -signal.SIGKILL
+    assert lab.counts() == {"queued": 3}
+    assert not lab.paths.experiment.exists()
+    assert lab.run() == 0
+    assert lab.counts() == {"done": 3}
+    assert lab.paths.experiment.read_text() == path.read_text()
+
+
+def test_starting_from_scratch_takes_the_file(lab: Lab) -> None:
+    lab.write(args=[VIMCO], parameters=SEEDS)
+    assert lab.run() == 0
+    path = lab.write(args=["--estimator rws"])
+    assert lab.run("--rf", "--yes") == 0
+    assert lab.counts() == {"done": 1}
+    assert lab.paths.experiment.read_text() == path.read_text()
+
+
+@pytest.mark.parametrize("content", ["", "{}}", '{"args": ["--no_such_option 3"]}', "\udcff"])
+@pytest.mark.parametrize("option", [[], ["--resume"]])
+def test_a_broken_copy_is_one_line(
+    lab: Lab, capsys: pytest.CaptureFixture[str], content: str, option: list[str]
+) -> None:
+    path = lab.write(args=[VIMCO])
+    assert lab.run() == 0
+    lab.paths.experiment.write_bytes(content.encode(errors="surrogateescape"))
+    before = contents(lab.folder)
+    capsys.readouterr()
+    assert lab.run(*option) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert str(lab.paths.experiment) in shown
+    assert f"--update_exp takes {path}" in shown
+    assert contents(lab.folder) == before
+    assert lab.run("--update_exp") == 0
+
+
+# -- the code. A clone of the package is the code at hand, and its training only tells where it is.
+
+TRAINING = """
+import json, os, sys
+from pathlib import Path
+import ovis
+import ovis.experiments.settings
+
+CODE = "first"
+run = Path(next(word for word in sys.argv if word.startswith("--run_dir=")).partition("=")[2])
+told = {"code": CODE, "ovis": ovis.__file__, "settings": ovis.experiments.settings.__file__, "cwd": os.getcwd(), "argv": sys.argv}
+with (run / "told.jsonl").open("a") as file:
+    file.write(json.dumps(told) + "\\n")
+raise SystemExit(3 if "--id=half" in sys.argv and "--attempt=1" in sys.argv else 0)
+"""
+
+MANAGER = "from ovis.experiments.cli.manager import main; raise SystemExit(main())"
+
+
+@dataclass
+class Clone:
+    """A clone of the package in a folder that is the user's, and an experiment."""
+
+    folder: Path
+
+    @property
+    def package(self) -> Path:
+        return self.folder / "ovis"
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(ExperimentPaths(self.folder / "runs" / "lab"))
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.package / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def write(self, **experiment: Any) -> None:
+        (self.folder / "lab.json").write_text(json.dumps(experiment))
+
+    def run(self, *words: str, **environment: str) -> str:
+        """What ``manager.py`` of this clone says."""
+        command = [sys.executable, "-c", MANAGER, "--exp", "lab.json", "--device", "cpu", "--processes", "1", *words]
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**variables, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        return done.stdout
+
+    def told(self) -> list[dict[str, Any]]:
+        """What the trainings say, in the order of their attempts."""
+        records = sorted(self.queue.read(), key=lambda record: record.started)
+        files = [self.queue.paths.run(record.name).folder / "told.jsonl" for record in records]
+        return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+
+    def records(self) -> list[Record]:
+        return self.queue.read()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    clone = Clone(tmp_path / "clone")
+    shutil.copytree(live_package(), clone.package, ignore=shutil.ignore_patterns("__pycache__"))
+    (clone.package / "cli" / "train.py").write_text(TRAINING)
+    return clone
+
+
+def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
+    clone.write(args=[""], parameters=SEEDS)
+    assert "differs" not in clone.run("--max_jobs", "1")
+    clone.edit("cli/train.py", '"first"', '"second"')
+    (clone.package / "functional" / "stray.py").write_text("")
+    said = clone.run("--max_jobs", "1")
+    (line,) = [line for line in said.splitlines() if "code" in line]
+    assert line.startswith("runs on the code as of 20")
+    assert line.endswith(f"(version {ovis.__version__}); it differs from the code here: --update_lib takes that")
+    first, second = clone.told()
+    snapshot = clone.queue.snapshot()
+    assert snapshot is not None
+    place = clone.queue.paths.snapshot(snapshot.id)
+    for told in (first, second):
+        assert told["code"] == "first"
+        assert told["ovis"] == str(place / "ovis" / "__init__.py")
+        assert told["settings"] == str(place / "ovis" / "settings.py")
+        assert told["cwd"] == str(place)
+    assert [record.snapshot for record in clone.records()] == [snapshot.id, snapshot.id, ""]
+
+
+def test_a_python_path_and_safe_paths_change_nothing(clone: Clone) -> None:
+    clone.write(args=[""], parameters=SEEDS)
+    clone.run("--max_jobs", "1")
+    clone.edit("cli/train.py", '"first"', '"second"')
+    clone.run("--max_jobs", "1", PYTHONPATH=f"{clone.folder}:{live_package().parent}")
+    clone.run("--max_jobs", "1", PYTHONPATH=str(clone.folder), PYTHONSAFEPATH="1")
+    assert [told["code"] for told in clone.told()] == ["first"] * 3
+
+
+def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
+    clone.write(args=["--id half", ""])
+    clone.run("--max_jobs", "1")
+    assert clone.records()[0].state is State.QUEUED
+    clone.edit("cli/train.py", '"first"', '"second"')
+    planned = clone.run("--update_lib", "--dry_run")
+    said = clone.run("--update_lib")
+    for text in (planned, said):
+        assert "attempts start on the code here from now on, those of half-trained runs too; so far: as of 20" in text
+    half = clone.queue.paths.run(clone.records()[0].name).folder / "told.jsonl"
+    assert [json.loads(line)["code"] for line in half.read_text().splitlines()] == ["first", "second"]
+    rows = clone.queue.ledger.read("snapshots")
+    assert len(rows) == 2
+    assert {record.snapshot for record in clone.records()} == {rows[-1]["id"]}
+    assert "the code here is the code that this sweep runs on already" in clone.run("--update_lib")
+    assert [row["id"] for row in clone.queue.ledger.read("snapshots")] == [rows[-1]["id"]]  # nothing runs on the first
+
+
+def test_a_dry_run_with_other_code_writes_nothing(clone: Clone) -> None:
+    clone.write(args=[""])
+    clone.run()
+    clone.edit("cli/train.py", '"first"', '"second"')
+    before = contents(clone.folder / "runs")
+    assert "it differs from the code here" in clone.run("--dry_run")
+    assert "attempts start on the code here" in clone.run("--update_lib", "--dry_run")
+    assert "--rf deletes 1 run" in clone.run("--rf", "--dry_run")
+    assert contents(clone.folder / "runs") == before
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "expected"),
+    [
+        ("", [], "data"),
+        ("--data_root in_the_file", [], "in_the_file"),
+        ("--data_root in_the_file", ["--data_root", "../said"], "../said"),
+        ("", ["--data_root", "/absolute"], "/absolute"),
+    ],
+)
+def test_folders_are_the_users_own(clone: Clone, said: str, words: list[str], expected: str) -> None:
+    clone.write(args=[said])
+    clone.run("--root", "my/runs", *words)
+    (file,) = (clone.folder / "my" / "runs" / "lab").glob("*/told.jsonl")
+    argv = json.loads(file.read_text())["argv"]
+    folders = [word.partition("=") for word in argv if word.startswith(("--data_root=", "--root=", "--run_dir="))]
+    assert {name: value for name, _, value in folders} == {
+        "--data_root": os.path.abspath(clone.folder / expected),
+        "--root": str(clone.folder / "my" / "runs"),
+        "--run_dir": str(file.parent),
+    }
+
+
+def test_runs_that_mean_something_else_to_the_snapshot_are_refused(clone: Clone) -> None:
+    clone.write(args=[""], parameters={"lr": [0.5]})
+    clone.run()
+    default = sweep.option_defaults()["lr"]
+    path = clone.package / "settings.py"
+    path.write_text(re.sub(r"    lr: float = option\([^,]+,", "    lr: float = option(0.25,", path.read_text()))
+    assert "1 done" in clone.run()  # nothing is added
+    clone.write(args=[""], parameters={"lr": [0.5, 0.25]})
+    before = contents(clone.folder / "runs")
+    line = (
+        f"manager.py: --lr is 0.25 by default here, and {default} in the code that this sweep runs on: "
+        f"1 run can't be added without --update_lib\n"
+    )
+    assert clone.run("--update_exp") == line
+    assert contents(clone.folder / "runs") == before
+    assert "2 done" in clone.run("--update_exp", "--update_lib")
+
+
+QUEUE = """
+from pathlib import Path
+from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.plan import begin_sweep, plan_sweep
+queue = Queue(ExperimentPaths(Path("runs/lab")))
+begin_sweep(plan_sweep(Path("lab.json"), queue), queue)
+"""
+
+
+def test_the_real_training_runs_on_its_snapshot(clone: Clone) -> None:
+    """The package breaks after the run was queued; the run does not notice."""
+    shutil.copy(live_package() / "cli" / "train.py", clone.package / "cli" / "train.py")
+    clone.edit("__init__.py", f'__version__ = "{ovis.__version__}"', '__version__ = "7.7.7"')
+    options = "--estimator vimco --iw 2 --nsteps 2 --mini --max_eval 8 --iw_valid 2 --iw_test 2 --grad_samples 0"
+    clone.write(args=[options])
+    subprocess.run([sys.executable, "-c", QUEUE], cwd=clone.folder, check=True)
+    clone.edit("__init__.py", '"7.7.7"', '"8.8.8"')
+    (clone.package / "training" / "loop.py").write_text("raise ImportError('half edited')\n")
+    said = clone.run()
+    assert "(version 7.7.7); it differs" in said
+    assert "1 done" in said, said
+    (record,) = clone.records()
+    assert json.loads(clone.queue.paths.run(record.name).config.read_text())["version"] == "7.7.7"

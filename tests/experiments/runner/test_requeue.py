@@ -1,0 +1,216 @@
+"""Putting runs back, cancelling them, and forgetting them all: what a person asks of a queue."""
+
+from __future__ import annotations
+
+import fcntl
+
+import pytest
+from laboratory import dead_owner, record
+from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
+
+from ovis.experiments.runner.queue.ledger import LedgerError
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.transitions import Level, Policy
+from ovis.experiments.runs.fencing import hold_run, take_fence, withdraw_outcome
+from ovis.experiments.runs.status import Ending, State
+
+
+def test_requeueing_voids_the_outcome_even_if_it_could_not_be_removed(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, Ending.SUCCESS)
+    queue.tick(ME, 0, ended=[lost(r)])
+    assert [c.key for c in queue.requeue(Level.ALL)] == [r.key]
+    assert not queue.paths.run(r.name).outcome.exists()
+    publish(queue, r, Ending.SUCCESS)  # as if killed before the removal
+    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
+    assert (again.key, again.attempt) == (r.key, 2)
+    tick = queue.tick(ME, 0, ended=[lost(again)])
+    assert tick.states[r.key] is State.QUEUED
+
+
+def test_requeueing_leaves_the_outcome_of_a_newer_attempt(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, Ending.EXCEPTION)
+    queue.tick(ME, 0, ended=[lost(r)])
+    publish(queue, r, Ending.SUCCESS, attempt=2)
+    queue.requeue(Level.FAILED)
+    assert queue.paths.run(r.name).outcome.exists()
+
+
+def test_requeueing_never_touches_a_running_run(queue: Queue) -> None:
+    queue.tick(ME, 2)
+    assert queue.requeue(Level.ALL) == []
+    assert list(states(queue).values()).count("running") == 2
+
+
+def test_clearing_deletes_the_runs_and_nothing_else(queue: Queue) -> None:
+    folder = queue.paths.run(record(KEYS[0]).name).folder
+    folder.mkdir()
+    (folder / "checkpoint.pt").touch()
+    mine = queue.paths.folder / "notes.txt"
+    mine.touch()
+    assert queue.clear() == len(KEYS)
+    assert queue.read() == []
+    assert not folder.exists()
+    assert mine.exists()
+    assert not list(queue.paths.folder.glob(".trash-*"))
+
+
+def test_clearing_waits_for_running_runs(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    queue.paths.run(r.name).folder.mkdir()
+    with pytest.raises(LedgerError, match=f"{r.name} is running: stop the manager first"):
+        queue.clear()
+    assert queue.paths.run(r.name).folder.exists()
+    assert len(queue.read()) == len(KEYS)
+
+
+def test_clearing_says_how_to_end_a_job_that_has_outlived_its_manager(queue: Queue) -> None:
+    (r,) = queue.tick(dead_owner(), 1, engine={"kind": "slurm", "detached": "yes"}).claimed
+    remedy = f"its job outlives its manager: dbutils.py --exp {queue.paths.folder.name} --cancel {r.key}"
+    with pytest.raises(LedgerError, match=f"{r.name} is running: {remedy}$"):
+        queue.clear()
+
+
+def test_clearing_waits_for_whoever_is_at_work(queue: Queue) -> None:
+    """A training by hand, whose run the queue has never started."""
+    run = queue.paths.run(record(KEYS[3]).name)
+    run.folder.mkdir()
+    with hold_run(run), pytest.raises(LedgerError, match=f"a process is at work in {run.folder}: stop it first"):
+        queue.clear()
+    assert run.folder.exists()
+    assert len(queue.read()) == len(KEYS)
+    assert queue.clear() == len(KEYS)
+
+
+def test_a_lock_whose_folder_is_moved_away_at_that_moment_is_none(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who holds it would write into a new folder of this name, beside whoever locks that."""
+    run = queue.paths.run("run")
+    run.folder.mkdir()
+    flock = fcntl.flock
+
+    def move(handle: int, operation: int) -> None:
+        run.folder.rename(queue.paths.folder / "aside")
+        flock(handle, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", move)
+        with hold_run(run) as lock:
+            assert lock is None
+    run.folder.mkdir()
+    with hold_run(run) as lock:
+        assert lock is not None
+
+
+def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> None:
+    done, running = queue.tick(ME, 2).claimed
+    settle(queue, done, Ending.SUCCESS)
+    before = queue.paths.ledger.read_bytes()
+    with pytest.raises(LedgerError, match=f"nothing was put back, as {running.name} is running: cancel"):
+        queue.requeue(Level.ALL, {done.key, running.key}, strict=True)
+    assert queue.paths.ledger.read_bytes() == before
+    assert queue.paths.run(done.name).outcome.exists()
+    assert [r.key for r in queue.requeue(Level.ALL, {done.key}, strict=True)] == [done.key]
+
+
+def test_attempts_by_hand_do_not_make_the_next_one_stale(queue: Queue) -> None:
+    """Each takes the next number, and the fence is never lowered; so does a manager whose ledger is of yesterday."""
+    (r,) = queue.tick(ME, 1).claimed
+    settle(queue, r, Ending.EXCEPTION)
+    queue.requeue(Level.FAILED)
+    run = queue.paths.run(r.name)
+    run.fence.write_text("5\n")
+    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
+    assert again.attempt == 6
+    assert queue.paths.lease(r.key, 6).exists()
+    assert take_fence(run, again.attempt)
+
+
+def test_a_run_whose_manager_died_counts_as_put_back(queue: Queue) -> None:
+    (orphan,) = queue.tick(dead_owner(), 1).claimed
+    (other,) = queue.tick(ME, 1, keys={KEYS[1]}).claimed
+    assert queue.requeue(Level.LOST, {other.key}) == []
+    assert get(queue, orphan.key).state is State.QUEUED
+    (again,) = queue.tick(dead_owner(), 1, keys={orphan.key}).claimed
+    assert [r.key for r in queue.requeue(Level.ALL, {again.key}, strict=True)] == [orphan.key]
+    assert queue.leases.beat(again.key, again.attempt) is False  # should its job live after all, it stops
+
+
+def test_level_0_does_nothing_at_all(queue: Queue) -> None:
+    queue.tick(dead_owner(), 1)
+    before = queue.paths.ledger.read_bytes()
+    assert queue.requeue(Level.NOTHING) == []
+    assert queue.paths.ledger.read_bytes() == before
+
+
+def test_a_queued_run_that_is_cancelled_is_not_claimed(queue: Queue) -> None:
+    assert [r.key for r in queue.cancel({KEYS[0]})] == [KEYS[0]]
+    assert [r.key for r in queue.tick(ME, 1).claimed] == [KEYS[1]]
+    assert queue.cancel({KEYS[0], "unknown"}) == []
+    assert get(queue, KEYS[0]).state is State.CANCELLED
+
+
+def test_cancelling_revokes_the_lease_and_a_late_outcome_changes_nothing(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    assert [c.key for c in queue.cancel({r.key})] == [r.key]
+    assert queue.leases.beat(r.key, 1) is False
+    publish(queue, r, Ending.SUCCESS)
+    before = queue.paths.ledger.read_bytes()
+    tick = queue.tick(ME, 0, ended=[lost(r)])
+    assert (tick.events, tick.states[r.key]) == ([], State.CANCELLED)
+    assert r.key not in tick.attempts
+    assert queue.paths.ledger.read_bytes() == before
+
+
+def test_the_outcome_of_a_cancelled_attempt_does_not_settle_a_later_one(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    queue.cancel({r.key})
+    assert [c.key for c in queue.requeue(Level.INCOMPLETE)] == [r.key]
+    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
+    publish(queue, r, Ending.SUCCESS)  # the cancelled job was only slow to stop
+    tick = queue.tick(ME, 0, ended=[lost(again)])
+    assert [event.outcome.status for event in tick.events] == [Ending.LOST]
+    assert tick.states[r.key] is State.QUEUED
+    tick = queue.tick(ME, 0, ended=[lost(r)])  # nor does its end, whenever it is seen
+    assert tick.events == []
+
+
+@pytest.mark.parametrize(("ending", "state"), [(Ending.SUCCESS, "done"), (Ending.EXCEPTION, "failed")])
+def test_cancelling_a_run_that_has_ended_unmarked_settles_it(queue: Queue, ending: Ending, state: str) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, ending)
+    assert queue.cancel({r.key}) == []
+    assert states(queue)[r.key] == state
+
+
+def test_a_run_that_failed_and_would_be_tried_again_is_cancelled(queue: Queue) -> None:
+    queue.policy = Policy(max_failures=3)
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, Ending.EXCEPTION)
+    assert [c.key for c in queue.cancel({r.key})] == [r.key]
+    assert get(queue, r.key).failures == 1
+
+
+def test_settled_runs_cannot_be_cancelled(queue: Queue) -> None:
+    good, bad = queue.tick(ME, 2).claimed
+    settle(queue, good, Ending.SUCCESS)
+    settle(queue, bad, Ending.EXCEPTION)
+    before = queue.paths.ledger.read_bytes()
+    assert queue.cancel({good.key, bad.key}) == []
+    assert queue.paths.ledger.read_bytes() == before
+
+
+def test_an_outcome_is_withdrawn_only_where_no_job_is_at_work(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    publish(queue, r, Ending.SUCCESS)
+    run = queue.paths.run(r.name)
+    with hold_run(run):
+        withdraw_outcome(run, valid_from=2)
+        assert run.outcome.exists()
+    withdraw_outcome(run, valid_from=1)
+    assert run.outcome.exists()
+    withdraw_outcome(run, valid_from=2)
+    assert not run.outcome.exists()
+    withdraw_outcome(queue.paths.run("nobody"), valid_from=2)

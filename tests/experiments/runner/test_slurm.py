@@ -1,0 +1,344 @@
+"""The engine on a real Slurm: a controller and two nodes on this machine, jobs, and what is done to them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from laboratory import STUB, Lab, command_of, is_running, processes_of
+from slurm_chaos import ENGINE, POLICY, SlurmSweep, arguments, beside_progress, refusal, start
+from slurm_cluster import SlurmCluster, missing, processes_with, running
+
+import ovis
+from ovis.experiments.cli.manager import main
+from ovis.experiments.runs.status import State
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(missing()), reason=f"no Slurm to be tried: {missing()}"),
+]
+
+QUICKSTART = Path(__file__).parents[3] / "experiments" / "quickstart.json"
+
+#: What makes it short.
+SHORT = {"epochs": [2], "eval_freq": [1], "max_eval": [50], "iw_valid": [10], "iw_test": [10], "grad_bs": [5],
+         "grad_samples": [10]}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    """Two nodes with two GPUs and four shares of them each."""
+    with running(shards=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def lab(lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    lab.policy = POLICY
+    yield lab
+    cluster.run("scancel", "--user=root")
+    cluster.wait(lambda: set(cluster.states().values()) == {"idle"})
+
+
+def run(lab: Lab, *options: str, runs: int, steps: int = 3, pace: int = 10) -> int:
+    """The manager, here."""
+    return main(arguments(lab, *options, runs=runs, steps=steps, pace=pace), STUB, lab.policy)
+
+
+def jobs(lab: Lab) -> Counter[str]:
+    """How many runs each of Slurm's jobs has had."""
+    return Counter(str(record.engine["id"]).split("/")[1] for record in lab.records() if record.engine)
+
+
+def devices(lab: Lab) -> Counter[tuple[str, str]]:
+    """How many runs each device has had, by node and GPU."""
+    calls = [json.loads(path.read_text()) for path in lab.paths.folder.glob("*/call.json")]
+    return Counter((call["env"]["SLURMD_NODENAME"], call["env"].get("CUDA_VISIBLE_DEVICES", "")) for call in calls)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_node_a_job_and_the_manager_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    with running(gpus=0) as cluster:
+        monkeypatch.setenv("SLURM_CONF", "")  # put back what the trial sets
+        trial = SlurmSweep(Lab(tmp_path, POLICY), seed=seed, cluster=cluster)
+        verdict = trial.run()
+        print(verdict, trial.dead, trial.outlived)
+        assert verdict.holds, f"{verdict}\n{trial.log}"
+        assert set(verdict.kills.values()) == {1}
+        assert trial.dead > 0
+        assert "no sign of life" in trial.log  # it was the lease, not Slurm, that gave the runs of the node back
+        assert trial.attached == len(trial.outlived) > 0
+        assert not (tmp_path / "runs" / ".slurm").exists()
+
+
+def test_runs_that_share_gpus_by_the_site_s_shards(lab: Lab) -> None:
+    assert run(lab, "--processes", "2", runs=8, pace=1000) == 0
+    assert set(jobs(lab).values()) == {1}
+    assert set(devices(lab).values()) == {2}
+    assert len(devices(lab)) == 4
+    assert {record.device for record in lab.records()} == {"n1", "n2"}
+
+
+def test_runs_that_share_a_job_where_the_shards_do_not_fit(lab: Lab) -> None:
+    assert run(lab, "--processes", "3", runs=5) == 0
+    assert sorted(jobs(lab).values()) == [2, 3]
+    assert sorted(devices(lab).values()) in ([5], [2, 3])  # each job has one GPU
+
+
+def test_a_job_of_two_gpus_gives_each_run_one(lab: Lab) -> None:
+    assert run(lab, "--gpus_per_node", "2", runs=4) == 0
+    assert set(jobs(lab).values()) == {2}
+    assert {device for _, device in devices(lab)} == {"0", "1"}
+    assert set(Counter(gpu for _, gpu in devices(lab).elements()).values()) == {2}
+
+
+def test_jobs_without_gpus_and_arrays_of_the_size_that_the_site_allows(tmp_path: Path, monkeypatch) -> None:
+    with running(gpus=0, max_array=4) as small:
+        monkeypatch.setenv("SLURM_CONF", small.environment["SLURM_CONF"])
+        lab = Lab(tmp_path, POLICY)
+        assert run(lab, "--array_parallelism", "9", runs=11) == 0
+        arrays = Counter(id.partition("_")[0] for id in jobs(lab))
+        assert max(arrays.values()) == 4
+        assert devices(lab).keys() <= {("n1", ""), ("n2", "")}
+        assert all(call["env"]["OMP_NUM_THREADS"] == "1" for call in calls(lab))
+
+
+def calls(lab: Lab) -> list[dict]:
+    return [json.loads(path.read_text()) for path in lab.paths.folder.glob("*/call.json")]
+
+
+def test_the_time_limit_is_a_pause(lab: Lab) -> None:
+    assert run(lab, "--device", "cpu", "--time", "1", runs=1, steps=40, pace=1000) == 0
+    (record,) = lab.records()
+    assert record.attempt > 1
+    assert record.lost == record.failures == 0
+    (journal,) = lab.journal().values()
+    starts = [int(line.split()[2]) for line in journal if line.startswith("start")]
+    stops = [index for index, line in enumerate(journal) if line.startswith("stopped")]
+    steps = [int(journal[index - 1].split()[1]) for index in stops]
+    assert starts == [0, *steps]  # each attempt goes on where the one before was told to stop
+
+
+def test_interrupted_it_takes_its_jobs_back(lab: Lab, cluster: SlurmCluster) -> None:
+    lab.write(args=["--estimator vimco --iw 2 --nsteps 100 --id step500"], seeds=10)
+    manager = lab.start(*ENGINE, "--processes", "2", "--array_parallelism", "8")
+    lab.wait(lambda: sum("step" in line for lines in lab.journal().values() for line in lines) > 8, 60)
+    manager.send_signal(signal.SIGINT)
+    said, _ = manager.communicate(timeout=60)
+    assert manager.returncode == 130, said
+    assert lab.counts() == {"queued": 10}
+    assert not cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING")
+    assert all(lines[-1].startswith("stopped") for lines in lab.journal().values() if lines)
+    assert {record.lost for record in lab.records()} == {0}
+
+
+def test_a_controller_that_is_away_for_a_while_loses_nothing(lab: Lab, cluster: SlurmCluster) -> None:
+    lab.write(args=["--estimator vimco --iw 2 --nsteps 18 --id step1000"], seeds=6)
+    manager = lab.start(*ENGINE, "--array_parallelism", "2")  # jobs, of two runs each
+    lab.wait(lambda: sum(bool(lines) for lines in lab.journal().values()) >= 4, 60)
+    time.sleep(6)  # Slurm saves its state every five seconds
+    cluster.kill_controller()
+    try:
+        lab.wait(lambda: lab.counts() == {"queued": 2, "done": 4}, 60)  # their ends are in their folders
+        time.sleep(5)
+        assert manager.poll() is None
+    finally:
+        cluster.start_controller()
+    said, _ = manager.communicate(timeout=180)
+    assert manager.returncode == 0, said
+    assert {(record.lost, record.failures) for record in lab.records()} == {(0, 0)}
+    assert {sum(line.startswith("start") for line in lines) for lines in lab.journal().values()} == {1}
+
+
+def test_the_quickstart_comes_to_the_same_numbers_as_here_to_the_bit(lab: Lab) -> None:
+    experiment = json.loads(QUICKSTART.read_text())
+    lab.write(**experiment | {"parameters": experiment["parameters"] | SHORT})
+    where = ["--exp", str(lab.folder / "lab.json"), "--data_root", str(lab.folder / "data"), "--device", "cpu"]
+    assert main([*where, "--root", str(lab.folder / "here")]) == 0
+    assert main([*where, "--root", str(lab.folder / "runs"), *ENGINE]) == 0
+    ours = sorted((lab.folder / "here" / "lab").glob("*/metrics.jsonl"))
+    assert len(ours) == 7
+    for file in ours:
+        assert len(numbers(file)) == 2
+        assert numbers(file) == numbers(lab.paths.folder / file.parent.name / file.name)
+
+
+def numbers(path: Path) -> list[dict]:
+    """The measurements, without the seconds they took."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if "time" not in name} for row in rows]
+
+
+def waited(lab: Lab, why: str) -> set[str]:
+    """The names of the runs that had no node yet when the manager gave up: they may start at once, nothing counted."""
+    records = lab.records()
+    waiting = [record for record in records if not record.device]
+    assert len(waiting) >= 2  # of six: at most four run at once, and the first that is seen to have failed ends it
+    assert {(r.state, r.reason, r.attempt, r.lost, r.failures, r.error) for r in waiting} == {
+        (State.QUEUED, "orphaned", 1, 0, 0, why)
+    }
+    assert all(record.not_before <= record.ended + POLICY.heartbeat for record in waiting)
+    assert {record.state for record in records if record.device} <= {State.RUNNING}  # the next manager will find them
+    return {record.name for record in waiting}
+
+
+def goes_on(lab: Lab, waiting: set[str], runs: int = 6) -> str:
+    """The same command again, the nodes being as they should be: what it says, while all runs are done."""
+    manager = start(lab, runs=runs)
+    text, said = manager.communicate(timeout=120)
+    assert manager.returncode == 0, text + said
+    assert {record.state for record in lab.records()} == {State.DONE}
+    # A job that was seen on a node and then failed, with nobody there, is found, and that is a loss; no other is.
+    counts = {record.name: (record.attempt, record.lost, record.failures) for record in lab.records()}
+    assert counts == {name: (2, 0, 0) if name in waiting else (2, 1, 0) for name in counts}
+    return said
+
+
+def test_a_root_that_is_not_shared(lab: Lab, cluster: SlurmCluster) -> None:
+    (lab.folder / "runs").mkdir()
+    with cluster.mounted("-t", "tmpfs", "none", str(lab.folder)):
+        line = refusal(start(lab, runs=6))
+    assert line in {  # whichever is first
+        f"node {node}: {lab.folder}/runs is not there: --root must be on a file system that all nodes share"
+        for node in cluster.nodes
+    }
+    goes_on(lab, waited(lab, line))
+
+
+def test_jobs_that_found_no_root_while_no_manager_was_there(lab: Lab, cluster: SlurmCluster) -> None:
+    """They waited for others' jobs when their manager was killed, then failed with nobody to see it."""
+    (lab.folder / "runs").mkdir()
+    with cluster.mounted("-t", "tmpfs", "none", str(lab.folder)):
+        words = ("--exclusive", "--nodes=2", "--output=/dev/null", "--chdir=/", "--wrap=sleep 100")
+        other = cluster.run("sbatch", "--parsable", *words).strip()
+        cluster.wait(lambda: set(cluster.states().values()) == {"alloc"})
+        manager = start(lab, runs=2)
+        lab.wait(lambda: lab.paths.ledger.exists() and all("id" in (r.engine or {}) for r in lab.records()), 60)
+        manager.kill()
+        cluster.run("scancel", other)
+    assert lab.counts() == {"running": 2}
+    said = goes_on(lab, set(), runs=2)
+    assert said.count(f"{lab.folder}/runs is not there: --root must be on a file system that all nodes share") == 2
+
+
+def test_another_version_on_a_node(lab: Lab, cluster: SlurmCluster, tmp_path: Path) -> None:
+    source = Path(ovis.__file__)
+    other = tmp_path / "other.py"
+    other.write_text(source.read_text().replace(f'"{ovis.__version__}"', '"0.0.9"'))
+    with cluster.mounted("--bind", str(other), str(source)):
+        line = refusal(start(lab, runs=6))
+    assert f"ovis 0.0.9 instead of {ovis.__version__}" in line
+    assert line.startswith(tuple(f"node {node}: " for node in cluster.nodes))
+    waited(lab, line)
+
+
+def test_no_such_python_on_a_node(lab: Lab, cluster: SlurmCluster) -> None:
+    with cluster.mounted("-t", "tmpfs", "none", str(Path(sys.executable).parent)):
+        line = refusal(start(lab, runs=6))
+    assert line in {f"node {node}: there is no {sys.executable}" for node in cluster.nodes}
+    waited(lab, line)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--partition", "nix"], "no partition nix; there are: main, short"),
+        (["--gpus_per_node", "3"], "a job of 3 GPUs: the partition's nodes have at most 2"),
+        (["--device", "cpu", "--processes", "99"], "Requested node configuration is not available"),
+        (["--device", "cuda:1"], "--device cuda:1"),
+        (["--partition", "short", "--time", "5"], "PartitionTimeLimit"),
+    ],
+)
+def test_what_the_cluster_refuses(lab: Lab, capfd: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+    assert run(lab, *options, runs=2) == 2
+    (line,) = beside_progress(capfd.readouterr().err)
+    assert line.startswith("manager.py: ")
+    assert words in line
+
+
+def test_a_site_that_takes_fewer_jobs_than_there_are_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ovis.experiments.runner.engines.slurm.REFUSED", 3.0)  # a minute
+    with running(gpus=0, most_jobs=4) as small:
+        monkeypatch.setenv("SLURM_CONF", small.environment["SLURM_CONF"])
+        lab = Lab(tmp_path, POLICY)
+        assert run(lab, runs=10) == 0
+        small.wait(lambda: not small.run("squeue", "--noheader"))
+        assert (small.folder / "ended").read_text().count("\n") == 10  # none was handed over twice
+    said = beside_progress(capfd.readouterr().err)
+    why = "QOSMaxSubmitJobPerUserLimit; Batch job submission failed: Job violates accounting/QOS policy"
+    assert [line.startswith(f"waiting: Slurm takes no more jobs: {why}") for line in said].count(True) == 1
+    assert all(why in line and line.endswith("; fewer at once: --array_parallelism") for line in said), said
+    assert said[0].startswith("put back 6 runs, each aborted: can't start the job: ")
+    assert {(r.state, r.lost, r.failures) for r in lab.records()} == {(State.DONE, 0, 0)}
+    assert {sum(line.startswith("start") for line in lines) for lines in lab.journal().values()} == {1}
+    assert max(Counter(id.partition("_")[0] for id in jobs(lab)).values()) <= 4
+
+
+def test_a_controller_that_is_not_there(lab: Lab, cluster: SlurmCluster) -> None:
+    cluster.kill_controller()
+    try:
+        line = refusal(start(lab, runs=2))
+    finally:
+        cluster.start_controller()
+    assert line.startswith("no Slurm cluster answers here: sinfo: Unable to contact slurm controller")
+    assert not (lab.folder / "runs").exists()
+
+
+def test_stopped_twice_while_the_controller_is_away(lab: Lab, cluster: SlurmCluster) -> None:
+    """Nobody can tell the jobs: they find their leases gone. The manager does not wait for the controller."""
+    lab.write(args=["--estimator vimco --iw 2 --id wait"], seeds=2)  # until they are told to stop
+    manager = lab.start(*ENGINE)
+    lab.wait(lambda: sum(bool(lines) for lines in lab.journal().values()) == 2, 60)
+    time.sleep(6)  # Slurm saves its state every five seconds
+    cluster.kill_controller()
+    try:
+        for _ in range(2):
+            assert manager.poll() is None
+            manager.send_signal(signal.SIGINT)
+            begin = time.monotonic()
+            time.sleep(1)
+        said, _ = manager.communicate(timeout=120)
+        assert manager.returncode == 130, said
+        took = time.monotonic() - begin
+        print(f"ended {took:.1f} s after the second")
+        assert took < 60, said  # 20, and what the scancel takes that it is in the midst of
+        lab.wait(lambda: not processes_of(lab.paths.folder), 5 * POLICY.heartbeat)
+    finally:
+        cluster.start_controller()
+        cluster.wait(lambda: set(cluster.states().values()) == {"idle"})
+    why = "killed on request, and not heard of since"
+    assert {(r.state, r.reason, r.error) for r in lab.records()} == {(State.QUEUED, "orphaned", why)}
+    manager = lab.start(*ENGINE)
+    said, _ = manager.communicate(timeout=60)
+    assert manager.returncode == 0, said
+    assert {(r.attempt, r.lost, r.failures) for r in lab.records()} == {(2, 0, 0)}
+    # killed where it was, without a word, and gone on from its checkpoint
+    assert all(lines == ["start at 0 in 1", "start at 3 in 2", "done in 2"] for lines in lab.journal().values())
+
+
+def test_it_is_gone_when_it_is_stopped() -> None:
+    with running() as brief:
+        brief.run("sbatch", "--output=/dev/null", "--wrap=sleep 100")
+        brief.wait(lambda: "sleep" in names(brief.folder).values())
+        before = names(brief.folder)
+        assert set(before.values()) >= {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
+    assert not names(brief.folder)
+    assert not any(map(is_running, before))
+    assert not brief.folder.exists()
+
+
+def names(folder: Path) -> dict[int, str]:
+    """The programs that run for a cluster, by process."""
+    commands = {pid: command_of(pid).strip(": ") for pid in processes_with(folder)}  # ": slurmscriptd"
+    return {pid: Path(command.split()[0]).name.rstrip(":") for pid, command in commands.items() if command}

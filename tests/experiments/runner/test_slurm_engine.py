@@ -1,0 +1,314 @@
+"""The Slurm engine against commands that say what the real ones have said: where its jobs stand, and their ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from fake_slurm import AWAY, FakeSlurm
+
+from ovis.experiments.runner.engines.base import EngineError, Phase, Request, Status
+from ovis.experiments.runner.engines.options import SlurmOptions
+
+pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
+
+from slurm_by_hand import engine_at, poll, submit
+
+from ovis.experiments.runner.engines import slurm_commands
+from ovis.experiments.runner.engines.slurm import SlurmEngine
+from ovis.experiments.runner.engines.slurm_dir import JobsFolder
+
+
+@pytest.mark.parametrize(
+    ("line", "phase", "device", "message"),
+    [
+        ("1|PENDING||Resources", Phase.PENDING, "", ""),
+        ("1|PENDING||Priority", Phase.PENDING, "", ""),
+        ("1|CONFIGURING|n1|None", Phase.PENDING, "", ""),
+        ("1|RUNNING|n1|None", Phase.RUNNING, "n1", ""),
+        ("1|COMPLETING|n2|None", Phase.RUNNING, "n2", ""),
+        ("1|NODE_FAIL|n1|NodeDown", Phase.ENDED, "", "Slurm says NODE_FAIL on n1 (NodeDown)"),
+        ("1|TIMEOUT|n1|TimeLimit", Phase.ENDED, "", "Slurm says TIMEOUT on n1 (TimeLimit)"),
+        ("1|CANCELLED||None", Phase.ENDED, "", "Slurm says CANCELLED on no node (None)"),
+        ("1|FAILED|n1|JobLaunchFailure", Phase.ENDED, "", "Slurm says FAILED on n1 (JobLaunchFailure)"),
+        ("", Phase.ENDED, "", "Slurm no longer knows the job"),
+    ],
+)
+def test_where_a_job_stands(fake: FakeSlurm, root: Path, line: str, phase: Phase, device: str, message: str) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    assert engine.poll([id])[id].phase is Phase.PENDING  # nobody has answered yet
+    fake.say("squeue", line + "\n")
+    status = poll(engine, id)[id]
+    assert (status.phase, status.device, status.message) == (phase, device, message)
+
+
+def test_a_job_that_slurm_has_forgotten_has_ended(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    id = "0123abcd/7_3/key0.1"
+    assert list(engine.attach([id])) == [id]
+    fake.fail("squeue", "slurm_load_jobs error: Invalid job id specified")
+    assert poll(engine, id)[id].phase is Phase.ENDED
+    assert fake.calls("squeue")[-1].endswith("--jobs=7")
+
+
+def test_all_jobs_are_asked_about_at_once(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    ids = submit(engine, root, 3)
+    assert [id.partition("/")[2] for id in ids] == ["1_0/key0.1", "1_1/key1.1", "1_2/key2.1"]
+    ids += submit(engine, root)
+    fake.say("squeue", "1_1|RUNNING|n1|None\n1_2|PENDING||Priority\n1_0|RUNNING|n2|None\n2|RUNNING|n2|None\n")
+    found = poll(engine, *ids)
+    assert [found[id].device for id in ids] == ["n2", "n1", "", "n2"]
+    assert fake.calls("squeue")[-1].endswith("--jobs=1,2")
+
+
+def test_an_end_is_what_the_job_has_said_whatever_slurm_says(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    ids = submit(engine, root, 2)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|RUNNING|n1|None\n")
+    engine._own.mark_ended("key0.1", 75)
+    engine._own.mark_ended("key1.1", -9)
+    (engine._own.path / "1_0.log").write_text("job key1.1: not mine\njob key0.1: the ledger can't be read\nbye\n")
+    found = poll(engine, *ids)
+    assert [found[id].code for id in ids] == [75, -9]
+    assert [found[id].message for id in ids] == ["the ledger can't be read", "signal 9 ended it"]
+    engine.close()
+    assert not list(root.glob(".slurm/*/*.log"))
+
+
+def test_a_silent_controller_changes_nothing(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root, array_parallelism=4)
+    ids = submit(engine, root, 2)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||Resources\n")
+    before = poll(engine, *ids)
+    assert engine.capacity() == 2
+    fake.fail("squeue", AWAY)
+    engine.poll(ids)
+    deadline = time.monotonic() + 10
+    while not engine.waiting() and time.monotonic() < deadline:
+        assert engine.poll(ids) == before
+    assert engine.waiting() == (
+        "Slurm's controller does not answer: Unable to contact slurm controller (connect failure)"
+    )
+    assert engine.capacity() == 0
+    assert engine.poll(ids) == before
+    fake.fail("squeue")
+    while engine.waiting() and time.monotonic() < deadline:
+        engine.poll(ids)
+    assert engine.capacity() == 2
+
+
+def test_silence_ends_where_no_job_is_left_to_ask_about(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.fail("squeue", AWAY)
+    poll(engine, id)
+    engine._own.mark_ended("key0.1", 0)
+    assert poll(engine, id)[id] == Status(Phase.ENDED, 0)
+    assert engine.capacity() == 0
+    fake.fail("squeue")
+    deadline = time.monotonic() + 10
+    while engine.capacity() == 0:
+        engine.poll([])
+        assert time.monotonic() < deadline
+
+
+def test_runs_that_share_a_job(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root, processes=3, array_parallelism=2)
+    assert engine.capacity() == 6
+    ids = submit(engine, root, 5)
+    assert [id.split("/")[1] for id in ids] == ["1_0"] * 3 + ["1_1"] * 2
+    assert engine.capacity() == 0
+    engine._own.mark_ended("key0.1", 0)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|RUNNING|n1|None\n")
+    assert [status.phase for status in poll(engine, *ids).values()] == [Phase.ENDED] + [Phase.RUNNING] * 4
+    assert engine.capacity() == 0  # its place is free when the others' are
+    engine.cancel([ids[1]])
+    poll(engine, *ids[1:])
+    assert fake.calls("scancel") == []  # the other one goes on
+    engine.cancel([ids[2]])
+    poll(engine, *ids[1:])
+    assert fake.calls("scancel") == ["--state=PENDING 1_0", "--batch --signal=TERM 1_0"]
+    assert engine.capacity() == 3
+
+
+def test_cancelling_is_said_once_and_by_force_once_more(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    ids = submit(engine, root, 2)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|COMPLETING|n1|None\n")
+    for _ in range(3):
+        engine.cancel(ids)
+        assert [status.phase for status in poll(engine, *ids).values()] == [Phase.RUNNING] * 2
+    assert fake.calls("scancel") == ["--state=PENDING 1_0 1_1", "--batch --signal=TERM 1_0 1_1"]
+    engine.cancel(ids, force=True)
+    found = poll(engine, *ids)
+    assert fake.calls("scancel")[2:] == ["--signal=KILL 1_0 1_1", "1_0 1_1"]
+    assert found[ids[1]].phase is Phase.ENDED  # its node may never say that it is
+
+
+@pytest.mark.parametrize("words", ["Unable to contact slurm controller", "Socket timed out on send/recv operation"])
+def test_a_cancellation_that_the_controller_has_not_heard_is_said_again(
+    fake: FakeSlurm, root: Path, words: str
+) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", "1|PENDING||Priority\n")
+    fake.fail("scancel", f"scancel: error: Kill job error on job id 1: {words}")
+    engine.cancel([id])
+    poll(engine, id)
+    said = len(fake.calls("scancel"))
+    poll(engine, id)
+    assert len(fake.calls("scancel")) > said > 0
+    fake.fail("scancel", "scancel: error: Kill job error on job id 1: Invalid job id specified")  # gone meanwhile
+    poll(engine, id)
+    said = len(fake.calls("scancel"))
+    poll(engine, id)
+    assert len(fake.calls("scancel")) == said
+
+
+def test_a_scancel_that_hangs_is_no_end_of_the_manager(
+    fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "HURRY", 0.2)
+    (fake.folder / "scancel").write_text("#!/bin/bash\nexec sleep 30\n")
+    assert not slurm_commands.cancel_jobs(["1"], force=False)
+
+
+def test_a_squeue_that_hangs_is_a_silence(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_commands, "PATIENCE", 0.2)
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    answers = (fake.folder / "squeue").read_text()
+    (fake.folder / "squeue").write_text("#!/bin/bash\nexec sleep 30\n")
+    deadline = time.monotonic() + 10
+    while not engine.waiting():
+        assert engine.poll([id])[id].phase is Phase.PENDING
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "does not answer: no answer within 0 s" in engine.waiting()
+    (fake.folder / "squeue").write_text(answers)
+    fake.say("squeue", "1|RUNNING|n1|None\n")
+    while engine.poll([id])[id].phase is Phase.PENDING:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not engine.waiting()
+
+
+def test_what_an_earlier_manager_s_jobs_found_wrong_may_be_mended(fake: FakeSlurm, root: Path) -> None:
+    first = engine_at(root)
+    ids = submit(first, root)
+    engine = engine_at(root)
+    engine.attach(ids)
+    fake.say("squeue", "1|FAILED|n1|NonZeroExitCode\n")
+    fake.say("scontrol", "JobId=1 JobState=FAILED Reason=NonZeroExitCode ExitCode=91:0\n")
+    assert poll(engine, *ids)[ids[0]].message.startswith(f"node n1: {root} is not there")
+    submit(engine, root)
+    assert not any("--exclude" in line for line in fake.script(2))
+
+
+def test_a_stranger_s_job_of_the_same_number_is_not_ours(fake: FakeSlurm, root: Path) -> None:
+    """A controller that has lost its state counts from 1 again."""
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", "1|RUNNING|n1|None|backup\n")
+    assert poll(engine, id)[id] == Status(Phase.ENDED, message="Slurm no longer knows the job")
+
+
+def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", "1|PENDING||PartitionTimeLimit\n")
+    assert poll(engine, id)[id].phase is Phase.PENDING
+    assert fake.calls("scancel") == ["--state=PENDING 1"]  # what runs, runs on
+    with pytest.raises(EngineError, match="will never start the jobs: PartitionTimeLimit"):
+        engine.poll([id])
+
+
+def test_what_has_begun_is_said_before_the_end_is(fake: FakeSlurm, root: Path) -> None:
+    """In one answer with what ends it: the manager has to know which jobs run on."""
+    engine = engine_at(root)
+    ids = submit(engine, root, 3)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||PartitionTimeLimit\n1_2|RUNNING|n2|None\n")
+    found = poll(engine, *ids)
+    assert [status.phase for status in found.values()] == [Phase.RUNNING, Phase.PENDING, Phase.RUNNING]
+    assert engine.capacity() == 0
+    with pytest.raises(EngineError, match="PartitionTimeLimit"):
+        engine.poll(ids)
+
+
+@pytest.mark.parametrize("reason", ["PartitionNodeLimit", "PartitionDown", "QOSMaxJobsPerUserLimit"])
+def test_a_job_that_may_start_later_waits(fake: FakeSlurm, root: Path, reason: str) -> None:
+    """The first is also what Slurm says where the partition's nodes are down."""
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.say("squeue", f"1|PENDING||{reason}\n")
+    assert poll(engine, id)[id].phase is Phase.PENDING
+
+
+def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
+    """The first one that answers ends it; where one has done, others are left out."""
+    first, second = engine_at(root), engine_at(root)
+    ids, others = submit(first, root, 2), submit(second, root, 2)
+    fake.say("squeue", "".join(f"{n}_0|FAILED|n1|NonZeroExitCode\n{n}_1|RUNNING|n2|None\n" for n in (1, 2)))
+    fake.say("scontrol", "JobId=1 JobState=FAILED Reason=NonZeroExitCode ExitCode=91:0\n")
+    assert poll(first, ids[0])[ids[0]].phase is Phase.PENDING  # the next manager has it tried again
+    with pytest.raises(EngineError, match=rf"node n1: {root} is not there: --root must be on a file system"):
+        first.poll(ids)
+    second._own.mark_node("n2")
+    assert poll(second, others[0])[others[0]].message.startswith(f"node n1: {root} is not there")
+    submit(second, root)
+    assert "#SBATCH --exclude=n1" in fake.script(3)
+
+
+def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match="no Slurm here: there is no command sbatch"):
+        SlurmEngine(SlurmOptions(), Request())
+
+
+def test_no_cluster_answers(fake: FakeSlurm) -> None:
+    fake.fail("sinfo", "sinfo: error: fetch_config: DNS SRV lookup failed\nsinfo: fatal: no configuration source")
+    words = "no Slurm cluster answers here: sinfo: fetch_config: DNS SRV lookup failed; no configuration source"
+    with pytest.raises(EngineError, match=words):
+        SlurmEngine(SlurmOptions(), Request())
+
+
+def test_what_is_left_when_all_is_over(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    ids = submit(engine, root, 2)
+    assert sorted(path.name for path in root.glob(".slurm/*/*.pkl")) == ["1_0_submitted.pkl", "1_1_submitted.pkl"]
+    engine.close()
+    assert (root / ".slurm").exists()  # two are still to come
+    for name in ("key0.1", "key1.1"):
+        engine._own.mark_ended(name, 0)
+    poll(engine, *ids)
+    engine.close()
+    assert not list(root.iterdir())
+
+
+def test_jobs_of_an_earlier_manager_are_taken_over_with_their_folder(fake: FakeSlurm, root: Path) -> None:
+    first = engine_at(root)
+    ids = submit(first, root, 2)
+    first.close()
+    engine = engine_at(root)
+    assert set(engine.attach(ids)) == set(ids)
+    fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||Priority\n")
+    assert [status.phase for status in poll(engine, *ids).values()] == [Phase.RUNNING, Phase.PENDING]
+    for name in ("key0.1", "key1.1"):
+        JobsFolder(first._own.path).mark_ended(name, 0)
+    assert set(poll(engine, *ids).values()) == {Status(Phase.ENDED, 0)}
+    assert not first._own.path.exists()
+    engine.close()
+    assert not list(root.iterdir())
+
+
+def test_what_jobs_long_gone_have_left_is_removed(fake: FakeSlurm, root: Path) -> None:
+    for name, days in (("old", 366), ("young", 364)):
+        (root / ".slurm" / name).mkdir(parents=True)
+        os.utime(root / ".slurm" / name, (0, time.time() - days * 86400))
+    engine_at(root)
+    assert (root / ".slurm" / "young").exists()
+    assert not (root / ".slurm" / "old").exists()

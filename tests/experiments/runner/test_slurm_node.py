@@ -1,0 +1,113 @@
+"""A Slurm job on its node: the look at the node, and the runs that share the job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ovis
+from ovis.experiments.runner.engines.versions import difference, installed
+
+pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
+
+from slurm_by_hand import specs
+
+from ovis.experiments.runner.engines.slurm_dir import JobsFolder
+from ovis.experiments.runner.engines.slurm_node import _environment, prepare, run_jobs
+
+
+def test_versions() -> None:
+    here = installed()
+    assert here["Python"] == sys.version.split()[0]
+    assert here["ovis"] == ovis.__version__
+    assert difference(here, here) == ""
+    assert difference({"Python": "3.11.7"}, {"Python": "3.11.2"}) == ""
+    assert difference({"Python": "3.11.7"}, {"Python": "3.1.2"}) == "Python 3.1.2 instead of 3.11.7"
+    assert difference({"torch": "2.9.0+cpu"}, {"torch": "2.9.0+cu126"}) == ""
+    assert difference({"torch": "2.9.0", "ovis": "1.0"}, {"ovis": "1.1"}) == (
+        "torch missing instead of 2.9.0, ovis 1.1 instead of 1.0"
+    )
+
+
+class Node_:
+    """A node's batch script, in a shell of this machine."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "node"
+        self.folder.mkdir()
+        self.lines = prepare(self.folder)
+
+    def run(self, **variables: str) -> int:
+        script = "\n".join([*self.lines, "echo through; echo $PYTHONPATH"])
+        environment = {**os.environ, "SLURM_JOB_ID": "12", **variables}
+        return subprocess.run(["bash", "-c", script], env=environment, capture_output=True).returncode
+
+    def log(self, name: str = "12") -> list[str]:
+        return (self.folder / f"{name}.log").read_text().splitlines()
+
+
+def test_a_node_that_has_all(tmp_path: Path) -> None:
+    node = Node_(tmp_path)
+    assert node.run(PYTHONPATH="/more") == 0
+    assert node.log() == ["through", f"{Path(ovis.__file__).parents[1]}:/more"]
+    assert node.run(SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="4") == 0
+    assert node.log("11_4")[0] == "through"
+
+
+def test_a_node_that_lacks_something(tmp_path: Path) -> None:
+    node = Node_(tmp_path)
+    complete = node.lines
+    node.lines = [line.replace(installed()["torch"], "0.0.1") for line in complete]
+    assert node.run() == 93
+    assert node.log() == [f"torch {installed()['torch']} instead of 0.0.1"]
+    node.lines = [line.replace(sys.executable, "/no/python") for line in complete]
+    assert node.run() == 92
+    assert node.log() == ["there is no /no/python"]
+    node.lines = complete
+    shutil.rmtree(node.folder)
+    assert node.run() == 91
+
+
+def test_the_gpus_of_a_job_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "9")
+    parts = [_environment(index, 4) for index in range(4)]
+    assert [part["CUDA_VISIBLE_DEVICES"] for part in parts] == ["2", "5", "2", "5"]
+    assert {part["OMP_NUM_THREADS"] for part in parts} == {"2"}
+
+
+def run_two_that_fail(root: Path, folder: JobsFolder) -> None:
+    """Jobs in a folder without a ledger's place: each ends with code 1 and a line."""
+    (root / "lab").write_text("no folder")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        run_jobs(specs(root, 2), folder.path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, marked = JobsFolder.create(root), []
+
+    def full(self: JobsFolder, name: str, code: int) -> None:
+        marked.append(name)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JobsFolder, "mark_ended", full)
+    run_two_that_fail(root, folder)
+    assert sorted(marked) == ["key0.1", "key1.1"]
+
+
+def test_the_end_of_each_job_is_said(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a line that its manager will look for."""
+    folder = JobsFolder.create(root)
+    run_two_that_fail(root, folder)
+    assert folder.ended() == {"key0.1": 1, "key1.1": 1}
+    assert folder.has_suited()
+    assert {line.split(":")[0] for line in capfd.readouterr().err.splitlines()} == {"job key0.1", "job key1.1"}

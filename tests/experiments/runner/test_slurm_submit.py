@@ -1,0 +1,170 @@
+"""What Slurm is asked for, and what becomes of jobs that it does not take; sbatch is a script."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from ovis.experiments.runner.engines.base import EngineError, Handle, NotNow, Request
+from ovis.experiments.runner.engines.options import SlurmOptions
+
+pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
+
+from slurm_by_hand import engine_at, poll, specs, submit
+
+from ovis.experiments.runner.engines import slurm_submit
+from ovis.experiments.runner.engines.slurm import SlurmEngine
+
+
+def test_what_a_job_asks_for(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root, partition="short", time=30, array_parallelism=2)
+    submit(engine, root, 3)
+    lines = fake.script(1)
+    for wanted in ("array=0-2%2", "no-requeue", "signal=B:TERM@120", "time=30", "partition=short", "gpus-per-node=1",
+                   "output=/dev/null", "job-name=ovis-lab"):  # fmt: skip
+        assert f"#SBATCH --{wanted}" in lines, wanted
+    assert lines[-1].startswith(f"exec {sys.executable} -u -m submitit")
+    assert not [line for line in lines if "wckey" in line or line.startswith("srun")]
+    submit(engine_at(root, time=2), root)
+    assert "#SBATCH --signal=B:TERM@30" in fake.script(2)  # in a quarter of it at most
+    assert not [line for line in fake.script(2) if "--array" in line]
+    submit(engine_at(root, device="cpu", processes=3), root)
+    assert "#SBATCH --cpus-per-task=3" in fake.script(3)
+    assert not [line for line in fake.script(3) if "--time" in line or "gpus" in line]
+    assert not [line for line in fake.script(1) if "cpus" in line]  # as many as the site gives with a GPU
+    submit(engine_at(root, processes=3), root)
+    assert {"#SBATCH --gpus-per-node=1", "#SBATCH --cpus-per-task=3"} <= set(fake.script(4))
+
+
+def test_what_the_user_s_environment_says(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch would take it for the last word."""
+    for name, value in {"ACCOUNT": "lab", "PARTITION": "short", "REQUEUE": "1", "TIMELIMIT": "9"}.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    submit(engine_at(root), root)
+    said = fake.folder / "environment"
+    assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab", "SBATCH_TIMELIMIT=9"]
+    assert "#SBATCH --partition=short" in fake.script(1)
+    submit(engine_at(root, partition="main", time=5), root)
+    assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab"]
+    assert "#SBATCH --partition=main" in fake.script(2)
+    assert os.environ["SBATCH_TIMELIMIT"] == "9"
+
+
+def test_arrays_are_as_long_as_the_site_allows(fake: FakeSlurm, root: Path) -> None:
+    fake.say("scontrol", "MaxArraySize            = 3\n")
+    ids = submit(engine_at(root), root, 7)
+    assert [id.split("/")[1] for id in ids] == ["1_0", "1_1", "1_2", "2_0", "2_1", "2_2", "3"]
+
+
+def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlurm, root: Path) -> None:
+    refusal = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy"
+    words = "AssocMaxSubmitJobLimit; Batch job submission failed: Job violates policy"
+    engine = engine_at(root)
+    fake.fail("sbatch", refusal)
+    with pytest.raises(EngineError, match=words):
+        engine.submit(specs(root, 1))
+    fake.fail("sbatch")
+    submit(engine, root)
+    fake.fail("sbatch", refusal)
+    refused = engine.submit(specs(root, 2))
+    assert [str(error) for error in refused] == [f"{words}; fewer at once: --array_parallelism"] * 2
+    assert {type(error) for error in refused} == {NotNow}  # nothing is counted against the runs
+    assert engine.capacity() == 0
+    assert words in engine.waiting()
+
+
+def test_as_many_jobs_are_handed_over_as_slurm_takes(
+    fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on a user's jobs refuses an array as a whole."""
+    engine = engine_at(root)
+    fake.take(5)
+    handles = engine.submit(specs(root, 8))
+    assert [type(handle) for handle in handles] == [Handle] * 5 + [NotNow] * 3
+    assert [handle.id.split("/")[1:] for handle in handles if isinstance(handle, Handle)] == [
+        [id, f"key{number}.1"] for number, id in enumerate(["1_0", "1_1", "1_2", "1_3", "2"])
+    ]
+    assert "fewer at once: --array_parallelism" in str(handles[-1])
+    assert engine.capacity() == 0
+    monkeypatch.setattr(engine, "_resume", 0.0)  # a minute later
+    assert engine.capacity() == 1
+    assert [type(handle) for handle in engine.submit(specs(root, 1))] == [NotNow]  # still
+    engine._own.mark_ended("key0.1", 0)
+    engine._own.mark_ended("key1.1", 0)
+    fake.say("squeue", "1_2|RUNNING|n1|None\n1_3|RUNNING|n1|None\n2|RUNNING|n2|None\n")
+    poll(engine, *(handle.id for handle in handles if isinstance(handle, Handle)))
+    monkeypatch.setattr(engine, "_resume", 0.0)
+    assert engine.capacity() == 3  # as many as have ended, and one to see
+    fake.take(100)
+    submit(engine, root, 3)
+    assert engine.capacity() == 256 - 6  # it takes more again
+
+
+def test_a_disk_that_is_full_is_no_refusal(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_at(root)
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine, "_submit_array", fail)
+    (error,) = engine.submit(specs(root, 1))
+    assert isinstance(error, OSError)
+    assert not isinstance(error, NotNow)
+    assert "No space left" in engine.waiting()
+    assert engine.capacity() == 0
+
+
+def test_ctrl_c_does_not_reach_what_is_being_handed_over(fake: FakeSlurm, root: Path) -> None:
+    """At a terminal it goes to the whole group of the manager."""
+    engine = engine_at(root)
+    (fake.folder / "sbatch").write_text("#!/bin/bash\nps -o pgid= $$ >&2; exit 1\n")
+    with pytest.raises(EngineError) as caught:
+        engine.submit(specs(root, 1))
+    group = int(str(caught.value).rpartition(" ")[2])
+    assert group not in (os.getpgid(0), 0)
+
+
+def test_a_controller_whose_own_queue_is_full(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch would try again for two minutes, and longer for each half of an array."""
+    monkeypatch.setattr(slurm_submit, "PATIENCE", 1)
+    engine = engine_at(root)
+    submit(engine, root)
+    words = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+    (fake.folder / "sbatch").write_text(
+        f'#!/bin/bash\necho "{words}" >&2; echo "sbatch" >>{fake.folder}/tries\nexec sleep 30\n'
+    )
+    begin = time.monotonic()
+    refused = engine.submit(specs(root, 4))
+    assert time.monotonic() - begin < 5.0
+    assert {type(error) for error in refused} == {NotNow}
+    assert "temporarily unable to accept job" in engine.waiting()
+    assert (fake.folder / "tries").read_text() == "sbatch\n"
+
+
+def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, root: Path) -> None:
+    engine = engine_at(root)
+    (id,) = submit(engine, root)
+    fake.fail("sbatch", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (failure)")
+    (refused,) = engine.submit(specs(root, 1))
+    assert isinstance(refused, NotNow)
+    assert engine.capacity() == 0
+    fake.say("squeue", "1|RUNNING|n1|None\n")
+    poll(engine, id)
+    deadline = time.monotonic() + 10
+    while not engine.capacity():  # as soon as it answers
+        engine.poll([id])
+        assert time.monotonic() < deadline
+
+
+def test_before_the_first_job_the_cluster_is_asked_whether_it_takes_one(fake: FakeSlurm, root: Path) -> None:
+    fake.fail("sbatch", "allocation failure: Requested node configuration is not available")
+    engine = SlurmEngine(SlurmOptions(time=7), Request())
+    with pytest.raises(EngineError, match="refuses such a job: sbatch: Requested node configuration is not available"):
+        engine.check(root)
+    assert fake.calls("sbatch")[-1].startswith("--test-only --gpus-per-node=1 --time=7 ")
+    assert not list(root.iterdir())

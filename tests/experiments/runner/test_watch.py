@@ -1,0 +1,148 @@
+"""dbutils.py --watch: what a terminal and what a file get to see, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+from laboratory import Lab, record
+from queue_by_hand import ME, lost, publish
+
+from ovis.experiments.runner.display import watch as module
+from ovis.experiments.runner.overview import Overview, take_overview
+from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runs.status import Ending
+
+CLEAN = "\x1b[H\x1b[2J"
+
+
+def steps(queue: Queue, *actions: Callable[[], object]) -> Callable[[], Overview]:
+    """Looks at the queue; something happens between two of them."""
+    waiting = list(actions)
+
+    def look() -> Overview:
+        records = queue.read()
+        seen = take_overview(queue.paths, records, len(records))
+        if waiting:
+            waiting.pop(0)()
+        return seen
+
+    return look
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which passes while the watch sleeps only."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    return now
+
+
+def test_a_file_gets_a_line_for_a_change_once_a_minute_and_at_the_end(lab: Lab, clock: list[float]) -> None:
+    queue, stream = lab.queue, io.StringIO()
+    queue.add([record("aa"), record("bb")])
+
+    def claim() -> None:
+        queue.tick(ME, 1)
+
+    def nothing() -> None:
+        pass
+
+    def finish() -> None:
+        for r in queue.read():
+            publish(queue, r, Ending.SUCCESS, attempt=1)
+        queue.tick(ME, 9, ended=[lost(r) for r in queue.read() if r.attempt])
+        queue.tick(ME, 0, ended=[lost(r) for r in queue.read() if r.attempt])
+
+    module.watch(steps(queue, claim, *[nothing] * 40, finish), stream)
+    head = f"{lab.paths.folder}: 2 runs:"
+    assert stream.getvalue().splitlines() == [
+        f"[00:00] {head} 2 queued",
+        f"[01:00] {head} 1 queued, 1 running",
+        f"[01:24] {head} 2 done",
+    ]
+
+
+def test_a_settled_experiment_is_said_at_once(lab: Lab, clock: list[float]) -> None:
+    stream = io.StringIO()
+    lab.queue.add([record("aa")])
+    lab.queue.cancel({"aa"})
+    module.watch(steps(lab.queue), stream)
+    assert stream.getvalue() == f"[00:00] {lab.paths.folder}: 1 run: 1 cancelled\n"
+
+
+def watched(lab: Lab, until: str, then: Callable[[subprocess.Popen[bytes]], None], rows: int = 10) -> tuple[int, str]:
+    """What a terminal of 60 columns shows, up to the end; something happens once it shows ``until``."""
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "rows", str(rows), "cols", "60"], stdin=theirs, check=True)
+    code = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--exp", "lab", "--root", str(lab.folder / "runs"), "--watch"]
+
+    def hear() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=hear) as process:
+        os.close(theirs)
+        shown, watchdog = "", threading.Timer(20.0, process.kill)
+        watchdog.start()
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk.decode()
+                if until and until in shown:
+                    until = ""
+                    then(process)
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        watchdog.cancel()
+    os.close(ours)
+    return process.returncode, shown.replace("\r\n", "\n")
+
+
+def test_ctrl_c_leaves_a_clean_screen(lab: Lab) -> None:
+    lab.queue.add([record(f"{n:012x}", name=f"a-very-long-name-of-a-run-{n:048x}") for n in range(30)])
+    lab.queue.tick(ME, 2)
+    code, shown = watched(lab, "more lines", lambda process: process.send_signal(signal.SIGINT))
+    assert code == 0
+    assert shown.startswith(CLEAN)
+    assert shown.endswith(CLEAN)
+    (screen,) = shown.split(CLEAN)[1:-1]
+    lines = screen.removeprefix("\x1b[H").removesuffix("\x1b[J").replace("\x1b[K", "").splitlines()
+    assert len(lines) == 9
+    assert max(map(len, lines)) <= 60
+    assert [line[:8] for line in lines[4:6]] == ["0" * 8, "0" * 8]
+    assert lines[3].startswith("running")
+
+
+def test_it_ends_with_the_whole_table_when_all_is_settled(lab: Lab) -> None:
+    queue = lab.queue
+    queue.add([record("aa"), record("bb")])
+    (claimed,) = queue.tick(ME, 1).claimed
+
+    def settle(process: subprocess.Popen[bytes]) -> None:
+        publish(queue, claimed, Ending.EXCEPTION)
+        queue.tick(ME, 0, ended=[lost(claimed)])
+        queue.cancel({"bb"})
+
+    code, shown = watched(lab, "1 queued, 1 running", settle)
+    assert code == 0
+    last = shown.split(CLEAN)[-1]
+    assert "2 runs\n1 failed, 1 cancelled\n" in last
+    assert "said so" in last
+    assert "\x1b" not in last
+
+
+def test_a_queue_that_breaks_while_it_is_watched_is_one_line(lab: Lab) -> None:
+    lab.queue.add([record("aa")])
+    code, shown = watched(lab, "1 queued", lambda process: lab.paths.ledger.write_text("{") and None)
+    assert code == 2
+    (line,) = shown.split(CLEAN)[-1].splitlines()
+    assert line.startswith("dbutils.py: ")
+    assert ".db.json" in line

@@ -1,0 +1,106 @@
+"""What the tests of ensembles share: the paper's experiment in small, runs alone and together, what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from resume_lab import flatten
+
+from ovis.experiments.runner.experiment_file import load_experiment
+from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training.build import build_run
+from ovis.experiments.training.ensemble.loop import Member, train_together
+from ovis.experiments.training.loop import train
+
+FIGURE_2 = Path(__file__).parents[3] / "experiments" / "gaussian-mixture-model.json"
+
+#: Every estimator of the paper's experiment with the Gaussian mixture.
+ESTIMATORS = list(dict.fromkeys(run.settings.estimator for run in load_experiment(FIGURE_2).runs))
+
+#: 9 batches an epoch; the learning rate is halved in mid-run, and the last epoch is not whole.
+GMM: dict[str, Any] = {
+    **{"dataset": "gmm", "N": 20, "hdim": 16, "grad_key": "phi", "iw": 4, "lr": 1e-2, "mini": True, "bs": 28},
+    **{"nsteps": 12, "eval_freq": 1, "lr_reduce_steps": 1, "max_eval": 40, "iw_valid": 5, "iw_test": 6},
+    **{"grad_samples": 4, "device": "cpu"},
+}
+
+#: Discrete variables in layers, a warm-up of alpha, active units, pictures.
+SBM: dict[str, Any] = {
+    **{"dataset": "digits", "model": "sbm", "N": 6, "depth": 2, "nlayers": 0, "iw": 3, "bs": 200, "nsteps": 9},
+    **{"eval_freq": 1, "max_eval": 30, "iw_valid": 4, "iw_test": 4, "grad_samples": 3, "grad_bs": 4, "warmup": 6},
+    **{"mc_au_analysis": 5, "npoints_au_analysis": 10, "device": "cpu"},
+}
+
+SEEDS = (1, 2, 3)
+
+
+def folder(root: Path, name: str, seed: int) -> RunPaths:
+    paths = RunPaths(root / f"{name}-{seed}")
+    paths.folder.mkdir(exist_ok=True)
+    return paths
+
+
+def alone(root: Path, settings: dict[str, Any], seed: int, stop: Callable[[], bool] = lambda: False) -> RunPaths:
+    paths = folder(root, "alone", seed)
+    train(build_run(TrainSettings(**settings, seed=seed)), paths, stop)
+    return paths
+
+
+def together(
+    root: Path,
+    settings: dict[str, Any],
+    seeds: Sequence[int] = SEEDS,
+    stop: Callable[[], bool] = lambda: False,
+    name: str = "together",
+) -> list[Member]:
+    members = [Member(TrainSettings(**settings, seed=seed), folder(root, name, seed)) for seed in seeds]
+    train_together(members, stop)
+    return members
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """Asks to stop at the call of this number."""
+    counted = iter(range(calls))
+    return lambda: next(counted, None) is None
+
+
+def left(paths: RunPaths) -> dict[str, Any]:
+    """Every number that a run leaves, by name."""
+    found: dict[str, Any] = {}
+    for line in map(json.loads, paths.metrics.read_text().splitlines()):
+        found.update({f"{line['step']} {name}": value for name, value in line.items() if name != "time"})
+    state = torch.load(paths.checkpoint, weights_only=True)
+    del state["position"]["seconds"]
+    flatten("checkpoint", state, found)
+    flatten("best", torch.load(paths.best, weights_only=True), found)
+    return found
+
+
+def check_same(a: RunPaths, b: RunPaths, rtol: float, atol: float) -> None:
+    """The same names; numbers equal to rounding; random states, positions and settings to the bit."""
+    ours, theirs = left(a), left(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        other = theirs[name]
+        if name.startswith(("checkpoint/random", "checkpoint/settings")) or not isinstance(value, float | torch.Tensor):
+            assert repr(value) == repr(other), name
+        else:
+            torch.testing.assert_close(
+                value, other, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@contextlib.contextmanager
+def double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,137 @@
+"""What a run may write, and what it says where it can't: a superseded attempt, a full disk."""
+
+import errno
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from resume_cases import CASES
+from resume_lab import KILLED, Plan, left_by, unequal, words_of
+
+from ovis.experiments.cli import train as door
+from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.status import STALE
+from ovis.experiments.training.sinks import Sinks
+
+DIGITS = CASES["digits"]
+
+
+def published(paths):
+    """What a run has published; its log and its progress are told to whoever watches."""
+    told = ("log.", "progress.json", ".attempt", "events")
+    return {path.name: path.read_bytes() for path in paths.folder.iterdir() if not path.name.startswith(told)}
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e9], ids=["before a checkpoint", "before an evaluation"])
+def test_a_superseded_attempt_stops_without_writing(lab, seconds):
+    name = f"superseded-{seconds}"
+    paths = lab.paths(name)
+    assert lab.start(name, DIGITS, Plan("best.saved")) == KILLED
+    before = published(paths)
+    assert lab.start(name, DIGITS, Plan(usurp=12, seconds=seconds)) == STALE
+    after = published(paths)
+    if seconds < 0:  # until then it was not superseded
+        assert torch.load(paths.checkpoint, weights_only=True)["position"]["step"] == 12
+        for part in ("checkpoint.pt", "checkpoint.previous.pt"):
+            before.pop(part, None)
+            after.pop(part)
+    assert {**after, "config.json": b""} == {**before, "config.json": b""}
+    (line,) = [line for line in lab.output.splitlines() if line.startswith("error: ")]
+    assert line == f"error: attempt 2 is superseded, {paths.fence} says 99: nothing more is written"
+    assert "Traceback" not in lab.output
+
+
+def test_an_attempt_that_was_superseded_before_it_starts_touches_nothing(lab):
+    paths = lab.paths("late")
+    paths.folder.mkdir()
+    paths.fence.write_text("5\n")
+    assert lab.start("late", {**DIGITS, "attempt": 4}) == STALE
+    assert [path.name for path in paths.folder.iterdir()] == [".attempt"]
+
+
+@pytest.fixture(scope="module")
+def whole(lab):
+    return lab.finish("whole", DIGITS)
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_one_line_and_a_larger_one_leads_to_the_same_end(lab, whole):
+    name, paths = "full", lab.paths("full")
+    assert lab.start(name, DIGITS, Plan("best.saved")) == KILLED
+    good = paths.checkpoint.read_bytes()
+    assert lab.start(name, DIGITS, Plan(limit=len(good) // 2)) == 1
+    assert lab.output.splitlines()[-1] == f"error: File too large: {paths.checkpoint}"
+    assert "Traceback" not in lab.output
+    assert paths.checkpoint.read_bytes() == good
+    assert not list(paths.folder.glob(".tmp-*"))
+    assert unequal(lab.finish(name, DIGITS), whole) == []
+
+
+def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path):
+    sinks = Sinks(RunPaths(tmp_path))
+    sinks.evaluation(1, 1.0, 0.5, {"a:b/c": 1.0})
+    good = sinks.paths.metrics.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) + 10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            sinks.evaluation(2, 2.0, 1.0, {"a:b/c": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(sinks.paths.metrics)
+    assert sinks.paths.metrics.read_bytes() == good
+    sinks.evaluation(2, 2.0, 1.0, {"a:b/c": 2.0})
+    assert [json.loads(line)["step"] for line in sinks.paths.metrics.read_text().splitlines()] == [1, 2]
+
+
+def test_what_is_cut_when_a_run_goes_on(tmp_path):
+    paths = RunPaths(tmp_path)
+    paths.metrics.write_bytes(b'{"step": 1}\n{"step": 2}\n[]\n\xff\x00\n{"step": 3}\n{"step": 2, "a:b/')
+    Sinks(paths, 2)
+    assert paths.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/checkpoint.pt"), "disk full: a/checkpoint.pt"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "a/checkpoint.pt"), "disk quota used up: a/checkpoint.pt"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "Permission denied: a"),
+        (OSError("something"), "something"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_what_is_said_of_a_file(error, said):
+    assert door._told(error) == said
+
+
+SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=$1 none "$2"
+set +e; "${@:3}"; echo "code $?"; set -e
+mount -o remount,size=64m "$2"
+"${@:3}" > /dev/null
+cp -a "$2" "$2-copy"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["24k", "64k", "80k", "96k", "112k", "128k", "160k"])
+def test_a_disk_that_is_really_full(size, tmp_path, whole):
+    """It has room for two checkpoints, for one, for none: wherever it ends, the run goes on when there is more."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs a mount namespace of its own")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = {**DIGITS, "root": disk, "run_dir": disk / "run"}
+    words = [sys.executable, "-m", "ovis.experiments.cli.train", *words_of(options)]
+    command = ["unshare", "-m", "bash", "-c", SMALL_DISK, "bash", size, disk, "env", "OMP_NUM_THREADS=1", *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    if "code 0" not in result.stdout:
+        assert "code 74" in result.stdout
+        assert result.stderr.splitlines()[0].startswith("error: disk full: "), result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert unequal(left_by(RunPaths(tmp_path / "disk-copy" / "run")), whole) == []

@@ -1,0 +1,119 @@
+"""Every script answers --help, importing any module does nothing, and bad input gets one line and a non-zero exit."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOORS = [
+    ["manager.py"],
+    ["dbutils.py"],
+    ["report.py"],
+    ["report_asymptotic_variance.py"],
+    ["report_figure3.py"],
+    ["measure_efficiency.py"],
+    ["example.py"],
+    ["-m", "ovis.experiments.cli.train"],
+    ["-m", "ovis.experiments.runner.job"],
+]
+#: What imports an extra; the engines are imported when they are asked for.
+EXTRAS = {
+    "ovis.experiments.runner.engines.ray_cluster": "ray",
+    "ovis.experiments.runner.engines.slurm": "submitit",
+    "ovis.experiments.runner.engines.slurm_submit": "submitit",
+}
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "ovis").rglob("*.py")
+)
+MODULES = [name for name in MODULES if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
+
+
+def run(*words, cwd=ROOT):
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door[-1])
+def test_help(door):
+    result = run(*door, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage:")
+
+
+def test_every_script_in_the_root_is_tested():
+    assert {path.name for path in ROOT.glob("*.py")} - {"setup.py"} == {door[0] for door in DOORS if door[0] != "-m"}
+
+
+def test_importing_every_module_does_nothing(tmp_path):
+    """No output, no file, no seed, no global state of matplotlib; all in one process, in an empty folder."""
+    code = f"""
+import importlib, random, sys
+random.seed(3); state = random.getstate()
+import torch
+torch.manual_seed(3); seed = torch.get_rng_state()
+threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+sys.argv = ["x", "--nonsense"]
+for name in {MODULES!r}:
+    importlib.import_module(name)
+assert random.getstate() == state and torch.equal(torch.get_rng_state(), seed)
+assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, dtype)
+assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+"""
+    result = run("-c", code, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["-m", "ovis.experiments.cli.train", "--estimater", "vimco"], 2, "--estimator"),
+        (["-m", "ovis.experiments.cli.train", "--estimator", "vimko"], 2, "vimco"),
+        (["-m", "ovis.experiments.cli.train", "--iw", "0"], 2, "--iw"),
+        (
+            ["-m", "ovis.experiments.cli.train", "--estimator", "vimco", "--iw", "1", "--dataset", "digits"],
+            2,
+            "at least 2",
+        ),
+        (
+            ["-m", "ovis.experiments.cli.train", "--estimator", "vae", "--alpha", "0.5", "--dataset", "digits"],
+            2,
+            "--alpha",
+        ),
+        (
+            ["-m", "ovis.experiments.cli.train", "--estimator", "iwae", "--model", "sbm", "--dataset", "digits"],
+            2,
+            "iwae",
+        ),
+        (["-m", "ovis.experiments.cli.train", "--dataset", "digits", "--exp", "../evil"], 2, "--exp"),
+        (["-m", "ovis.experiments.cli.train", "--dataset", "digits", "--grad_key", "nobody"], 2, "--grad_key"),
+        (["manager.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+        (["report.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+        (["report_asymptotic_variance.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+        (["report_figure3.py", "--figure", "left", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+    ],
+    ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else None,
+)
+def test_bad_input_gets_one_line(words, code, said, tmp_path):
+    words = [*words, "--root", str(tmp_path)]
+    result = run(*words)
+    assert result.returncode == code
+    last = result.stderr.strip().splitlines()[-1]
+    assert said in last
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_root_that_can_not_be_written_gets_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("-m", "ovis.experiments.cli.train", "--dataset", "digits", "--root", str(tmp_path / "file"))
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert str(tmp_path / "file") in result.stderr
+
+
+def test_a_refused_combination_leaves_nothing_behind(tmp_path):
+    run("-m", "ovis.experiments.cli.train", "--estimator", "rws", "--freebits", "1", "--root", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
