@@ -29,10 +29,10 @@ from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import new_owner
-from ovis.experiments.runs.status import Ending, Outcome, Record, State, read_progress
+from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, read_progress
 
 NOTHING = (sys.executable, "-c", "pass")
-DONE = Outcome(Ending.SUCCESS, 1)
+DONE = Outcome(AttemptResult.SUCCESS, 1)
 
 #: A run with twenty evaluations.
 RUN = (

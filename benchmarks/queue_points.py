@@ -42,7 +42,7 @@ from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.fencing import publish_outcome
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import new_owner
-from ovis.experiments.runs.status import Ending, Outcome, Record
+from ovis.experiments.runs.status import AttemptResult, Outcome, Record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "runner"))
 from chaos import Chaos, Verdict
@@ -107,7 +107,7 @@ class Bench:
             for key, row in list(transaction.rows.items())[: n // 2]:
                 transitions.claim(row, self.me, now)
                 row.update(engine={"kind": "local", "id": "12345"}, device="cpu")
-                transitions.finish(row, Outcome(Ending.SUCCESS, 1), self.queue.policy, now)
+                transitions.finish(row, Outcome(AttemptResult.SUCCESS, 1), self.queue.policy, now)
                 transaction.touch(key)
 
     def _empty(self) -> Queue:
@@ -188,7 +188,7 @@ class Bench:
         for record in self.claimed:
             run = self.queue.paths.run(record.name)
             run.folder.mkdir(exist_ok=True)
-            publish_outcome(run, Outcome(Ending.ABORTED, record.attempt))
+            publish_outcome(run, Outcome(AttemptResult.ABORTED, record.attempt))
 
     def _ended(self) -> list[Ended]:
         return aborted(self.claimed)
@@ -199,7 +199,7 @@ class Bench:
 
 def aborted(records: Sequence[Record]) -> list[Ended]:
     """What a manager says of jobs that it has asked to stop."""
-    return [Ended(record.key, record.attempt, Outcome(Ending.ABORTED, record.attempt)) for record in records]
+    return [Ended(record.key, record.attempt, Outcome(AttemptResult.ABORTED, record.attempt)) for record in records]
 
 
 def _meet(barrier: Barrier) -> None:

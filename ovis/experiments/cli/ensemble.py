@@ -20,7 +20,7 @@ from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.fencing import check_fence, hold_run, publish_outcome, read_fence, take_fence
 from ovis.experiments.runs.identity import identify
 from ovis.experiments.runs.paths import RunPaths, is_safe_name
-from ovis.experiments.runs.status import ABORTED, BUSY, STALE, Ending, Outcome
+from ovis.experiments.runs.status import ABORTED, BUSY, STALE, AttemptResult, Outcome
 from ovis.experiments.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 
 __all__ = ["train_ensemble"]
@@ -171,6 +171,6 @@ def _publish(place: _Place, error: Exception | None, complete: bool) -> int:
         log.error("error: %s", message)
     if code == STALE or read_fence(place.paths) != place.attempt:
         return STALE
-    ending = ENDINGS.get(code, Ending.EXCEPTION)
+    ending = ENDINGS.get(code, AttemptResult.EXCEPTION)
     publish_outcome(place.paths, Outcome(ending, place.attempt, exit=code, message=message, t=time.time()))
     return code

@@ -23,7 +23,7 @@ from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.fencing import Superseded, check_fence, hold_run, publish_outcome, read_fence, take_fence
 from ovis.experiments.runs.identity import identify
 from ovis.experiments.runs.paths import RunPaths, is_safe_name
-from ovis.experiments.runs.status import ABORTED, BUSY, EXHAUSTED, STALE, Ending, Outcome
+from ovis.experiments.runs.status import ABORTED, BUSY, EXHAUSTED, STALE, AttemptResult, Outcome
 from ovis.experiments.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 from ovis.experiments.studies import STUDIES
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 #: What the disk says that has no room.
 FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
 
-ENDINGS = {0: Ending.SUCCESS, ABORTED: Ending.ABORTED, EXHAUSTED: Ending.EXHAUSTED}
+ENDINGS = {0: AttemptResult.SUCCESS, ABORTED: AttemptResult.ABORTED, EXHAUSTED: AttemptResult.EXHAUSTED}
 
 Body = Callable[[Any, RunPaths, Callable[[], bool], Callable[[], None], bool], tuple[str, Callable[[], bool]]]
 
@@ -116,13 +116,16 @@ def _make_and_publish(body: Body, settings: Any, paths: RunPaths) -> int:
         handler.close()
     if code == STALE or read_fence(paths) != attempt:
         return STALE
-    ending = ENDINGS.get(code, Ending.EXCEPTION)
+    ending = ENDINGS.get(code, AttemptResult.EXCEPTION)
     try:
         publish_outcome(paths, Outcome(ending, attempt, exit=code, message=message, t=time.time()))
     except OSError:
-        if ending in (Ending.SUCCESS, Ending.ABORTED):  # the others have been told already, perhaps of this full disk
+        if ending in (
+            AttemptResult.SUCCESS,
+            AttemptResult.ABORTED,
+        ):  # the others have been told already, perhaps of this full disk
             raise
-    if ending is Ending.SUCCESS:
+    if ending is AttemptResult.SUCCESS:
         print(f"done: {paths.folder}")
     return code
 

@@ -37,7 +37,7 @@ from ovis.experiments.runs.status import (
     EXHAUSTED,
     HELD,
     STALE,
-    Ending,
+    AttemptResult,
     Outcome,
     Record,
     last_line,
@@ -201,7 +201,7 @@ class _Training:
                 self._start(held)
             except (OSError, ValueError) as error:  # no such command; a NUL in an option
                 short = isinstance(error, OSError) and error.errno in SHORT_OF
-                ending = Ending.EXHAUSTED if short else Ending.EXCEPTION
+                ending = AttemptResult.EXHAUSTED if short else AttemptResult.EXCEPTION
                 told, now = f"can't start: {error}", time.time()
                 return [(run, Outcome(ending, run.attempt, message=told, t=now)) for run in held]
             failpoint("job.spawned")
@@ -283,14 +283,14 @@ class _Training:
     def _outcome(self, run: Held, code: int, first: Held) -> Outcome:
         attempt, now = run.attempt, time.time()
         if code == 0:
-            return Outcome(Ending.SUCCESS, attempt, exit=0, t=now)
+            return Outcome(AttemptResult.SUCCESS, attempt, exit=0, t=now)
         if code == ABORTED or (self.stopping and code == -signal.SIGTERM):
-            return Outcome(Ending.ABORTED, attempt, exit=code, message="stopped on request", t=now)
+            return Outcome(AttemptResult.ABORTED, attempt, exit=code, message="stopped on request", t=now)
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            return Outcome(Ending.SIGNAL, attempt, signal=-code, message=f"killed by {name}", t=now)
+            return Outcome(AttemptResult.SIGNAL, attempt, signal=-code, message=f"killed by {name}", t=now)
         message = last_line(first.paths.log(first.attempt)) or f"ended with exit code {code} and no message"
-        ending = Ending.EXHAUSTED if code == EXHAUSTED else Ending.EXCEPTION
+        ending = AttemptResult.EXHAUSTED if code == EXHAUSTED else AttemptResult.EXCEPTION
         return Outcome(ending, attempt, exit=code, message=message, t=now)
 
 

@@ -20,7 +20,7 @@ from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.signals import StopSignals
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.process import new_owner, owner_is_dead
-from ovis.experiments.runs.status import Ending, Outcome, Record, State, count_states, read_progress
+from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, count_states, read_progress
 
 __all__ = ["SETTLED", "Result", "run_experiment"]
 
@@ -176,14 +176,14 @@ class _Manager:
             if id in known:
                 self._follow(id, _Job(record, record.device, time.monotonic()))
             else:
-                self._put_back([record], f"its job {id} is gone", Ending.LOST)
+                self._put_back([record], f"its job {id} is gone", AttemptResult.LOST)
 
     def note(self, error: EngineError) -> None:
         """The engine is gone: what waited in its queue is put back, and the ledger knows of what it has started."""
         with suppress(LedgerError, OSError):  # then the leases say it, later
             waiting = [job.record for job in self.jobs.values() if not job.device]
             begun = self.queue.leases.place  # since it was last looked at
-            self._put_back([r for r in waiting if not begun(r.key, r.attempt)], str(error), Ending.ORPHANED)
+            self._put_back([r for r in waiting if not begun(r.key, r.attempt)], str(error), AttemptResult.ORPHANED)
             self._tell(self._write(0), stopping=True)
 
     def abandon(self) -> None:
@@ -232,7 +232,7 @@ class _Manager:
         if self.told > 1 and self.jobs and time.monotonic() - self.last_stop > GRACE:
             # Their cluster does not answer. Their leases go with the attempts: where they live, they end by that.
             told = "killed on request, and not heard of since"
-            self._put_back([job.record for job in self.jobs.values()], told, Ending.ORPHANED)
+            self._put_back([job.record for job in self.jobs.values()], told, AttemptResult.ORPHANED)
             self.jobs.clear()
 
     def _follow(self, id: str, job: _Job) -> None:
@@ -306,7 +306,7 @@ class _Manager:
         try:
             handles = self.engine.submit(jobs)
         except EngineError as error:
-            self._put_back(records, str(error), Ending.ABORTED)
+            self._put_back(records, str(error), AttemptResult.ABORTED)
             raise
         self.budget -= sum(not isinstance(handle, NotNow) for handle in handles)
         for record, handle in zip(records, handles, strict=True):
@@ -314,10 +314,10 @@ class _Manager:
                 self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
                 failpoint("job.submitted")
             else:
-                ending = Ending.ABORTED if isinstance(handle, NotNow) else Ending.LOST
+                ending = AttemptResult.ABORTED if isinstance(handle, NotNow) else AttemptResult.LOST
                 self._put_back([record], f"can't start the job: {handle}", ending)
 
-    def _put_back(self, records: Iterable[Record], message: str, ending: Ending) -> None:
+    def _put_back(self, records: Iterable[Record], message: str, ending: AttemptResult) -> None:
         """Note that nothing runs, or shall run, for these attempts. Should an orphaned one succeed, that counts."""
         now = time.time()
         self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]

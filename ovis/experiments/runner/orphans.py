@@ -22,7 +22,7 @@ from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.atomic import TEMPORARY
 from ovis.experiments.runs.fencing import hold_run, is_held
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
-from ovis.experiments.runs.status import Ending, State, read_outcome
+from ovis.experiments.runs.status import AttemptResult, State, read_outcome
 
 __all__ = ["Kind", "Leftover", "find_leftovers", "remove_leftovers"]
 
@@ -151,7 +151,7 @@ def _judge_folder(queue: Queue, run: RunPaths) -> Kind | None:
     if not any(mark.exists() for mark in marks):
         return Kind.FOREIGN
     outcome = read_outcome(run)
-    success = run.success.exists() or (outcome is not None and outcome.status is Ending.SUCCESS)
+    success = run.success.exists() or (outcome is not None and outcome.status is AttemptResult.SUCCESS)
     results = success or run.checkpoint.exists() or run.best.exists()
     return Kind.RESULTS if results else Kind.FOLDER
 

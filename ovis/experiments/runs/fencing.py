@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ovis.experiments.runs.atomic import write_json, write_text
 from ovis.experiments.runs.paths import RunPaths
-from ovis.experiments.runs.status import Ending, Outcome, read_outcome
+from ovis.experiments.runs.status import AttemptResult, Outcome, read_outcome
 
 __all__ = [
     "Superseded",
@@ -75,7 +75,7 @@ def check_fence(run: RunPaths, attempt: int) -> None:
 def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
     """Write how the run ended, and the reference code's mark of success."""
     write_json(run.outcome, outcome.to_json())  # the commit point
-    if outcome.status is Ending.SUCCESS:
+    if outcome.status is AttemptResult.SUCCESS:
         write_text(run.success, "")
 
 

@@ -18,7 +18,7 @@ __all__ = [
     "EXHAUSTED",
     "HELD",
     "STALE",
-    "Ending",
+    "AttemptResult",
     "Outcome",
     "Progress",
     "Record",
@@ -51,7 +51,7 @@ class State(str, Enum):
     CANCELLED = "cancelled"
 
 
-class Ending(str, Enum):
+class AttemptResult(str, Enum):
     """How one attempt at a run ended."""
 
     SUCCESS = "success"
@@ -66,7 +66,7 @@ class Ending(str, Enum):
     @property
     def final(self) -> bool:
         """Whether the training came to its own end: such an outcome stands whoever reports it."""
-        return self in (Ending.SUCCESS, Ending.EXCEPTION)
+        return self in (AttemptResult.SUCCESS, AttemptResult.EXCEPTION)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Outcome:
         t: when, in seconds since 1970.
     """
 
-    status: Ending
+    status: AttemptResult
     attempt: int
     exit: int | None = None
     signal: int | None = None
@@ -189,7 +189,7 @@ def read_outcome(run: RunPaths) -> Outcome | None:
         if data is None:
             return None
         return Outcome(
-            Ending(data["status"]),
+            AttemptResult(data["status"]),
             int(data["attempt"]),
             data.get("exit"),
             data.get("signal"),

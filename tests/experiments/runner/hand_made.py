@@ -17,7 +17,7 @@ from ovis.experiments.runner.manager import Result, run_experiment
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.fencing import publish_outcome, take_fence
-from ovis.experiments.runs.status import Ending, Outcome
+from ovis.experiments.runs.status import AttemptResult, Outcome
 
 
 @dataclass
@@ -81,7 +81,7 @@ def succeed(lab: Lab, key: str, attempt: int) -> None:
     run = lab.paths.run(record.name)
     run.folder.mkdir(exist_ok=True)
     assert take_fence(run, attempt)
-    publish_outcome(run, Outcome(Ending.SUCCESS, attempt, t=time.time()))
+    publish_outcome(run, Outcome(AttemptResult.SUCCESS, attempt, t=time.time()))
 
 
 class Watcher:

@@ -6,7 +6,7 @@ from ovis.experiments.runner.queue.events import Ended
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.process import new_owner
-from ovis.experiments.runs.status import Ending, Outcome, Record
+from ovis.experiments.runs.status import AttemptResult, Outcome, Record
 
 ME = new_owner()
 KEYS = [f"{n:012x}" for n in range(8)]
@@ -20,7 +20,7 @@ def get(queue: Queue, key: str) -> Record:
     return next(r for r in queue.read() if r.key == key)
 
 
-def publish(queue: Queue, r: Record, ending: Ending, attempt: int | None = None) -> None:
+def publish(queue: Queue, r: Record, ending: AttemptResult, attempt: int | None = None) -> None:
     """What a job of this run says at its end."""
     run = queue.paths.run(r.name)
     run.folder.mkdir(exist_ok=True)
@@ -28,10 +28,10 @@ def publish(queue: Queue, r: Record, ending: Ending, attempt: int | None = None)
 
 
 def lost(r: Record) -> Ended:
-    return Ended(r.key, r.attempt, Outcome(Ending.LOST, r.attempt, message="no word"))
+    return Ended(r.key, r.attempt, Outcome(AttemptResult.LOST, r.attempt, message="no word"))
 
 
-def settle(queue: Queue, r: Record, ending: Ending) -> Record:
+def settle(queue: Queue, r: Record, ending: AttemptResult) -> Record:
     """A claimed run comes to this end; its record after it."""
     publish(queue, r, ending)
     queue.tick(ME, 0, ended=[lost(r)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ovis.experiments.runs.fencing import publish_outcome, read_fence
 from ovis.experiments.runs.paths import RunPaths
-from ovis.experiments.runs.status import Ending, Outcome
+from ovis.experiments.runs.status import AttemptResult, Outcome
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
         (run.folder / "call.json").write_text(json.dumps([int(seed), int(attempt), len(runs)]))
     does = os.environ["STUB"].split()
     if "publish" in does:
-        publish_outcome(runs[0], Outcome(Ending.EXCEPTION, int(triples[0][1]), exit=1, message="its own"))
+        publish_outcome(runs[0], Outcome(AttemptResult.EXCEPTION, int(triples[0][1]), exit=1, message="its own"))
     if "die" in does:
         os.kill(os.getpid(), signal.SIGKILL)
     if "fence" in does:

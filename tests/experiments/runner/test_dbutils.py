@@ -18,7 +18,7 @@ from ovis.experiments.cli.dbutils import main as dbutils
 from ovis.experiments.runner import overview
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.process import new_owner
-from ovis.experiments.runs.status import Ending, Record
+from ovis.experiments.runs.status import AttemptResult, Record
 
 DOOR = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
 
@@ -90,8 +90,8 @@ def mixed(queue: Queue) -> dict[str, str]:
     """A queue with a run in each state; their keys."""
     names = ("running", "done", "failed", "lost", "cancelled")
     runs = dict(zip(names, queue.tick(ME, len(names)).claimed, strict=True))
-    settle(queue, runs["done"], Ending.SUCCESS)
-    settle(queue, runs["failed"], Ending.EXCEPTION)
+    settle(queue, runs["done"], AttemptResult.SUCCESS)
+    settle(queue, runs["failed"], AttemptResult.EXCEPTION)
     with queue.ledger.transaction() as transaction:
         transaction.rows[runs["lost"].key].update(state="failed", reason="lost", lost=20)
         transaction.touch(runs["lost"].key)

@@ -23,7 +23,7 @@ from ovis.experiments.runner.job import JobSpec, run_job
 from ovis.experiments.runner.queue.events import Ended
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runs.process import new_owner, owner_is_dead, parent_guard
-from ovis.experiments.runs.status import BUSY, EXHAUSTED, STALE, Ending, Outcome, Record, State, read_outcome
+from ovis.experiments.runs.status import BUSY, EXHAUSTED, STALE, AttemptResult, Outcome, Record, State, read_outcome
 
 KEY = "a" * 12
 
@@ -77,7 +77,7 @@ def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
     """A network file system may show a ledger from before the claim, or none, for a minute."""
     bench = Bench(lab)
     now = lab.paths.ledger.read_bytes()
-    bench.queue.tick("later", 0, [Ended(KEY, 1, Outcome(Ending.ABORTED, 1))])
+    bench.queue.tick("later", 0, [Ended(KEY, 1, Outcome(AttemptResult.ABORTED, 1))])
     assert bench.queue.tick("later", 1).claimed[0].attempt == 2
     new, bench.spec = lab.paths.ledger.read_bytes(), replace(bench.spec, attempt=2)
     for old in (now, None):
@@ -113,7 +113,7 @@ def test_success_is_published(lab: Lab) -> None:
     bench.spec = replace(bench.spec, data_root="/some data", device="cpu")
     assert bench.finish() == 0
     outcome = bench.outcome()
-    assert (outcome.status, outcome.attempt, outcome.exit, outcome.message) == (Ending.SUCCESS, 1, 0, "")
+    assert (outcome.status, outcome.attempt, outcome.exit, outcome.message) == (AttemptResult.SUCCESS, 1, 0, "")
     assert bench.run.success.exists()
     assert bench.run.fence.read_text().strip() == "1"
     assert bench.run.log(1).read_text().splitlines() == [f"step {n}" for n in (1, 2, 3, 4)]
@@ -127,7 +127,7 @@ def test_an_error_is_published_with_its_last_line(lab: Lab) -> None:
     bench = Bench(lab, arg="--id=fail")
     assert bench.finish() == 0
     outcome = bench.outcome()
-    assert (outcome.status, outcome.exit) == (Ending.EXCEPTION, 1)
+    assert (outcome.status, outcome.exit) == (AttemptResult.EXCEPTION, 1)
     assert outcome.message == "ValueError: the loss is not finite"
     assert not bench.run.success.exists()
 
@@ -135,7 +135,7 @@ def test_an_error_is_published_with_its_last_line(lab: Lab) -> None:
 def test_a_killed_training_is_no_error_of_its_own(lab: Lab) -> None:
     bench = Bench(lab, arg="--id=die")
     assert bench.finish() == 0
-    assert (bench.outcome().status, bench.outcome().signal) == (Ending.SIGNAL, signal.SIGKILL)
+    assert (bench.outcome().status, bench.outcome().signal) == (AttemptResult.SIGNAL, signal.SIGKILL)
     assert "SIGKILL" in bench.outcome().message
 
 
@@ -144,7 +144,7 @@ def test_a_training_that_says_nothing(lab: Lab, command: tuple[str, ...]) -> Non
     bench = Bench(lab)
     bench.spec = replace(bench.spec, command=command)
     assert bench.finish() == 0
-    assert bench.outcome().status is Ending.EXCEPTION
+    assert bench.outcome().status is AttemptResult.EXCEPTION
     assert ("can't start" if len(command) == 1 else "exit code 7") in bench.outcome().message
 
 
@@ -154,8 +154,8 @@ def test_a_full_disk_is_no_error_of_the_training(lab: Lab) -> None:
     code = f"import sys; print('error: disk full: a', file=sys.stderr); sys.exit({EXHAUSTED})"
     bench.spec = replace(bench.spec, command=(sys.executable, "-c", code))
     assert bench.finish() == 0
-    assert (bench.outcome().status, bench.outcome().message) == (Ending.EXHAUSTED, "error: disk full: a")
-    (event,) = bench.queue.tick(new_owner(), 0, ended=[Ended(KEY, 1, Outcome(Ending.LOST, 1))]).events
+    assert (bench.outcome().status, bench.outcome().message) == (AttemptResult.EXHAUSTED, "error: disk full: a")
+    (event,) = bench.queue.tick(new_owner(), 0, ended=[Ended(KEY, 1, Outcome(AttemptResult.LOST, 1))]).events
     assert (event.record.state, event.record.lost, event.record.failures) == (State.QUEUED, 1, 0)
     assert event.record.reason == "exhausted"
 
@@ -171,7 +171,7 @@ def test_a_machine_without_a_free_process_is_no_error_of_the_training(
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     assert run_job(bench.spec) == 0
-    assert bench.outcome().status is Ending.EXHAUSTED
+    assert bench.outcome().status is AttemptResult.EXHAUSTED
     assert bench.outcome().message == "can't start: [Errno 11] Resource temporarily unavailable"
 
 
@@ -194,7 +194,7 @@ def test_sigterm_lets_the_training_checkpoint(lab: Lab) -> None:
     bench.training()
     job.terminate()
     assert job.wait(10) == 0
-    assert bench.outcome().status is Ending.ABORTED
+    assert bench.outcome().status is AttemptResult.ABORTED
     assert bench.journal() == ["start at 0 in 1", "stopped in 1"]
     assert not bench.run.success.exists()
 
@@ -206,7 +206,7 @@ def test_sigterm_before_the_training_handles_it(lab: Lab) -> None:
     lab.wait(lambda: bench.run.log(1).exists())
     job.terminate()
     assert job.wait(10) == 0
-    assert bench.outcome().status is Ending.ABORTED
+    assert bench.outcome().status is AttemptResult.ABORTED
 
 
 def test_a_run_in_use_is_left_alone(lab: Lab) -> None:
@@ -351,7 +351,7 @@ def test_a_job_without_its_parent_does_not_start(lab: Lab) -> None:
 
 def test_an_outcome_that_counts_is_not_computed_again(lab: Lab) -> None:
     bench = Bench(lab, attempt=2)
-    write(bench, Outcome(Ending.SUCCESS, 1))
+    write(bench, Outcome(AttemptResult.SUCCESS, 1))
     assert bench.finish() == 0
     assert bench.journal() == []
     assert bench.outcome().attempt == 1
@@ -359,9 +359,9 @@ def test_an_outcome_that_counts_is_not_computed_again(lab: Lab) -> None:
 
 def test_an_outcome_that_no_longer_counts_is_replaced(lab: Lab) -> None:
     bench = Bench(lab, attempt=2)
-    write(bench, Outcome(Ending.ABORTED, 1))
+    write(bench, Outcome(AttemptResult.ABORTED, 1))
     assert bench.finish() == 0
-    assert (bench.outcome().status, bench.outcome().attempt) == (Ending.SUCCESS, 2)
+    assert (bench.outcome().status, bench.outcome().attempt) == (AttemptResult.SUCCESS, 2)
 
 
 def test_an_error_of_the_job_itself_is_one_line(lab: Lab) -> None:

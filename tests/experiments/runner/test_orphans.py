@@ -21,7 +21,7 @@ from ovis.experiments.runner.queue.ledger import LedgerError, Row
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.fencing import hold_run, publish_outcome
 from ovis.experiments.runs.paths import RunPaths
-from ovis.experiments.runs.status import Ending, Outcome, State
+from ovis.experiments.runs.status import AttemptResult, Outcome, State
 
 
 def age(*paths: Path) -> None:
@@ -73,7 +73,7 @@ def test_what_is_left_over(queue: Queue) -> None:
     age(queue.paths.folder / "empty")
     by_hand(queue, "crashed")
     by_hand(queue, "trained", "checkpoint.pt")
-    publish_outcome(by_hand(queue, "succeeded"), Outcome(Ending.SUCCESS, 1))
+    publish_outcome(by_hand(queue, "succeeded"), Outcome(AttemptResult.SUCCESS, 1))
     assert kinds(queue) == {
         f"{settled.key}.3": Kind.LEASE,
         f"{settled.key}.2.expired": Kind.LEASE,
@@ -244,9 +244,9 @@ def test_a_broken_ledger_removes_nothing(queue: Queue, there: list[str], capsys:
 
 def test_the_outcome_of_a_run_without_a_record_counts(queue: Queue) -> None:
     run = by_hand(queue, "run-c1")
-    publish(queue, record("c1"), Ending.EXCEPTION, attempt=1)
+    publish(queue, record("c1"), AttemptResult.EXCEPTION, attempt=1)
     assert kinds(queue) == {run.name: Kind.FOLDER}
-    publish(queue, record("c1"), Ending.SUCCESS, attempt=2)
+    publish(queue, record("c1"), AttemptResult.SUCCESS, attempt=2)
     assert kinds(queue) == {run.name: Kind.RESULTS}
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_is_cleaned_away_while_its_run_is_queued_leaves_a_fresh_ru
 ) -> None:
     run = by_hand(queue, "run-c1")
     run.fence.write_text("3")
-    publish_outcome(run, Outcome(Ending.SUCCESS, 3))
+    publish_outcome(run, Outcome(AttemptResult.SUCCESS, 3))
     real = queue_module.new_row
 
     def look_and_clean(*arguments: Any) -> Row:

@@ -21,7 +21,7 @@ from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.atomic import TEMPORARY
 from ovis.experiments.runs.process import new_owner
-from ovis.experiments.runs.status import Ending, State
+from ovis.experiments.runs.status import AttemptResult, State
 
 
 def test_adding_keeps_what_is_known(queue: Queue) -> None:
@@ -64,10 +64,14 @@ def test_the_lease_is_made_before_the_claim_is_written(queue: Queue, monkeypatch
 
 def test_an_outcome_settles_a_run(queue: Queue) -> None:
     good, bad, silent = queue.tick(ME, 3).claimed
-    publish(queue, good, Ending.SUCCESS)
-    publish(queue, bad, Ending.EXCEPTION)
+    publish(queue, good, AttemptResult.SUCCESS)
+    publish(queue, bad, AttemptResult.EXCEPTION)
     tick = queue.tick(ME, 0, ended=[lost(good), lost(bad), lost(silent)])
-    assert [event.outcome.status for event in tick.events] == [Ending.SUCCESS, Ending.EXCEPTION, Ending.LOST]
+    assert [event.outcome.status for event in tick.events] == [
+        AttemptResult.SUCCESS,
+        AttemptResult.EXCEPTION,
+        AttemptResult.LOST,
+    ]
     assert [tick.states[r.key].value for r in (good, bad, silent)] == ["done", "failed", "queued"]
     assert get(queue, bad.key).error == "said so"
     assert get(queue, silent.key).lost == 1
@@ -76,7 +80,7 @@ def test_an_outcome_settles_a_run(queue: Queue) -> None:
 
 def test_a_late_finish_changes_nothing(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.SUCCESS)
+    publish(queue, r, AttemptResult.SUCCESS)
     assert len(queue.tick(ME, 0, ended=[lost(r)]).events) == 1
     before = queue.paths.ledger.read_bytes()
     assert queue.tick(ME, 0, ended=[lost(r)]).events == []
@@ -88,7 +92,7 @@ def test_runs_of_a_dead_manager_are_put_back_at_once(queue: Queue) -> None:
     tick = queue.tick(ME, 1, keys={r.key})
     (again,) = tick.claimed
     assert (again.key, again.attempt, again.lost) == (r.key, 2, 0)
-    assert [event.outcome.status for event in tick.events] == [Ending.ORPHANED]
+    assert [event.outcome.status for event in tick.events] == [AttemptResult.ORPHANED]
     assert not queue.paths.lease(r.key, 1).exists()  # revoked: should its job live after all, it stops
 
 
@@ -114,7 +118,7 @@ def test_a_silent_job_is_lost(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> 
     later = time.monotonic() + 2 * queue.policy.heartbeat
     monkeypatch.setattr(time, "monotonic", lambda: later)
     (event,) = queue.tick(ME, 0).events
-    assert (event.outcome.status, event.record.state, event.record.lost) == (Ending.LOST, State.QUEUED, 1)
+    assert (event.outcome.status, event.record.state, event.record.lost) == (AttemptResult.LOST, State.QUEUED, 1)
     assert event.record.not_before > time.time() + queue.policy.heartbeat - 2
     assert queue.leases.beat(r.key, 1) is False
 
@@ -139,7 +143,7 @@ def test_ages_do_not_depend_on_our_clock(queue: Queue, monkeypatch: pytest.Monke
 
 def test_finished_but_unmarked_is_done_and_not_run_again(queue: Queue) -> None:
     (r,) = queue.tick(dead_owner(), 1).claimed
-    publish(queue, r, Ending.SUCCESS)
+    publish(queue, r, AttemptResult.SUCCESS)
     tick = queue.tick(ME, 99)
     assert tick.states[r.key] is State.DONE
     assert r.key not in [c.key for c in tick.claimed]
@@ -148,7 +152,7 @@ def test_finished_but_unmarked_is_done_and_not_run_again(queue: Queue) -> None:
 def test_an_attempt_taken_for_lost_may_still_bring_the_outcome(queue: Queue) -> None:
     (first,) = queue.tick(dead_owner(), 1).claimed
     (second,) = queue.tick(ME, 1, keys={first.key}).claimed
-    publish(queue, first, Ending.SUCCESS)  # an orphan nobody could kill
+    publish(queue, first, AttemptResult.SUCCESS)  # an orphan nobody could kill
     tick = queue.tick(ME, 0, ended=[lost(second)])
     assert tick.states[first.key] is State.DONE
 
@@ -187,7 +191,7 @@ def test_readers_need_no_lock(queue: Queue) -> None:
 
 def test_the_ledger_leaves_out_what_is_at_its_default(queue: Queue) -> None:
     (claimed,) = queue.tick(ME, 1).claimed
-    settle(queue, claimed, Ending.SUCCESS)
+    settle(queue, claimed, AttemptResult.SUCCESS)
     done, *waiting = json.loads(queue.paths.ledger.read_text())["runs"].values()
     assert all(row.keys() == {"key", "name", "arg", "state", "created"} for row in waiting)
     # Its owner, which it had, is gone again.

@@ -17,7 +17,7 @@ from ovis.experiments.runner.engines.ray_node import Report, find_fault, run_her
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.runner.job import JobSpec
-from ovis.experiments.runs.status import Ending, read_outcome
+from ovis.experiments.runs.status import AttemptResult, read_outcome
 
 HERE = """
 import sys
@@ -55,7 +55,7 @@ def test_a_job_runs_and_its_lease_says_where(lab: Lab, monkeypatch: pytest.Monke
     (run,) = lab.runs()
     outcome = read_outcome(run)
     assert outcome is not None
-    assert outcome.status is Ending.SUCCESS
+    assert outcome.status is AttemptResult.SUCCESS
     assert lab.queue.leases.place(key, 1) == "n7 cuda:2"
     call = json.loads((run.folder / "call.json").read_text())
     assert call["env"]["CUDA_VISIBLE_DEVICES"] == "2"
@@ -91,7 +91,7 @@ def test_cancelling_lets_the_training_write_its_checkpoint(lab: Lab) -> None:
     assert worker.communicate(timeout=30)[0] == "0\n"
     outcome = read_outcome(lab.runs()[0])
     assert outcome is not None
-    assert outcome.status is Ending.ABORTED
+    assert outcome.status is AttemptResult.ABORTED
     assert next(iter(lab.journal().values()))[-1] == "stopped in 1"
 
 

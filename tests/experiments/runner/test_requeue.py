@@ -12,16 +12,16 @@ from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.transitions import Level, Policy
 from ovis.experiments.runs.fencing import hold_run, take_fence, withdraw_outcome
-from ovis.experiments.runs.status import Ending, State
+from ovis.experiments.runs.status import AttemptResult, State
 
 
 def test_requeueing_voids_the_outcome_even_if_it_could_not_be_removed(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.SUCCESS)
+    publish(queue, r, AttemptResult.SUCCESS)
     queue.tick(ME, 0, ended=[lost(r)])
     assert [c.key for c in queue.requeue(Level.ALL)] == [r.key]
     assert not queue.paths.run(r.name).outcome.exists()
-    publish(queue, r, Ending.SUCCESS)  # as if killed before the removal
+    publish(queue, r, AttemptResult.SUCCESS)  # as if killed before the removal
     (again,) = queue.tick(ME, 1, keys={r.key}).claimed
     assert (again.key, again.attempt) == (r.key, 2)
     tick = queue.tick(ME, 0, ended=[lost(again)])
@@ -30,9 +30,9 @@ def test_requeueing_voids_the_outcome_even_if_it_could_not_be_removed(queue: Que
 
 def test_requeueing_leaves_the_outcome_of_a_newer_attempt(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.EXCEPTION)
+    publish(queue, r, AttemptResult.EXCEPTION)
     queue.tick(ME, 0, ended=[lost(r)])
-    publish(queue, r, Ending.SUCCESS, attempt=2)
+    publish(queue, r, AttemptResult.SUCCESS, attempt=2)
     queue.requeue(Level.FAILED)
     assert queue.paths.run(r.name).outcome.exists()
 
@@ -106,7 +106,7 @@ def test_a_lock_whose_folder_is_moved_away_at_that_moment_is_none(
 
 def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> None:
     done, running = queue.tick(ME, 2).claimed
-    settle(queue, done, Ending.SUCCESS)
+    settle(queue, done, AttemptResult.SUCCESS)
     before = queue.paths.ledger.read_bytes()
     with pytest.raises(LedgerError, match=f"nothing was put back, as {running.name} is running: cancel"):
         queue.requeue(Level.ALL, {done.key, running.key}, strict=True)
@@ -118,7 +118,7 @@ def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> N
 def test_attempts_by_hand_do_not_make_the_next_one_stale(queue: Queue) -> None:
     """Each takes the next number, and the fence is never lowered; so does a manager whose ledger is of yesterday."""
     (r,) = queue.tick(ME, 1).claimed
-    settle(queue, r, Ending.EXCEPTION)
+    settle(queue, r, AttemptResult.EXCEPTION)
     queue.requeue(Level.FAILED)
     run = queue.paths.run(r.name)
     run.fence.write_text("5\n")
@@ -156,7 +156,7 @@ def test_cancelling_revokes_the_lease_and_a_late_outcome_changes_nothing(queue: 
     (r,) = queue.tick(ME, 1).claimed
     assert [c.key for c in queue.cancel({r.key})] == [r.key]
     assert queue.leases.beat(r.key, 1) is False
-    publish(queue, r, Ending.SUCCESS)
+    publish(queue, r, AttemptResult.SUCCESS)
     before = queue.paths.ledger.read_bytes()
     tick = queue.tick(ME, 0, ended=[lost(r)])
     assert (tick.events, tick.states[r.key]) == ([], State.CANCELLED)
@@ -169,16 +169,16 @@ def test_the_outcome_of_a_cancelled_attempt_does_not_settle_a_later_one(queue: Q
     queue.cancel({r.key})
     assert [c.key for c in queue.requeue(Level.INCOMPLETE)] == [r.key]
     (again,) = queue.tick(ME, 1, keys={r.key}).claimed
-    publish(queue, r, Ending.SUCCESS)  # the cancelled job was only slow to stop
+    publish(queue, r, AttemptResult.SUCCESS)  # the cancelled job was only slow to stop
     tick = queue.tick(ME, 0, ended=[lost(again)])
-    assert [event.outcome.status for event in tick.events] == [Ending.LOST]
+    assert [event.outcome.status for event in tick.events] == [AttemptResult.LOST]
     assert tick.states[r.key] is State.QUEUED
     tick = queue.tick(ME, 0, ended=[lost(r)])  # nor does its end, whenever it is seen
     assert tick.events == []
 
 
-@pytest.mark.parametrize(("ending", "state"), [(Ending.SUCCESS, "done"), (Ending.EXCEPTION, "failed")])
-def test_cancelling_a_run_that_has_ended_unmarked_settles_it(queue: Queue, ending: Ending, state: str) -> None:
+@pytest.mark.parametrize(("ending", "state"), [(AttemptResult.SUCCESS, "done"), (AttemptResult.EXCEPTION, "failed")])
+def test_cancelling_a_run_that_has_ended_unmarked_settles_it(queue: Queue, ending: AttemptResult, state: str) -> None:
     (r,) = queue.tick(ME, 1).claimed
     publish(queue, r, ending)
     assert queue.cancel({r.key}) == []
@@ -188,15 +188,15 @@ def test_cancelling_a_run_that_has_ended_unmarked_settles_it(queue: Queue, endin
 def test_a_run_that_failed_and_would_be_tried_again_is_cancelled(queue: Queue) -> None:
     queue.policy = Policy(max_failures=3)
     (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.EXCEPTION)
+    publish(queue, r, AttemptResult.EXCEPTION)
     assert [c.key for c in queue.cancel({r.key})] == [r.key]
     assert get(queue, r.key).failures == 1
 
 
 def test_settled_runs_cannot_be_cancelled(queue: Queue) -> None:
     good, bad = queue.tick(ME, 2).claimed
-    settle(queue, good, Ending.SUCCESS)
-    settle(queue, bad, Ending.EXCEPTION)
+    settle(queue, good, AttemptResult.SUCCESS)
+    settle(queue, bad, AttemptResult.EXCEPTION)
     before = queue.paths.ledger.read_bytes()
     assert queue.cancel({good.key, bad.key}) == []
     assert queue.paths.ledger.read_bytes() == before
@@ -204,7 +204,7 @@ def test_settled_runs_cannot_be_cancelled(queue: Queue) -> None:
 
 def test_an_outcome_is_withdrawn_only_where_no_job_is_at_work(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
-    publish(queue, r, Ending.SUCCESS)
+    publish(queue, r, AttemptResult.SUCCESS)
     run = queue.paths.run(r.name)
     with hold_run(run):
         withdraw_outcome(run, valid_from=2)

@@ -19,7 +19,7 @@ from ovis.experiments.runner.queue.transitions import (
     requeue,
     requeued_by,
 )
-from ovis.experiments.runs.status import Ending, Outcome, State
+from ovis.experiments.runs.status import AttemptResult, Outcome, State
 
 NOW = 1000.0
 POLICY = Policy(heartbeat=10.0, ttl=60.0, max_failures=2, max_lost=3, backoff=2.0)
@@ -55,35 +55,35 @@ def test_a_clock_set_back_does_not_put_a_run_off_for_hours() -> None:
 
 #: ending, counters before -> state, failures, lost, pause, whether earlier outcomes are void from now on
 FINISHES = [
-    (Ending.SUCCESS, {}, ("done", 0, 0, 0.0, False)),
-    (Ending.EXCEPTION, {}, ("queued", 1, 0, 2.0, True)),
-    (Ending.EXCEPTION, {"failures": 1}, ("failed", 2, 0, 0.0, False)),
-    (Ending.EXCEPTION, {"lost": 2}, ("queued", 1, 2, 2.0, True)),
-    (Ending.SIGNAL, {}, ("queued", 0, 1, 2.0, False)),
-    (Ending.SIGNAL, {"lost": 1}, ("queued", 0, 2, 4.0, False)),
-    (Ending.SIGNAL, {"lost": 2, "failures": 1}, ("failed", 1, 3, 0.0, False)),
-    (Ending.EXHAUSTED, {}, ("queued", 0, 1, 2.0, False)),
-    (Ending.EXHAUSTED, {"lost": 2}, ("failed", 0, 3, 0.0, False)),
-    (Ending.LOST, {}, ("queued", 0, 1, 10.0, False)),
-    (Ending.LOST, {"lost": 2}, ("failed", 0, 3, 0.0, False)),
-    (Ending.ABORTED, {"failures": 1, "lost": 2}, ("queued", 1, 2, 0.0, True)),
-    (Ending.ORPHANED, {"failures": 1, "lost": 2}, ("queued", 1, 2, 0.0, False)),
-    (Ending.BUSY, {"failures": 1, "lost": 2}, ("queued", 1, 2, 60.0, False)),
+    (AttemptResult.SUCCESS, {}, ("done", 0, 0, 0.0, False)),
+    (AttemptResult.EXCEPTION, {}, ("queued", 1, 0, 2.0, True)),
+    (AttemptResult.EXCEPTION, {"failures": 1}, ("failed", 2, 0, 0.0, False)),
+    (AttemptResult.EXCEPTION, {"lost": 2}, ("queued", 1, 2, 2.0, True)),
+    (AttemptResult.SIGNAL, {}, ("queued", 0, 1, 2.0, False)),
+    (AttemptResult.SIGNAL, {"lost": 1}, ("queued", 0, 2, 4.0, False)),
+    (AttemptResult.SIGNAL, {"lost": 2, "failures": 1}, ("failed", 1, 3, 0.0, False)),
+    (AttemptResult.EXHAUSTED, {}, ("queued", 0, 1, 2.0, False)),
+    (AttemptResult.EXHAUSTED, {"lost": 2}, ("failed", 0, 3, 0.0, False)),
+    (AttemptResult.LOST, {}, ("queued", 0, 1, 10.0, False)),
+    (AttemptResult.LOST, {"lost": 2}, ("failed", 0, 3, 0.0, False)),
+    (AttemptResult.ABORTED, {"failures": 1, "lost": 2}, ("queued", 1, 2, 0.0, True)),
+    (AttemptResult.ORPHANED, {"failures": 1, "lost": 2}, ("queued", 1, 2, 0.0, False)),
+    (AttemptResult.BUSY, {"failures": 1, "lost": 2}, ("queued", 1, 2, 60.0, False)),
 ]
 
 
 @pytest.mark.parametrize(("ending", "before", "after"), FINISHES)
-def test_finishing(ending: Ending, before: dict[str, int], after: tuple[str, int, int, float, bool]) -> None:
+def test_finishing(ending: AttemptResult, before: dict[str, int], after: tuple[str, int, int, float, bool]) -> None:
     row = running(**before)
     finish(row, Outcome(ending, 1, message="why"), POLICY, NOW)
     pause = max(row["not_before"] - NOW, 0.0) if row["state"] == "queued" else 0.0
     assert (row["state"], row["failures"], row["lost"], pause, row["valid_from"] == 2) == after
     assert (row["owner"], row["ended"], row["error"]) == ("", NOW, "why")
-    assert row["reason"] == ("" if ending is Ending.SUCCESS else ending.value)
+    assert row["reason"] == ("" if ending is AttemptResult.SUCCESS else ending.value)
 
 
 def test_every_ending_is_listed_above() -> None:
-    assert {ending for ending, _, _ in FINISHES} == set(Ending)
+    assert {ending for ending, _, _ in FINISHES} == set(AttemptResult)
 
 
 def test_pauses_grow_and_stay_bounded() -> None:
@@ -94,16 +94,16 @@ def test_pauses_grow_and_stay_bounded() -> None:
 @pytest.mark.parametrize(
     ("ending", "attempt", "expected"),
     [
-        (Ending.SUCCESS, 5, True),
-        (Ending.ABORTED, 5, True),
-        (Ending.SUCCESS, 4, True),  # taken for lost, and came to its end after all
-        (Ending.EXCEPTION, 4, True),
-        (Ending.ABORTED, 4, False),  # says nothing about attempt 5
-        (Ending.SIGNAL, 4, False),
-        (Ending.SUCCESS, 2, False),  # before the requeue
+        (AttemptResult.SUCCESS, 5, True),
+        (AttemptResult.ABORTED, 5, True),
+        (AttemptResult.SUCCESS, 4, True),  # taken for lost, and came to its end after all
+        (AttemptResult.EXCEPTION, 4, True),
+        (AttemptResult.ABORTED, 4, False),  # says nothing about attempt 5
+        (AttemptResult.SIGNAL, 4, False),
+        (AttemptResult.SUCCESS, 2, False),  # before the requeue
     ],
 )
-def test_which_outcomes_count(ending: Ending, attempt: int, expected: bool) -> None:
+def test_which_outcomes_count(ending: AttemptResult, attempt: int, expected: bool) -> None:
     row = record(attempt=5, valid_from=3, state=State.RUNNING).to_row()
     assert accepts(row, Outcome(ending, attempt), 5) is expected
 
@@ -139,7 +139,7 @@ def test_cancelling_ends_an_attempt_under_way() -> None:
     assert (row["state"], row["owner"], row["ended"], row["attempt"]) == ("cancelled", "", NOW + 5, 1)
     requeue(row, NOW + 6)
     claim(row, "host:1:2:me", NOW + 7)
-    assert not accepts(row, Outcome(Ending.SUCCESS, 1), 2)
+    assert not accepts(row, Outcome(AttemptResult.SUCCESS, 1), 2)
 
 
 def test_cancelling_a_queued_run_leaves_the_times_of_its_last_attempt() -> None:

@@ -18,7 +18,7 @@ from queue_by_hand import ME, lost, publish
 from ovis.experiments.runner.display import watch as module
 from ovis.experiments.runner.overview import Overview, take_overview
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runs.status import Ending
+from ovis.experiments.runs.status import AttemptResult
 
 CLEAN = "\x1b[H\x1b[2J"
 
@@ -58,7 +58,7 @@ def test_a_file_gets_a_line_for_a_change_once_a_minute_and_at_the_end(lab: Lab, 
 
     def finish() -> None:
         for r in queue.read():
-            publish(queue, r, Ending.SUCCESS, attempt=1)
+            publish(queue, r, AttemptResult.SUCCESS, attempt=1)
         queue.tick(ME, 9, ended=[lost(r) for r in queue.read() if r.attempt])
         queue.tick(ME, 0, ended=[lost(r) for r in queue.read() if r.attempt])
 
@@ -127,7 +127,7 @@ def test_it_ends_with_the_whole_table_when_all_is_settled(lab: Lab) -> None:
     (claimed,) = queue.tick(ME, 1).claimed
 
     def settle(process: subprocess.Popen[bytes]) -> None:
-        publish(queue, claimed, Ending.EXCEPTION)
+        publish(queue, claimed, AttemptResult.EXCEPTION)
         queue.tick(ME, 0, ended=[lost(claimed)])
         queue.cancel({"bb"})
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ovis.experiments.runner.display.progress import runs_text
 from ovis.experiments.runner.queue.events import Event
 from ovis.experiments.runs.paths import ExperimentPaths
-from ovis.experiments.runs.status import Ending, State
+from ovis.experiments.runs.status import AttemptResult, State
 
 __all__ = ["Narrator"]
 
@@ -61,7 +61,7 @@ class Narrator:
         """
         back = [event for event in events if event.record.state is State.QUEUED and not stopping]
         alike = Counter(map(_reason, back))
-        refusals = {_reason(event) for event in back if event.outcome.status is Ending.ABORTED}
+        refusals = {_reason(event) for event in back if event.outcome.status is AttemptResult.ABORTED}
         alike.pop(self._refusal if self._refusal in refusals else "", None)
         self._refusal = min(refusals, default=self._refusal)
         for event in events:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ovis.experiments.runner.engines.base import Status
-from ovis.experiments.runs.status import BUSY, HELD, Ending, Outcome, Record, last_line
+from ovis.experiments.runs.status import BUSY, HELD, AttemptResult, Outcome, Record, last_line
 
 __all__ = ["unreported_outcome"]
 
@@ -22,11 +22,11 @@ def unreported_outcome(record: Record, status: Status, log: Path, stopping: bool
     """
     said = last_line(log, after=f"job {record.key}.{record.attempt}: ")
     if status.code == BUSY or said == HELD:
-        ending, message = Ending.BUSY, HELD
+        ending, message = AttemptResult.BUSY, HELD
     elif stopping:
-        ending, message = Ending.ABORTED, "stopped on request"
+        ending, message = AttemptResult.ABORTED, "stopped on request"
     else:
-        ending = Ending.LOST
+        ending = AttemptResult.LOST
         code = "without an" if status.code is None else f"with code {status.code} and no"
         message = f"the job ended {code} outcome: {said or status.message or f'see {log}'}"
     return Outcome(ending, record.attempt, message=message, t=time.time())

@@ -23,7 +23,7 @@ from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.fencing import is_held, withdraw_outcome
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import owner_is_dead
-from ovis.experiments.runs.status import Ending, Outcome, Record, State, read_outcome
+from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, read_outcome
 
 __all__ = ["Queue"]
 
@@ -288,9 +288,9 @@ class Queue:
             if owner not in dead:
                 dead[owner] = owner_is_dead(owner)
             if dead[owner] and not transitions.is_detached(row):
-                ending, message = Ending.ORPHANED, "its manager ended before it did"
+                ending, message = AttemptResult.ORPHANED, "its manager ended before it did"
             elif self.leases.silent(key, attempt, self.policy.ttl, 1.5 * self.policy.heartbeat):
-                ending, message = Ending.LOST, f"no sign of life for {self.policy.ttl:.0f} s"
+                ending, message = AttemptResult.LOST, f"no sign of life for {self.policy.ttl:.0f} s"
             else:
                 continue
             self.leases.revoke(key, attempt)

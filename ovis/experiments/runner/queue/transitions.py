@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ovis.experiments.runner.queue.ledger import Row
-from ovis.experiments.runs.status import Ending, Outcome, State
+from ovis.experiments.runs.status import AttemptResult, Outcome, State
 
 __all__ = [
     "LEVELS",
@@ -125,13 +125,13 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
     """``running -> done | failed | queued``, by how the attempt ended."""
     ending = outcome.status
     row.update(reason=ending.value, ended=now, owner="", error=outcome.message)
-    if ending is Ending.SUCCESS:
+    if ending is AttemptResult.SUCCESS:
         row.update(state=State.DONE.value, reason="")
-    elif ending is Ending.ABORTED:
+    elif ending is AttemptResult.ABORTED:
         _queue(row, now)
-    elif ending is Ending.BUSY:  # not its fault: whoever holds the folder must end or be found lost first
+    elif ending is AttemptResult.BUSY:  # not its fault: whoever holds the folder must end or be found lost first
         _queue(row, now + policy.ttl, supersede=False)
-    elif ending is Ending.ORPHANED:  # nor this. On this host the job is dead, or keeps the folder locked
+    elif ending is AttemptResult.ORPHANED:  # nor this. On this host the job is dead, or keeps the folder locked
         elsewhere = (row["engine"] or {}).get("kind", LOCAL) != LOCAL
         _queue(row, now + (policy.heartbeat if elsewhere else 0.0), supersede=False)
     else:
@@ -140,7 +140,7 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         if row[counter] >= limit:
             row["state"] = State.FAILED.value
         else:  # an attempt taken for lost may still publish; one that failed has spoken
-            revoked = policy.heartbeat if ending is Ending.LOST else 0.0  # it may live until its next heartbeat
+            revoked = policy.heartbeat if ending is AttemptResult.LOST else 0.0  # it may live until its next heartbeat
             _queue(row, now + max(policy.pause(row[counter]), revoked), supersede=ending.final)
 
 
@@ -163,7 +163,7 @@ def requeued_by(row: Row, level: Level) -> bool:
     """Whether a requeue at ``level`` puts this run back. Running and queued ones are never touched."""
     state = State(row["state"])
     if state is State.FAILED:
-        own_error = row["reason"] == Ending.EXCEPTION.value
+        own_error = row["reason"] == AttemptResult.EXCEPTION.value
         return level >= (Level.FAILED if own_error else Level.LOST)
     if state is State.CANCELLED:
         return level >= Level.INCOMPLETE
