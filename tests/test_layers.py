@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 #: A package or module may import what stands further down in the tree: of a lower number, or its own.
 LEVELS = {
-    "estimators.ids": 0,  # torch-free
+    "suggestions": 0,  # torch-free, as is the next
+    "estimators.ids": 0.5,
     "functional": 1,
     "diagnostics": 1,
     "models": 2,

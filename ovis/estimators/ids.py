@@ -12,11 +12,12 @@ An estimator id is split at its dashes into tokens, and each token is looked up 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from ovis.suggestions import did_you_mean
 
 __all__ = [
     "ALIASES",
@@ -31,7 +32,6 @@ __all__ = [
     "REPARAMETERIZED",
     "EstimatorId",
     "auxiliary_count",
-    "nearest",
     "parse_estimator",
     "parse_pass",
 ]
@@ -85,9 +85,6 @@ MODELS = tuple(MODEL_OPTIONS)
 
 #: The keys of ``ovis.experiments.datasets.config.DATASETS``.
 DATASETS = ("binmnist", "digits", "fashion", "gaussian-toy", "gmm", "mnist", "omniglot", "shapes")
-
-#: A longer list of valid names is spared where one of them is clearly meant.
-LISTED = 30
 
 #: Synthetic data sets that are drawn from a model of their own: that model is trained whatever ``--model`` says.
 IMPLIED_MODELS = {"gmm": "gmm", "gaussian-toy": "gaussian-toy"}
@@ -146,14 +143,14 @@ def parse_estimator(name: str) -> EstimatorId:
         return EstimatorId(plain, plain, {})
     head, *tokens = name.split("-")
     if head not in COMPOSED or not tokens:
-        raise ValueError(f"unknown estimator {name!r}{nearest(name, EXAMPLES)}")
+        raise ValueError(f"unknown estimator {name!r}{did_you_mean(name, EXAMPLES)}")
     patterns, finish = COMPOSED[head]
     config: Config = {}
     for token in tokens:
         settings = _read_token(token, patterns)
         if settings is None or settings.keys() & config.keys():
             what = "unknown" if settings is None else "contradictory"
-            raise ValueError(f"{what} part {token!r} of estimator {name!r}{nearest(name, EXAMPLES)}")
+            raise ValueError(f"{what} part {token!r} of estimator {name!r}{did_you_mean(name, EXAMPLES)}")
         config.update(settings)
     return finish(name, config)
 
@@ -176,16 +173,6 @@ def parse_pass(text: str) -> int | str | None:
     if not (text.isdecimal() and text.isascii()) or text.startswith("0"):
         raise ValueError(f"unknown value {text!r}; valid: all, auto, or an integer of at least 1, e.g. 1000")
     return int(text)
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: ``; did you mean 'x'? Valid: a, b, ...``, but no long list where ``x`` is clear."""
-    valid = list(dict.fromkeys(valid))
-    close = [other for other in valid if other.lower() == name.lower()]
-    close = close or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    clear = len(valid) > LISTED and difflib.get_close_matches(name.lower(), [c.lower() for c in close], cutoff=0.7)
-    return hint if clear else f"{hint} Valid: {', '.join(valid)}"
 
 
 Reader = Callable[[re.Match[str]], Config]
@@ -228,13 +215,15 @@ def _finish_ovis(name: str, config: Config) -> EstimatorId:
         suffix = "-exclusive" if config["exclusive"] else ""
         fraction = isinstance(count, float) and count.is_integer()  # 1.0 is all particles, 1 is one
         return EstimatorId(f"ovis-S{_decimal(count)}{'.0' if fraction else ''}{suffix}", "ovis-S", config)
-    raise ValueError(f"estimator {name!r}: needs gamma<g> or S<s>{nearest(name, EXAMPLES)}")
+    raise ValueError(f"estimator {name!r}: needs gamma<g> or S<s>{did_you_mean(name, EXAMPLES)}")
 
 
 def _finish_tvo(name: str, config: Config) -> EstimatorId:
     partitions = int(config.get("partitions", 0))
     if partitions < 1 or ("first" not in config and partitions > 1):
-        raise ValueError(f"estimator {name!r}: needs part<P> and beta<b>, config1 or config2{nearest(name, EXAMPLES)}")
+        raise ValueError(
+            f"estimator {name!r}: needs part<P> and beta<b>, config1 or config2{did_you_mean(name, EXAMPLES)}"
+        )
     first = config.setdefault("first", 0.5)
     if isinstance(first, float) and not 0 < first < 1:
         raise ValueError(f"estimator {name!r}: beta must lie in (0, 300], the first partition is at 10^-beta")

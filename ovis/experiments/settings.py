@@ -24,10 +24,10 @@ from ovis.estimators.ids import (
     OPTIONS_LACKING,
     REPARAMETERIZED,
     auxiliary_count,
-    nearest,
     parse_estimator,
     parse_pass,
 )
+from ovis.suggestions import did_you_mean
 
 __all__ = [
     "SettingsError",
@@ -247,7 +247,7 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
     if meta["choices"] and value not in meta["choices"]:
-        raise SettingsError(f"{name}: unknown value {value!r}{nearest(value, meta['choices'])}")
+        raise SettingsError(f"{name}: unknown value {value!r}{did_you_mean(value, meta['choices'])}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{name}: must be finite, got {value}")
     low, high = meta["low"], meta["high"]
@@ -343,7 +343,7 @@ def parse_arguments(
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
         valid = [f"--{f.name}" for f in dataclasses.fields(kind)]
-        raise SettingsError(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
+        raise SettingsError(f"unknown option {unknown[0]!r}{did_you_mean(unknown[0].split('=')[0], valid)}")
     settings = kind(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(kind)})
     if not partial and kind is TrainSettings:
         check_combination(settings)

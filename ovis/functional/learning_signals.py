@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ovis.estimators.ids import EstimatorId, nearest, parse_estimator
+from ovis.estimators.ids import EstimatorId, parse_estimator
 from ovis.functional.control_variates import leave_one_out_mean, prefactor
 from ovis.functional.log_weights import (
     Alpha,
@@ -30,6 +30,7 @@ from ovis.functional.log_weights import (
     leave_one_out,
     normalized_weights,
 )
+from ovis.suggestions import did_you_mean
 
 __all__ = ["learning_signal"]
 
@@ -74,7 +75,7 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
     """
     spec = parse_estimator(method)
     if spec.family not in _SIGNALS:
-        raise ValueError(f"method {method!r} has no learning signal{nearest(method, SIGNAL_METHODS)}")
+        raise ValueError(f"method {method!r} has no learning signal{did_you_mean(method, SIGNAL_METHODS)}")
     if (log_w_aux is None) is (spec.family == "ovis-S"):
         needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
         raise ValueError(f"method {method!r} {needs}")

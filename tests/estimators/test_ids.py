@@ -15,7 +15,6 @@ from ovis.estimators.ids import (
     IMPLIED_MODELS,
     MODELS,
     PLAIN_FAMILIES,
-    nearest,
     parse_estimator,
 )
 
@@ -132,7 +131,7 @@ def test_an_alias_is_its_family(alias, name):
         ("dreg-left", "dreg"),
     ],
 )
-def test_an_unknown_id_is_refused_with_the_nearest(name, near):
+def test_an_unknown_id_is_refused_with_the_did_you_mean(name, near):
     with pytest.raises(ValueError, match="did you mean") as refused:
         parse_estimator(name)
     assert repr(name) in str(refused.value)
@@ -172,19 +171,6 @@ def test_a_combination_that_means_nothing_is_refused_with_its_reason(name, reaso
     with pytest.raises(ValueError, match=reason) as refused:
         parse_estimator(name)
     assert repr(name) in str(refused.value)
-
-
-def test_nearest_lists_each_valid_name_once():
-    assert nearest("ab", ["abc", "xyz", "abc"]) == "; did you mean 'abc'? Valid: abc, xyz"
-    assert nearest("q", ["abc"]) == "; Valid: abc"
-
-
-def test_nearest_spares_a_list_too_long_to_read_where_one_name_is_clearly_meant():
-    many = ["--nlayers", "--lr", *(f"--option{n}" for n in range(60))]
-    assert nearest("--LR", many) == "; did you mean '--lr'?"
-    assert nearest("--nlayer", many) == "; did you mean '--nlayers'?"
-    assert nearest("--workers", many) == f"; did you mean '--nlayers'? Valid: {', '.join(many)}"
-    assert nearest("q", many) == f"; Valid: {', '.join(many)}"
 
 
 def test_implied_models_join_data_sets_to_models():

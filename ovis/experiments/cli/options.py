@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ovis.estimators.ids import nearest
 from ovis.experiments.runs.paths import is_safe_name
 from ovis.experiments.studies import ALIASES
+from ovis.suggestions import did_you_mean
 
 __all__ = ["OneLineParser", "find_experiment", "fraction", "whole_number"]
 
@@ -25,7 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(argv)
         if unknown:
             valid = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
-            self.error(f"unknown option {unknown[0]!r}{nearest(unknown[0].split('=')[0], valid)}")
+            self.error(f"unknown option {unknown[0]!r}{did_you_mean(unknown[0].split('=')[0], valid)}")
         return options
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ovis.estimators.ids import nearest
+from ovis.suggestions import did_you_mean
 
 __all__ = [
     "AGGREGATES",
@@ -208,7 +208,7 @@ def parse_pivot(text: str, evaluated: Evaluated | None = None) -> Pivot:
     """
     aggregate, _, name = text.partition(":")
     if aggregate not in AGGREGATES or not name:
-        raise ValueError(f"{text!r}: expected agg:metric, e.g. max:test:loss/L_k{nearest(aggregate, AGGREGATES)}")
+        raise ValueError(f"{text!r}: expected agg:metric, e.g. max:test:loss/L_k{did_you_mean(aggregate, AGGREGATES)}")
     return Pivot(aggregate, make_metric(name, evaluated))
 
 

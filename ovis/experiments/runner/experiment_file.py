@@ -25,11 +25,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ovis.estimators.ids import nearest
 from ovis.experiments.runs.identity import Identity, identify, words
 from ovis.experiments.runs.status import Record
 from ovis.experiments.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 from ovis.experiments.studies import STUDIES, AsymptoticSettings, Study
+from ovis.suggestions import did_you_mean
 
 __all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
 
@@ -125,10 +125,10 @@ def parse_experiment(data: Any) -> Experiment:
         raise GridError(f"expected a JSON object with the keys {', '.join(KEYS)}, got {_kind(data)}")
     for key in data:
         if key not in KEYS:
-            raise GridError(f"unknown key {key!r}{nearest(key, KEYS)}")
+            raise GridError(f"unknown key {key!r}{did_you_mean(key, KEYS)}")
     script = _text(data, "script") or "train"
     if script not in SCRIPTS:
-        raise GridError(f"script: unknown study {script!r}{nearest(script, SCRIPTS)}")
+        raise GridError(f"script: unknown study {script!r}{did_you_mean(script, SCRIPTS)}")
     runs = tuple(_expand(data, _Reader(STUDIES[script])))
     _refuse_twins(runs)
     where = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
@@ -255,7 +255,7 @@ def _lists(lists: Any, where: str, reader: _Reader) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for name, values in lists.items():
         if name not in reader.names:
-            raise GridError(f"{where}: unknown option {name!r}{nearest(name, reader.names)}")
+            raise GridError(f"{where}: unknown option {name!r}{did_you_mean(name, reader.names)}")
         if not isinstance(values, list):
             raise GridError(f"{where}.{name}: expected a list of values, got {_kind(values)}")
         if not values:

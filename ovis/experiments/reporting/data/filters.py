@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ovis.estimators.ids import nearest
 from ovis.experiments.reporting.data.read import Experiment
 from ovis.experiments.reporting.data.run_folders import canonical_estimator
 from ovis.experiments.reporting.data.select import keep_runs
 from ovis.experiments.reporting.figures.series import value_text
+from ovis.suggestions import did_you_mean
 
 __all__ = ["Condition", "filter_runs", "parse_condition"]
 
@@ -53,7 +53,9 @@ def filter_runs(experiment: Experiment, conditions: Sequence[Condition]) -> Expe
     """
     for condition in conditions:
         if condition.key not in experiment.settings:
-            raise ValueError(f"--filter: no setting {condition.key!r}{nearest(condition.key, experiment.settings)}")
+            raise ValueError(
+                f"--filter: no setting {condition.key!r}{did_you_mean(condition.key, experiment.settings)}"
+            )
         values = list(experiment.runs[condition.key].unique())
         if not any(condition.holds(value) for value in values):
             there = sorted((value_text(value) for value in values), key=lambda text: (len(text), text))

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from ovis.estimators.ids import nearest
 from ovis.experiments.reporting.data.read import Experiment
 from ovis.experiments.reporting.metrics import PARTICLES, Evaluated, Metric, Pivot, is_known, make_metric
 from ovis.experiments.settings import TrainSettings
+from ovis.suggestions import did_you_mean
 
 __all__ = [
     "check_keys",
@@ -94,7 +94,7 @@ def check_keys(experiment: Experiment, keys: Iterable[str], option: str = "--key
     keys = list(dict.fromkeys(keys))
     for key in keys:
         if key not in experiment.settings:
-            raise ValueError(f"{option}: no setting {key!r}{nearest(key, experiment.settings)}")
+            raise ValueError(f"{option}: no setting {key!r}{did_you_mean(key, experiment.settings)}")
     return keys
 
 
@@ -108,7 +108,7 @@ def check_metrics(experiment: Experiment, names: Iterable[str], option: str = "-
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in present and not is_known(name):
-            raise ValueError(f"{option}: no metric {name!r}{nearest(name, present)}")
+            raise ValueError(f"{option}: no metric {name!r}{did_you_mean(name, present)}")
     return [make_metric(name, evaluated) for name in names if name in present]
 
 
