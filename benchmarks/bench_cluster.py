@@ -24,8 +24,7 @@ from pathlib import Path
 from ovis.experiments.cli.manager import main as manager
 from ovis.experiments.cli.train import main as train
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.experiments.runner.queue.events import Ended
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Ended, Queue
 from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import new_owner

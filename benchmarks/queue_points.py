@@ -35,9 +35,8 @@ from ovis.experiments.runner.gpus.devices import list_devices
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import run_experiment
 from ovis.experiments.runner.queue import ledger, transitions
-from ovis.experiments.runner.queue.events import Ended
 from ovis.experiments.runner.queue.ledger import AtomicStorage, LedgerError
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Ended, Queue
 from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.fencing import publish_outcome
 from ovis.experiments.runs.paths import ExperimentPaths

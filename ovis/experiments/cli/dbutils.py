@@ -14,11 +14,11 @@ from ovis.experiments.cli.options import OneLineParser, find_experiment
 from ovis.experiments.runner.display.progress import is_drawable, runs_text
 from ovis.experiments.runner.display.status_table import draw_table, usual_limits
 from ovis.experiments.runner.display.watch import watch
-from ovis.experiments.runner.orphans import Kind, Leftover, find_leftovers, remove_leftovers
+from ovis.experiments.runner.orphans import Leftover, LeftoverKind, find_leftovers, remove_leftovers
 from ovis.experiments.runner.overview import Overview, take_overview
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import LEVELS, Level
+from ovis.experiments.runner.queue.transitions import REQUEUE_LEVELS, RequeueLevel
 from ovis.experiments.runner.run_selection import SelectionError, find_runs, pick_runs
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.status import Record
@@ -72,8 +72,8 @@ def _parser() -> OneLineParser:
     action = parser.add_mutually_exclusive_group().add_argument
     action("--check", action="store_true", help="show where the runs stand (the default)")
     action("--watch", action="store_true", help="go on showing it until all runs are settled, or Ctrl-C")
-    action("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
-        help=f"put runs back, by level: {LEVELS}. What is queued or really running stays so")  # fmt: skip
+    action("--requeue_level", type=int, choices=[level.value for level in RequeueLevel], metavar="LEVEL",
+        help=f"put runs back, by level: {REQUEUE_LEVELS}. What is queued or really running stays so")  # fmt: skip
     action("--requeue", action="append", metavar="KEY", help="put this run back, however it ended")
     action("--cancel", action="append", metavar="KEY",
         help="take this run out of the queue; if it is running, its job stops at its next sign of life")  # fmt: skip
@@ -144,9 +144,9 @@ def _change(queue: Queue, options: argparse.Namespace) -> list[Record]:
     if options.cancel:
         verb, changed = "cancelled", queue.cancel(keys)
     elif options.requeue:
-        verb, changed = "put back", queue.requeue(Level.ALL, keys, strict=True)
+        verb, changed = "put back", queue.requeue(RequeueLevel.ALL, keys, strict=True)
     else:
-        verb, changed = "put back", queue.requeue(Level(options.requeue_level), keys)
+        verb, changed = "put back", queue.requeue(RequeueLevel(options.requeue_level), keys)
     if not options.json:
         print(f"{verb} {runs_text(len(changed))}")
         for record in changed[:NAMED] if options.requeue_level is None else ():
@@ -169,9 +169,8 @@ def _print_table(overview: Overview) -> None:
 
 def _clean(queue: Queue, options: argparse.Namespace) -> None:
     found = find_leftovers(queue)
-    going = [
-        item for item in found if not item.kind.stays and (item.kind is not Kind.RESULTS or options.clean == "all")
-    ]
+    kept = () if options.clean == "all" else (LeftoverKind.RESULTS,)
+    going = [item for item in found if not item.kind.stays and item.kind not in kept]
     if options.json:
         removed = remove_leftovers(queue, going) if options.yes else []
         print(json.dumps({"exp": options.exp, "found": _as_json(found), "removed": _as_json(removed)}, indent=2))

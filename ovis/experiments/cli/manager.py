@@ -26,11 +26,11 @@ from ovis.experiments.runner.experiment_file import Experiment, GridError
 from ovis.experiments.runner.gpus.devices import DeviceError
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import SETTLED, Result, run_experiment
-from ovis.experiments.runner.plan import SweepError, begin_sweep, plan_sweep
+from ovis.experiments.runner.plan import PlanError, make_plan, start_plan
 from ovis.experiments.runner.queue.filesystem import is_network
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import LEVELS, Level, Policy
+from ovis.experiments.runner.queue.transitions import REQUEUE_LEVELS, Policy, RequeueLevel
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.process import host_of, new_owner
 from ovis.experiments.runs.status import Record, State, count_states
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     try:
         with ExitStack() as leaving:
             return _run(options, engine_options, training, policy, leaving)
-    except (GridError, SweepError, DeviceError, EngineError, LedgerError, ReportingUnavailableError) as error:
+    except (GridError, PlanError, DeviceError, EngineError, LedgerError, ReportingUnavailableError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
         pass
@@ -107,8 +107,8 @@ def _parser() -> OneLineParser:
     add("--ensemble", action="store_true",
         help="train runs that differ only in the seed in one process; each leaves what it would alone")  # fmt: skip
     add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
-    add("--requeue_level", type=int, choices=[level.value for level in Level], metavar="LEVEL",
-        help=f"first put runs back, by level: {LEVELS}")  # fmt: skip
+    add("--requeue_level", type=int, choices=[level.value for level in RequeueLevel], metavar="LEVEL",
+        help=f"first put runs back, by level: {REQUEUE_LEVELS}")  # fmt: skip
     add("--dry_run", action="store_true", help="show the plan and write nothing")
     add("--report", action="store_true", help="draw the report when every run is done")
     again = parser.add_mutually_exclusive_group()
@@ -138,9 +138,9 @@ def _run(
     queue = Queue(paths, policy)
     if remote:
         _refuse_other_hosts(queue)
-    sweep = plan_sweep(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
+    plan = make_plan(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
         update_lib=options.update_lib)  # fmt: skip
-    experiment = sweep.experiment
+    experiment = plan.experiment
     known = {record.key: record for record in queue.read()}
     device = options.device or experiment.device or "auto"
     engine = make_engine(engine_options, Request(device, options.processes))
@@ -153,7 +153,7 @@ def _run(
     _print_plan(experiment, queue, known, f"on {engine.place}: {runs_text(engine.slots)} at once{estimate}")
     if busy := engine.waiting():
         print(f"not free now: {busy}", flush=True)
-    for note in sweep.notes:
+    for note in plan.notes:
         print(note, flush=True)
     doomed = _doomed(experiment, queue, known) if options.rf else {}
     if doomed and not _confirm_deletion(queue, doomed, options):
@@ -165,11 +165,11 @@ def _run(
     if doomed:
         queue.clear(doomed)
         print(f"deleted {runs_text(len(doomed))}")
-    begin_sweep(sweep, queue)
+    start_plan(plan, queue)
     keys = {run.key for run in experiment.runs}
-    level = Level.LOST if options.resume and options.requeue_level is None else options.requeue_level
+    level = RequeueLevel.LOST if options.resume and options.requeue_level is None else options.requeue_level
     if level is not None:
-        print(f"put back {runs_text(len(queue.requeue(Level(level), keys)))}")
+        print(f"put back {runs_text(len(queue.requeue(RequeueLevel(level), keys)))}")
     command = tuple(training or (sys.executable, "-m", STUDIES[experiment.script].module))
     # Absolute, as trainings are started in the folder of their code, and jobs of a cluster wherever that starts them.
     folder = Path(os.path.abspath(queue.paths.folder))
@@ -251,7 +251,7 @@ def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> d
 def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Namespace) -> bool:
     """List what ``--rf`` deletes, and ask."""
     if not (options.yes or options.dry_run or sys.stdin.isatty()):
-        raise SweepError(
+        raise PlanError(
             f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}: "
             f"say --yes where there is no terminal to ask at, --dry_run lists them"
         )

@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ovis.experiments.runner.display.messages import Narrator
-from ovis.experiments.runner.display.progress import Display, RunningRun, View, runs_text
-from ovis.experiments.runner.display.weights import run_weights
+from ovis.experiments.runner.display.messages import RunMessages
+from ovis.experiments.runner.display.progress import Display, RunningRun, View, run_weights, runs_text
 from ovis.experiments.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase
 from ovis.experiments.runner.engines.unreported import unreported_outcome
 from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runner.job import JobSpec
-from ovis.experiments.runner.queue.events import Ended, Launched, Tick
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Ended, Launched, Queue, Tick
 from ovis.experiments.runner.signals import StopSignals
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.process import new_owner, owner_is_dead
@@ -88,7 +86,7 @@ def run_experiment(
     manager = _Manager(runs, queue, engine, display, template, max_jobs)
     with StopSignals() as stop:
         try:
-            queue.sweep()
+            queue.remove_stale()
             manager.adopt()
             while manager.step(stop.count):
                 time.sleep(interval)
@@ -124,7 +122,7 @@ class _Manager:
         max_jobs: int | None,
     ) -> None:
         self.queue, self.engine, self.display, self.template = queue, engine, display, template
-        self.narrator = Narrator(display.say, queue.paths)
+        self.messages = RunMessages(display.say, queue.paths)
         self.owner = new_owner()
         # In the ledger from the claim on: of a dead manager's runs it says whether they can still be alive.
         self.mark = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
@@ -261,7 +259,7 @@ class _Manager:
     def _explain_wait(self) -> None:
         """Say why queued runs don't start."""
         if not self.told and self.budget > 0 and self._is_waiting():
-            self.narrator.waiting(self.engine.waiting())
+            self.messages.waiting(self.engine.waiting())
 
     def _due(self) -> bool:
         """Whether a transaction is worth its cost: at 10,000 runs it reads and writes 2 MB."""
@@ -278,7 +276,7 @@ class _Manager:
         return tick
 
     def _tell(self, tick: Tick, stopping: bool) -> None:
-        self.narrator.ends([event for event in tick.events if event.record.key in self.weights], stopping)
+        self.messages.ends([event for event in tick.events if event.record.key in self.weights], stopping)
 
     def _tick(self) -> None:
         tick = self._write(self._room())

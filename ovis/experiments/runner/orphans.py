@@ -24,10 +24,10 @@ from ovis.experiments.runs.fencing import hold_run, is_held
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import AttemptResult, State, read_outcome
 
-__all__ = ["Kind", "Leftover", "find_leftovers", "remove_leftovers"]
+__all__ = ["Leftover", "LeftoverKind", "find_leftovers", "remove_leftovers"]
 
 
-class Kind(str, Enum):
+class LeftoverKind(str, Enum):
     """What is left over."""
 
     LEASE = "lease of no running attempt"
@@ -42,7 +42,7 @@ class Kind(str, Enum):
     @property
     def stays(self) -> bool:
         """Whether it is never removed."""
-        return self in (Kind.BUSY, Kind.FOREIGN)
+        return self in (LeftoverKind.BUSY, LeftoverKind.FOREIGN)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Leftover:
     """A file or folder that no run of the queue needs."""
 
     path: Path
-    kind: Kind
+    kind: LeftoverKind
 
 
 def find_leftovers(queue: Queue) -> list[Leftover]:
@@ -84,7 +84,7 @@ def remove_leftovers(queue: Queue, leftovers: Iterable[Leftover]) -> list[Leftov
             same = not leftover.kind.stays and _judge(queue, known, leftover.path) is leftover.kind
             if same and _take_away(leftover, trash / str(number)):
                 removed.append(leftover)
-    for folder in (trash, *(leftover.path for leftover in removed if leftover.kind is Kind.TRASH)):
+    for folder in (trash, *(leftover.path for leftover in removed if leftover.kind is LeftoverKind.TRASH)):
         shutil.rmtree(folder, ignore_errors=True)
     return removed
 
@@ -123,48 +123,48 @@ def _candidates(paths: ExperimentPaths, known: _Known) -> Iterator[Path]:
             yield from sorted(run.folder.glob(f"{TEMPORARY}*"))
 
 
-def _judge(queue: Queue, known: _Known, path: Path) -> Kind | None:
+def _judge(queue: Queue, known: _Known, path: Path) -> LeftoverKind | None:
     """What is left over there; None: nothing, or it is too young to tell."""
     paths, parent = queue.paths, path.parent
     if parent == paths.leases:
-        return Kind.LEASE if path.name not in known.leases and queue.leases.is_rubbish(path) else None
+        return LeftoverKind.LEASE if path.name not in known.leases and queue.leases.is_rubbish(path) else None
     if parent == paths.snapshots:
-        return Kind.SNAPSHOT if path.name not in known.snapshots and queue.leases.is_rubbish(path) else None
+        return LeftoverKind.SNAPSHOT if path.name not in known.snapshots and queue.leases.is_rubbish(path) else None
     if path.name.startswith(TEMPORARY):
         if path.is_dir() or parent.name in known.running or not queue.leases.is_rubbish(path):
             return None
-        return None if parent != paths.folder and is_held(RunPaths(parent)) else Kind.TEMPORARY
+        return None if parent != paths.folder and is_held(RunPaths(parent)) else LeftoverKind.TEMPORARY
     if parent != paths.folder or path.name in known.names or not path.is_dir():
         return None
-    return Kind.TRASH if path.name.startswith(paths.trash("").name) else _judge_folder(queue, RunPaths(path))
+    return LeftoverKind.TRASH if path.name.startswith(paths.trash("").name) else _judge_folder(queue, RunPaths(path))
 
 
-def _judge_folder(queue: Queue, run: RunPaths) -> Kind | None:
+def _judge_folder(queue: Queue, run: RunPaths) -> LeftoverKind | None:
     """What a folder is that no record knows."""
     if run.folder.is_symlink():
-        return Kind.FOREIGN
+        return LeftoverKind.FOREIGN
     if is_held(run):
-        return Kind.BUSY
+        return LeftoverKind.BUSY
     if not _entries(run.folder):  # perhaps of a process that is about to take its lock
-        return Kind.FOLDER if queue.leases.is_rubbish(run.folder) else None
+        return LeftoverKind.FOLDER if queue.leases.is_rubbish(run.folder) else None
     marks = (run.lock, run.fence, run.config, run.outcome, run.success)
     if not any(mark.exists() for mark in marks):
-        return Kind.FOREIGN
+        return LeftoverKind.FOREIGN
     outcome = read_outcome(run)
     success = run.success.exists() or (outcome is not None and outcome.status is AttemptResult.SUCCESS)
     results = success or run.checkpoint.exists() or run.best.exists()
-    return Kind.RESULTS if results else Kind.FOLDER
+    return LeftoverKind.RESULTS if results else LeftoverKind.FOLDER
 
 
 def _take_away(leftover: Leftover, aside: Path) -> bool:
     """Remove a file, move a folder aside; False where a process has begun to work in it."""
     path = leftover.path
-    if leftover.kind is Kind.TRASH:
+    if leftover.kind is LeftoverKind.TRASH:
         return True
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return True
-    if leftover.kind is Kind.SNAPSHOT:
+    if leftover.kind is LeftoverKind.SNAPSHOT:
         path.rename(aside)
         return True
     with hold_run(RunPaths(path)) as lock:  # who comes later finds no folder, and says so

@@ -17,15 +17,15 @@ from ovis.experiments.runs.atomic import write_text
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.settings import TrainSettings
 
-__all__ = ["Sweep", "SweepError", "begin_sweep", "option_defaults", "plan_sweep"]
+__all__ = ["Plan", "PlanError", "make_plan", "option_defaults", "start_plan"]
 
 
-class SweepError(RuntimeError):
+class PlanError(RuntimeError):
     """The sweep can't go on as it was queued: one line that says why, and what to do. Nothing was changed."""
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Plan:
     """What a manager is about to do. Nothing is written yet.
 
     Attributes:
@@ -39,7 +39,7 @@ class Sweep:
     notes: tuple[str, ...] = ()
 
 
-def plan_sweep(
+def make_plan(
     path: Path,
     queue: Queue,
     *,
@@ -47,7 +47,7 @@ def plan_sweep(
     resume: bool = False,
     update_exp: bool = False,
     update_lib: bool = False,
-) -> Sweep:
+) -> Plan:
     """Find out which runs and which code to go on with. Writes nothing.
 
     Args:
@@ -61,7 +61,7 @@ def plan_sweep(
     Raises:
         GridError: the file, or the copy of it, can't be read or is invalid.
         LedgerError: the ledger can't be read.
-        SweepError: the file has changed and it was not said what to do; or the code was lost, or does not fit.
+        PlanError: the file has changed and it was not said what to do; or the code was lost, or does not fit.
         OSError: the code can't be read.
     """
     known = set() if fresh else {record.key for record in queue.read()}
@@ -70,25 +70,25 @@ def plan_sweep(
     experiment, notes = _choose_runs(path, kept, resume)
     here, current = read_code(live_package()), None if fresh else queue.snapshot()
     if current is None:
-        return Sweep(experiment, here, tuple(notes))
+        return Plan(experiment, here, tuple(notes))
     same = here.digest == current.digest
     if update_lib:
         notes.append(_describe_update(current, same))
-        return Sweep(experiment, here, tuple(notes))
+        return Plan(experiment, here, tuple(notes))
     if not is_intact(queue.paths, current.id, current.digest):
         if not same:
-            raise SweepError(
+            raise PlanError(
                 f"{queue.paths.snapshot(current.id)} is no longer the code that this sweep was queued with: put it "
                 f"back, or go on with the code here by --update_lib"
             )
-        return Sweep(experiment, here, tuple(notes))  # the same content, written again
+        return Plan(experiment, here, tuple(notes))  # the same content, written again
     if not same:
         _check_defaults(current, {run.key for run in experiment.runs} - known)
         notes.append(f"runs on the code as of {current}; it differs from the code here: --update_lib takes that")
-    return Sweep(experiment, None, tuple(notes))
+    return Plan(experiment, None, tuple(notes))
 
 
-def begin_sweep(sweep: Sweep, queue: Queue) -> None:
+def start_plan(plan: Plan, queue: Queue) -> None:
     """Write down what the sweep runs on: the snapshot, then the ledger, then the copy of the experiment file.
 
     In this order a kill in between leaves no run without its code, and no copy of a file whose runs are not queued.
@@ -98,12 +98,12 @@ def begin_sweep(sweep: Sweep, queue: Queue) -> None:
         OSError: a file can't be written.
     """
     snapshot = None
-    if sweep.code is not None:
-        snapshot = take_snapshot(queue.paths, sweep.code, live_package(), option_defaults())
-    queue.add([run.record() for run in sweep.experiment.runs], snapshot)
+    if plan.code is not None:
+        snapshot = take_snapshot(queue.paths, plan.code, live_package(), option_defaults())
+    queue.add([run.record() for run in plan.experiment.runs], snapshot)
     failpoint("sweep.queued")
-    if _text(queue.paths.experiment) != sweep.experiment.text:
-        write_text(queue.paths.experiment, sweep.experiment.text)
+    if _text(queue.paths.experiment) != plan.experiment.text:
+        write_text(queue.paths.experiment, plan.experiment.text)
 
 
 def option_defaults() -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _choose_runs(path: Path, kept: Path | None, resume: bool) -> tuple[Experimen
         return experiment, []
     now, then = ({run.key for run in one.runs} for one in (experiment, _load_copy(kept, path)))
     if now != then:
-        raise SweepError(
+        raise PlanError(
             f"{path} has changed since this sweep was queued ({_count_changes(len(now - then), len(then - now))}): "
             f"--update_exp takes the change, --resume goes on with the sweep as it was"
         )
@@ -154,7 +154,7 @@ def _check_defaults(current: Snapshot, new: set[str]) -> None:
     """Refuse to queue runs whose command lines mean something else to the code that would run them."""
     for name, value in option_defaults().items():
         if new and name in current.defaults and current.defaults[name] != value:
-            raise SweepError(
+            raise PlanError(
                 f"--{name} is {value} by default here, and {current.defaults[name]} in the code that this sweep runs "
                 f"on: {runs_text(len(new))} can't be added without --update_lib"
             )

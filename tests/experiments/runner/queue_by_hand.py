@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ovis.experiments.runner.queue.events import Ended
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Ended, Queue
 from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.process import new_owner
 from ovis.experiments.runs.status import AttemptResult, Outcome, Record

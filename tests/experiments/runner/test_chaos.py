@@ -17,7 +17,7 @@ from tinydb import TinyDB
 from tinydb.storages import JSONStorage
 
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.queue.transitions import Level, Policy
+from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
 
 SHORT = {"runs": 8, "kills": 10, "step": 0.15}
 LONG = {"runs": 60, "kills": 60, "step": 0.25}
@@ -74,7 +74,7 @@ def test_the_watcher_notices_a_run_that_is_done_twice(lab: Lab) -> None:
     chaos = Chaos(lab, runs=1, kills=0)
     assert lab.run() == 0
     chaos.watch()
-    lab.queue.requeue(Level.ALL)
+    lab.queue.requeue(RequeueLevel.ALL)
     assert lab.run() == 0
     chaos.watch()
     assert chaos.verdict.done_twice == 1

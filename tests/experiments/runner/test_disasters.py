@@ -18,7 +18,7 @@ import pytest
 from laboratory import Lab, command_of, is_running, processes_of
 
 from ovis.experiments.cli.dbutils import main as dbutils
-from ovis.experiments.runner.queue.transitions import Level, Policy
+from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
 
 RUNS = {"args": ["--estimator vimco --iw 2"], "seeds": 3}
 #: Two slots, a tenth of a second for each of twelve steps.
@@ -283,7 +283,7 @@ def test_runs_copied_without_their_hidden_files_are_known_and_can_be_put_back(la
         hidden.unlink()
     assert lab.run() == 0
     assert lab.journal()[run.name] == DONE_ONCE
-    lab.queue.requeue(Level.ALL)
+    lab.queue.requeue(RequeueLevel.ALL)
     assert not run.outcome.exists()
     assert lab.run() == 0
     assert lab.journal()[run.name][2:] == ["start at 5 in 2", "done in 2"]

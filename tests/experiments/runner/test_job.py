@@ -20,8 +20,8 @@ from laboratory import STUB, Lab, is_running, record
 
 from ovis.experiments.runner.acquire import Held, hold
 from ovis.experiments.runner.job import JobSpec, run_job
-from ovis.experiments.runner.queue.events import Ended
 from ovis.experiments.runner.queue.leases import Leases
+from ovis.experiments.runner.queue.queue import Ended
 from ovis.experiments.runs.process import new_owner, owner_is_dead, parent_guard
 from ovis.experiments.runs.status import BUSY, EXHAUSTED, STALE, AttemptResult, Outcome, Record, State, read_outcome
 

@@ -17,7 +17,7 @@ from ovis.experiments.runner.engines import local
 from ovis.experiments.runner.engines.base import Handle
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.gpus import availability, reservations
-from ovis.experiments.runner.gpus.availability import DeviceSource, Limits
+from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits
 from ovis.experiments.runner.gpus.devices import list_devices
 from ovis.experiments.runner.job import JobSpec
 
@@ -34,7 +34,7 @@ class Box:
         monkeypatch.setattr(JobSpec, "argv", lambda job: ["sleep", "60"])
 
     def engine(self, processes: int = 1, request: str = "auto", **limits: float) -> LocalEngine:
-        source = DeviceSource(list_devices(request), Limits(**limits))  # type: ignore[arg-type]
+        source = DeviceSource(list_devices(request), GpuLimits(**limits))  # type: ignore[arg-type]
         self.engines.append(LocalEngine(source, processes))
         return self.engines[-1]
 

@@ -9,8 +9,7 @@ from hand_made import POLICY, HandMade, Watcher, orphan, queue_runs, succeed, wo
 from laboratory import Lab, dead_owner
 
 from ovis.experiments.runner.engines.base import Phase, Status
-from ovis.experiments.runner.queue.events import Launched
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.status import State, read_outcome
 

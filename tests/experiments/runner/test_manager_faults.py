@@ -13,8 +13,7 @@ from laboratory import Lab, dead_owner
 from ovis.experiments.runner.engines.base import EngineError, Handle, NotNow, Phase, Status
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import run_experiment
-from ovis.experiments.runner.queue.events import Launched
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runs.status import State
 
 

@@ -15,7 +15,7 @@ from laboratory import Lab, record
 from queue_by_hand import ME, publish
 
 from ovis.experiments.cli.dbutils import main as dbutils
-from ovis.experiments.runner.orphans import Kind, find_leftovers, remove_leftovers
+from ovis.experiments.runner.orphans import LeftoverKind, find_leftovers, remove_leftovers
 from ovis.experiments.runner.queue import queue as queue_module
 from ovis.experiments.runner.queue.ledger import LedgerError, Row
 from ovis.experiments.runner.queue.queue import Queue
@@ -38,7 +38,7 @@ def by_hand(queue: Queue, name: str, *files: str) -> RunPaths:
     return run
 
 
-def kinds(queue: Queue) -> dict[str, Kind]:
+def kinds(queue: Queue) -> dict[str, LeftoverKind]:
     return {item.path.name: item.kind for item in find_leftovers(queue)}
 
 
@@ -75,18 +75,18 @@ def test_what_is_left_over(queue: Queue) -> None:
     by_hand(queue, "trained", "checkpoint.pt")
     publish_outcome(by_hand(queue, "succeeded"), Outcome(AttemptResult.SUCCESS, 1))
     assert kinds(queue) == {
-        f"{settled.key}.3": Kind.LEASE,
-        f"{settled.key}.2.expired": Kind.LEASE,
-        ".tmp-old": Kind.TEMPORARY,
-        ".tmp-.db.json1": Kind.TEMPORARY,
-        "0123abcd": Kind.SNAPSHOT,
-        ".trash-x": Kind.TRASH,
-        "empty": Kind.FOLDER,
-        "crashed": Kind.FOLDER,
-        "trained": Kind.RESULTS,
-        "succeeded": Kind.RESULTS,
-        "notes": Kind.FOREIGN,
-        "linked": Kind.FOREIGN,
+        f"{settled.key}.3": LeftoverKind.LEASE,
+        f"{settled.key}.2.expired": LeftoverKind.LEASE,
+        ".tmp-old": LeftoverKind.TEMPORARY,
+        ".tmp-.db.json1": LeftoverKind.TEMPORARY,
+        "0123abcd": LeftoverKind.SNAPSHOT,
+        ".trash-x": LeftoverKind.TRASH,
+        "empty": LeftoverKind.FOLDER,
+        "crashed": LeftoverKind.FOLDER,
+        "trained": LeftoverKind.RESULTS,
+        "succeeded": LeftoverKind.RESULTS,
+        "notes": LeftoverKind.FOREIGN,
+        "linked": LeftoverKind.FOREIGN,
     }
     (temporary,) = [item.path for item in find_leftovers(queue) if item.path.name == ".tmp-old"]
     assert temporary.parent.name == settled.name  # not that of the running one
@@ -95,7 +95,7 @@ def test_what_is_left_over(queue: Queue) -> None:
         "notes",
         "linked",
     }
-    assert kinds(queue) == {"notes": Kind.FOREIGN, "linked": Kind.FOREIGN}
+    assert kinds(queue) == {"notes": LeftoverKind.FOREIGN, "linked": LeftoverKind.FOREIGN}
     assert {path.name for path in queue.paths.folder.iterdir() if not path.name.startswith(".db")} == {
         ".leases", ".snapshots", "empty-young", "linked", "notes", "notes.txt", running.name, settled.name
     }  # fmt: skip
@@ -109,16 +109,16 @@ def test_a_folder_with_a_process_in_it_stays(queue: Queue) -> None:
     with hold_run(run) as lock:
         assert lock is not None
         assert remove_leftovers(queue, found) == []  # it came after the listing
-        assert kinds(queue) == {"by-hand": Kind.BUSY}
+        assert kinds(queue) == {"by-hand": LeftoverKind.BUSY}
         assert remove_leftovers(queue, find_leftovers(queue)) == []
-    assert [item.kind for item in remove_leftovers(queue, found)] == [Kind.FOLDER]
+    assert [item.kind for item in remove_leftovers(queue, found)] == [LeftoverKind.FOLDER]
     assert not run.folder.exists()
 
 
 def test_a_folder_that_got_a_record_or_a_result_after_the_listing_stays(queue: Queue) -> None:
     one, two = by_hand(queue, "run-c1"), by_hand(queue, "run-c2")
     found = find_leftovers(queue)
-    assert [item.kind for item in found] == [Kind.FOLDER] * 2
+    assert [item.kind for item in found] == [LeftoverKind.FOLDER] * 2
     queue.add([record("c1")])
     two.checkpoint.touch()
     assert remove_leftovers(queue, found) == []
@@ -142,7 +142,7 @@ def test_a_lease_made_for_a_claim_under_way_stays(queue: Queue, monkeypatch: pyt
     leased.wait(10)
     other = Queue(queue.paths)
     found = find_leftovers(other)
-    assert [item.kind for item in found] == [Kind.LEASE]  # as far as can be told without the lock
+    assert [item.kind for item in found] == [LeftoverKind.LEASE]  # as far as can be told without the lock
     threading.Timer(0.2, go_on.set).start()
     assert remove_leftovers(other, found) == []  # waits for the claim
     manager.join()
@@ -204,7 +204,7 @@ def test_on_a_terminal_it_asks(
 
 def test_cleaning_as_json(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     crashed = by_hand(queue, "crashed")
-    item = {"path": str(crashed.folder), "kind": "folder", "why": Kind.FOLDER.value}
+    item = {"path": str(crashed.folder), "kind": "folder", "why": LeftoverKind.FOLDER.value}
     assert dbutils([*there, "--clean", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"exp": "lab", "found": [item], "removed": []}
     assert dbutils([*there, "--clean", "--json", "--yes"]) == 0
@@ -245,9 +245,9 @@ def test_a_broken_ledger_removes_nothing(queue: Queue, there: list[str], capsys:
 def test_the_outcome_of_a_run_without_a_record_counts(queue: Queue) -> None:
     run = by_hand(queue, "run-c1")
     publish(queue, record("c1"), AttemptResult.EXCEPTION, attempt=1)
-    assert kinds(queue) == {run.name: Kind.FOLDER}
+    assert kinds(queue) == {run.name: LeftoverKind.FOLDER}
     publish(queue, record("c1"), AttemptResult.SUCCESS, attempt=2)
-    assert kinds(queue) == {run.name: Kind.RESULTS}
+    assert kinds(queue) == {run.name: LeftoverKind.RESULTS}
 
 
 def test_a_folder_that_is_cleaned_away_while_its_run_is_queued_leaves_a_fresh_run(
@@ -256,7 +256,7 @@ def test_a_folder_that_is_cleaned_away_while_its_run_is_queued_leaves_a_fresh_ru
     run = by_hand(queue, "run-c1")
     run.fence.write_text("3")
     publish_outcome(run, Outcome(AttemptResult.SUCCESS, 3))
-    real = queue_module.new_row
+    real = queue_module._new_row
 
     def look_and_clean(*arguments: Any) -> Row:
         monkeypatch.undo()
@@ -265,7 +265,7 @@ def test_a_folder_that_is_cleaned_away_while_its_run_is_queued_leaves_a_fresh_ru
         remove_leftovers(other, find_leftovers(other))
         return row
 
-    monkeypatch.setattr(queue_module, "new_row", look_and_clean)
+    monkeypatch.setattr(queue_module, "_new_row", look_and_clean)
     queue.add([record("c1")])
     (added,) = [r for r in queue.read() if r.key == "c1"]
     assert (added.state, added.attempt, run.folder.exists()) == (State.QUEUED, 0, False)

@@ -17,7 +17,7 @@ import pytest
 from laboratory import Lab
 
 import ovis
-from ovis.experiments.runner import plan as sweep
+from ovis.experiments.runner import plan as plan_module
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.snapshot import live_package
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -325,7 +325,7 @@ def test_folders_are_the_users_own(clone: Clone, said: str, words: list[str], ex
 def test_runs_that_mean_something_else_to_the_snapshot_are_refused(clone: Clone) -> None:
     clone.write(args=[""], parameters={"lr": [0.5]})
     clone.run()
-    default = sweep.option_defaults()["lr"]
+    default = plan_module.option_defaults()["lr"]
     path = clone.package / "settings.py"
     path.write_text(re.sub(r"    lr: float = option\([^,]+,", "    lr: float = option(0.25,", path.read_text()))
     assert "1 done" in clone.run()  # nothing is added
@@ -344,9 +344,9 @@ QUEUE = """
 from pathlib import Path
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.plan import begin_sweep, plan_sweep
+from ovis.experiments.runner.plan import start_plan, make_plan
 queue = Queue(ExperimentPaths(Path("runs/lab")))
-begin_sweep(plan_sweep(Path("lab.json"), queue), queue)
+start_plan(make_plan(Path("lab.json"), queue), queue)
 """
 
 

@@ -16,9 +16,8 @@ from laboratory import Lab, dead_owner, record
 from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.experiments.runner.queue import queue as queue_module
-from ovis.experiments.runner.queue.events import Launched
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runs.atomic import TEMPORARY
 from ovis.experiments.runs.process import new_owner
 from ovis.experiments.runs.status import AttemptResult, State
@@ -178,7 +177,7 @@ def test_sweeping_removes_strays_only(queue: Queue) -> None:
         path.touch()
     for path in (stray, temporary, trash, queue.paths.lease(r.key, 1)):
         os.utime(path, (1, 1))
-    queue.sweep()
+    queue.remove_stale()
     assert [path.exists() for path in (stray, temporary, trash)] == [False] * 3
     assert queue.paths.lease(r.key, 1).exists()
     assert young.exists()
@@ -247,7 +246,7 @@ import resource, signal, sys
 from pathlib import Path
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runs.paths import ExperimentPaths
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runs.status import Record
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 queue = Queue(ExperimentPaths(Path(sys.argv[1])))
@@ -273,7 +272,7 @@ ADD = """
 import sys
 from pathlib import Path
 from ovis.experiments.runs.paths import ExperimentPaths
-from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runs.status import Record
 print(Queue(ExperimentPaths(Path(sys.argv[1]))).add([Record(f"{n:012x}", f"run{n}", "x") for n in range(300)]))
 """

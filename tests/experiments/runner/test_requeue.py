@@ -10,7 +10,7 @@ from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import Level, Policy
+from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
 from ovis.experiments.runs.fencing import hold_run, take_fence, withdraw_outcome
 from ovis.experiments.runs.status import AttemptResult, State
 
@@ -19,7 +19,7 @@ def test_requeueing_voids_the_outcome_even_if_it_could_not_be_removed(queue: Que
     (r,) = queue.tick(ME, 1).claimed
     publish(queue, r, AttemptResult.SUCCESS)
     queue.tick(ME, 0, ended=[lost(r)])
-    assert [c.key for c in queue.requeue(Level.ALL)] == [r.key]
+    assert [c.key for c in queue.requeue(RequeueLevel.ALL)] == [r.key]
     assert not queue.paths.run(r.name).outcome.exists()
     publish(queue, r, AttemptResult.SUCCESS)  # as if killed before the removal
     (again,) = queue.tick(ME, 1, keys={r.key}).claimed
@@ -33,13 +33,13 @@ def test_requeueing_leaves_the_outcome_of_a_newer_attempt(queue: Queue) -> None:
     publish(queue, r, AttemptResult.EXCEPTION)
     queue.tick(ME, 0, ended=[lost(r)])
     publish(queue, r, AttemptResult.SUCCESS, attempt=2)
-    queue.requeue(Level.FAILED)
+    queue.requeue(RequeueLevel.FAILED)
     assert queue.paths.run(r.name).outcome.exists()
 
 
 def test_requeueing_never_touches_a_running_run(queue: Queue) -> None:
     queue.tick(ME, 2)
-    assert queue.requeue(Level.ALL) == []
+    assert queue.requeue(RequeueLevel.ALL) == []
     assert list(states(queue).values()).count("running") == 2
 
 
@@ -109,17 +109,17 @@ def test_a_running_run_is_not_put_back_by_name_and_nothing_is(queue: Queue) -> N
     settle(queue, done, AttemptResult.SUCCESS)
     before = queue.paths.ledger.read_bytes()
     with pytest.raises(LedgerError, match=f"nothing was put back, as {running.name} is running: cancel"):
-        queue.requeue(Level.ALL, {done.key, running.key}, strict=True)
+        queue.requeue(RequeueLevel.ALL, {done.key, running.key}, strict=True)
     assert queue.paths.ledger.read_bytes() == before
     assert queue.paths.run(done.name).outcome.exists()
-    assert [r.key for r in queue.requeue(Level.ALL, {done.key}, strict=True)] == [done.key]
+    assert [r.key for r in queue.requeue(RequeueLevel.ALL, {done.key}, strict=True)] == [done.key]
 
 
 def test_attempts_by_hand_do_not_make_the_next_one_stale(queue: Queue) -> None:
     """Each takes the next number, and the fence is never lowered; so does a manager whose ledger is of yesterday."""
     (r,) = queue.tick(ME, 1).claimed
     settle(queue, r, AttemptResult.EXCEPTION)
-    queue.requeue(Level.FAILED)
+    queue.requeue(RequeueLevel.FAILED)
     run = queue.paths.run(r.name)
     run.fence.write_text("5\n")
     (again,) = queue.tick(ME, 1, keys={r.key}).claimed
@@ -131,17 +131,17 @@ def test_attempts_by_hand_do_not_make_the_next_one_stale(queue: Queue) -> None:
 def test_a_run_whose_manager_died_counts_as_put_back(queue: Queue) -> None:
     (orphan,) = queue.tick(dead_owner(), 1).claimed
     (other,) = queue.tick(ME, 1, keys={KEYS[1]}).claimed
-    assert queue.requeue(Level.LOST, {other.key}) == []
+    assert queue.requeue(RequeueLevel.LOST, {other.key}) == []
     assert get(queue, orphan.key).state is State.QUEUED
     (again,) = queue.tick(dead_owner(), 1, keys={orphan.key}).claimed
-    assert [r.key for r in queue.requeue(Level.ALL, {again.key}, strict=True)] == [orphan.key]
+    assert [r.key for r in queue.requeue(RequeueLevel.ALL, {again.key}, strict=True)] == [orphan.key]
     assert queue.leases.beat(again.key, again.attempt) is False  # should its job live after all, it stops
 
 
 def test_level_0_does_nothing_at_all(queue: Queue) -> None:
     queue.tick(dead_owner(), 1)
     before = queue.paths.ledger.read_bytes()
-    assert queue.requeue(Level.NOTHING) == []
+    assert queue.requeue(RequeueLevel.NOTHING) == []
     assert queue.paths.ledger.read_bytes() == before
 
 
@@ -167,7 +167,7 @@ def test_cancelling_revokes_the_lease_and_a_late_outcome_changes_nothing(queue: 
 def test_the_outcome_of_a_cancelled_attempt_does_not_settle_a_later_one(queue: Queue) -> None:
     (r,) = queue.tick(ME, 1).claimed
     queue.cancel({r.key})
-    assert [c.key for c in queue.requeue(Level.INCOMPLETE)] == [r.key]
+    assert [c.key for c in queue.requeue(RequeueLevel.INCOMPLETE)] == [r.key]
     (again,) = queue.tick(ME, 1, keys={r.key}).claimed
     publish(queue, r, AttemptResult.SUCCESS)  # the cancelled job was only slow to stop
     tick = queue.tick(ME, 0, ended=[lost(again)])

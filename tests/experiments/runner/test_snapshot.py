@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from laboratory import STUB, Lab, record
 
-from ovis.experiments.runner import plan as sweep
+from ovis.experiments.runner import plan as plan_module
 from ovis.experiments.runner import snapshot
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.ledger import LedgerError
@@ -30,7 +30,7 @@ def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = lab.folder / "clone" / "ovis"
     write(package / "__init__.py", "version = 1\n")
     write(package / "models" / "vae.py", "width = 10\n")
-    monkeypatch.setattr(sweep, "live_package", lambda: package)
+    monkeypatch.setattr(plan_module, "live_package", lambda: package)
     return package
 
 
@@ -307,11 +307,11 @@ def test_the_current_snapshot_is_the_last_one_and_old_ones_go_with_their_last_ru
     rows = json.loads(lab.paths.ledger.read_text())["snapshots"]
     assert [row["id"] for row in rows.values()] == [first, third]
     assert rows["1"]["defaults"] == {"lr": 0.1}
-    queue.sweep()
+    queue.remove_stale()
     assert copies(lab) == {first, second, third}
     for folder in lab.paths.snapshots.iterdir():
         os.utime(folder, (1, 1))
-    queue.sweep()
+    queue.remove_stale()
     assert copies(lab) == {first, third}
     queue.add([], taken[0])  # back to the first one
     assert queue.snapshot() == taken[0]
@@ -322,7 +322,7 @@ def test_a_copy_that_is_wanted_again_is_spared(lab: Lab, live: Path) -> None:
     taken = take(lab, live)
     os.utime(lab.paths.snapshot(taken.id), (1, 1))
     take(lab, live)
-    lab.queue.sweep()
+    lab.queue.remove_stale()
     assert copies(lab) == {taken.id}
 
 

@@ -9,7 +9,7 @@ import pytest
 from laboratory import record
 
 from ovis.experiments.runner.display.progress import RunningRun
-from ovis.experiments.runner.display.status_table import Limits, draw_table, fit, usual_limits
+from ovis.experiments.runner.display.status_table import RowLimits, draw_table, fit, usual_limits
 from ovis.experiments.runner.overview import Overview
 from ovis.experiments.runner.run_selection import SelectionError, find_runs, pick_runs
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -113,7 +113,7 @@ def test_of_many_failures_the_first_are_shown() -> None:
 
 def test_running_and_failed_runs_come_first_on_a_small_screen() -> None:
     seen = overview(*RUNS, *(named(f"{n:012x}") for n in range(20)))
-    lines = fit(draw_table(seen, 60, Limits()), 60, 10)
+    lines = fit(draw_table(seen, 60, RowLimits()), 60, 10)
     assert (len(lines), max(map(len, lines))) == (10, 60)
     assert lines[4].startswith("cccccccc")
     assert lines[7].startswith("bbbbbbbb")

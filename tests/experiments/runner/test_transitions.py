@@ -8,8 +8,8 @@ import pytest
 from laboratory import record
 
 from ovis.experiments.runner.queue.transitions import (
-    Level,
     Policy,
+    RequeueLevel,
     accepts,
     cancel,
     claim,
@@ -122,8 +122,8 @@ def test_which_outcomes_count(ending: AttemptResult, attempt: int, expected: boo
 )
 def test_levels_of_requeueing(state: State, reason: str, lowest: int | None) -> None:
     row = record(state=state, reason=reason).to_row()
-    levels = [level.value for level in Level if requeued_by(row, level)]
-    assert levels == [level.value for level in Level if lowest is not None and level >= lowest]
+    levels = [level.value for level in RequeueLevel if requeued_by(row, level)]
+    assert levels == [level.value for level in RequeueLevel if lowest is not None and level >= lowest]
 
 
 def test_requeueing_starts_afresh_but_counts_on() -> None:

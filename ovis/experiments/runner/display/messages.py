@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ovis.experiments.runner.display.progress import runs_text
-from ovis.experiments.runner.queue.events import Event
+from ovis.experiments.runner.queue.queue import Event
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import AttemptResult, State
 
-__all__ = ["Narrator"]
+__all__ = ["RunMessages"]
 
 #: Seconds between two lines that say why queued runs don't start.
 WAIT_INTERVAL = 60.0
@@ -24,7 +24,7 @@ FIGURE = re.compile(r"(?<![\w:.-])\d+")
 MANY = 4
 
 
-class Narrator:
+class RunMessages:
     """Turns what happens to runs into lines.
 
     Args:

@@ -11,7 +11,10 @@ from typing import NoReturn, Protocol, TextIO
 
 from tqdm import tqdm
 
+from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runs.status import Progress, State
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.studies import AsymptoticSettings
 
 __all__ = ["Display", "RunningRun", "View", "clock", "counts_text", "is_drawable", "make_display", "runs_text"]
 
@@ -244,3 +247,19 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def run_weights(runs: Sequence[Run]) -> dict[str, float]:
+    """What each run counts for in the bar: in proportion to its steps where these are known, one on average."""
+    steps = [_steps(run.settings) for run in runs]
+    if not all(steps):
+        return dict.fromkeys((run.key for run in runs), 1.0)
+    total = sum(steps)
+    return {run.key: count * len(runs) / total for run, count in zip(runs, steps, strict=True)}
+
+
+def _steps(settings: TrainSettings | AsymptoticSettings) -> int:
+    """The work of a run, 0: not known."""
+    if isinstance(settings, AsymptoticSettings):
+        return settings.work
+    return settings.nsteps if settings.epochs < 0 else 0

@@ -9,7 +9,7 @@ from ovis.experiments.runner.display.progress import clock
 from ovis.experiments.runner.overview import Overview
 from ovis.experiments.runs.status import Record, State
 
-__all__ = ["Limits", "draw_table", "fit", "usual_limits"]
+__all__ = ["RowLimits", "draw_table", "fit", "usual_limits"]
 
 #: Digits of a key that are shown: enough to say which run is meant, as any start of a key does that only one has.
 KEY_DIGITS = 8
@@ -24,7 +24,7 @@ ABOUT_MORE = "--find TEXT shows those that contain it, --json all"
 
 
 @dataclass(frozen=True)
-class Limits:
+class RowLimits:
     """How many runs of a kind get lines of their own; None: all."""
 
     running: int | None = None
@@ -32,13 +32,13 @@ class Limits:
     others: int | None = None
 
 
-def usual_limits(overview: Overview) -> Limits:
+def usual_limits(overview: Overview) -> RowLimits:
     """Every run of a few, or of those that were asked for; of many the running ones and the first that failed."""
     few = len(overview.records) <= FEW or len(overview.records) < overview.total
-    return Limits() if few else Limits(failed=20, others=0)
+    return RowLimits() if few else RowLimits(failed=20, others=0)
 
 
-def draw_table(overview: Overview, width: int | None = None, limits: Limits | None = None) -> list[str]:
+def draw_table(overview: Overview, width: int | None = None, limits: RowLimits | None = None) -> list[str]:
     """The counts; the running runs; the failed ones with their last line and their log; the others.
 
     Args:
@@ -46,7 +46,7 @@ def draw_table(overview: Overview, width: int | None = None, limits: Limits | No
         width: columns that tables may take: the long names, which come last, are cut; None: as they come.
         limits: how many lines; None: all.
     """
-    limits = limits or Limits()
+    limits = limits or RowLimits()
     running = [r for r in overview.records if r.state is State.RUNNING and r.key not in overview.orphans]
     failed = [r for r in overview.records if r.state is State.FAILED]
     others = [r for r in overview.records if r.state not in (State.RUNNING, State.FAILED) or r.key in overview.orphans]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from ovis.experiments.runner.display.progress import clock, is_drawable
-from ovis.experiments.runner.display.status_table import Limits, draw_table, fit, usual_limits
+from ovis.experiments.runner.display.status_table import RowLimits, draw_table, fit, usual_limits
 from ovis.experiments.runner.overview import Overview
 
 __all__ = ["watch"]
@@ -59,7 +59,7 @@ class _Screen:
         width, height = os.get_terminal_size(self._stream.fileno())
         height = max(height - 1, 1)  # the last line stays free, as a line break there would scroll
         failed = max(height // 3 // FAILED_LINES, 1)
-        limits = Limits(max(height // 2, 1), failed, usual_limits(overview).others)
+        limits = RowLimits(max(height // 2, 1), failed, usual_limits(overview).others)
         lines = draw_table(overview, width, limits)
         text = "".join(f"{line}{CLEAR_LINE}\n" for line in fit(lines, width, height))
         self._stream.write(HOME + text + CLEAR_BELOW)

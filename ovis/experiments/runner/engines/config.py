@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from ovis.experiments.runner.engines.base import Engine, EngineError, Request
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.engines.options import EngineOptions, LocalOptions, RayOptions, SlurmOptions
-from ovis.experiments.runner.gpus.availability import DeviceSource, Limits
+from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits
 from ovis.experiments.runner.gpus.devices import default_processes, list_devices
 
 __all__ = ["make_engine"]
@@ -36,5 +36,5 @@ _CLUSTERS = {RayOptions: ("ray", "ray", "RayEngine"), SlurmOptions: ("slurm", "s
 
 def _make_local(options: LocalOptions, request: Request) -> LocalEngine:
     devices = list_devices(request.device)
-    source = DeviceSource(devices, Limits(options.max_gpus, options.max_load, options.max_memory))
+    source = DeviceSource(devices, GpuLimits(options.max_gpus, options.max_load, options.max_memory))
     return LocalEngine(source, request.processes or default_processes(devices))

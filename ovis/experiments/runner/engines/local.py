@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ovis
 from ovis.experiments.runner.engines.base import Handle, Phase, Status
-from ovis.experiments.runner.gpus.availability import DeviceSource, Verdict
+from ovis.experiments.runner.gpus.availability import Availability, DeviceSource
 from ovis.experiments.runner.gpus.devices import Device, cores
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -32,7 +32,7 @@ class _Placed:
 class _Place:
     device: Device
     ours: int  # jobs of ours on it
-    verdict: Verdict
+    availability: Availability
 
 
 class LocalEngine:
@@ -64,14 +64,14 @@ class LocalEngine:
         pass  # a job sees what the manager sees
 
     def capacity(self) -> int:
-        free = [place for place in self._places() if place.verdict.free]
+        free = [place for place in self._places() if place.availability.free]
         begun = sum(self._processes - place.ours for place in free if place.ours)
         fresh = sum(not place.ours for place in free)
         return begun + self._processes * min(fresh, self._source.at_once - len(self._counts()))
 
     def waiting(self) -> str:
-        places = self._places()
-        return "; ".join(f"{place.device.label} {place.verdict.reason}" for place in places if place.verdict.reason)
+        reasons = {place.device.label: place.availability.reason for place in self._places()}
+        return "; ".join(f"{label} {reason}" for label, reason in reasons.items() if reason)
 
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
         started: list[Handle | OSError] = []
@@ -137,8 +137,9 @@ class LocalEngine:
         counts = self._counts()
         more = len(counts) < self._source.at_once
         # All are looked at, the full ones too: so NVML gets to show us processes that we know to be ours.
-        looks = [_Place(d, counts[d.label], self._source.verdict(d, counts[d.label])) for d in self._source.devices]
-        return [place for place in looks if place.ours < self._processes and (place.ours or more)]
+        ours = [(device, counts[device.label]) for device in self._source.devices]
+        places = [_Place(device, count, self._source.availability(device, count)) for device, count in ours]
+        return [place for place in places if place.ours < self._processes and (place.ours or more)]
 
     def _choose(self) -> Device:
         """The free device with the fewest of our jobs, then with the lowest load.
@@ -146,7 +147,7 @@ class LocalEngine:
         The job has been claimed because one was free. Should none be, a moment later, one that isn't has to do.
         """
         places = self._places()
-        free = [place for place in places if place.verdict.free] or places
+        free = [place for place in places if place.availability.free] or places
         return min(free, key=lambda place: (place.ours, self._source.load(place.device))).device
 
     def _environment(self, device: Device) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ovis.experiments.runner.gpus.availability import Limits
+from ovis.experiments.runner.gpus.availability import GpuLimits
 
 __all__ = ["OPTIONS", "EngineOptions", "LocalOptions", "RayOptions", "SlurmOptions"]
 
@@ -24,14 +24,14 @@ class LocalOptions:
 
     max_gpus: int | None = _option(None, "use at most N GPUs at once (default: all that are free)", "N", "count")
     max_load: float = _option(
-        Limits.max_load,
-        f"leave a GPU alone that is busy for more than this fraction of time (default: {Limits.max_load})",
+        GpuLimits.max_load,
+        f"leave a GPU alone that is busy for more than this fraction of time (default: {GpuLimits.max_load})",
         "F",
         "fraction",
     )
     max_memory: float = _option(
-        Limits.max_memory,
-        f"leave a GPU alone that has more than this fraction of memory in use (default: {Limits.max_memory})",
+        GpuLimits.max_memory,
+        f"leave a GPU alone that has more than this fraction of memory in use (default: {GpuLimits.max_memory})",
         "F",
         "fraction",
     )

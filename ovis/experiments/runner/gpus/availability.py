@@ -12,7 +12,7 @@ from ovis.experiments.runner.gpus.devices import Device
 from ovis.experiments.runner.gpus.nvml import Nvml, NvmlError, ProcessUse, Reading
 from ovis.experiments.runner.gpus.reservations import Reservations
 
-__all__ = ["DeviceSource", "Limits", "Verdict"]
+__all__ = ["Availability", "DeviceSource", "GpuLimits"]
 
 #: Seconds that a look at a GPU is good for.
 LOOK = 1.0
@@ -25,7 +25,7 @@ ECHO = 2.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class GpuLimits:
     """What this manager takes of a machine that is shared.
 
     Attributes:
@@ -40,7 +40,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Availability:
     """Whether a device can take another run.
 
     Attributes:
@@ -77,10 +77,10 @@ class DeviceSource:
     """
 
     def __init__(
-        self, devices: Sequence[Device], limits: Limits | None = None, reservations: Reservations | None = None
+        self, devices: Sequence[Device], limits: GpuLimits | None = None, reservations: Reservations | None = None
     ) -> None:
         self.devices = tuple(devices)
-        self._limits = limits or Limits()
+        self._limits = limits or GpuLimits()
         self._reservations = reservations or Reservations()
         self._nvml = Nvml()
         self._looks: dict[str, _Look] = {}
@@ -97,7 +97,7 @@ class DeviceSource:
         labels = ", ".join(device.label for device in self.devices)
         return labels if self.at_once == len(self.devices) else f"{self.at_once} of {labels}"
 
-    def verdict(self, device: Device, ours: int) -> Verdict:
+    def availability(self, device: Device, ours: int) -> Availability:
         """Whether a device can take another run now.
 
         Args:
@@ -105,22 +105,22 @@ class DeviceSource:
             ours: how many runs of this manager are on it.
         """
         if not device.gpu:
-            return Verdict(True)
+            return Availability(True)
         look = self._look(device.gpu)
         if look.reading is None:
-            return Verdict(False, f"can't be read: {look.problem}")
+            return Availability(False, f"can't be read: {look.problem}")
         just_left = time.monotonic() - self._left.get(device.gpu, float("-inf")) < ECHO
         if self._sees_processes and (ours or just_left):
-            verdict = self._judge(look.others.load, look.others.memory, "others' ")
+            availability = self._judge(look.others.load, look.others.memory, "others' ")
         elif ours:
-            verdict = Verdict(True)
+            availability = Availability(True)
         else:
-            verdict = self._judge(look.reading.load, look.reading.memory)
+            availability = self._judge(look.reading.load, look.reading.memory)
             if just_left:  # not a word while it may be the load of our own run
-                verdict = Verdict(verdict.free)
-        if verdict.free and self._reservations.is_taken(device.gpu):
-            return Verdict(False, "another manager has just started a run there")
-        return verdict
+                availability = Availability(availability.free)
+        if availability.free and self._reservations.is_taken(device.gpu):
+            return Availability(False, "another manager has just started a run there")
+        return availability
 
     def load(self, device: Device) -> float:
         """The fraction of the time the device was busy when last looked at, 0..1; 0 where that can't be told."""
@@ -141,11 +141,12 @@ class DeviceSource:
         """All runs have ended, and none will be started."""
         self._reservations.close()
 
-    def _judge(self, load: float | None, memory: float | None, whose: str = "") -> Verdict:
+    def _judge(self, load: float | None, memory: float | None, whose: str = "") -> Availability:
         if (load or 0.0) <= self._limits.max_load and (memory or 0.0) <= self._limits.max_memory:
-            return Verdict(True)
+            return Availability(True)
         figures = {"load": load, "memory": memory}
-        return Verdict(False, whose + ", ".join(f"{n} {100 * f:.0f} %" for n, f in figures.items() if f is not None))
+        reason = ", ".join(f"{name} {100 * figure:.0f} %" for name, figure in figures.items() if figure is not None)
+        return Availability(False, whose + reason)
 
     def _look(self, gpu: str) -> _Look:
         look = self._looks.get(gpu)

@@ -102,7 +102,7 @@ class Leases:
         """Remove the lease of an attempt that has ended."""
         self.paths.lease(key, attempt).unlink(missing_ok=True)
 
-    def sweep(self, running: Container[str]) -> None:
+    def remove_stale(self, running: Container[str]) -> None:
         """Remove what a kill may have left behind: leases nobody runs under, temporary files, run folders in the trash.
 
         Args:

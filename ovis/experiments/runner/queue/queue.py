@@ -13,24 +13,77 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ovis.experiments.runner.queue import transitions
-from ovis.experiments.runner.queue.adoption import last_attempt, new_row
-from ovis.experiments.runner.queue.events import Ended, Event, Launched, Tick
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
-from ovis.experiments.runner.queue.transitions import RUNNING, Level, Policy
+from ovis.experiments.runner.queue.transitions import RUNNING, Policy, RequeueLevel
 from ovis.experiments.runner.snapshot import Snapshot
 from ovis.experiments.runs.failpoints import failpoint
-from ovis.experiments.runs.fencing import is_held, withdraw_outcome
-from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.fencing import is_held, read_fence, withdraw_outcome
+from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.process import owner_is_dead
 from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, read_outcome
 
-__all__ = ["Queue"]
+__all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
 
 #: A ledger of one file is rewritten at every transaction: beyond this it is the wrong tool.
 MAX_RUNS = 30_000
 
 STATES = {state.value: state for state in State}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that ended: how, if its folder holds no outcome of its own."""
+
+    key: str
+    attempt: int
+    otherwise: Outcome
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A job that was handed to the engine, or that has left its queue for a node, or that was taken over.
+
+    Attributes:
+        key: the run.
+        attempt: its number.
+        engine: what the ledger says of the job: ``{"kind", "id"}``, and ``"detached"`` where it outlives its manager.
+        device: where it runs; empty: nowhere yet.
+        started: when it began, seconds since 1970; 0: as it was claimed.
+    """
+
+    key: str
+    attempt: int
+    engine: Mapping[str, str]
+    device: str
+    started: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """An attempt that was settled, and the run's record after it."""
+
+    record: Record
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one transaction of the manager found and did.
+
+    Attributes:
+        claimed: the runs to start now.
+        events: the attempts that were settled.
+        states: where each run stands, of those the manager asked about.
+        next_due: when the next queued run may start, seconds since 1970; None: none is queued.
+        attempts: of the runs under way, by key: a job of any other attempt was given up.
+    """
+
+    claimed: list[Record]
+    events: list[Event]
+    states: dict[str, State]
+    next_due: float | None
+    attempts: dict[str, int]
 
 
 @dataclass
@@ -88,11 +141,11 @@ class Queue:
         """
         self.paths.folder.mkdir(parents=True, exist_ok=True)
         now, known = time.time(), {row["key"] for row in self.ledger.read()}
-        rows = {r.key: new_row(self.paths, r, self.policy, now) for r in records if r.key not in known}
+        rows = {r.key: _new_row(self.paths, r, self.policy, now) for r in records if r.key not in known}
         with self.ledger.transaction() as transaction:
             for record in (record for record in records if rows.get(record.key, {}).get("attempt")):
                 if not self.paths.run(record.name).folder.exists():  # cleaned away since it was looked at
-                    rows[record.key] = new_row(self.paths, record, self.policy, now)
+                    rows[record.key] = _new_row(self.paths, record, self.policy, now)
             new = [row for key, row in rows.items() if key not in transaction.rows]
             if len(transaction.rows) + len(new) > MAX_RUNS:
                 raise LedgerError(
@@ -145,7 +198,7 @@ class Queue:
             self.leases.release(event.record.key, event.record.attempt)
         return Tick(claimed, events, states, min(due.values(), default=None), attempts)
 
-    def requeue(self, level: Level, keys: Collection[str] | None = None, strict: bool = False) -> list[Record]:
+    def requeue(self, level: RequeueLevel, keys: Collection[str] | None = None, strict: bool = False) -> list[Record]:
         """Put runs back by how they ended, and those whose manager died.
 
         The ledger is written first and says from which attempt on an outcome counts; only then the outcomes go.
@@ -161,7 +214,7 @@ class Queue:
         Raises:
             LedgerError: as of ``strict``; nothing was changed.
         """
-        if level is Level.NOTHING:
+        if level is RequeueLevel.NOTHING:
             return []
         now = time.time()
         with self.ledger.transaction() as transaction:
@@ -247,10 +300,10 @@ class Queue:
         shutil.rmtree(trash, ignore_errors=True)
         return len(records)
 
-    def sweep(self) -> None:
+    def remove_stale(self) -> None:
         """Remove what earlier kills left behind."""
         running = {f"{row['key']}.{row['attempt']}" for row in self.ledger.read() if row["state"] == RUNNING}
-        self.leases.sweep(running)
+        self.leases.remove_stale(running)
         kept = {row["id"] for row in self.ledger.read(SNAPSHOTS)}
         for folder in self.paths.snapshots.glob("*") if self.paths.snapshots.is_dir() else ():
             if folder.name not in kept and self.leases.is_rubbish(folder):
@@ -260,7 +313,7 @@ class Queue:
         self, transaction: Transaction, rows: list[Row], owner: str, now: float, engine: Mapping[str, str] | None
     ) -> list[Record]:
         for row in rows:
-            row["attempt"] = last_attempt(self.paths.run(row["name"]), row["attempt"])
+            row["attempt"] = _last_attempt(self.paths.run(row["name"]), row["attempt"])
             self.leases.create(row["key"], row["attempt"] + 1)
             failpoint("claim.leased")
             transitions.claim(row, owner, now, transaction.snapshot, engine)
@@ -309,3 +362,37 @@ class Queue:
 
 def _are_running(names: Sequence[str]) -> str:
     return f"{names[0]} is running" if len(names) == 1 else f"{len(names)} runs are running, e.g. {names[0]}"
+
+
+def _new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) -> Row:
+    """A run's first row in the ledger. Where its folder is there, it goes on from that: its attempts count on, as their
+    fence never goes down; and if it came to its end, that is its end.
+
+    Args:
+        paths: the experiment's files.
+        record: the run as it is to be queued.
+        policy: says what a failure means.
+        now: seconds since 1970.
+    """
+    row: Row = {**record.to_row(), "created": now}
+    run = paths.run(record.name)
+    if run.folder.is_dir():
+        outcome = read_outcome(run)
+        # A copy of the folder may be without its hidden files, of which the fence is one.
+        row["attempt"] = _last_attempt(run, outcome.attempt if outcome else 0)
+        if outcome is not None and transitions.settles(row, outcome):
+            transitions.finish(row, outcome, policy, outcome.t)
+    return row
+
+
+def _last_attempt(run: RunPaths, known: int) -> int:
+    """The number of the last attempt there was: a training by hand takes the next one, and a ledger may be an old copy.
+
+    Args:
+        run: the run.
+        known: the last one that is known of.
+    """
+    try:
+        return max(known, read_fence(run))
+    except OSError:  # what is wrong with the folder is the job's to say
+        return known

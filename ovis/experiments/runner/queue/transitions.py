@@ -14,11 +14,11 @@ from ovis.experiments.runner.queue.ledger import Row
 from ovis.experiments.runs.status import AttemptResult, Outcome, State
 
 __all__ = [
-    "LEVELS",
     "QUEUED",
+    "REQUEUE_LEVELS",
     "RUNNING",
-    "Level",
     "Policy",
+    "RequeueLevel",
     "accepts",
     "cancel",
     "claim",
@@ -63,7 +63,7 @@ class Policy:
         return float(min(self.backoff * 2.0 ** min(max(count - 1, 0), 30), self.max_backoff))
 
 
-class Level(IntEnum):
+class RequeueLevel(IntEnum):
     """Which runs a requeue puts back, as the reference code numbers them."""
 
     NOTHING = 0
@@ -74,7 +74,7 @@ class Level(IntEnum):
 
 
 #: The levels, for people.
-LEVELS = "0: none; 1: aborted or lost; 2: also failed; 100: all that are not done; 10000: all"
+REQUEUE_LEVELS = "0: none; 1: aborted or lost; 2: also failed; 100: all that are not done; 10000: all"
 
 
 def due(row: Row, policy: Policy, now: float) -> float | None:
@@ -159,15 +159,15 @@ def cancel(row: Row, now: float) -> None:
     row.update(state=State.CANCELLED.value, reason="")
 
 
-def requeued_by(row: Row, level: Level) -> bool:
+def requeued_by(row: Row, level: RequeueLevel) -> bool:
     """Whether a requeue at ``level`` puts this run back. Running and queued ones are never touched."""
     state = State(row["state"])
     if state is State.FAILED:
         own_error = row["reason"] == AttemptResult.EXCEPTION.value
-        return level >= (Level.FAILED if own_error else Level.LOST)
+        return level >= (RequeueLevel.FAILED if own_error else RequeueLevel.LOST)
     if state is State.CANCELLED:
-        return level >= Level.INCOMPLETE
-    return state is State.DONE and level >= Level.ALL
+        return level >= RequeueLevel.INCOMPLETE
+    return state is State.DONE and level >= RequeueLevel.ALL
 
 
 def requeue(row: Row, now: float) -> None:
