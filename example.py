@@ -9,8 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ovis import Aggregator
 from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.config import get_config
-from ovis.experiments.datasets.config import load_dataset
-from ovis.experiments.settings import TrainSettings
+from ovis.experiments.datasets import load_dataset
 from ovis.experiments.training.schedule import warmup
 from ovis.models import SigmoidBeliefNetwork
 
@@ -24,7 +23,7 @@ def main() -> None:
     opt = parser.parse_args()
 
     torch.manual_seed(1)
-    data = load_dataset(TrainSettings(dataset="digits"))
+    data = load_dataset("digits")
     model = SigmoidBeliefNetwork(data.x_shape, N=64, depth=2, x_mean=data.mean)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 

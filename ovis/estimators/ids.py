@@ -1,4 +1,4 @@
-"""The grammar of estimator ids, and the names of models, data sets and studies. No torch: the runner imports this.
+"""The grammar of estimator ids. No torch: the runner imports this.
 
 An estimator id is split at its dashes into tokens, and each token is looked up in a table; nothing is ever evaluated.
 
@@ -21,19 +21,13 @@ from ovis.suggestions import did_you_mean
 
 __all__ = [
     "ALIASES",
-    "DATASETS",
     "ESTIMATOR_FAMILIES",
-    "IMPLIED_MODELS",
-    "INFERENCE_PARAMETERS",
     "LEAVE_ONE_OUT",
-    "MODELS",
-    "MODEL_OPTIONS",
     "OPTIONS_LACKING",
     "REPARAMETERIZED",
     "EstimatorId",
     "auxiliary_count",
     "parse_estimator",
-    "parse_pass",
 ]
 
 #: Families with no parameter in their id.
@@ -71,26 +65,6 @@ OPTIONS_LACKING = {
     "dreg": ("freebits",),
 }
 
-#: The models, and the options that each reads: the keys of ``ovis.experiments.models.MODELS``.
-MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
-    "gmm": ("N", "hdim"),
-    "gaussian-toy": (),
-    "sbm": ("N", "depth", "nlayers", "hdim", "normalization", "dropout"),
-    "gaussian-vae": ("N", "hdim", "nlayers"),
-    "vae": ("prior", "learn_prior", "N", "K", "kdim", "hdim", "nlayers", "normalization", "dropout"),
-    "conv-vae": ("prior", "learn_prior", "N", "K", "kdim", "hdim"),
-}
-
-MODELS = tuple(MODEL_OPTIONS)
-
-#: The keys of ``ovis.experiments.datasets.config.DATASETS``.
-DATASETS = ("binmnist", "digits", "fashion", "gaussian-toy", "gmm", "mnist", "omniglot", "shapes")
-
-#: Synthetic data sets that are drawn from a model of their own: that model is trained whatever ``--model`` says.
-IMPLIED_MODELS = {"gmm": "gmm", "gaussian-toy": "gaussian-toy"}
-
-#: Where q's parameters have other names than ``inference_network``: what ``--grad_key`` analyses if nothing is said.
-INFERENCE_PARAMETERS = {"gmm": "phi", "gaussian-toy": "A,b"}
 
 #: Ids shown when an unknown one is refused, one of each kind.
 EXAMPLES = (
@@ -160,19 +134,6 @@ def auxiliary_count(auxiliary: int | float, particles: int) -> int:
     if isinstance(auxiliary, int):
         return auxiliary
     return max(1, int(auxiliary * particles + 1e-9))
-
-
-def parse_pass(text: str) -> int | str | None:
-    """``--particles_per_pass`` as an estimator takes it: a number, auto, or None for all.
-
-    Raises:
-        ValueError: anything else, also other ways to write a number: the text is part of what a run is.
-    """
-    if text in ("all", "auto"):
-        return None if text == "all" else text
-    if not (text.isdecimal() and text.isascii()) or text.startswith("0"):
-        raise ValueError(f"unknown value {text!r}; valid: all, auto, or an integer of at least 1, e.g. 1000")
-    return int(text)
 
 
 Reader = Callable[[re.Match[str]], Config]

@@ -1,49 +1,94 @@
-"""The models by name, and how the settings of a run build one."""
+"""The models by name: one row adds a model, see CONTRIBUTING.md.
+
+The table names what builds a model and imports nothing of it: command lines, identities and reports read it without
+torch.
+"""
 
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from ovis.suggestions import did_you_mean
 
-from ovis.estimators.ids import MODEL_OPTIONS
-from ovis.experiments.settings import TrainSettings
-from ovis.models.conv_vae import ConvVAE
-from ovis.models.gaussian_mixture import GaussianMixture
-from ovis.models.gaussian_toy import GaussianToyVAE
-from ovis.models.gaussian_vae import GaussianVAE
-from ovis.models.sigmoid_belief_network import SigmoidBeliefNetwork
-from ovis.models.template import ParticleModel
-from ovis.models.vae import VAE
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["MODELS", "build_model"]
+    from ovis.models.template import ParticleModel
 
-MODELS: dict[str, type[ParticleModel]] = {
-    "gmm": GaussianMixture,
-    "gaussian-toy": GaussianToyVAE,
-    "sbm": SigmoidBeliefNetwork,
-    "gaussian-vae": GaussianVAE,
-    "vae": VAE,
-    "conv-vae": ConvVAE,
+__all__ = ["MODELS", "ModelEntry", "build_model"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What the experiments need to know of a model before it is built.
+
+    Attributes:
+        build: ``"module:function"`` or ``"module:class"``, called as ``build(x_shape, x_mean=x_mean, **options)``.
+        options: the fields of ``TrainSettings`` that are passed to it. The others are not part of a run's identity.
+        inference_parameters: what the names of q's parameters contain (several, separated by commas); the gradient
+            analysis reads them unless ``--grad_key`` says otherwise.
+        reparameterized: whether q has reparameterized samples, exact or relaxed; pathwise estimators need them.
+    """
+
+    build: str
+    options: tuple[str, ...] = ()
+    inference_parameters: str = "inference_network"
+    reparameterized: bool = True
+
+
+MODELS = {
+    "gmm": ModelEntry(
+        "ovis.experiments.models:build_gaussian_mixture",
+        ("N", "hdim"),
+        inference_parameters="phi",
+        reparameterized=False,
+    ),
+    "gaussian-toy": ModelEntry("ovis.experiments.models:build_gaussian_toy", inference_parameters="A,b"),
+    "sbm": ModelEntry(
+        "ovis.models.sigmoid_belief_network:SigmoidBeliefNetwork",
+        ("N", "depth", "nlayers", "hdim", "normalization", "dropout"),
+        reparameterized=False,
+    ),
+    "gaussian-vae": ModelEntry("ovis.models.gaussian_vae:GaussianVAE", ("N", "hdim", "nlayers")),
+    "vae": ModelEntry(
+        "ovis.models.vae:VAE",
+        ("prior", "learn_prior", "N", "K", "kdim", "hdim", "nlayers", "normalization", "dropout"),
+    ),
+    "conv-vae": ModelEntry("ovis.models.conv_vae:ConvVAE", ("prior", "learn_prior", "N", "K", "kdim", "hdim")),
 }
 
 
-def build_model(settings: TrainSettings, x_shape: Sequence[int], x_mean: Tensor) -> ParticleModel:
-    """The model of a run, its parameters drawn from the global random state.
+def build_model(name: str, x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> ParticleModel:
+    """Build a model by its name, its parameters drawn from the global random state.
 
     Args:
-        settings: of the run; the data sets gmm and gaussian-toy bring their own model.
+        name: key of :data:`MODELS`.
         x_shape: shape of one observation.
         x_mean: mean of the training data, shape ``x_shape``.
+        options: of the model, see its row; the defaults are those of its class.
 
     Raises:
-        ValueError: a model that does not fit the observations.
+        ValueError: an unknown name, or a model that does not fit the observations.
     """
-    name = settings.trained_model
-    options = {option: getattr(settings, option) for option in MODEL_OPTIONS[name]}
-    if name == "gmm":
-        return GaussianMixture(**options)
-    if name == "gaussian-toy":
-        return GaussianToyVAE(math.prod(x_shape), x_mean=x_mean)
-    return MODELS[name](x_shape, x_mean=x_mean, **options)
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
+    model: ParticleModel = pkgutil.resolve_name(MODELS[name].build)(x_shape, x_mean=x_mean, **options)
+    return model
+
+
+def build_gaussian_mixture(x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> ParticleModel:
+    """The mixture's observations are single numbers, and its decoder has no parameters that a mean could start."""
+    from ovis.models.gaussian_mixture import GaussianMixture
+
+    return GaussianMixture(**options)
+
+
+def build_gaussian_toy(x_shape: Sequence[int], x_mean: Tensor) -> ParticleModel:
+    """The toy model has as many latent dimensions as the data have; their mean is its optimal mu."""
+    from ovis.models.gaussian_toy import GaussianToyVAE
+
+    return GaussianToyVAE(math.prod(x_shape), x_mean=x_mean)

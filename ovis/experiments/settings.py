@@ -10,23 +10,19 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ovis.estimators.ids import (
-    DATASETS,
-    IMPLIED_MODELS,
-    INFERENCE_PARAMETERS,
     LEAVE_ONE_OUT,
-    MODEL_OPTIONS,
-    MODELS,
     OPTIONS_LACKING,
     REPARAMETERIZED,
     auxiliary_count,
     parse_estimator,
-    parse_pass,
 )
+from ovis.experiments.datasets import DATASETS
+from ovis.experiments.models import MODELS
 from ovis.suggestions import did_you_mean
 
 __all__ = [
@@ -35,9 +31,9 @@ __all__ = [
     "build_parser",
     "check_combination",
     "check_fields",
-    "inference_parameters",
     "option",
     "parse_arguments",
+    "parse_particles_per_pass",
     "value_type",
 ]
 
@@ -50,7 +46,7 @@ def option(
     default: Any,
     help: str,
     *,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     low: float | None = None,
     high: float | None = None,
     identity: bool = True,
@@ -165,19 +161,42 @@ class TrainSettings:
         except ValueError as error:
             raise SettingsError(f"--estimator: {error}") from None
         try:
-            parse_pass(self.particles_per_pass)
+            parse_particles_per_pass(self.particles_per_pass)
         except ValueError as error:
             raise SettingsError(f"--particles_per_pass: {error}") from None
 
     @property
     def trained_model(self) -> str:
-        """The model that is trained: the data set's own, where it brings one."""
-        return IMPLIED_MODELS.get(self.dataset, self.model)
+        """Name of the model that is trained: the data set's own, where it brings one."""
+        return DATASETS[self.dataset].model or self.model
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The options that the trained model reads."""
+        return {name: getattr(self, name) for name in MODELS[self.trained_model].options}
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The options that the data set reads."""
+        return {name: getattr(self, name) for name in DATASETS[self.dataset].options}
 
     @property
     def analysed_parameters(self) -> str:
         """``grad_key``, or the names of q's parameters in the model that is trained."""
-        return self.grad_key or inference_parameters(self)
+        return self.grad_key or MODELS[self.trained_model].inference_parameters
+
+
+def parse_particles_per_pass(text: str) -> int | str | None:
+    """``--particles_per_pass`` as an estimator takes it: a number, auto, or None for all.
+
+    Raises:
+        ValueError: anything else, also other ways to write a number: the text is part of a run's identity.
+    """
+    if text in ("all", "auto"):
+        return None if text == "all" else text
+    if not (text.isdecimal() and text.isascii()) or text.startswith("0"):
+        raise ValueError(f"unknown value {text!r}; valid: all, auto, or an integer of at least 1, e.g. 1000")
+    return int(text)
 
 
 def check_fields(settings: Any) -> None:
@@ -219,20 +238,23 @@ def _check_estimator(settings: TrainSettings) -> None:
 
 def _check_model(settings: TrainSettings) -> None:
     model, name = settings.trained_model, settings.estimator
-    normalized = settings.normalization == "batchnorm" and "normalization" in MODEL_OPTIONS[model]
+    options = MODELS[model].options
+    normalized = settings.normalization == "batchnorm" and "normalization" in options
     if normalized and settings.nlayers and settings.particles_per_pass != "all":
         raise SettingsError(
             "--particles_per_pass: --normalization batchnorm sees all particles at once, it must be all"
         )
-    if settings.dataset not in IMPLIED_MODELS and model in IMPLIED_MODELS.values():
-        own = next(dataset for dataset, implied in IMPLIED_MODELS.items() if implied == model)
-        raise SettingsError(f"--model: {model!r} has data of its own, use --dataset {own}, not {settings.dataset}")
-    discrete = "prior" in MODEL_OPTIONS[model] and settings.prior != "normal"
+    sources = [dataset for dataset, entry in DATASETS.items() if entry.model == model]
+    if sources and settings.dataset not in sources:
+        raise SettingsError(
+            f"--model: {model!r} has data of its own, use --dataset {sources[0]}, not {settings.dataset}"
+        )
+    discrete = "prior" in options and settings.prior != "normal"
     if settings.tau > 0 and not discrete:
         raise SettingsError(f"--tau: {model!r} has no discrete variables to relax here, tau must be 0")
     if parse_estimator(name).family not in REPARAMETERIZED:
         return
-    if model in ("sbm", "gmm"):
+    if not MODELS[model].reparameterized:
         raise SettingsError(f"--estimator: {name} needs reparameterized samples, which {model!r} has not")
     if discrete and settings.tau == 0:
         raise SettingsError(f"--estimator: {name} needs relaxed samples of a {settings.prior} prior: set --tau above 0")
@@ -272,11 +294,6 @@ def _scalar(kind: Any) -> type:
 def value_type(kind: type, name: str) -> type:
     """The type of an option's value: ``float`` for ``float | None``."""
     return _scalar(_types(kind)[name])
-
-
-def inference_parameters(settings: TrainSettings) -> str:
-    """What names the parameters of q in the model that is trained."""
-    return INFERENCE_PARAMETERS.get(settings.trained_model, "inference_network")
 
 
 class _Parser(argparse.ArgumentParser):

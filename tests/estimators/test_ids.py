@@ -9,11 +9,8 @@ import pytest
 
 from ovis.estimators.ids import (
     ALIASES,
-    DATASETS,
     ESTIMATOR_FAMILIES,
     EXAMPLES,
-    IMPLIED_MODELS,
-    MODELS,
     PLAIN_FAMILIES,
     parse_estimator,
 )
@@ -171,11 +168,6 @@ def test_a_combination_that_means_nothing_is_refused_with_its_reason(name, reaso
     with pytest.raises(ValueError, match=reason) as refused:
         parse_estimator(name)
     assert repr(name) in str(refused.value)
-
-
-def test_implied_models_join_data_sets_to_models():
-    assert set(IMPLIED_MODELS) <= set(DATASETS)
-    assert set(IMPLIED_MODELS.values()) <= set(MODELS)
 
 
 def test_names_and_settings_import_no_torch():

@@ -48,7 +48,7 @@ def test_every_option_is_read_from_the_command_line(name):
         return
     choices = item.metadata["choices"]
     words_of = {"estimator": "vimco", "particles_per_pass": "7"}
-    value = choices[-1] if choices else {int: 7, float: 0.25, str: words_of.get(name, "word")}[kind]
+    value = list(choices)[-1] if choices else {int: 7, float: 0.25, str: words_of.get(name, "word")}[kind]
     for words in ([f"--{name}", str(value)], [f"--{name}={value}"]):
         found = getattr(parse(*words), name)
         assert found == value

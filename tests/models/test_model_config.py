@@ -8,37 +8,63 @@ import inspect
 import pytest
 import torch
 
-from ovis.estimators import ids as names
-from ovis.estimators.ids import MODEL_OPTIONS
+from ovis.experiments.datasets import DATASETS
 from ovis.experiments.models import MODELS, build_model
 from ovis.experiments.settings import TrainSettings
-from ovis.models import VAE, Baseline, ConvVAE, GaussianMixture, GaussianToyVAE, ParticleModel
+from ovis.models import (
+    VAE,
+    Baseline,
+    ConvVAE,
+    GaussianMixture,
+    GaussianToyVAE,
+    GaussianVAE,
+    ParticleModel,
+    SigmoidBeliefNetwork,
+)
 from ovis.models.latents import latents
 
 IMAGE = (1, 8, 8)
 
 
-def test_names_agree():
-    assert tuple(MODELS) == names.MODELS
-    assert MODELS.keys() == MODEL_OPTIONS.keys()
-    assert set(names.IMPLIED_MODELS.values()) <= MODELS.keys()
+CLASSES = {
+    "gmm": GaussianMixture,
+    "gaussian-toy": GaussianToyVAE,
+    "sbm": SigmoidBeliefNetwork,
+    "gaussian-vae": GaussianVAE,
+    "vae": VAE,
+    "conv-vae": ConvVAE,
+}
+#: Models of which another data set than digits is trained.
+OWN_DATA = {"gmm", "gaussian-toy"}
+
+
+def build(settings, x_shape, mean):
+    """The model of a run, from its settings."""
+    return build_model(settings.trained_model, x_shape, mean, **settings.model_options)
+
+
+def test_every_model_is_in_the_table():
+    assert CLASSES.keys() == MODELS.keys()
+    assert {entry.model for entry in DATASETS.values() if entry.model} == OWN_DATA
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_options_are_settings_and_arguments(name):
+def test_a_row_names_every_setting_that_the_model_takes(name):
     fields = {field.name for field in dataclasses.fields(TrainSettings)}
-    arguments = inspect.signature(MODELS[name]).parameters
-    assert set(MODEL_OPTIONS[name]) <= fields & arguments.keys()
-    # every argument of the model that is a setting is read
-    assert arguments.keys() & fields == set(MODEL_OPTIONS[name])
+    assert inspect.signature(CLASSES[name]).parameters.keys() & fields == set(MODELS[name].options)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="unknown model 'vea'; did you mean 'vae'"):
+        build_model("vea", IMAGE, torch.full(IMAGE, 0.5))
 
 
 @pytest.mark.parametrize("name", ["sbm", "gaussian-vae", "vae", "conv-vae"])
 def test_build(name):
     settings = TrainSettings(model=name, dataset="digits", N=7, hdim=12, nlayers=1, depth=2)
     mean = torch.linspace(0.1, 0.9, 64).view(IMAGE)
-    model = build_model(settings, IMAGE, mean)
-    assert type(model) is MODELS[name]
+    model = build(settings, IMAGE, mean)
+    assert type(model) is CLASSES[name]
     drawn = model.sample_from_prior(2)
     assert drawn["z"][0].shape == (2, 7)
     assert drawn["px"].sample().shape == (2, *IMAGE)
@@ -52,8 +78,8 @@ def test_build(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_parameters_of_q_are_there_under_their_names(name):
-    settings = TrainSettings(model=name, dataset=name if name in names.IMPLIED_MODELS.values() else "digits")
-    model = build_model(settings, IMAGE if settings.dataset == "digits" else (settings.N,), torch.full(IMAGE, 0.5))
+    settings = TrainSettings(model=name, dataset=name if name in OWN_DATA else "digits")
+    model = build(settings, IMAGE if settings.dataset == "digits" else (settings.N,), torch.full(IMAGE, 0.5))
     found = {parameter for parameter, _ in model.named_parameters()}
     assert all(any(key in parameter for parameter in found) for key in settings.analysed_parameters.split(","))
 
@@ -62,7 +88,7 @@ def test_settings_arrive():
     settings = TrainSettings(
         model="vae", dataset="shapes", prior="categorical", N=5, K=6, kdim=3, hdim=11, nlayers=2, learn_prior=True
     )
-    model = build_model(settings, IMAGE, torch.full(IMAGE, 0.5))
+    model = build(settings, IMAGE, torch.full(IMAGE, 0.5))
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert shapes["prior"] == (30,)
     assert shapes["generative_model.0.0.weight"] == (3, 6)
@@ -73,7 +99,7 @@ def test_settings_arrive():
 
 def test_gaussian_vae_of_the_paper():
     """784-200-200-(200, 200) and 200-200-200-784."""
-    model = MODELS["gaussian-vae"]((1, 28, 28))
+    model = GaussianVAE((1, 28, 28))
     weights = [tuple(p.shape) for n, p in model.named_parameters() if n.endswith("weight")]
     assert weights == [(200, 784), (200, 200), (400, 200), (200, 200), (200, 200), (784, 200)]
 
@@ -81,7 +107,7 @@ def test_gaussian_vae_of_the_paper():
 @pytest.mark.parametrize(("dataset", "kind"), [("gmm", GaussianMixture), ("gaussian-toy", GaussianToyVAE)])
 def test_data_that_brings_its_model(dataset, kind):
     shape = {"gmm": (1,), "gaussian-toy": (6,)}[dataset]
-    model = build_model(TrainSettings(model="vae", dataset=dataset, N=6), shape, torch.ones(shape))
+    model = build(TrainSettings(model="vae", dataset=dataset, N=6), shape, torch.ones(shape))
     assert type(model) is kind
     model(torch.zeros(2, *shape), particles=3)
     if kind is GaussianToyVAE:
@@ -89,7 +115,7 @@ def test_data_that_brings_its_model(dataset, kind):
 
 
 def test_every_model_is_a_final_leaf():
-    for model in MODELS.values():
+    for model in CLASSES.values():
         assert issubclass(model, ParticleModel)
         assert not inspect.isabstract(model)
         assert not [kind for kind in model.__subclasses__() if kind.__module__.startswith("ovis.")]

@@ -14,7 +14,6 @@ from ovis.experiments.datasets.cache import Arrays
 from ovis.experiments.datasets.files import Source, content
 from ovis.experiments.datasets.images import SIDE, load_images
 from ovis.experiments.datasets.splits import Splits
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["FILES", "load", "prepare", "read_amat"]
 
@@ -31,13 +30,13 @@ FILES = {
 }
 
 
-def load(settings: TrainSettings) -> Splits:
+def load(data_root: str | Path = "data/") -> Splits:
     """Images in {0, 1}, shape [1, 28, 28].
 
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
     """
-    return load_images(settings, prepare)
+    return load_images("binmnist", data_root, prepare)
 
 
 def prepare(root: Path) -> Arrays:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from ovis.experiments.datasets.splits import Splits, StoredData
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["load"]
 
@@ -15,7 +14,7 @@ SIZES = (1400, 197, 200)
 SEED = 0
 
 
-def load(settings: TrainSettings) -> Splits:
+def load() -> Splits:
     """1400 / 197 / 200 images, uint8 in {0, 1}, shape [1, 8, 8], in a fixed random order.
 
     Raises:

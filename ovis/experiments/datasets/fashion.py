@@ -16,7 +16,6 @@ from ovis.experiments.datasets.images import hold_out, load_images
 from ovis.experiments.datasets.mnist import read_idx
 from ovis.experiments.datasets.splits import Splits
 from ovis.experiments.datasets.torchvision_sets import download_missing
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["TEST", "TRAIN", "VALID", "load", "prepare"]
 
@@ -42,13 +41,13 @@ VALID = 10_000
 THRESHOLD = 128
 
 
-def load(settings: TrainSettings) -> Splits:
+def load(data_root: str | Path = "data/") -> Splits:
     """Images in {0, 1}, shape [1, 28, 28].
 
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
     """
-    return load_images(settings, prepare)
+    return load_images("fashion", data_root, prepare)
 
 
 def prepare(root: Path) -> Arrays:

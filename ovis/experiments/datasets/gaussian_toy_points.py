@@ -6,7 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from ovis.experiments.datasets.splits import Splits, StoredData
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["draw", "load"]
 
@@ -27,7 +26,7 @@ def draw(dimension: int, n: int = POINTS, generator: Generator | None = None) ->
     return centre + z_noise + x_noise
 
 
-def load(settings: TrainSettings) -> Splits:
-    """1024 points in ``settings.N`` dimensions in each split, around the same mu; float, shape [N]."""
-    train, valid, test = draw(settings.N, 3 * POINTS).split(POINTS)
+def load(N: int = 20) -> Splits:
+    """1024 points in N dimensions in each split, around the same mu; float, shape [N]."""
+    train, valid, test = draw(N, 3 * POINTS).split(POINTS)
     return Splits(StoredData(train), valid, test, mean=train.mean(0))

@@ -8,7 +8,6 @@ import torch
 from torch import Generator, Tensor
 
 from ovis.experiments.datasets.splits import FreshData, Splits
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["draw", "load"]
 
@@ -27,9 +26,9 @@ def draw(n: int, generator: Generator, classes: int) -> Tensor:
     return 10.0 * z + 5.0 * torch.randn(n, 1, generator=generator, device=device)
 
 
-def load(settings: TrainSettings) -> Splits:
-    """The mixture of ``settings.N`` classes: fresh training points, 1000 and 100 fixed points, float, shape [1]."""
-    sample = partial(draw, classes=settings.N)
+def load(N: int = 20) -> Splits:
+    """The mixture of N classes: fresh training points, 1000 and 100 fixed points, float, shape [1]."""
+    sample = partial(draw, classes=N)
     train = FreshData(sample, EPOCH)
     valid = sample(VALID, torch.Generator().manual_seed(VALID_SEED))
     test = sample(TEST, torch.Generator().manual_seed(TEST_SEED))

@@ -12,7 +12,6 @@ from torch import Generator, Tensor
 
 from ovis.experiments.datasets.cache import Arrays, cached
 from ovis.experiments.datasets.splits import Splits, StoredData, as_float
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["SIDE", "binarize", "binarize_once", "hold_out", "load_images"]
 
@@ -22,11 +21,12 @@ SIDE = 28
 SEED = 42
 
 
-def load_images(settings: TrainSettings, prepare: Callable[[Path], Arrays], grey: bool = False) -> Splits:
-    """The splits of ``settings.dataset``, from the cache where it is there.
+def load_images(name: str, data_root: str | Path, prepare: Callable[[Path], Arrays], grey: bool = False) -> Splits:
+    """The splits of a data set, from the cache where it is there.
 
     Args:
-        settings: of the run.
+        name: of the data set.
+        data_root: the data folder.
         prepare: the data folder to ``train``, ``valid`` and ``test``: uint8, [n, 28, 28], in {0, 1}.
         grey: ``train`` holds grey levels from 0 to 255.
 
@@ -36,7 +36,7 @@ def load_images(settings: TrainSettings, prepare: Callable[[Path], Arrays], grey
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
     """
-    arrays = cached(Path(settings.data_root), settings.dataset, prepare)
+    arrays = cached(Path(data_root), name, prepare)
     train, valid, test = (torch.from_numpy(arrays[name]).unsqueeze(1) for name in ("train", "valid", "test"))
     mean = torch.from_numpy(arrays["train"].mean(0, dtype=np.float32)).unsqueeze(0)
     if grey:

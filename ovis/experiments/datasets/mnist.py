@@ -16,7 +16,6 @@ from ovis.experiments.datasets.files import Source, content
 from ovis.experiments.datasets.images import binarize_once, hold_out, load_images
 from ovis.experiments.datasets.splits import Splits
 from ovis.experiments.datasets.torchvision_sets import download_missing
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["TEST", "TRAIN", "VALID", "load", "prepare", "read_idx"]
 
@@ -38,13 +37,13 @@ TEST = Source(
 VALID = 10_000
 
 
-def load(settings: TrainSettings) -> Splits:
+def load(data_root: str | Path = "data/") -> Splits:
     """Training images as grey levels, read as random {0, 1}; the others in {0, 1}; shape [1, 28, 28].
 
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
     """
-    return load_images(settings, prepare, grey=True)
+    return load_images("mnist", data_root, prepare, grey=True)
 
 
 def prepare(root: Path) -> Arrays:

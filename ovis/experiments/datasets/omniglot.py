@@ -16,7 +16,6 @@ from ovis.experiments.datasets.cache import Arrays
 from ovis.experiments.datasets.files import Source, content
 from ovis.experiments.datasets.images import SIDE, binarize_once, hold_out, load_images
 from ovis.experiments.datasets.splits import Splits
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["FILE", "VALID", "load", "prepare", "read_chardata"]
 
@@ -30,14 +29,14 @@ FILE = Source(
 VALID = 1_345
 
 
-def load(settings: TrainSettings) -> Splits:
+def load(data_root: str | Path = "data/") -> Splits:
     """Training images as grey levels, read as random {0, 1}; the others in {0, 1}; shape [1, 28, 28].
 
     Raises:
         DataError: the file is corrupt, or missing and can't be downloaded.
         ImportError: SciPy is not installed (only for what is not in the cache).
     """
-    return load_images(settings, prepare, grey=True)
+    return load_images("omniglot", data_root, prepare, grey=True)
 
 
 def prepare(root: Path) -> Arrays:

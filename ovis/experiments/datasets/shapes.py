@@ -6,7 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from ovis.experiments.datasets.splits import Splits, StoredData
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["draw", "load"]
 
@@ -40,7 +39,7 @@ def draw(n: int, generator: Generator) -> Tensor:
     return every[kind.flatten(), torch.arange(n)].to(torch.uint8).unsqueeze(1)
 
 
-def load(settings: TrainSettings) -> Splits:
+def load() -> Splits:
     """10,000 / 1,000 / 1,000 images, always the same, shape [1, 28, 28]."""
     images = draw(sum(SIZES), torch.Generator().manual_seed(SEED))
     train, valid, test = images.split(SIZES)

@@ -10,9 +10,11 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from ovis.estimators.ids import IMPLIED_MODELS, MODEL_OPTIONS, parse_estimator
+from ovis.estimators.ids import parse_estimator
+from ovis.experiments.datasets import DATASETS
+from ovis.experiments.models import MODELS
 from ovis.experiments.runs.paths import is_safe_name
-from ovis.experiments.settings import TrainSettings, inference_parameters, value_type
+from ovis.experiments.settings import TrainSettings, value_type
 from ovis.experiments.studies import AsymptoticSettings
 
 __all__ = ["Identity", "differences", "identify", "words"]
@@ -65,7 +67,7 @@ def differences(settings: Any) -> dict[str, Any]:
         value = getattr(settings, item.name)
         if not item.metadata["identity"] or item.name in idle:
             continue
-        if item.name == "grad_key" and value == inference_parameters(settings):
+        if item.name == "grad_key" and value == MODELS[settings.trained_model].inference_parameters:
             value = item.default
         if item.name == "estimator":
             value = parse_estimator(value).canonical
@@ -77,17 +79,15 @@ def differences(settings: Any) -> dict[str, Any]:
 
 def _idle(settings: TrainSettings) -> set[str]:
     """The options that nothing reads in this run."""
-    model = settings.trained_model
-    read = set(MODEL_OPTIONS[model])
-    idle = {option for options in MODEL_OPTIONS.values() for option in options} | {"b_nlayers", "baseline_lr"}
+    read = set(MODELS[settings.trained_model].options) | set(DATASETS[settings.dataset].options)
+    tables = [entry.options for entry in MODELS.values()] + [entry.options for entry in DATASETS.values()]
+    idle = {option for options in tables for option in options} | {"b_nlayers", "baseline_lr"}
     if "prior" in read and settings.prior != "categorical":
         read -= {"K", "kdim"}
     if settings.estimator == "reinforce-baseline":
         read |= {"hdim", "b_nlayers", "baseline_lr"}
-    if settings.dataset == "gaussian-toy":
-        read.add("N")  # the dimensions of the data
     idle -= read
-    if settings.dataset in IMPLIED_MODELS:
+    if DATASETS[settings.dataset].model:
         idle.add("model")
     if settings.only_train_set:
         idle |= {"select_on", "valid_bs", "iw_valid"}
@@ -121,7 +121,7 @@ def _training_labels(settings: TrainSettings) -> tuple[str, ...]:
     return (
         settings.id,
         settings.dataset,
-        IMPLIED_MODELS.get(settings.dataset, settings.model),
+        settings.trained_model,
         parse_estimator(settings.estimator).canonical,
         f"iw{settings.iw}",
         f"seed{settings.seed}",

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.config import get_config
-from ovis.estimators.ids import parse_pass
-from ovis.experiments.datasets.config import load_dataset
+from ovis.experiments.datasets import load_dataset
 from ovis.experiments.datasets.splits import Splits
 from ovis.experiments.models import build_model
-from ovis.experiments.settings import SettingsError, TrainSettings, check_combination
+from ovis.experiments.settings import SettingsError, TrainSettings, check_combination, parse_particles_per_pass
 from ovis.models.baseline import Baseline
 from ovis.models.template import ParticleModel
 
@@ -59,8 +58,8 @@ def build_run(settings: TrainSettings, splits: Splits | None = None) -> Run:
     device = pick_device(settings.device)
     _check_speed(settings, device)
     seed_everything(settings.seed)
-    splits = splits or load_dataset(settings).to(device)
-    model = build_model(settings, splits.x_shape, splits.mean.cpu()).to(device)
+    splits = splits or load_dataset(settings.dataset, settings.mini, **settings.dataset_options).to(device)
+    model = build_model(settings.trained_model, splits.x_shape, splits.mean.cpu(), **settings.model_options).to(device)
     estimator = build_estimator(settings, splits.x_shape).to(device)
     return Run(settings, device, splits, model, estimator, build_optimizer(settings, model, estimator))
 
@@ -110,7 +109,7 @@ def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> Gradie
     for name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
         if name in valid:
             config[name] = getattr(settings, name)
-    config["particles_per_pass"] = parse_pass(settings.particles_per_pass)
+    config["particles_per_pass"] = parse_particles_per_pass(settings.particles_per_pass)
     if settings.estimator == "reinforce-baseline":
         config["baseline"] = Baseline(x_shape, settings.hdim, settings.b_nlayers)
     return Estimator(**config)

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
+from ovis.experiments.datasets import load_dataset
 from ovis.experiments.datasets.binmnist import FILES
 from ovis.experiments.datasets.cache import VERSION
-from ovis.experiments.datasets.config import load_dataset
 from ovis.experiments.datasets.splits import Splits, StoredData
 from ovis.experiments.models import build_model
 from ovis.experiments.settings import TrainSettings, check_combination
@@ -193,7 +193,7 @@ def measure_point(point: Point, device: str) -> Cost:
 
 def _build(settings: TrainSettings, device: torch.device, splits: Splits) -> Run:
     """As ``build_run`` does, of data that may not be those of the settings."""
-    model = build_model(settings, splits.x_shape, splits.mean.cpu()).to(device)
+    model = build_model(settings.trained_model, splits.x_shape, splits.mean.cpu(), **settings.model_options).to(device)
     estimator = build_estimator(settings, splits.x_shape).to(device)
     return Run(settings, device, splits, model.train(), estimator, build_optimizer(settings, model, estimator))
 
@@ -227,7 +227,7 @@ def has_data(settings: TrainSettings) -> bool:
 
 def _load(settings: TrainSettings) -> tuple[str, Splits]:
     if has_data(settings):
-        return "binmnist", load_dataset(settings)
+        return "binmnist", load_dataset(settings.dataset, settings.mini, **settings.dataset_options)
     generator = torch.Generator().manual_seed(settings.seed)
     images = (torch.rand(500, 1, 28, 28, generator=generator) < 0.13).to(torch.uint8)  # as much ink as MNIST has
     train = StoredData(images.repeat(100, 1, 1, 1))

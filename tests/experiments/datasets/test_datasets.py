@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import pkgutil
 import sys
 
 import pytest
 import torch
 
-from ovis.estimators import ids as names
-from ovis.experiments.datasets import FreshData, gmm, shapes
-from ovis.experiments.datasets import digits as digits_module
+from ovis.experiments.datasets import DATASETS, MINI, gmm, load_dataset, shapes
 from ovis.experiments.datasets import gaussian_toy_points as gaussian_toy
-from ovis.experiments.datasets.config import DATASETS, MINI, load_dataset
+from ovis.experiments.datasets.splits import FreshData
+from ovis.experiments.models import MODELS
 from ovis.experiments.settings import TrainSettings
 from ovis.models import GaussianMixture
 
@@ -26,7 +28,9 @@ SHAPES = {"digits": (1, 8, 8), "gmm": (1,), "gaussian-toy": (20,), "shapes": (1,
 
 
 def load(name, **options):
-    return load_dataset(TrainSettings(dataset=name, N=20, **options))
+    """The data set of a run, from its settings."""
+    settings = TrainSettings(dataset=name, N=20, **options)
+    return load_dataset(name, settings.mini, **settings.dataset_options)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +38,33 @@ def digits():
     return load("digits")
 
 
-def test_names_agree():
-    assert tuple(DATASETS) == names.DATASETS
+def test_every_data_set_is_tested_and_its_row_names_what_exists():
     assert DATASETS.keys() == SIZES.keys() | FROM_FILES
+    fields = {field.name for field in dataclasses.fields(TrainSettings)}
+    for entry in DATASETS.values():
+        assert set(entry.options) == inspect.signature(pkgutil.resolve_name(entry.load)).parameters.keys()
+        assert set(entry.options) <= fields
+        assert entry.model is None or entry.model in MODELS
+
+
+def test_a_data_set_needs_no_training_options():
+    splits = load_dataset("digits")
+    assert splits.x_shape == (1, 8, 8)
+    assert load_dataset("gmm", N=3).x_shape == (1,)
+    assert load_dataset("gaussian-toy", mini=True, N=3).train.epoch_size == MINI[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("digit", {}, ValueError, "unknown data set 'digit'; did you mean 'digits'"),
+        ("digits", {"N": 3}, TypeError, "data set 'digits' has no option 'N'; valid: none"),
+        ("mnist", {"root": "x"}, TypeError, "data set 'mnist' has no option 'root'; valid: data_root"),
+    ],
+)
+def test_an_unknown_name_or_option_is_refused(name, options, error, message):
+    with pytest.raises(error, match=message):
+        load_dataset(name, **options)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -99,7 +127,7 @@ def test_every_split_of_digits_has_the_same_kind_of_images(digits):
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match="pip install scikit-learn") as caught:
-        digits_module.load(TrainSettings(dataset="digits"))
+        load_dataset("digits")
     assert "\n" not in str(caught.value)
 
 
@@ -129,7 +157,7 @@ def test_mixture_is_drawn_anew():
 
 
 def test_mixture_data_and_model_agree():
-    """The constants stand in two rooms: under the model's true prior, p(x) is the density of the data."""
+    """Under the model's true prior, p(x) is the density of the data."""
     model = GaussianMixture(N=6)
     weights = model.true_logits.softmax(-1)
     mean = (weights * model.spacing * torch.arange(6.0)).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovis.experiments.datasets import FreshData, Splits, StoredData, as_float
+from ovis.experiments.datasets.splits import FreshData, Splits, StoredData, as_float
 
 
 def seeded(seed=0):
