@@ -171,5 +171,6 @@ def test_a_combination_that_means_nothing_is_refused_with_its_reason(name, reaso
 
 
 def test_names_and_settings_import_no_torch():
-    code = "import sys, ovis.estimators.ids, ovis.experiments.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    modules = "ovis.estimators.ids, ovis.experiments.settings"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
