@@ -18,9 +18,9 @@ from ovis.experiments.cli.engine_options import add_engine_options, read_engine_
 from ovis.experiments.cli.options import OneLineParser, whole_number
 from ovis.experiments.reporting.needs import ReportingUnavailableError, require_packages
 from ovis.experiments.runner.display.progress import clock, counts_text, make_display, runs_text
-from ovis.experiments.runner.engines.base import EngineError, Request
-from ovis.experiments.runner.engines.config import make_engine
-from ovis.experiments.runner.engines.ensemble import Packed
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest
+from ovis.experiments.runner.engines.create import create_engine
+from ovis.experiments.runner.engines.ensemble import EnsembleEngine
 from ovis.experiments.runner.engines.options import EngineOptions
 from ovis.experiments.runner.experiment_file import Experiment, GridError
 from ovis.experiments.runner.gpus.devices import DeviceError
@@ -143,14 +143,14 @@ def _run(
     experiment = plan.experiment
     known = {record.key: record for record in queue.read()}
     device = options.device or experiment.device or "auto"
-    engine = make_engine(engine_options, Request(device, options.processes))
+    engine = create_engine(engine_options, EngineRequest(device, options.processes))
     leaving.callback(engine.close)
     if options.ensemble:
         if experiment.script != "train":
             raise EngineError(f"--ensemble: packs trainings, and {name} is of gradients at one K")
-        engine = Packed(engine, queue, experiment.runs)
+        engine = EnsembleEngine(engine, queue, experiment.runs)
     estimate = _estimate(experiment, known, engine.slots)
-    _print_plan(experiment, queue, known, f"on {engine.place}: {runs_text(engine.slots)} at once{estimate}")
+    _print_plan(experiment, queue, known, f"on {engine.location}: {runs_text(engine.slots)} at once{estimate}")
     if busy := engine.waiting():
         print(f"not free now: {busy}", flush=True)
     for note in plan.notes:

@@ -9,8 +9,14 @@ from dataclasses import dataclass, replace
 
 from ovis.experiments.runner.display.messages import RunMessages
 from ovis.experiments.runner.display.progress import Display, RunningRun, View, run_weights, runs_text
-from ovis.experiments.runner.engines.base import Engine, EngineError, Handle, NotNow, Phase
-from ovis.experiments.runner.engines.unreported import unreported_outcome
+from ovis.experiments.runner.engines.base import (
+    Engine,
+    EngineError,
+    JobHandle,
+    JobPhase,
+    SubmissionDeferred,
+    unreported_outcome,
+)
 from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.ledger import LedgerError
@@ -216,13 +222,13 @@ class _Manager:
     def _collect(self) -> None:
         """Ask the engine where the jobs stand; kill those that should have ended."""
         for id, status in self.engine.poll(list(self.jobs)).items():
-            if status.phase is Phase.ENDED:
+            if status.phase is JobPhase.ENDED:
                 record = self.jobs.pop(id).record
                 self.given_up.pop(id, None)
                 outcome = unreported_outcome(record, status, self.queue.paths.jobs_log, stopping=self.told > 0)
                 self.ended.append(Ended(record.key, record.attempt, outcome))
                 failpoint("finish.seen")
-            elif status.phase is Phase.RUNNING and not self.jobs[id].device:
+            elif status.phase is JobPhase.RUNNING and not self.jobs[id].device:
                 self._follow(id, replace(self.jobs[id], device=status.device or "running", since=time.monotonic()))
         late = [id for id, deadline in self.given_up.items() if deadline < time.monotonic()]
         if late:
@@ -306,13 +312,13 @@ class _Manager:
         except EngineError as error:
             self._put_back(records, str(error), AttemptResult.ABORTED)
             raise
-        self.budget -= sum(not isinstance(handle, NotNow) for handle in handles)
+        self.budget -= sum(not isinstance(handle, SubmissionDeferred) for handle in handles)
         for record, handle in zip(records, handles, strict=True):
-            if isinstance(handle, Handle):
+            if isinstance(handle, JobHandle):
                 self._follow(handle.id, _Job(record, handle.device, time.monotonic()))
                 failpoint("job.submitted")
             else:
-                ending = AttemptResult.ABORTED if isinstance(handle, NotNow) else AttemptResult.LOST
+                ending = AttemptResult.ABORTED if isinstance(handle, SubmissionDeferred) else AttemptResult.LOST
                 self._put_back([record], f"can't start the job: {handle}", ending)
 
     def _put_back(self, records: Iterable[Record], message: str, ending: AttemptResult) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from laboratory import Lab, dead_owner
 
 from ovis.experiments.runner.display.progress import View
-from ovis.experiments.runner.engines.base import Handle, Phase, Status
+from ovis.experiments.runner.engines.base import JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.experiment_file import Run, load_experiment
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import Result, run_experiment
@@ -30,9 +30,9 @@ class HandMade:
     room: int = 100
     known: tuple[str, ...] = ()
     kind: str = "toy"
-    place: str = "toys"
+    location: str = "toys"
     slots: int = 1
-    statuses: dict[str, Status] = field(default_factory=dict)
+    statuses: dict[str, JobStatus] = field(default_factory=dict)
     jobs: dict[str, JobSpec] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     closed: bool = False
@@ -46,13 +46,13 @@ class HandMade:
     def waiting(self) -> str:
         return ""
 
-    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
         ids = [f"{job.key}.{job.attempt}" for job in jobs]
         self.jobs |= dict(zip(ids, jobs, strict=True))
-        self.statuses |= dict.fromkeys(ids, Status(Phase.PENDING))
-        return [Handle(id) for id in ids]
+        self.statuses |= dict.fromkeys(ids, JobStatus(JobPhase.PENDING))
+        return [JobHandle(id) for id in ids]
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         self.play(self)
         return {id: self.statuses[id] for id in ids}
 
@@ -66,12 +66,12 @@ class HandMade:
         self.closed = True
 
     def begin(self, id: str, device: str) -> None:
-        self.statuses[id] = Status(Phase.RUNNING, device=device)
+        self.statuses[id] = JobStatus(JobPhase.RUNNING, device=device)
 
     def succeed(self, id: str) -> None:
         key, _, attempt = id.partition(".")
         succeed(self.lab, key, int(attempt))
-        self.statuses[id] = Status(Phase.ENDED)
+        self.statuses[id] = JobStatus(JobPhase.ENDED)
 
 
 def succeed(lab: Lab, key: str, attempt: int) -> None:

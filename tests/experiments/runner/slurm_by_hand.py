@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ovis.experiments.runner.engines.base import Handle, Phase, Request, Status
+from ovis.experiments.runner.engines.base import EngineRequest, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 from ovis.experiments.runner.job import JobSpec
 
 
 def engine_at(root: Path, *, device: str = "auto", processes: int | None = None, **options: object) -> SlurmEngine:
-    engine = SlurmEngine(SlurmOptions(**options), Request(device, processes))  # type: ignore[arg-type]
+    engine = SlurmEngine(SlurmOptions(**options), EngineRequest(device, processes))  # type: ignore[arg-type]
     engine.check(root)
     return engine
 
@@ -23,17 +23,17 @@ def specs(root: Path, count: int) -> list[JobSpec]:
 
 def submit(engine: SlurmEngine, root: Path, count: int = 1) -> list[str]:
     handles = engine.submit(specs(root, count))
-    assert all(isinstance(handle, Handle) for handle in handles)
-    return [handle.id for handle in handles if isinstance(handle, Handle)]
+    assert all(isinstance(handle, JobHandle) for handle in handles)
+    return [handle.id for handle in handles if isinstance(handle, JobHandle)]
 
 
-def poll(engine: SlurmEngine, *ids: str) -> dict[str, Status]:
+def poll(engine: SlurmEngine, *ids: str) -> dict[str, JobStatus]:
     """Where the jobs stand once squeue has been asked anew and has answered."""
     begin, deadline = time.monotonic(), time.monotonic() + 10
     while True:
         found = dict(engine.poll(ids))
         watch = engine._watch
-        if watch.answer.asked > begin or watch.silence or all(s.phase is Phase.ENDED for s in found.values()):
+        if watch.answer.asked > begin or watch.silence or all(s.phase is JobPhase.ENDED for s in found.values()):
             return found
         assert time.monotonic() < deadline
         time.sleep(0.01)

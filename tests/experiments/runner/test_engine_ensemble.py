@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ovis.experiments.cli.manager import main
-from ovis.experiments.runner.engines.base import EngineError, Handle, Phase, Status
-from ovis.experiments.runner.engines.ensemble import Packed
+from ovis.experiments.runner.engines.base import EngineError, JobHandle, JobPhase, JobStatus
+from ovis.experiments.runner.engines.ensemble import EnsembleEngine
 from ovis.experiments.runner.experiment_file import parse_experiment
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
@@ -31,7 +31,7 @@ FILE = {
 class FakeEngine:
     """Takes two jobs at once, and does what it is told."""
 
-    kind, detached, place, slots = "fake", False, "nowhere", 2
+    kind, detached, location, slots = "fake", False, "nowhere", 2
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobSpec] = {}
@@ -51,12 +51,12 @@ class FakeEngine:
         assert len(jobs) <= self.capacity()
         handles = []
         for job in jobs:
-            handles.append(Handle(f"job{len(self.jobs)}", "a device"))
+            handles.append(JobHandle(f"job{len(self.jobs)}", "a device"))
             self.jobs[handles[-1].id] = job
         return handles
 
     def poll(self, ids):
-        return {id: Status(Phase.ENDED, 0) if id in self.ended else Status(Phase.RUNNING) for id in ids}
+        return {id: JobStatus(JobPhase.ENDED, 0) if id in self.ended else JobStatus(JobPhase.RUNNING) for id in ids}
 
     def cancel(self, ids, force=False):
         self.cancelled += [(id, force) for id in ids]
@@ -85,7 +85,7 @@ def engine():
 
 @pytest.fixture
 def packed(engine, queue, experiment):
-    return Packed(engine, queue, experiment.runs)
+    return EnsembleEngine(engine, queue, experiment.runs)
 
 
 def jobs_of(queue: Queue, count: int) -> list[JobSpec]:
@@ -100,7 +100,7 @@ def seeds(queue: Queue, job: JobSpec) -> list[str]:
 def test_it_takes_whole_packs_for_each_place_of_the_engine(packed):
     assert packed.capacity() == 6
     assert packed.slots == 6
-    assert "3" in packed.place
+    assert "3" in packed.location
 
 
 def test_runs_that_differ_only_in_the_seed_become_one_job(packed, engine, queue):
@@ -127,16 +127,16 @@ def test_packs_that_find_no_place_wait(packed, engine, queue):
     third = jobs_of(queue, 1)
     ids = [packed.submit(jobs)[0].id for jobs in (first, second, third)]
     assert packed.capacity() == 0
-    assert [packed.poll(ids)[id].phase for id in ids] == [Phase.RUNNING, Phase.RUNNING, Phase.PENDING]
+    assert [packed.poll(ids)[id].phase for id in ids] == [JobPhase.RUNNING, JobPhase.RUNNING, JobPhase.PENDING]
     engine.ended.add("job0")
-    assert packed.poll(ids)[ids[0]].phase is Phase.ENDED
-    assert packed.poll(ids[1:])[ids[2]] == Status(Phase.RUNNING, device="a device")
+    assert packed.poll(ids)[ids[0]].phase is JobPhase.ENDED
+    assert packed.poll(ids[1:])[ids[2]] == JobStatus(JobPhase.RUNNING, device="a device")
 
 
 def test_the_end_of_a_job_is_the_end_of_all_its_runs(packed, engine, queue):
     ids = [handle.id for handle in packed.submit(jobs_of(queue, 3))]
     engine.ended.add("job0")
-    assert {status.phase for status in packed.poll(ids).values()} == {Phase.ENDED}
+    assert {status.phase for status in packed.poll(ids).values()} == {JobPhase.ENDED}
     assert packed.capacity() == 6
 
 
@@ -153,7 +153,7 @@ def test_a_job_is_cancelled_with_the_last_of_its_runs(packed, engine, queue):
 def test_engines_whose_jobs_outlive_the_manager_are_refused(engine, queue):
     engine.detached = True
     with pytest.raises(EngineError, match="--ensemble"):
-        Packed(engine, queue, ())
+        EnsembleEngine(engine, queue, ())
 
 
 def test_the_words_of_a_job_name_its_companions(queue):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import random
 from collections import Counter
@@ -14,7 +13,7 @@ import pytest
 from fake_nvml import Clock, FakeGpu, FakeNvml, install
 
 from ovis.experiments.runner.engines import local
-from ovis.experiments.runner.engines.base import Handle
+from ovis.experiments.runner.engines.base import JobHandle
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.gpus import availability, reservations
 from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits
@@ -41,7 +40,7 @@ class Box:
     def submit(self, engine: LocalEngine) -> tuple[str, str]:
         """The id and the device of a new job."""
         (handle,) = engine.submit([JobSpec(self.folder, "key", 1)])
-        assert isinstance(handle, Handle)
+        assert isinstance(handle, JobHandle)
         return handle.id, handle.device
 
     def fill(self, engine: LocalEngine) -> dict[str, str]:
@@ -294,8 +293,11 @@ def test_the_cores_are_shared_out(
 ) -> None:
     monkeypatch.setattr(local, "cores", lambda: 13)
     engine = box.engine(processes, request_, **limits)
-    for device, name in itertools.product(engine._source.devices, local.THREADS):
-        assert engine._environment(device)[name] == threads
+    box.submit(engine)
+    (job,) = engine._jobs.values()
+    variables = Path(f"/proc/{job.process.pid}/environ").read_text().split("\0")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        assert f"{name}={threads}" in variables
 
 
 def test_managers_that_only_look_do_not_see_each_other(box: Box) -> None:

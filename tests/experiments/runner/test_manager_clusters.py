@@ -8,7 +8,7 @@ import pytest
 from hand_made import POLICY, HandMade, Watcher, orphan, queue_runs, succeed, work
 from laboratory import Lab, dead_owner
 
-from ovis.experiments.runner.engines.base import Phase, Status
+from ovis.experiments.runner.engines.base import JobPhase, JobStatus
 from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.status import State, read_outcome
@@ -22,7 +22,7 @@ def test_a_run_that_waits_for_a_node_is_not_taken_for_lost(lab: Lab) -> None:
 
     def play(engine: HandMade) -> None:
         age = time.monotonic() - begin
-        if id in engine.jobs and engine.statuses[id].phase is Phase.PENDING and age > 2 * POLICY.ttl:
+        if id in engine.jobs and engine.statuses[id].phase is JobPhase.PENDING and age > 2 * POLICY.ttl:
             record = lab.queue.find(run.key)
             assert record is not None
             seen.append((record.state, record.device, record.started, time.time()))
@@ -32,7 +32,7 @@ def test_a_run_that_waits_for_a_node_is_not_taken_for_lost(lab: Lab) -> None:
             assert record is not None
             seen.append((record.state, record.device, record.started, time.time()))
             engine.succeed(id)
-        if id in engine.jobs and engine.statuses[id].phase is Phase.RUNNING:
+        if id in engine.jobs and engine.statuses[id].phase is JobPhase.RUNNING:
             lab.queue.leases.beat(run.key, 1)
 
     display = Watcher()
@@ -62,7 +62,7 @@ def test_a_job_that_was_taken_over_is_followed_to_its_end(lab: Lab) -> None:
     assert record.state is State.RUNNING
     launched = Launched(run.key, 1, {"kind": "toy", "detached": "yes", "id": id}, "node-1")
     lab.queue.tick(dead_owner(), 0, launched=[launched])
-    engine.known, engine.statuses = (id,), {id: Status(Phase.RUNNING, device="node-1")}
+    engine.known, engine.statuses = (id,), {id: JobStatus(JobPhase.RUNNING, device="node-1")}
     display = Watcher()
     assert work(lab, [run], engine, display).complete
     record = lab.queue.find(run.key)

@@ -10,7 +10,7 @@ import pytest
 from hand_made import POLICY, HandMade, Watcher, queue_runs, succeed, work
 from laboratory import Lab, dead_owner
 
-from ovis.experiments.runner.engines.base import EngineError, Handle, NotNow, Phase, Status
+from ovis.experiments.runner.engines.base import EngineError, JobHandle, JobPhase, JobStatus, SubmissionDeferred
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import run_experiment
 from ovis.experiments.runner.queue.queue import Launched, Queue
@@ -42,7 +42,7 @@ def test_a_cluster_that_goes_away_as_jobs_are_handed_over_strands_none(lab: Lab)
     ids = [f"{run.key}.1" for run in runs]
 
     class Leaving(HandMade):
-        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
             if self.jobs:
                 raise EngineError("--engine toy: refuses the jobs")
             return super().submit(jobs)
@@ -61,7 +61,7 @@ def test_a_cluster_that_goes_away_as_jobs_are_handed_over_strands_none(lab: Lab)
 
     lab.queue.tick(dead_owner(), 0, launched=[Launched(runs[0].key, 1, lab.records()[0].engine or {}, "node-1")])
     second = HandMade(lab, lambda engine: [engine.succeed(id) for id in engine.statuses], True, known=(ids[0],))
-    second.statuses[ids[0]] = Status(Phase.RUNNING, device="node-1")
+    second.statuses[ids[0]] = JobStatus(JobPhase.RUNNING, device="node-1")
     begin = time.monotonic()
     assert work(lab, runs, second).complete
     assert time.monotonic() - begin < POLICY.ttl  # nothing has had to be found lost
@@ -96,7 +96,7 @@ def test_a_late_success_of_an_attempt_that_was_put_back_counts(lab: Lab) -> None
     second = HandMade(lab, lambda engine: [engine.begin(id, "n1") for id in engine.jobs], True)
 
     def end(engine: HandMade) -> None:  # what a job does that finds the outcome of an earlier attempt
-        engine.statuses |= dict.fromkeys(engine.jobs, Status(Phase.ENDED, 0))
+        engine.statuses |= dict.fromkeys(engine.jobs, JobStatus(JobPhase.ENDED, 0))
 
     second.play = end
     assert work(lab, [run], second).complete
@@ -106,9 +106,9 @@ def test_a_late_success_of_an_attempt_that_was_put_back_counts(lab: Lab) -> None
 
 def test_refusals_use_up_no_budget_and_are_said_once(lab: Lab) -> None:
     class Small(HandMade):
-        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
             count = 0 if self.jobs else 1
-            return [*super().submit(jobs[:count]), *(NotNow("a limit") for _ in jobs[count:])]
+            return [*super().submit(jobs[:count]), *(SubmissionDeferred("a limit") for _ in jobs[count:])]
 
     def play(engine: HandMade) -> None:
         for id in list(engine.jobs):
@@ -156,7 +156,7 @@ def test_a_run_of_several_that_another_process_holds_waits_for_it(lab: Lab) -> N
         if engine.jobs:
             (id,) = engine.jobs
             lab.paths.jobs_log.write_text(f"job {id}: another process holds the run's folder\n")
-            engine.statuses[id] = Status(Phase.ENDED, 0)
+            engine.statuses[id] = JobStatus(JobPhase.ENDED, 0)
             signal.raise_signal(signal.SIGINT)  # it would be tried again
 
     work(lab, [run], HandMade(lab, play))
@@ -164,13 +164,15 @@ def test_a_run_of_several_that_another_process_holds_waits_for_it(lab: Lab) -> N
     assert (record.state, record.reason, record.lost) == (State.QUEUED, "busy", 0)
 
 
-@pytest.mark.parametrize(("refusal", "lost"), [(NotNow("come back later"), 0), (OSError("no more processes"), 1)])
+@pytest.mark.parametrize(
+    ("refusal", "lost"), [(SubmissionDeferred("come back later"), 0), (OSError("no more processes"), 1)]
+)
 def test_a_cluster_that_takes_no_job_for_a_while_counts_against_none(lab: Lab, refusal: OSError, lost: int) -> None:
     """Where the fault may be the job's own, it does."""
     refused: list[OSError] = []
 
     class Busy(HandMade):
-        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+        def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
             if not refused:
                 refused.append(refusal)
                 return [refusal]

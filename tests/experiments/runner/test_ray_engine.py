@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ovis.experiments.runner.engines.base import EngineError, Handle, Phase, Request
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, JobPhase
 from ovis.experiments.runner.engines.options import RayOptions
 from ovis.experiments.runner.engines.ray import LOOK, RayEngine
-from ovis.experiments.runner.engines.ray_node import Node, Report
+from ovis.experiments.runner.engines.ray_node import RayNode, RayReport
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -20,19 +20,19 @@ class FakeCluster:
 
     address = "10.0.0.1:6379"
 
-    def __init__(self, *nodes: Node) -> None:
+    def __init__(self, *nodes: RayNode) -> None:
         self.alive = list(nodes)
         self.started: list[tuple[JobSpec, float, set[str]]] = []
-        self.reports: dict[int, Report] = {}
+        self.reports: dict[int, RayReport] = {}
         self.cancelled: list[tuple[int, bool]] = []
         self.missing: dict[str, str] = {}
         self.looked_at: list[str] = []
         self.probes: list[bool] = []
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RayNode]:
         return list(self.alive)
 
-    def faults(self, nodes: list[Node], probe: Path) -> dict[str, str]:
+    def faults(self, nodes: list[RayNode], probe: Path) -> dict[str, str]:
         self.looked_at = [node.name for node in nodes]
         self.probes.append(probe.is_file())
         return self.missing
@@ -41,7 +41,7 @@ class FakeCluster:
         self.started.append((job, gpus, set(avoid)))
         return len(self.started) - 1
 
-    def ended(self, refs: list[int]) -> dict[int, Report]:
+    def ended(self, refs: list[int]) -> dict[int, RayReport]:
         return {ref: self.reports[ref] for ref in refs if ref in self.reports}
 
     def cancel(self, ref: int, force: bool) -> None:
@@ -51,14 +51,14 @@ class FakeCluster:
         self.alive.clear()
 
 
-HEAD = Node("a0", "head", 0.0, 0.0)
-BOX = Node("b1", "box", 16.0, 4.0)
-SMALL = Node("c2", "small", 2.0, 0.0)
+HEAD = RayNode("a0", "head", 0.0, 0.0)
+BOX = RayNode("b1", "box", 16.0, 4.0)
+SMALL = RayNode("c2", "small", 2.0, 0.0)
 
 
-def make(*nodes: Node, **request: object) -> tuple[RayEngine, FakeCluster]:
+def make(*nodes: RayNode, **request: object) -> tuple[RayEngine, FakeCluster]:
     cluster = FakeCluster(*nodes)
-    return RayEngine(RayOptions(), Request(**request), cluster), cluster  # type: ignore[arg-type]
+    return RayEngine(RayOptions(), EngineRequest(**request), cluster), cluster  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def make(*nodes: Node, **request: object) -> tuple[RayEngine, FakeCluster]:
     ],
 )
 def test_what_a_run_books(
-    tmp_path: Path, nodes: tuple[Node, ...], request_: dict[str, object], slots: int, gpus: float, device: str
+    tmp_path: Path, nodes: tuple[RayNode, ...], request_: dict[str, object], slots: int, gpus: float, device: str
 ) -> None:
     engine, cluster = make(*nodes, **request_)
     assert (engine.slots, engine.capacity()) == (slots, 2 * slots)
@@ -83,8 +83,8 @@ def test_what_a_run_books(
 
 
 def test_the_plan_says_where() -> None:
-    assert make(HEAD, BOX)[0].place == "Ray at 10.0.0.1:6379, 2 nodes, 4 GPUs, 16 CPUs"
-    assert make(SMALL)[0].place == "Ray at 10.0.0.1:6379, 1 node, 2 CPUs"
+    assert make(HEAD, BOX)[0].location == "Ray at 10.0.0.1:6379, 2 nodes, 4 GPUs, 16 CPUs"
+    assert make(SMALL)[0].location == "Ray at 10.0.0.1:6379, 1 node, 2 CPUs"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_plan_says_where() -> None:
     ],
 )
 def test_what_can_never_be_placed_is_refused(
-    nodes: tuple[Node, ...], request_: dict[str, object], words: list[str]
+    nodes: tuple[RayNode, ...], request_: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(EngineError) as caught:
         make(*nodes, **request_)
@@ -121,15 +121,15 @@ def test_a_job_is_pending_until_its_lease_says_where_it_runs(tmp_path: Path) -> 
     for key in "kl":
         leases.create(key, 1)
     handles = engine.submit([JobSpec(tmp_path, "k", 1), JobSpec(tmp_path, "l", 1)])
-    ids = [handle.id for handle in handles if isinstance(handle, Handle)]
-    assert [status.phase for status in engine.poll(ids).values()] == [Phase.PENDING] * 2
+    ids = [handle.id for handle in handles if isinstance(handle, JobHandle)]
+    assert [status.phase for status in engine.poll(ids).values()] == [JobPhase.PENDING] * 2
     assert leases.occupy("l", 1, "b1 cuda:3")
     first, second = engine.poll(ids).values()
-    assert (first.phase, second.phase, second.device) == (Phase.PENDING, Phase.RUNNING, "box cuda:3")
-    cluster.reports[1] = Report(0, node="b1")
-    assert engine.poll(ids)[ids[1]].phase is Phase.ENDED
-    assert engine.poll(ids)[ids[1]].phase is Phase.ENDED  # and stays so
-    assert engine.poll(ids)[ids[0]].phase is Phase.PENDING
+    assert (first.phase, second.phase, second.device) == (JobPhase.PENDING, JobPhase.RUNNING, "box cuda:3")
+    cluster.reports[1] = RayReport(0, node="b1")
+    assert engine.poll(ids)[ids[1]].phase is JobPhase.ENDED
+    assert engine.poll(ids)[ids[1]].phase is JobPhase.ENDED  # and stays so
+    assert engine.poll(ids)[ids[0]].phase is JobPhase.PENDING
     assert engine.capacity() == 15
 
 
@@ -138,14 +138,14 @@ def test_a_node_that_has_just_joined_is_called_by_its_name(tmp_path: Path) -> No
     leases = Leases(ExperimentPaths(tmp_path))
     leases.create("k", 1)
     (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
-    assert isinstance(handle, Handle)
-    cluster.alive.append(Node("d4", "fresh", 1.0, 1.0))  # less than LOOK ago
+    assert isinstance(handle, JobHandle)
+    cluster.alive.append(RayNode("d4", "fresh", 1.0, 1.0))  # less than LOOK ago
     leases.occupy("k", 1, "d4 cuda:0")
     assert engine.poll([handle.id])[handle.id].device == "fresh cuda:0"
 
 
 def test_leases_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, _ = make(Node("d", "large", 100.0, 0.0))
+    engine, _ = make(RayNode("d", "large", 100.0, 0.0))
     read: list[str] = []
     monkeypatch.setattr(Leases, "place", lambda self, key, attempt: read.append(key) or "")
     engine.submit([JobSpec(tmp_path, f"{number}", 1) for number in range(100)])
@@ -158,10 +158,10 @@ def test_why_a_job_ended_is_passed_on(tmp_path: Path) -> None:
     leases = Leases(ExperimentPaths(tmp_path))
     leases.create("k", 1)
     (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
-    assert isinstance(handle, Handle)
+    assert isinstance(handle, JobHandle)
     leases.occupy("k", 1, "b1 cuda:0")
     engine.poll([handle.id])
-    cluster.reports[0] = Report(None, "its node was lost")
+    cluster.reports[0] = RayReport(None, "its node was lost")
     status = engine.poll([handle.id])[handle.id]
     assert (status.code, status.message) == (None, "its node was lost (box cuda:0)")
 
@@ -169,8 +169,8 @@ def test_why_a_job_ended_is_passed_on(tmp_path: Path) -> None:
 def test_a_node_that_lacks_something_gets_no_more_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, cluster = make(BOX, SMALL, device="cpu")
     (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
-    assert isinstance(handle, Handle)
-    cluster.reports[0] = Report(None, "does not see /runs", node="c2")
+    assert isinstance(handle, JobHandle)
+    cluster.reports[0] = RayReport(None, "does not see /runs", node="c2")
     assert engine.poll([handle.id])[handle.id].message == "node small does not see /runs"
     engine.submit([JobSpec(tmp_path, "l", 1)])
     assert cluster.started[-1][2] == {"c2"}
@@ -180,15 +180,15 @@ def test_a_node_that_lacks_something_gets_no_more_jobs(tmp_path: Path, monkeypat
     monkeypatch.setattr("ovis.experiments.runner.engines.ray.time.monotonic", lambda: 1e9 + LOOK)
     assert (engine.slots, engine.capacity()) == (0, 0)
     assert engine.waiting().endswith("has no node for runs on --device cpu; node small does not see /runs")
-    cluster.alive.append(Node("d4", "fresh", 1.0, 1.0))
+    cluster.alive.append(RayNode("d4", "fresh", 1.0, 1.0))
     monkeypatch.setattr("ovis.experiments.runner.engines.ray.time.monotonic", lambda: 2e9)
     assert (engine.slots, engine.waiting()) == (1, "")  # it goes on where it can
 
 
 def test_cancelling_reaches_only_what_is_there(tmp_path: Path) -> None:
     engine, cluster = make(BOX)
-    ids = [h.id for h in engine.submit([JobSpec(tmp_path, key, 1) for key in "kl"]) if isinstance(h, Handle)]
-    cluster.reports[0] = Report(0)
+    ids = [h.id for h in engine.submit([JobSpec(tmp_path, key, 1) for key in "kl"]) if isinstance(h, JobHandle)]
+    cluster.reports[0] = RayReport(0)
     engine.poll(ids)
     engine.cancel(ids)
     engine.cancel(ids, force=True)

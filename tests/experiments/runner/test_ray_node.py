@@ -13,7 +13,7 @@ import pytest
 from laboratory import STUB, Lab, command_of, is_running, processes_of
 
 from ovis.experiments.runner.engines import ray_node
-from ovis.experiments.runner.engines.ray_node import Report, find_fault, run_here
+from ovis.experiments.runner.engines.ray_node import RayReport, find_fault, run_here
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.runner.job import JobSpec
@@ -51,7 +51,7 @@ def test_a_job_runs_and_its_lease_says_where(lab: Lab, monkeypatch: pytest.Monke
     key = claim(lab, "--nsteps 3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     spec = JobSpec(lab.paths.folder, key, 1, device="cuda", command=("/elsewhere/python", *STUB[1:]))
-    assert run_here(spec, installed(), "/elsewhere/python", "n7") == Report(0, node="n7")
+    assert run_here(spec, installed(), "/elsewhere/python", "n7") == RayReport(0, node="n7")
     (run,) = lab.runs()
     outcome = read_outcome(run)
     assert outcome is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_slurm import AWAY, FakeSlurm
 
-from ovis.experiments.runner.engines.base import EngineError, Phase, Request, Status
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobPhase, JobStatus
 from ovis.experiments.runner.engines.options import SlurmOptions
 
 pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
@@ -24,23 +24,23 @@ from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 @pytest.mark.parametrize(
     ("line", "phase", "device", "message"),
     [
-        ("1|PENDING||Resources", Phase.PENDING, "", ""),
-        ("1|PENDING||Priority", Phase.PENDING, "", ""),
-        ("1|CONFIGURING|n1|None", Phase.PENDING, "", ""),
-        ("1|RUNNING|n1|None", Phase.RUNNING, "n1", ""),
-        ("1|COMPLETING|n2|None", Phase.RUNNING, "n2", ""),
-        ("1|NODE_FAIL|n1|NodeDown", Phase.ENDED, "", "Slurm says NODE_FAIL on n1 (NodeDown)"),
-        ("1|TIMEOUT|n1|TimeLimit", Phase.ENDED, "", "Slurm says TIMEOUT on n1 (TimeLimit)"),
-        ("1|CANCELLED||None", Phase.ENDED, "", "Slurm says CANCELLED on no node (None)"),
-        ("1|FAILED|n1|JobLaunchFailure", Phase.ENDED, "", "Slurm says FAILED on n1 (JobLaunchFailure)"),
-        ("", Phase.ENDED, "", "Slurm no longer knows the job"),
+        ("1|PENDING||Resources", JobPhase.PENDING, "", ""),
+        ("1|PENDING||Priority", JobPhase.PENDING, "", ""),
+        ("1|CONFIGURING|n1|None", JobPhase.PENDING, "", ""),
+        ("1|RUNNING|n1|None", JobPhase.RUNNING, "n1", ""),
+        ("1|COMPLETING|n2|None", JobPhase.RUNNING, "n2", ""),
+        ("1|NODE_FAIL|n1|NodeDown", JobPhase.ENDED, "", "Slurm says NODE_FAIL on n1 (NodeDown)"),
+        ("1|TIMEOUT|n1|TimeLimit", JobPhase.ENDED, "", "Slurm says TIMEOUT on n1 (TimeLimit)"),
+        ("1|CANCELLED||None", JobPhase.ENDED, "", "Slurm says CANCELLED on no node (None)"),
+        ("1|FAILED|n1|JobLaunchFailure", JobPhase.ENDED, "", "Slurm says FAILED on n1 (JobLaunchFailure)"),
+        ("", JobPhase.ENDED, "", "Slurm no longer knows the job"),
     ],
 )
-def test_where_a_job_stands(fake: FakeSlurm, root: Path, line: str, phase: Phase, device: str, message: str) -> None:
+def test_where_a_job_stands(fake: FakeSlurm, root: Path, line: str, phase: JobPhase, device: str, message: str) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
-    assert engine.poll([id])[id].phase is Phase.PENDING  # nobody has answered yet
     fake.say("squeue", line + "\n")
+    assert engine.poll([id])[id].phase is JobPhase.PENDING  # squeue has not answered yet
     status = poll(engine, id)[id]
     assert (status.phase, status.device, status.message) == (phase, device, message)
 
@@ -50,7 +50,7 @@ def test_a_job_that_slurm_has_forgotten_has_ended(fake: FakeSlurm, root: Path) -
     id = "0123abcd/7_3/key0.1"
     assert list(engine.attach([id])) == [id]
     fake.fail("squeue", "slurm_load_jobs error: Invalid job id specified")
-    assert poll(engine, id)[id].phase is Phase.ENDED
+    assert poll(engine, id)[id].phase is JobPhase.ENDED
     assert fake.calls("squeue")[-1].endswith("--jobs=7")
 
 
@@ -107,7 +107,7 @@ def test_silence_ends_where_no_job_is_left_to_ask_about(fake: FakeSlurm, root: P
     fake.fail("squeue", AWAY)
     poll(engine, id)
     engine._own.mark_ended("key0.1", 0)
-    assert poll(engine, id)[id] == Status(Phase.ENDED, 0)
+    assert poll(engine, id)[id] == JobStatus(JobPhase.ENDED, 0)
     assert engine.capacity() == 0
     fake.fail("squeue")
     deadline = time.monotonic() + 10
@@ -124,7 +124,7 @@ def test_runs_that_share_a_job(fake: FakeSlurm, root: Path) -> None:
     assert engine.capacity() == 0
     engine._own.mark_ended("key0.1", 0)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|RUNNING|n1|None\n")
-    assert [status.phase for status in poll(engine, *ids).values()] == [Phase.ENDED] + [Phase.RUNNING] * 4
+    assert [status.phase for status in poll(engine, *ids).values()] == [JobPhase.ENDED] + [JobPhase.RUNNING] * 4
     assert engine.capacity() == 0  # its place is free when the others' are
     engine.cancel([ids[1]])
     poll(engine, *ids[1:])
@@ -141,12 +141,12 @@ def test_cancelling_is_said_once_and_by_force_once_more(fake: FakeSlurm, root: P
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|COMPLETING|n1|None\n")
     for _ in range(3):
         engine.cancel(ids)
-        assert [status.phase for status in poll(engine, *ids).values()] == [Phase.RUNNING] * 2
+        assert [status.phase for status in poll(engine, *ids).values()] == [JobPhase.RUNNING] * 2
     assert fake.calls("scancel") == ["--state=PENDING 1_0 1_1", "--batch --signal=TERM 1_0 1_1"]
     engine.cancel(ids, force=True)
     found = poll(engine, *ids)
     assert fake.calls("scancel")[2:] == ["--signal=KILL 1_0 1_1", "1_0 1_1"]
-    assert found[ids[1]].phase is Phase.ENDED  # its node may never say that it is
+    assert found[ids[1]].phase is JobPhase.ENDED  # its node may never say that it is
 
 
 @pytest.mark.parametrize("words", ["Unable to contact slurm controller", "Socket timed out on send/recv operation"])
@@ -185,13 +185,13 @@ def test_a_squeue_that_hangs_is_a_silence(fake: FakeSlurm, root: Path, monkeypat
     (fake.folder / "squeue").write_text("#!/bin/bash\nexec sleep 30\n")
     deadline = time.monotonic() + 10
     while not engine.waiting():
-        assert engine.poll([id])[id].phase is Phase.PENDING
+        assert engine.poll([id])[id].phase is JobPhase.PENDING
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert "does not answer: no answer within 0 s" in engine.waiting()
     (fake.folder / "squeue").write_text(answers)
     fake.say("squeue", "1|RUNNING|n1|None\n")
-    while engine.poll([id])[id].phase is Phase.PENDING:
+    while engine.poll([id])[id].phase is JobPhase.PENDING:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert not engine.waiting()
@@ -214,14 +214,14 @@ def test_a_stranger_s_job_of_the_same_number_is_not_ours(fake: FakeSlurm, root: 
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", "1|RUNNING|n1|None|backup\n")
-    assert poll(engine, id)[id] == Status(Phase.ENDED, message="Slurm no longer knows the job")
+    assert poll(engine, id)[id] == JobStatus(JobPhase.ENDED, message="Slurm no longer knows the job")
 
 
 def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", "1|PENDING||PartitionTimeLimit\n")
-    assert poll(engine, id)[id].phase is Phase.PENDING
+    assert poll(engine, id)[id].phase is JobPhase.PENDING
     assert fake.calls("scancel") == ["--state=PENDING 1"]  # what runs, runs on
     with pytest.raises(EngineError, match="will never start the jobs: PartitionTimeLimit"):
         engine.poll([id])
@@ -233,7 +233,7 @@ def test_what_has_begun_is_said_before_the_end_is(fake: FakeSlurm, root: Path) -
     ids = submit(engine, root, 3)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||PartitionTimeLimit\n1_2|RUNNING|n2|None\n")
     found = poll(engine, *ids)
-    assert [status.phase for status in found.values()] == [Phase.RUNNING, Phase.PENDING, Phase.RUNNING]
+    assert [status.phase for status in found.values()] == [JobPhase.RUNNING, JobPhase.PENDING, JobPhase.RUNNING]
     assert engine.capacity() == 0
     with pytest.raises(EngineError, match="PartitionTimeLimit"):
         engine.poll(ids)
@@ -245,7 +245,7 @@ def test_a_job_that_may_start_later_waits(fake: FakeSlurm, root: Path, reason: s
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", f"1|PENDING||{reason}\n")
-    assert poll(engine, id)[id].phase is Phase.PENDING
+    assert poll(engine, id)[id].phase is JobPhase.PENDING
 
 
 def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
     ids, others = submit(first, root, 2), submit(second, root, 2)
     fake.say("squeue", "".join(f"{n}_0|FAILED|n1|NonZeroExitCode\n{n}_1|RUNNING|n2|None\n" for n in (1, 2)))
     fake.say("scontrol", "JobId=1 JobState=FAILED Reason=NonZeroExitCode ExitCode=91:0\n")
-    assert poll(first, ids[0])[ids[0]].phase is Phase.PENDING  # the next manager has it tried again
+    assert poll(first, ids[0])[ids[0]].phase is JobPhase.PENDING  # the next manager has it tried again
     with pytest.raises(EngineError, match=rf"node n1: {root} is not there: --root must be on a file system"):
         first.poll(ids)
     second._own.mark_node("n2")
@@ -266,14 +266,14 @@ def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
 def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="no Slurm here: there is no command sbatch"):
-        SlurmEngine(SlurmOptions(), Request())
+        SlurmEngine(SlurmOptions(), EngineRequest())
 
 
 def test_no_cluster_answers(fake: FakeSlurm) -> None:
     fake.fail("sinfo", "sinfo: error: fetch_config: DNS SRV lookup failed\nsinfo: fatal: no configuration source")
     words = "no Slurm cluster answers here: sinfo: fetch_config: DNS SRV lookup failed; no configuration source"
     with pytest.raises(EngineError, match=words):
-        SlurmEngine(SlurmOptions(), Request())
+        SlurmEngine(SlurmOptions(), EngineRequest())
 
 
 def test_what_is_left_when_all_is_over(fake: FakeSlurm, root: Path) -> None:
@@ -296,10 +296,10 @@ def test_jobs_of_an_earlier_manager_are_taken_over_with_their_folder(fake: FakeS
     engine = engine_at(root)
     assert set(engine.attach(ids)) == set(ids)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||Priority\n")
-    assert [status.phase for status in poll(engine, *ids).values()] == [Phase.RUNNING, Phase.PENDING]
+    assert [status.phase for status in poll(engine, *ids).values()] == [JobPhase.RUNNING, JobPhase.PENDING]
     for name in ("key0.1", "key1.1"):
         JobsFolder(first._own.path).mark_ended(name, 0)
-    assert set(poll(engine, *ids).values()) == {Status(Phase.ENDED, 0)}
+    assert set(poll(engine, *ids).values()) == {JobStatus(JobPhase.ENDED, 0)}
     assert not first._own.path.exists()
     engine.close()
     assert not list(root.iterdir())

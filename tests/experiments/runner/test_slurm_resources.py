@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import pytest
 
-from ovis.experiments.runner.engines.base import EngineError, Request
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.options import SlurmOptions
 
 pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
 
 
 from ovis.experiments.runner.engines.slurm_commands import one_line
-from ovis.experiments.runner.engines.slurm_resources import Layout, Node, plan_layout, read_nodes
+from ovis.experiments.runner.engines.slurm_resources import JobResources, SlurmNode, plan_resources, read_nodes
 
-TWO = [Node("n1", 8, 2, 4, True), Node("n2", 8, 2, 4, False)]
+TWO = [SlurmNode("n1", 8, 2, 4, True), SlurmNode("n2", 8, 2, 4, False)]
 
 
 @pytest.mark.parametrize(
     ("options", "request_", "layout", "slots"),
     [
-        ({}, Request(), Layout(1, gpus=1), 2),
-        ({}, Request(processes=2), Layout(1, shards=1), 4),
-        ({}, Request(processes=3), Layout(3, gpus=1), 6),
-        ({}, Request(processes=5), Layout(5, gpus=1), 5),  # of 8 cores, one for each run
-        ({"gpus_per_node": 2}, Request(processes=2), Layout(4, gpus=2), 4),
-        ({}, Request("cpu"), Layout(1), 8),
-        ({}, Request("cpu", 3), Layout(3), 6),
+        ({}, EngineRequest(), JobResources(1, gpus=1), 2),
+        ({}, EngineRequest(processes=2), JobResources(1, shards=1), 4),
+        ({}, EngineRequest(processes=3), JobResources(3, gpus=1), 6),
+        ({}, EngineRequest(processes=5), JobResources(5, gpus=1), 5),  # of 8 cores, one for each run
+        ({"gpus_per_node": 2}, EngineRequest(processes=2), JobResources(4, gpus=2), 4),
+        ({}, EngineRequest("cpu"), JobResources(1), 8),
+        ({}, EngineRequest("cpu", 3), JobResources(3), 6),
     ],
 )
-def test_what_fits_into_a_job(options: dict[str, int], request_: Request, layout: Layout, slots: int) -> None:
-    assert plan_layout(SlurmOptions(**options), request_, TWO) == layout  # type: ignore[arg-type]
+def test_what_fits_into_a_job(
+    options: dict[str, int], request_: EngineRequest, layout: JobResources, slots: int
+) -> None:
+    assert plan_resources(SlurmOptions(**options), request_, TWO) == layout  # type: ignore[arg-type]
     assert layout.slots(TWO) == slots  # of the node that is up
 
 
 def test_a_partition_without_gpus() -> None:
-    nodes = [Node("n1", 8, 0, 0, True)]
-    assert plan_layout(SlurmOptions(), Request(), nodes) == Layout(1)
+    nodes = [SlurmNode("n1", 8, 0, 0, True)]
+    assert plan_resources(SlurmOptions(), EngineRequest(), nodes) == JobResources(1)
     with pytest.raises(EngineError, match="a job of 1 GPUs: the partition's nodes have at most 0"):
-        plan_layout(SlurmOptions(), Request("cuda"), nodes)
+        plan_resources(SlurmOptions(), EngineRequest("cuda"), nodes)
 
 
 def test_uneven_shares_are_not_used() -> None:
-    nodes = [Node("n1", 8, 2, 4, True), Node("n2", 8, 2, 8, True)]
-    assert plan_layout(SlurmOptions(), Request(processes=2), nodes) == Layout(2, gpus=1)
+    nodes = [SlurmNode("n1", 8, 2, 4, True), SlurmNode("n2", 8, 2, 8, True)]
+    assert plan_resources(SlurmOptions(), EngineRequest(processes=2), nodes) == JobResources(2, gpus=1)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +61,8 @@ def test_uneven_shares_are_not_used() -> None:
 def test_what_a_node_offers(gres: str, gpus: int, shards: int) -> None:
     name, nodes = read_nodes(f"main*|n1|16|{gres}|mix\nbig|n9|1|(null)|down*\n", "")
     assert name == "main"
-    assert nodes == [Node("n1", 16, gpus, shards, True)]
-    assert read_nodes(f"main*|n1|16|{gres}|mix\nbig|n9|1|(null)|down*\n", "big")[1] == [Node("n9", 1, 0, 0, False)]
+    assert nodes == [SlurmNode("n1", 16, gpus, shards, True)]
+    assert read_nodes(f"main*|n1|16|{gres}|mix\nbig|n9|1|(null)|down*\n", "big")[1] == [SlurmNode("n9", 1, 0, 0, False)]
 
 
 def test_no_such_partition() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_slurm import FakeSlurm
 
-from ovis.experiments.runner.engines.base import EngineError, Handle, NotNow, Request
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, SubmissionDeferred
 from ovis.experiments.runner.engines.options import SlurmOptions
 
 pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
@@ -73,7 +73,7 @@ def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlu
     fake.fail("sbatch", refusal)
     refused = engine.submit(specs(root, 2))
     assert [str(error) for error in refused] == [f"{words}; fewer at once: --array_parallelism"] * 2
-    assert {type(error) for error in refused} == {NotNow}  # nothing is counted against the runs
+    assert {type(error) for error in refused} == {SubmissionDeferred}  # nothing is counted against the runs
     assert engine.capacity() == 0
     assert words in engine.waiting()
 
@@ -85,19 +85,19 @@ def test_as_many_jobs_are_handed_over_as_slurm_takes(
     engine = engine_at(root)
     fake.take(5)
     handles = engine.submit(specs(root, 8))
-    assert [type(handle) for handle in handles] == [Handle] * 5 + [NotNow] * 3
-    assert [handle.id.split("/")[1:] for handle in handles if isinstance(handle, Handle)] == [
+    assert [type(handle) for handle in handles] == [JobHandle] * 5 + [SubmissionDeferred] * 3
+    assert [handle.id.split("/")[1:] for handle in handles if isinstance(handle, JobHandle)] == [
         [id, f"key{number}.1"] for number, id in enumerate(["1_0", "1_1", "1_2", "1_3", "2"])
     ]
     assert "fewer at once: --array_parallelism" in str(handles[-1])
     assert engine.capacity() == 0
     monkeypatch.setattr(engine, "_resume", 0.0)  # a minute later
     assert engine.capacity() == 1
-    assert [type(handle) for handle in engine.submit(specs(root, 1))] == [NotNow]  # still
+    assert [type(handle) for handle in engine.submit(specs(root, 1))] == [SubmissionDeferred]  # still
     engine._own.mark_ended("key0.1", 0)
     engine._own.mark_ended("key1.1", 0)
     fake.say("squeue", "1_2|RUNNING|n1|None\n1_3|RUNNING|n1|None\n2|RUNNING|n2|None\n")
-    poll(engine, *(handle.id for handle in handles if isinstance(handle, Handle)))
+    poll(engine, *(handle.id for handle in handles if isinstance(handle, JobHandle)))
     monkeypatch.setattr(engine, "_resume", 0.0)
     assert engine.capacity() == 3  # as many as have ended, and one to see
     fake.take(100)
@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_is_no_refusal(fake: FakeSlurm, root: Path, monkeypa
     monkeypatch.setattr(engine, "_submit_array", fail)
     (error,) = engine.submit(specs(root, 1))
     assert isinstance(error, OSError)
-    assert not isinstance(error, NotNow)
+    assert not isinstance(error, SubmissionDeferred)
     assert "No space left" in engine.waiting()
     assert engine.capacity() == 0
 
@@ -141,7 +141,7 @@ def test_a_controller_whose_own_queue_is_full(fake: FakeSlurm, root: Path, monke
     begin = time.monotonic()
     refused = engine.submit(specs(root, 4))
     assert time.monotonic() - begin < 5.0
-    assert {type(error) for error in refused} == {NotNow}
+    assert {type(error) for error in refused} == {SubmissionDeferred}
     assert "temporarily unable to accept job" in engine.waiting()
     assert (fake.folder / "tries").read_text() == "sbatch\n"
 
@@ -151,7 +151,7 @@ def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, ro
     (id,) = submit(engine, root)
     fake.fail("sbatch", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (failure)")
     (refused,) = engine.submit(specs(root, 1))
-    assert isinstance(refused, NotNow)
+    assert isinstance(refused, SubmissionDeferred)
     assert engine.capacity() == 0
     fake.say("squeue", "1|RUNNING|n1|None\n")
     poll(engine, id)
@@ -163,7 +163,7 @@ def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, ro
 
 def test_before_the_first_job_the_cluster_is_asked_whether_it_takes_one(fake: FakeSlurm, root: Path) -> None:
     fake.fail("sbatch", "allocation failure: Requested node configuration is not available")
-    engine = SlurmEngine(SlurmOptions(time=7), Request())
+    engine = SlurmEngine(SlurmOptions(time=7), EngineRequest())
     with pytest.raises(EngineError, match="refuses such a job: sbatch: Requested node configuration is not available"):
         engine.check(root)
     assert fake.calls("sbatch")[-1].startswith("--test-only --gpus-per-node=1 --time=7 ")

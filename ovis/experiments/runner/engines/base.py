@@ -1,41 +1,58 @@
-"""What the manager asks of whatever starts its jobs. The manager alone writes the ledger; the engine owns placement."""
+"""The interface between the manager and what starts its jobs. Only the manager writes the ledger."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+import ovis
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs.status import BUSY, HELD, AttemptResult, Outcome, Record, last_line
 
-__all__ = ["Engine", "EngineError", "Handle", "NotNow", "Phase", "Request", "Status"]
+__all__ = [
+    "Engine",
+    "EngineError",
+    "EngineRequest",
+    "JobHandle",
+    "JobPhase",
+    "JobStatus",
+    "SubmissionDeferred",
+    "job_environment",
+    "unreported_outcome",
+]
+
+#: Variables that limit the number of threads of a process.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class EngineError(RuntimeError):
-    """The engine can't be used, or no longer: one line that says why and what to do."""
+    """The engine cannot be used, or no longer. The message is one line that says why and what to do."""
 
 
-class NotNow(OSError):
-    """The cluster takes no job for a while; nothing is wrong with this one."""
+class SubmissionDeferred(OSError):
+    """The cluster accepts no more jobs for now. Nothing is wrong with the job itself."""
 
 
-class Phase(str, Enum):
-    """Where a job stands."""
+class JobPhase(str, Enum):
+    """The phase of a submitted job."""
 
-    PENDING = "pending"  # the cluster has it, no node yet
+    PENDING = "pending"  # in the cluster's queue, without a node
     RUNNING = "running"
     ENDED = "ended"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user wants of an engine, whichever it is.
+class EngineRequest:
+    """The options that every engine has.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or, on this machine, ``cuda:N``.
-        processes: runs at once on each device; None: the engine's choice.
+        processes: concurrent runs on each device; None: the engine's default.
     """
 
     device: str = "auto"
@@ -43,29 +60,29 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Status:
-    """What an engine knows of a job.
+class JobStatus:
+    """What an engine knows about a job.
 
     Attributes:
-        phase: where it stands.
-        code: its exit code, where it has ended and the engine can tell. The outcome is read from the run's folder.
-        message: why it ended, where that was not its own doing: its node was lost, the cluster refused it.
-        device: where it runs, for people, as ``node-3 cuda:1``; empty: as its handle says.
+        phase: the phase of the job.
+        code: the exit code, if the job has ended and the engine knows it. The outcome is in the run's folder.
+        message: why the job ended, if the cause was not the job itself: a lost node, a refusal by the cluster.
+        device: where it runs, for display, as ``node-3 cuda:1``; empty: as in its handle.
     """
 
-    phase: Phase
+    phase: JobPhase
     code: int | None = None
     message: str = ""
     device: str = ""
 
 
 @dataclass(frozen=True)
-class Handle:
+class JobHandle:
     """A submitted job.
 
     Attributes:
-        id: the engine's name for it. Where jobs outlive the manager, the next manager knows them by it.
-        device: where it runs, for people; empty: the engine's status will say.
+        id: the engine's identifier. Where jobs outlive the manager, the next manager finds them by it.
+        device: where it runs, for display; empty: not known before its status says it.
     """
 
     id: str
@@ -73,71 +90,100 @@ class Handle:
 
 
 class Engine(Protocol):
-    """Starts jobs and watches them. It never retries one: the ledger does."""
+    """Starts jobs and watches them. It never retries a job: the ledger does."""
 
     @property
     def kind(self) -> str:
-        """Its name in the ledger, as of ``--engine``."""
+        """The engine's name in the ledger and in ``--engine``."""
 
     @property
     def detached(self) -> bool:
-        """Whether its jobs outlive the manager (Slurm's do)."""
+        """Whether its jobs outlive the manager, as those of Slurm do."""
 
     @property
-    def place(self) -> str:
-        """Where it runs jobs, for people: ``cpu``, ``Ray at 10.0.0.1:6379, 3 nodes, 8 GPUs``."""
+    def location(self) -> str:
+        """Where it runs jobs, for display: ``cpu``, ``Ray at 10.0.0.1:6379, 3 nodes, 8 GPUs``."""
 
     @property
     def slots(self) -> int:
-        """How many of its jobs can run at the same time, as far as it knows now."""
+        """How many of its jobs can run at the same time, as far as is known now."""
 
     def check(self, root: Path) -> None:
-        """Find out whether jobs can work here, before anything of the experiment is written.
+        """Find out whether jobs can run, before any file of the experiment is written.
 
         Args:
-            root: the folder of all experiments, which every node must see; it is there. What is written in it for this
-                check is removed.
+            root: the existing folder of all experiments, which every node must see. Files that the check writes there
+                are removed.
 
         Raises:
-            EngineError: they can't.
+            EngineError: no job can run.
         """
 
     def capacity(self) -> int:
-        """How many more jobs it takes now. A cluster takes more than it can run, so that its nodes never idle."""
+        """How many more jobs it accepts now. A cluster accepts more than it can run, to keep its nodes busy."""
 
     def waiting(self) -> str:
-        """What it can't use for now though it would, and why: ``cuda:0 load 97 %, memory 41 %; cuda:1 ...``.
+        """Which devices it cannot use now, and why: ``cuda:0 load 97 %, memory 41 %; cuda:1 ...``.
 
-        Empty where there is nothing, or only jobs of its own to wait for.
+        Empty if there are none, or if they are busy with its own jobs.
         """
 
-    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
-        """Start jobs, at most as many as its capacity is.
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
+        """Start jobs, at most as many as its capacity.
 
         Returns:
-            for each of them its handle, or why it could not be started: it is then put back, and tried again later.
-            That counts as a loss, as many of which fail the run, unless it is a :class:`NotNow`.
+            for each job its handle, or the error that prevented its start. The run is then put back into the queue and
+            tried again later. This counts as a loss (too many losses fail the run), except for
+            :class:`SubmissionDeferred`.
 
         Raises:
-            EngineError: none can be started, now or later.
+            EngineError: no job can be started, neither now nor later.
         """
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
-        """Where these jobs stand: every one of ``ids`` is in the answer. Called ten times a second: it may not wait.
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
+        """The status of each of these jobs. It is called ten times a second and must not block.
 
         Raises:
             EngineError: the cluster is gone.
         """
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
-        """Ask jobs to write their checkpoints and end; with ``force``, kill them. Those that have ended are ignored."""
+        """Ask jobs to write their checkpoints and end; with ``force``, kill them. Ended jobs are ignored."""
 
     def attach(self, ids: Collection[str]) -> Collection[str]:
-        """Take over jobs of an earlier manager, where they outlive it.
+        """Take over the jobs of an earlier manager, where they outlive it.
 
         Returns:
-            those that it knows, be they pending, running or ended; the others are gone.
+            the jobs that it knows, whether pending, running or ended; the others are gone.
         """
 
     def close(self) -> None:
-        """Kill what is left of jobs that must not outlive the manager."""
+        """Kill the remaining jobs, unless they outlive the manager."""
+
+
+def job_environment(threads: int, **variables: str) -> dict[str, str]:
+    """The environment of a job: this process's own, a number of threads, this ovis package, and ``variables``."""
+    package = str(Path(ovis.__file__).resolve().parent.parent)
+    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": search, **variables}
+
+
+def unreported_outcome(record: Record, status: JobStatus, log: Path, stopping: bool) -> Outcome:
+    """The outcome of an ended job, in case it has written none into its run's folder.
+
+    Args:
+        record: the run, as it was claimed.
+        status: what the engine knows about the job.
+        log: the file to which jobs print their own errors.
+        stopping: the user has asked to stop.
+    """
+    printed = last_line(log, after=f"job {record.key}.{record.attempt}: ")
+    if status.code == BUSY or printed == HELD:
+        ending, message = AttemptResult.BUSY, HELD
+    elif stopping:
+        ending, message = AttemptResult.ABORTED, "stopped on request"
+    else:
+        ending = AttemptResult.LOST
+        code = "without an" if status.code is None else f"with code {status.code} and no"
+        message = f"the job ended {code} outcome: {printed or status.message or f'see {log}'}"
+    return Outcome(ending, record.attempt, message=message, t=time.time())

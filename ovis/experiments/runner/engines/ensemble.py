@@ -10,14 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ovis.experiments.runner.engines.base import Engine, EngineError, Handle, Phase, Status
+from ovis.experiments.runner.engines.base import Engine, EngineError, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.status import Record
 from ovis.experiments.settings import TrainSettings, parse_arguments
 
-__all__ = ["Packed"]
+__all__ = ["EnsembleEngine"]
 
 
 @dataclass
@@ -25,12 +25,12 @@ class _Pack:
     """Jobs that are one for the engine."""
 
     jobs: list[JobSpec]
-    inner: Handle | None = None  # None: not started yet
-    status: Status = field(default_factory=lambda: Status(Phase.PENDING))
+    inner: JobHandle | None = None  # None: not started yet
+    status: JobStatus = field(default_factory=lambda: JobStatus(JobPhase.PENDING))
     unwanted: set[str] = field(default_factory=set)  # our ids of those that were cancelled
 
 
-class Packed:
+class EnsembleEngine:
     """An engine that packs what it is given.
 
     A run that is cancelled alone is dropped by its job, which finds the lease gone; only when nothing is left of a pack
@@ -64,8 +64,8 @@ class Packed:
         return self._engine.kind
 
     @property
-    def place(self) -> str:
-        return f"{self._engine.place}, in ensembles of up to {self._largest}"
+    def location(self) -> str:
+        return f"{self._engine.location}, in ensembles of up to {self._largest}"
 
     @property
     def slots(self) -> int:
@@ -81,7 +81,7 @@ class Packed:
     def waiting(self) -> str:
         return self._engine.waiting()
 
-    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
         records = {record.key: record for record in self._queue.read()}
         packs: dict[object, _Pack] = {}
         ids = []
@@ -93,7 +93,7 @@ class Packed:
         self._start_waiting()
         return [self._handle(id) for id in ids]
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         self._start_waiting()
         packs = {id: self._packs[id] for id in ids if id in self._packs}
         started = {pack.inner.id: pack for pack in packs.values() if pack.inner is not None}
@@ -101,9 +101,9 @@ class Packed:
             handle = started[inner].inner
             device = status.device or (handle.device if handle is not None else "")
             started[inner].status = replace(status, device=device)
-        found = {id: packs[id].status if id in packs else Status(Phase.ENDED) for id in ids}
+        found = {id: packs[id].status if id in packs else JobStatus(JobPhase.ENDED) for id in ids}
         for id, status in found.items():
-            if status.phase is Phase.ENDED:
+            if status.phase is JobPhase.ENDED:
                 self._packs.pop(id, None)
         return found
 
@@ -115,7 +115,7 @@ class Packed:
         for id, pack in self._packs.items():
             if id in ids and len(pack.unwanted) == len(pack.jobs):
                 if pack.inner is None:
-                    pack.status = Status(Phase.ENDED)
+                    pack.status = JobStatus(JobPhase.ENDED)
                 else:
                     told.add(pack.inner.id)
         if told:
@@ -131,18 +131,18 @@ class Packed:
     def _start_waiting(self) -> None:
         """Start as many packs as the engine takes now."""
         waiting = {id(pack): pack for pack in self._packs.values() if pack.inner is None}
-        ready = [pack for pack in waiting.values() if pack.status.phase is Phase.PENDING]
+        ready = [pack for pack in waiting.values() if pack.status.phase is JobPhase.PENDING]
         ready = ready[: max(0, self._engine.capacity())] if ready else []
         handles = self._engine.submit([_joined(pack.jobs) for pack in ready]) if ready else []
         for pack, handle in zip(ready, handles, strict=True):
-            if isinstance(handle, Handle):
+            if isinstance(handle, JobHandle):
                 pack.inner = handle
             else:
-                pack.status = Status(Phase.ENDED, message=f"can't start the job: {handle}")
+                pack.status = JobStatus(JobPhase.ENDED, message=f"can't start the job: {handle}")
 
-    def _handle(self, id: str) -> Handle:
+    def _handle(self, id: str) -> JobHandle:
         inner = self._packs[id].inner
-        return Handle(id, "" if inner is None else inner.device)
+        return JobHandle(id, "" if inner is None else inner.device)
 
 
 def _joined(jobs: Sequence[JobSpec]) -> JobSpec:

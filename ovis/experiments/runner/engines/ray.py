@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.experiments.runner.engines.base import EngineError, Handle, Phase, Request, Status
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.engines.options import RayOptions
-from ovis.experiments.runner.engines.ray_node import Node, Report
+from ovis.experiments.runner.engines.ray_node import RayNode, RayReport
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -55,7 +55,7 @@ class RayEngine:
     kind = "ray"
     detached = False
 
-    def __init__(self, options: RayOptions, request: Request, cluster: RayCluster | None = None) -> None:
+    def __init__(self, options: RayOptions, request: EngineRequest, cluster: RayCluster | None = None) -> None:
         if request.device not in ("auto", "cpu", "cuda"):
             raise EngineError(f"--device {request.device}: with --engine ray auto, cpu or cuda; Ray chooses which GPU")
         self._cluster = cluster or _connect(options.address)
@@ -72,10 +72,12 @@ class RayEngine:
         self._share = 1.0 / (request.processes or 1) if self._device == "cuda" else 0.0
         if not self.slots:
             wanted = "a GPU and a CPU" if self._device == "cuda" else "a CPU"
-            raise EngineError(f"--engine ray: no node of {self.place} has {wanted} for runs on --device {self._device}")
+            raise EngineError(
+                f"--engine ray: no node of {self.location} has {wanted} for runs on --device {self._device}"
+            )
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         nodes = self._look()
         gpus, cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
         have = [f"{len(nodes)} node{'s' * (len(nodes) != 1)}", *([f"{gpus:g} GPUs"] if gpus else []), f"{cpus:g} CPUs"]
@@ -103,18 +105,18 @@ class RayEngine:
         if self.slots:
             return ""
         left_out = "".join(f"; node {self._name(id)} {fault}" for id, fault in self._unfit.items())
-        return f"{self.place} has no node for runs on --device {self._device}{left_out}"
+        return f"{self.location} has no node for runs on --device {self._device}{left_out}"
 
-    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
         handles = []
         for job in jobs:
             id = str(next(self._numbers))
             placed = replace(job, device=self._device)
             self._tasks[id] = _Task(self._cluster.start(placed, self._share, self._unfit), placed)
-            handles.append(Handle(id))
+            handles.append(JobHandle(id))
         return handles
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         ended = self._cluster.ended([task.ref for task in self._tasks.values()])
         self._find_begun()
         found = {}
@@ -123,8 +125,8 @@ class RayEngine:
                 found[id] = self._end(task, ended[task.ref])
                 del self._tasks[id]
             else:
-                found[id] = Status(Phase.RUNNING if task.device else Phase.PENDING, device=task.device)
-        return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
+                found[id] = JobStatus(JobPhase.RUNNING if task.device else JobPhase.PENDING, device=task.device)
+        return {id: found.get(id, JobStatus(JobPhase.ENDED)) for id in ids}
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
         for id in ids:
@@ -138,14 +140,14 @@ class RayEngine:
         self._cluster.close()
         self._tasks.clear()
 
-    def _look(self) -> list[Node]:
+    def _look(self) -> list[RayNode]:
         """The nodes that can be used, as of a moment ago."""
         if time.monotonic() - self._looked > LOOK:
             self._nodes, self._looked = self._cluster.nodes(), time.monotonic()
             self._names |= {node.id: node.name for node in self._nodes}
         return [node for node in self._nodes if node.id not in self._unfit]
 
-    def _room(self, node: Node) -> int:
+    def _room(self, node: RayNode) -> int:
         """How many jobs fit on the node."""
         places = int(node.gpus / self._share + 1e-6) if self._share else int(node.cpus)
         return min(places, int(node.cpus))
@@ -168,13 +170,13 @@ class RayEngine:
             self._look()
         return self._names.get(id, id[:8])
 
-    def _end(self, task: _Task, report: Report) -> Status:
+    def _end(self, task: _Task, report: RayReport) -> JobStatus:
         """How a job ended, by what Ray says. A node that lacks something gets no more of them."""
         if report.fault and report.node:
             self._unfit[report.node] = report.fault
-            return Status(Phase.ENDED, message=f"node {self._name(report.node)} {report.fault}")
+            return JobStatus(JobPhase.ENDED, message=f"node {self._name(report.node)} {report.fault}")
         where = f" ({task.device})" if report.fault and task.device else ""
-        return Status(Phase.ENDED, report.code, report.fault + where)
+        return JobStatus(JobPhase.ENDED, report.code, report.fault + where)
 
 
 def _connect(address: str) -> RayCluster:

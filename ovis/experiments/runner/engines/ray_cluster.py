@@ -23,7 +23,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ovis.experiments.runner.engines.base import EngineError
-from ovis.experiments.runner.engines.ray_node import Node, Report, find_fault, run_here
+from ovis.experiments.runner.engines.ray_node import RayNode, RayReport, find_fault, run_here
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.job import JobSpec
 
@@ -74,11 +74,11 @@ class RayCluster:
             raise EngineError(f"--engine ray: no Ray cluster at --address {address}{hint}") from None
         self.address: str = ray.get_runtime_context().gcs_address
         self._versions = installed()
-        self._nodes: list[Node] = []
+        self._nodes: list[RayNode] = []
         self._answered, self._lost = time.monotonic(), False
         self._run = ray.remote(_run_job)  # a worker serves many jobs, with GPUs too: it holds none of their memory
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RayNode]:
         """The nodes that are alive now; while the head does not answer, those that were.
 
         Raises:
@@ -104,12 +104,12 @@ class RayCluster:
         self._answered = time.monotonic()
         return True
 
-    def _list_nodes(self) -> list[Node]:
+    def _list_nodes(self) -> list[RayNode]:
         rows = [row for row in ray.nodes() if row["Alive"]]
         names = [_name(row) for row in rows]
         count = Counter(names)
         return [
-            Node(
+            RayNode(
                 row["NodeID"],
                 name if count[name] == 1 else f"{name}/{row['NodeID'][:4]}",
                 row["Resources"].get("CPU", 0.0),
@@ -118,7 +118,7 @@ class RayCluster:
             for row, name in zip(rows, names, strict=True)
         ]
 
-    def faults(self, nodes: Sequence[Node], probe: Path) -> dict[str, str]:
+    def faults(self, nodes: Sequence[RayNode], probe: Path) -> dict[str, str]:
         """What each of the nodes lacks, by its name; those that lack nothing are left out, and those that
         are lost meanwhile: every job looks at its node itself.
 
@@ -166,7 +166,7 @@ class RayCluster:
         )
         return task.remote(job, self._versions, sys.executable)
 
-    def ended(self, refs: Collection[Any]) -> Mapping[Any, Report]:
+    def ended(self, refs: Collection[Any]) -> Mapping[Any, RayReport]:
         """Which of the jobs have ended, and how."""
         if not refs:
             return {}
@@ -183,16 +183,16 @@ class RayCluster:
             ray.shutdown()
 
 
-def _run_job(job: JobSpec, versions: Mapping[str, str], python: str) -> Report:
+def _run_job(job: JobSpec, versions: Mapping[str, str], python: str) -> RayReport:
     return run_here(job, versions, python, ray.get_runtime_context().get_node_id())
 
 
-def _report(ref: Any) -> Report:
+def _report(ref: Any) -> RayReport:
     try:
-        report: Report = ray.get(ref)
+        report: RayReport = ray.get(ref)
     except RayError as error:
         known = [text for kind, text in ENDINGS.items() if isinstance(error, kind)]
-        return Report(None, known[0] if known else _one_line(error))
+        return RayReport(None, known[0] if known else _one_line(error))
     return report
 
 

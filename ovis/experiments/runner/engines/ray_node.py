@@ -14,22 +14,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ovis
+from ovis.experiments.runner.engines.base import job_environment
 from ovis.experiments.runner.engines.versions import difference, installed
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.paths import ExperimentPaths
 
-__all__ = ["Node", "Report", "find_fault", "run_here"]
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
+__all__ = ["RayNode", "RayReport", "find_fault", "run_here"]
 
 #: Seconds between two looks whether Ray wants the job to end.
 WAIT = 0.5
 
 
 @dataclass(frozen=True)
-class Node:
+class RayNode:
     """A node that is alive.
 
     Attributes:
@@ -46,7 +43,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Report:
+class RayReport:
     """How a job on a node ended. What became of its run is in the run's folder, not here.
 
     Attributes:
@@ -73,7 +70,7 @@ def find_fault(path: Path, versions: Mapping[str, str]) -> str:
     return f"has {different}" if different else ""
 
 
-def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) -> Report:
+def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) -> RayReport:
     """Run a job as a child that dies with this process, and wait for it. Ray's cancelling is handed on as SIGTERM.
 
     Args:
@@ -84,7 +81,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
     """
     paths = ExperimentPaths(job.folder)
     if fault := find_fault(paths.ledger, versions):
-        return Report(None, fault, node)
+        return RayReport(None, fault, node)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if job.device == "cuda" else ""  # as Ray has set it
     command = tuple(sys.executable if word == python else word for word in job.command[:1]) + job.command[1:]
     place = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
@@ -94,7 +91,11 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=_environment(devices),
+            env=job_environment(
+                1,  # as one core was booked
+                CUDA_VISIBLE_DEVICES=devices,
+                CUDA_DEVICE_ORDER=os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),  # Ray counts GPUs as NVML does
+            ),
             start_new_session=True,
         )
         while True:
@@ -102,7 +103,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
                 interrupts.clear()
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return Report(process.wait(timeout=WAIT), node=node)
+                return RayReport(process.wait(timeout=WAIT), node=node)
 
 
 @contextlib.contextmanager
@@ -114,12 +115,3 @@ def _interrupts() -> Iterator[list[int]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _environment(devices: str) -> dict[str, str]:
-    """The child's variables: the GPUs it may use, one thread, as one core was booked, and this very package."""
-    package = str(Path(ovis.__file__).resolve().parent.parent)
-    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}["CUDA_DEVICE_ORDER"]  # Ray counts as NVML does
-    mine = {"CUDA_VISIBLE_DEVICES": devices, "CUDA_DEVICE_ORDER": order, "PYTHONPATH": search}
-    return {**os.environ, **dict.fromkeys(THREADS, "1"), **mine}

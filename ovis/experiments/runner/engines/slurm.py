@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.runner.engines.base import EngineError, Handle, NotNow, Phase, Request, Status
+from ovis.experiments.runner.engines.base import (
+    EngineError,
+    EngineRequest,
+    JobHandle,
+    JobPhase,
+    JobStatus,
+    SubmissionDeferred,
+)
 from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm_commands import (
     QueueWatch,
@@ -26,7 +33,7 @@ from ovis.experiments.runner.engines.slurm_commands import (
 )
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 from ovis.experiments.runner.engines.slurm_node import NO_ROOT, UNSUITED
-from ovis.experiments.runner.engines.slurm_resources import plan_layout, read_nodes
+from ovis.experiments.runner.engines.slurm_resources import plan_resources, read_nodes
 from ovis.experiments.runner.engines.slurm_submit import hand_over, may_be_too_many
 from ovis.experiments.runner.job import JobSpec
 
@@ -71,7 +78,7 @@ class SlurmEngine:
     kind = "slurm"
     detached = True
 
-    def __init__(self, options: SlurmOptions, request: Request) -> None:
+    def __init__(self, options: SlurmOptions, request: EngineRequest) -> None:
         find_commands()
         try:
             said = ask("sinfo", "--noheader", "--Node", "--format=%P|%N|%c|%G|%t")
@@ -79,7 +86,7 @@ class SlurmEngine:
             raise EngineError(f"no Slurm cluster answers here: {error}") from None
         self._options = replace(options, partition=options.partition or os.environ.get("SBATCH_PARTITION", ""))
         self._partition, self._nodes = read_nodes(said, self._options.partition)
-        self._layout = plan_layout(options, request, self._nodes)
+        self._resources = plan_resources(options, request, self._nodes)
         self._folder: JobsFolder | None = None
         self._largest = 1  # array
         self._members: dict[str, _Member] = {}  # by our id, "<folder>/<Slurm's>/<key>.<attempt>"
@@ -92,13 +99,13 @@ class SlurmEngine:
         self._bad: dict[str, str] = {}  # nodes that can't run our jobs, and why
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         count = len(self._nodes)
-        return f"Slurm, partition {self._partition} of {count} node{'s' * (count > 1)}, {self._layout}"
+        return f"Slurm, partition {self._partition} of {count} node{'s' * (count > 1)}, {self._resources}"
 
     @property
     def slots(self) -> int:
-        return min(self._options.array_parallelism * self._layout.runs, max(1, self._layout.slots(self._nodes)))
+        return min(self._options.array_parallelism * self._resources.runs, max(1, self._resources.slots(self._nodes)))
 
     def check(self, root: Path) -> None:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._request().items()]
@@ -115,25 +122,25 @@ class SlurmEngine:
         most, taken = self._options.array_parallelism, self._taken()
         if self._most is not None:
             most = min(most, self._most + 1)  # one more, to see whether it still refuses
-        return max(0, most - taken) * self._layout.runs
+        return max(0, most - taken) * self._resources.runs
 
     def waiting(self) -> str:
         if self._watch.silence:
             return f"Slurm's controller does not answer: {self._watch.silence}"
         return f"Slurm takes no more jobs: {self._refusal}" if time.monotonic() < self._resume else ""
 
-    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[Handle | OSError]:
-        device = "cuda" if self._layout.gpus or self._layout.shards else "cpu"
+    def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
+        device = "cuda" if self._resources.gpus or self._resources.shards else "cpu"
         specs = [replace(job, device=device) for job in jobs]
-        packs = list(_groups(specs, self._layout.runs))
-        done: list[Handle | OSError] = []
+        packs = list(_groups(specs, self._resources.runs))
+        done: list[JobHandle | OSError] = []
         size = self._largest
         while packs:
             array = packs[:size]
             try:
                 done += self._submit_array(array)
             except OSError as error:
-                if isinstance(error, NotNow) and len(array) > 1 and may_be_too_many(str(error)):
+                if isinstance(error, SubmissionDeferred) and len(array) > 1 and may_be_too_many(str(error)):
                     size = len(array) // 2  # a limit on jobs in the queue refuses an array as a whole
                     continue
                 done += [self._refused(error)] * sum(map(len, packs))
@@ -143,7 +150,7 @@ class SlurmEngine:
             self._most = None  # it takes more again
         return done
 
-    def poll(self, ids: Collection[str]) -> Mapping[str, Status]:
+    def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         if self._fault:
             raise EngineError(self._fault)
         now = time.monotonic()
@@ -154,9 +161,9 @@ class SlurmEngine:
             for folder in {member.folder.path: member.folder for member in self._members.values()}.values():
                 self._codes |= folder.ended(fresh=self._watch.answer is not before)
         found = {id: self._status(self._members[id]) for id in ids if id in self._members}
-        for id in [id for id, status in found.items() if status.phase is Phase.ENDED]:
+        for id in [id for id, status in found.items() if status.phase is JobPhase.ENDED]:
             self._forget(id)
-        return {id: found.get(id, Status(Phase.ENDED)) for id in ids}
+        return {id: found.get(id, JobStatus(JobPhase.ENDED)) for id in ids}
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
         told = 2 if force else 1
@@ -194,7 +201,7 @@ class SlurmEngine:
         limit = {"time": self._options.time} if self._options.time else {}
         where = {"partition": self._partition} if self._options.partition else {}
         left_out = {"exclude": ",".join(sorted(self._bad))} if self._bad else {}
-        return {**self._layout.parameters(), **limit, **where, **left_out}
+        return {**self._resources.parameters(), **limit, **where, **left_out}
 
     def _refused(self, error: OSError) -> OSError:
         """What to say of jobs that could not be handed over, after which no more are for a while.
@@ -202,7 +209,7 @@ class SlurmEngine:
         Raises:
             EngineError: Slurm has never taken one.
         """
-        if not isinstance(error, NotNow):  # a full disk
+        if not isinstance(error, SubmissionDeferred):  # a full disk
             self._refusal, self._resume = str(error), time.monotonic() + REFUSED
             return error
         if not self._submitted:
@@ -212,14 +219,14 @@ class SlurmEngine:
             return error
         self._most, self._resume = self._taken(), time.monotonic() + REFUSED
         self._refusal = f"{error}; fewer at once: --array_parallelism"
-        return NotNow(self._refusal)
+        return SubmissionDeferred(self._refusal)
 
     def _taken(self) -> int:
         """How many jobs Slurm has of us."""
         return len({member.slurm for member in self._members.values() if not member.told})
 
-    def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[Handle]:
-        """Raises NotNow: Slurm did not take them."""
+    def _submit_array(self, packs: Sequence[Sequence[JobSpec]]) -> list[JobHandle]:
+        """Raises SubmissionDeferred: Slurm did not take them."""
         begin = time.monotonic()
         ids = hand_over(packs, self._own, self._request(), self._options)
         self._submitted = True
@@ -227,31 +234,33 @@ class SlurmEngine:
         for pack, slurm in zip(packs, ids, strict=True):
             for job in pack:
                 member = _Member(self._own, slurm, f"{job.key}.{job.attempt}", begin)
-                handles.append(Handle(f"{self._own.path.name}/{member.slurm}/{member.name}"))
+                handles.append(JobHandle(f"{self._own.path.name}/{member.slurm}/{member.name}"))
                 self._members[handles[-1].id] = member
         return handles
 
-    def _status(self, member: _Member) -> Status:
+    def _status(self, member: _Member) -> JobStatus:
         if member.name in self._codes:
             code = self._codes[member.name]
             said = member.folder.said(member.slurm, after=f"job {member.name}: ") if code > 0 else ""
             if code < 0:
                 said = f"signal {-code} ended it"
-            return Status(Phase.ENDED, code, said)
+            return JobStatus(JobPhase.ENDED, code, said)
         answer = self._watch.answer
         if answer.asked < member.submitted:
-            return Status(Phase.PENDING)
+            return JobStatus(JobPhase.PENDING)
         row = answer.rows.get(member.slurm)
         if row is None:
-            return Status(Phase.ENDED, message="Slurm no longer knows the job")
+            return JobStatus(JobPhase.ENDED, message="Slurm no longer knows the job")
         if row.state in WAITING:
             if row.reason in HOPELESS:
                 self._give_up(f"Slurm will never start the jobs: {row.reason}")
-            return Status(Phase.PENDING)
+            return JobStatus(JobPhase.PENDING)
         if row.state in AT_WORK and not (row.state == "COMPLETING" and member.told == 2):
-            return Status(Phase.RUNNING, device=row.node)
+            return JobStatus(JobPhase.RUNNING, device=row.node)
         why = self._explain(member, row.state, row.node, row.reason)
-        return Status(Phase.PENDING) if self._fault else Status(Phase.ENDED, message=why)  # not this job's fault
+        return (
+            JobStatus(JobPhase.PENDING) if self._fault else JobStatus(JobPhase.ENDED, message=why)
+        )  # not this job's fault
 
     def _explain(self, member: _Member, state: str, node: str, reason: str) -> str:
         """Why a job has ended that did not say so itself; nodes that are not fit for us are left out from now on."""

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovis.experiments.runner.engines.base import EngineError, Request
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.options import SlurmOptions
 
-__all__ = ["Layout", "Node", "plan_layout", "read_nodes"]
+__all__ = ["JobResources", "SlurmNode", "plan_resources", "read_nodes"]
 
 #: States of nodes that take no job, as sinfo shortens them.
 ABSENT = ("down", "drain", "drng", "fail", "maint", "boot", "unk", "futr", "inval")
 
 
 @dataclass(frozen=True)
-class Node:
+class SlurmNode:
     """A node as ``sinfo`` says it: its cores, whole GPUs and shares of GPUs, and whether it takes jobs."""
 
     name: str
@@ -28,7 +28,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Layout:
+class JobResources:
     """One job.
 
     Attributes:
@@ -49,7 +49,7 @@ class Layout:
         cores = {"cpus_per_task": self.runs} if self.runs > 1 or not self.gpus else {}
         return {**({"gpus_per_node": self.gpus} if self.gpus else {}), **cores}
 
-    def slots(self, nodes: Sequence[Node]) -> int:
+    def slots(self, nodes: Sequence[SlurmNode]) -> int:
         """How many runs these nodes hold at once."""
         if self.shards:
             return sum(node.shards // self.shards for node in nodes if node.up)
@@ -65,8 +65,8 @@ class Layout:
         return f"{runs} a job of {units} {name}{'s' * (units > 1)}"
 
 
-def read_nodes(text: str, partition: str) -> tuple[str, list[Node]]:
-    """The partition, and its nodes, of ``sinfo --noheader --Node --format=%P|%N|%c|%G|%t``.
+def read_nodes(text: str, partition: str) -> tuple[str, list[SlurmNode]]:
+    """The partition, and its nodes, of ``sinfo --noheader --SlurmNode --format=%P|%N|%c|%G|%t``.
 
     Args:
         text: what it printed.
@@ -82,13 +82,13 @@ def read_nodes(text: str, partition: str) -> tuple[str, list[Node]]:
         wanted = f"no partition {partition}" if partition else "no default partition: name one by --partition"
         raise EngineError(f"this Slurm cluster has {wanted}; there are: {names}")
     nodes = [
-        Node(name, int(cpus.rstrip("+")), _count(gres, "gpu"), _count(gres, "shard"), not state.startswith(ABSENT))
+        SlurmNode(name, int(cpus.rstrip("+")), _count(gres, "gpu"), _count(gres, "shard"), not state.startswith(ABSENT))
         for _, name, cpus, gres, state in chosen
     ]
     return chosen[0][0].rstrip("*"), nodes
 
 
-def plan_layout(options: SlurmOptions, request: Request, nodes: Sequence[Node]) -> Layout:
+def plan_resources(options: SlurmOptions, request: EngineRequest, nodes: Sequence[SlurmNode]) -> JobResources:
     """Decide what a job asks for.
 
     A job holds ``processes`` runs for each of its GPUs; where a job has one GPU and the site shares GPUs out
@@ -104,15 +104,15 @@ def plan_layout(options: SlurmOptions, request: Request, nodes: Sequence[Node]) 
     if request.device == "cpu" or (request.device == "auto" and not most and not options.gpus_per_node):
         if options.gpus_per_node:
             raise EngineError(f"--gpus_per_node {options.gpus_per_node}: not with --device cpu")
-        return Layout(processes)
+        return JobResources(processes)
     wanted = options.gpus_per_node or 1
     if wanted > most:
         raise EngineError(f"a job of {wanted} GPUs: the partition's nodes have at most {most}")
     each = {node.shards // node.gpus for node in nodes if node.gpus}
     share = each.pop() if len(each) == 1 else 0
     if wanted == 1 and processes > 1 and share and share % processes == 0:
-        return Layout(1, shards=share // processes)
-    return Layout(wanted * processes, gpus=wanted)
+        return JobResources(1, shards=share // processes)
+    return JobResources(wanted * processes, gpus=wanted)
 
 
 def _count(gres: str, name: str) -> int:

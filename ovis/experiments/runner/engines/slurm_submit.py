@@ -15,7 +15,7 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from ovis.experiments.runner.engines.base import NotNow
+from ovis.experiments.runner.engines.base import SubmissionDeferred
 from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm_commands import OURS_BEGIN, is_unheard, one_line
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
@@ -53,7 +53,7 @@ def hand_over(
         Slurm's id of each job.
 
     Raises:
-        NotNow: Slurm did not take them, none of them.
+        SubmissionDeferred: Slurm did not take them, none of them.
         OSError: what they need can't be written.
     """
     # "exec" makes the process the batch script's own: no step is needed, and the signals reach it.
@@ -75,7 +75,7 @@ def hand_over(
         with quiet, _bounded(), _own_options(() if options.time else ("TIMELIMIT",)):
             jobs = executor.map_array(run_jobs, packs, itertools.repeat(folder.path))
     except (FailedJobError, FailedSubmissionError) as error:
-        raise NotNow(one_line(str(error))) from None
+        raise SubmissionDeferred(one_line(str(error))) from None
     finally:
         folder.tidy_submission()
     return [job.job_id for job in jobs]
