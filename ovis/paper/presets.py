@@ -42,7 +42,7 @@ PRESETS = {
             *("last:train:loss/ess", "last:train:active_units/au"),
         ),
         ylims=("test:loss/L_k:-94:-88", "train:loss/L_k:-93:-86"),
-        pictures=figure3_pictures,
+        figures=figure3_pictures,
     ),
     "gaussian-vae": Preset(
         metrics=BOUNDS,

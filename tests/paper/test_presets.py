@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 from synthetic_runs import METRIC, Folder
 
-from ovis.experiments.reporting.data.estimator_args import COLUMNS, split_estimators
-from ovis.experiments.reporting.data.filters import filter_runs, parse_condition
-from ovis.experiments.reporting.data.merge import differing_settings
-from ovis.experiments.reporting.data.read import Experiment, read_experiment
-from ovis.experiments.reporting.data.select import how_evaluated, report_name
+from ovis.experiments.reporting.data.filters import COLUMNS, filter_runs, parse_condition, split_estimators
+from ovis.experiments.reporting.data.read import ExperimentData, read_experiment
+from ovis.experiments.reporting.data.select import differing_settings, how_evaluated, report_name
 from ovis.experiments.reporting.metrics import Metric, Pivot, is_known, parse_limits, parse_pivot
 from ovis.experiments.reporting.presets import Preset, preset_of
-from ovis.experiments.reporting.report_spec import Choice, Request, choose
+from ovis.experiments.reporting.report_spec import ReportRequest, ReportSpec, make_report_spec
 from ovis.experiments.settings import TrainSettings
 from ovis.paper.presets import PRESETS, find_preset
 
@@ -106,7 +104,10 @@ def test_they_are_keys_and_conditions(demo: Folder) -> None:
     experiment = split_estimators(read_experiment(demo.path))
     assert len(filter_runs(experiment, [parse_condition("S=10")]).runs) == 1
     assert len(filter_runs(experiment, [parse_condition("family=ovis-S")]).runs) == 2
-    assert choose(experiment, Request(keys=["family"]), Preset()).keys == ["family", "S"]  # a mean is over seeds alone
+    assert make_report_spec(experiment, ReportRequest(keys=["family"]), Preset()).keys == [
+        "family",
+        "S",
+    ]  # a mean is over seeds alone
 
 
 def test_what_differs_is_found_and_said_once(demo: Folder) -> None:
@@ -122,8 +123,8 @@ def test_what_differs_is_found_and_said_once(demo: Folder) -> None:
     assert set(differing_settings(read_experiment(demo.path), [])) >= {"alpha", "warmup", "estimator"}
 
 
-def chosen(folder: Folder, request: Request | None = None, preset: Preset | None = None) -> Choice:
-    return choose(read_experiment(folder.path), request or Request(), preset or Preset())
+def chosen(folder: Folder, request: ReportRequest | None = None, preset: Preset | None = None) -> ReportSpec:
+    return make_report_spec(read_experiment(folder.path), request or ReportRequest(), preset or Preset())
 
 
 def test_series_come_apart_by_themselves_or_as_asked(demo: Folder) -> None:
@@ -131,20 +132,20 @@ def test_series_come_apart_by_themselves_or_as_asked(demo: Folder) -> None:
         demo.add("ovis-gamma1", [0.0], alpha=alpha, lr=1e-3 * (1 + alpha))
     assert chosen(demo).keys == ["estimator", "iw", "alpha"]
     assert chosen(demo).notes == ["runs of one series differ in alpha: drawn as series of their own"]
-    assert chosen(demo, Request(merge_args=["lr"])).keys == ["estimator", "iw", "lr"]
-    assert chosen(demo, Request(merge_args=["lr"])).notes == []
-    averaged = chosen(demo, Request(merge_args=[]))
+    assert chosen(demo, ReportRequest(merge_args=["lr"])).keys == ["estimator", "iw", "lr"]
+    assert chosen(demo, ReportRequest(merge_args=["lr"])).notes == []
+    averaged = chosen(demo, ReportRequest(merge_args=[]))
     assert averaged.keys == ["estimator", "iw"]
     assert averaged.notes[0].startswith("runs that are averaged differ in lr, alpha: ")
     with pytest.raises(ValueError, match="--merge_args: no setting 'alfa'; did you mean 'alpha'"):
-        chosen(demo, Request(merge_args=["alfa"]))
+        chosen(demo, ReportRequest(merge_args=["alfa"]))
 
 
 def test_the_data_set_is_a_key_where_there_are_several(runs: Folder, demo: Folder) -> None:
-    assert chosen(runs, Request(merge_args=[])).keys == ["dataset", "estimator", "iw"]
+    assert chosen(runs, ReportRequest(merge_args=[])).keys == ["dataset", "estimator", "iw"]
 
 
-def once(demo: Folder, held_out: str) -> Experiment:
+def once(demo: Folder, held_out: str) -> ExperimentData:
     """Two runs of three evaluations; of valid and test, what is not ``held_out`` is measured in the last one."""
     other = {"valid": "test", "test": "valid"}[held_out]
     for seed in (1, 2):
@@ -162,12 +163,12 @@ def test_a_metric_measured_once_is_a_point_and_says_what_chose_it(demo: Folder) 
     assert pivot.heading == "chosen on valid"
     assert pivot.phrase == "test bound L_K (chosen on valid)"
     assert pivot.label.splitlines()[1:] == ["test [nats]", "chosen on valid"]
-    choice = chosen(demo)
-    assert [metric.name for metric in choice.metrics] == ["train:loss/L_k", "valid:loss/L_k"]
-    names = [pivot.name for pivot in choice.pivots]
+    spec = chosen(demo)
+    assert [metric.name for metric in spec.metrics] == ["train:loss/L_k", "valid:loss/L_k"]
+    names = [pivot.name for pivot in spec.pivots]
     assert names == [f"max:{METRIC}", "max:train:loss/L_k", "last:train:loss/L_k", "max:time"]
-    assert [pivot.name for pivot in choice.drawn] == names[:2]
-    asked = chosen(demo, Request(metrics=[METRIC]))
+    assert [pivot.name for pivot in spec.drawn] == names[:2]
+    asked = chosen(demo, ReportRequest(metrics=[METRIC]))
     assert [metric.name for metric in asked.metrics] == [METRIC]
     assert asked.notes == [f"measured once per run, with the best parameters, so a point and no curve: {METRIC}"]
 
@@ -190,23 +191,23 @@ def test_one_evaluation_so_far_is_a_short_curve(demo: Folder) -> None:
 
 def test_what_is_not_measured_yet_is_left_out_with_a_note(demo: Folder) -> None:
     demo.add("vimco", {"train:loss/L_k": [1.0, 2.0]})
-    choice = chosen(
-        demo, Request(metrics=["train:loss/L_k", METRIC], pivot_metrics=[f"max:{METRIC}", "max:train:loss/L_k"])
+    spec = chosen(
+        demo, ReportRequest(metrics=["train:loss/L_k", METRIC], pivot_metrics=[f"max:{METRIC}", "max:train:loss/L_k"])
     )
-    assert [metric.name for metric in choice.metrics] == ["train:loss/L_k"]
-    assert [pivot.name for pivot in choice.pivots] == ["max:train:loss/L_k"]
-    assert choice.notes == [f"no run has measured this yet: {METRIC}"]
+    assert [metric.name for metric in spec.metrics] == ["train:loss/L_k"]
+    assert [pivot.name for pivot in spec.pivots] == ["max:train:loss/L_k"]
+    assert spec.notes == [f"no run has measured this yet: {METRIC}"]
     with pytest.raises(ValueError, match="--metrics: no run has measured any of these; there: train:loss/L_k"):
-        chosen(demo, Request(metrics=[METRIC]))
+        chosen(demo, ReportRequest(metrics=[METRIC]))
 
 
 def test_a_preset_is_shown_as_far_as_the_runs_have_it(demo: Folder) -> None:
     demo.add("vimco", {"valid:gmm/prior_mse": [2.0, 1.0], "train:grads/snr": [1.0, 1.0]})
-    choice = chosen(demo, preset=PRESETS["gaussian-mixture-model"])
-    assert [metric.name for metric in choice.metrics] == ["valid:gmm/prior_mse", "train:grads/snr"]
-    assert [pivot.name for pivot in choice.pivots] == ["min:valid:gmm/prior_mse", "mean:train:grads/snr"]
-    assert choice.detailed == choice.metrics
-    assert chosen(demo, Request(metrics=["train:grads/snr"]), PRESETS["gaussian-vae"]).metrics == [
+    spec = chosen(demo, preset=PRESETS["gaussian-mixture-model"])
+    assert [metric.name for metric in spec.metrics] == ["valid:gmm/prior_mse", "train:grads/snr"]
+    assert [pivot.name for pivot in spec.pivots] == ["min:valid:gmm/prior_mse", "mean:train:grads/snr"]
+    assert spec.detailed == spec.metrics
+    assert chosen(demo, ReportRequest(metrics=["train:grads/snr"]), PRESETS["gaussian-vae"]).metrics == [
         Metric("train:grads/snr")
     ]
 

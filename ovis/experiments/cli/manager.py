@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ovis.experiments.cli.engine_options import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import OneLineParser, whole_number
-from ovis.experiments.reporting.needs import ReportingUnavailableError, require_packages
+from ovis.experiments.cli.report_errors import ReportError, require_packages
 from ovis.experiments.runner.display.progress import clock, counts_text, make_display, runs_text
 from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.create import create_engine
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     try:
         with ExitStack() as leaving:
             return _run(options, engine_options, training, policy, leaving)
-    except (GridError, PlanError, DeviceError, EngineError, LedgerError, ReportingUnavailableError) as error:
+    except (GridError, PlanError, DeviceError, EngineError, LedgerError, ReportError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
         pass

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, other_report, run_report, split_words
 
 if TYPE_CHECKING:
-    from ovis.experiments.reporting.data.read import Experiment
+    from ovis.experiments.reporting.data.read import ExperimentData
     from ovis.experiments.reporting.data.results import Results
-    from ovis.experiments.reporting.figures.save_figure import Drawn
-    from ovis.experiments.reporting.report_spec import Choice
+    from ovis.experiments.reporting.figures.save_figure import ReportFigure
+    from ovis.experiments.reporting.report_spec import ReportSpec
 
 __all__ = ["main", "report"]
 
@@ -51,10 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
     add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
     add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
-    choose = parser.add_argument_group("which runs").add_argument
-    choose("--include", **words, help="only runs whose label (--id), estimator or folder name holds one of these")
-    choose("--exclude", **words, help="no runs whose label, estimator or folder name holds one of these")
-    choose("--filter", **{**words, "metavar": "KEY=VALUE,..."}, help="only runs with these settings; of two values of "
+    runs = parser.add_argument_group("which runs").add_argument
+    runs("--include", **words, help="only runs whose label (--id), estimator or folder name holds one of these")
+    runs("--exclude", **words, help="no runs whose label, estimator or folder name holds one of these")
+    runs("--filter", **{**words, "metavar": "KEY=VALUE,..."}, help="only runs with these settings; of two values of "
         "one setting either will do")  # fmt: skip
     show = parser.add_argument_group("what to show").add_argument
     show("--keys", **words, help="settings that tell runs apart; default: dataset, estimator, iw")
@@ -108,7 +108,7 @@ def _float_format(text: str) -> str:
     return plain
 
 
-def report(options: argparse.Namespace) -> list[Drawn]:
+def report(options: argparse.Namespace) -> list[ReportFigure]:
     """Read, compute, draw, save, print.
 
     Returns:
@@ -121,7 +121,6 @@ def report(options: argparse.Namespace) -> list[Drawn]:
     from ovis.experiments.reporting.data.results import compute_results
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.figures.report_figures import draw_report
-    from ovis.experiments.reporting.figures.save_figure import save_drawn
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.page.runs_table import experiment_page
     from ovis.experiments.reporting.presets import preset_of
@@ -130,8 +129,8 @@ def report(options: argparse.Namespace) -> list[Drawn]:
 
     everything = _read(options)
     experiment = _select(options, everything)
-    choice = _choose(options, experiment)
-    results = compute_results(experiment, choice, options.band, options.ema, options.downsample)
+    spec = _choose(options, experiment)
+    results = compute_results(experiment, spec, options.band, options.ema, options.downsample)
     preset = preset_of(options.exp)
     verdicts = preset.verdicts(everything) if preset.verdicts else []
     files = _tables(options, results)
@@ -146,12 +145,12 @@ def report(options: argparse.Namespace) -> list[Drawn]:
     if verdicts:
         print(claims_text(verdicts))
     drawn = []
-    more = preset.pictures(experiment) if preset.pictures else ()
-    for picture in chain(draw_report(results, options.band), more):
-        drawn.append(save_drawn(picture.figure, folder, picture.name, picture.title, picture.alt))
-        print(drawn[-1].path)
+    more = preset.figures(experiment) if preset.figures else ()
+    for figure in chain(draw_report(results, options.band), more):
+        print(figure.save(folder))
+        drawn.append(figure)
     source = Path(options.root) / options.exp
-    page = experiment_page(experiment, source, choice.pivots, drawn, verdicts, choice.notes, options.command)
+    page = experiment_page(experiment, source, spec.pivots, drawn, verdicts, spec.notes, options.command)
     print(write_page(folder, page))
     return drawn
 
@@ -160,18 +159,18 @@ def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
     """File name -> content: curves and pivots as CSV, the table as text and, if asked for, as LaTeX."""
     from ovis.experiments.reporting.tables import latex_table, text_table, wide_table
 
-    choice = results.choice
+    spec = results.spec
     files = {"curves.csv": results.curves.to_csv(index=False)}
     if len(results.detailed):
         files["detailed.csv"] = results.detailed.to_csv(index=False)
-    files["pivot.csv"] = wide_table(results.pivot, choice.keys).to_csv(index=False)
-    files["table.txt"] = text_table(results.pivot, choice.keys, options.float_format, choice.evaluated)
+    files["pivot.csv"] = wide_table(results.pivot, spec.keys).to_csv(index=False)
+    files["table.txt"] = text_table(results.pivot, spec.keys, options.float_format, spec.evaluated)
     if options.latex:
-        files["table.tex"] = latex_table(results.pivot, choice.keys, options.float_format, choice.evaluated)
+        files["table.tex"] = latex_table(results.pivot, spec.keys, options.float_format, spec.evaluated)
     return files
 
 
-def _read(options: argparse.Namespace) -> Experiment:
+def _read(options: argparse.Namespace) -> ExperimentData:
     """All runs of the experiment."""
     from ovis.experiments.reporting.data.read import list_experiments, read_experiment
     from ovis.experiments.runs.paths import is_safe_name
@@ -183,10 +182,9 @@ def _read(options: argparse.Namespace) -> Experiment:
     return read_experiment(root / options.exp)
 
 
-def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
+def _select(options: argparse.Namespace, everything: ExperimentData) -> ExperimentData:
     """The runs that were asked for; says what was read and what was not."""
-    from ovis.experiments.reporting.data.estimator_args import split_estimators
-    from ovis.experiments.reporting.data.filters import filter_runs, parse_condition
+    from ovis.experiments.reporting.data.filters import filter_runs, parse_condition, split_estimators
     from ovis.experiments.reporting.data.select import select_runs
 
     experiment = select_runs(everything, options.include, options.exclude)
@@ -207,7 +205,7 @@ def _select(options: argparse.Namespace, everything: Experiment) -> Experiment:
     return experiment
 
 
-def _print_counts(experiment: Experiment, everything: Experiment) -> None:
+def _print_counts(experiment: ExperimentData, everything: ExperimentData) -> None:
     total = sum(experiment.states.values())
     counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
     print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
@@ -217,7 +215,7 @@ def _print_counts(experiment: Experiment, everything: Experiment) -> None:
     _print_skipped(experiment)
 
 
-def _print_skipped(experiment: Experiment, most: int = 10) -> None:
+def _print_skipped(experiment: ExperimentData, most: int = 10) -> None:
     for item in experiment.skipped[:most]:
         print(f"skipped {item.name}: {item.reason} ({item.state})")
     if len(experiment.skipped) > most:
@@ -226,12 +224,12 @@ def _print_skipped(experiment: Experiment, most: int = 10) -> None:
         print(f"failed {run['run']}: {run['message'] or 'no message'} (drawn as far as it came)")
 
 
-def _choose(options: argparse.Namespace, experiment: Experiment) -> Choice:
+def _choose(options: argparse.Namespace, experiment: ExperimentData) -> ReportSpec:
     """What to show; says what a reader should know of it."""
     from ovis.experiments.reporting.presets import preset_of
-    from ovis.experiments.reporting.report_spec import Request, choose
+    from ovis.experiments.reporting.report_spec import ReportRequest, make_report_spec
 
-    request = Request(
+    request = ReportRequest(
         options.keys,
         options.metrics,
         options.detailed_metrics,
@@ -240,9 +238,9 @@ def _choose(options: argparse.Namespace, experiment: Experiment) -> Choice:
         options.merge_args,
     )
     try:
-        choice = choose(experiment, request, preset_of(options.exp))
+        spec = make_report_spec(experiment, request, preset_of(options.exp))
     except ValueError as error:
         raise ReportError(str(error), REFUSED) from None
-    for note in choice.notes:
+    for note in spec.notes:
         print(f"note: {note}")
-    return choice
+    return spec

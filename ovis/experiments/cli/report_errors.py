@@ -1,4 +1,4 @@
-"""What the doors of the reports share: their errors, their exit codes, lists of words."""
+"""What the report commands share: errors, exit codes, required packages, comma-separated options."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-from ovis.experiments.reporting.needs import ReportingUnavailableError, require_packages
-
-__all__ = ["FAILED", "REFUSED", "ReportError", "other_report", "run_report", "split_words"]
+__all__ = [
+    "FAILED",
+    "REFUSED",
+    "ReportError",
+    "other_report",
+    "require_packages",
+    "run_report",
+    "split_words",
+]
 
 FAILED, REFUSED = 1, 2
+
+#: What the report imports, of the optional dependencies ``report``.
+PACKAGES = ("pandas", "matplotlib")
 
 
 class ReportError(Exception):
@@ -22,6 +32,20 @@ class ReportError(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+def require_packages(who: str) -> None:
+    """Make sure that a report can be drawn.
+
+    Args:
+        who: what needs it, for the message.
+
+    Raises:
+        ReportError: a package is not installed; the message says how to install it.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ReportError(f"{who} needs {' and '.join(missing)}: pip install -e '.[report]'", REFUSED)
 
 
 def run_report(report: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> int:
@@ -43,9 +67,6 @@ def run_report(report: Callable[[argparse.Namespace], object], options: argparse
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)
         return error.code
-    except ReportingUnavailableError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return REFUSED
     except BrokenPipeError:  # report.py | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -54,10 +75,10 @@ def run_report(report: Callable[[argparse.Namespace], object], options: argparse
     return 0
 
 
-def other_report(folder: Path, pattern: str, door: str) -> str:
-    """Which door reports on an experiment whose runs hold such files; empty where none does."""
+def other_report(folder: Path, pattern: str, command: str) -> str:
+    """The command that reports on an experiment whose runs hold such files; empty where none does."""
     there = next(folder.glob(f"*/{pattern}"), None)
-    return f"its runs are for python {door} --exp {folder.name}" if there else ""
+    return f"its runs are for python {command} --exp {folder.name}" if there else ""
 
 
 def split_words(text: str) -> list[str]:

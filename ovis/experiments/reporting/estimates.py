@@ -16,10 +16,10 @@ import pandas as pd
 
 from ovis.experiments.reporting.data.aggregate import STUDENT
 
-__all__ = ["Estimate", "Status", "both", "difference", "is_above", "is_within", "mean_estimate"]
+__all__ = ["ClaimStatus", "UncertainValue", "both", "difference", "is_above", "is_within", "mean_estimate"]
 
 
-class Status(str, Enum):
+class ClaimStatus(str, Enum):
     """What our runs say about a statement."""
 
     HOLDS = "holds"
@@ -28,7 +28,7 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class UncertainValue:
     """A number with its uncertainty.
 
     Attributes:
@@ -46,14 +46,14 @@ class Estimate:
         """Half the width of the 95 % interval (Student's t)."""
         return student_quantile(self.freedom) * self.se
 
-    def __sub__(self, other: Estimate) -> Estimate:
+    def __sub__(self, other: UncertainValue) -> UncertainValue:
         """The difference of two independent estimates (Welch 1947)."""
         if not (self.freedom and other.freedom):
-            return Estimate(self.value - other.value, math.nan, 0)
+            return UncertainValue(self.value - other.value, math.nan, 0)
         se = math.hypot(self.se, other.se)
         spent = self.se**4 / self.freedom + other.se**4 / other.freedom
         freedom = se**4 / spent if spent > 0 else math.inf
-        return Estimate(self.value - other.value, se, freedom)
+        return UncertainValue(self.value - other.value, se, freedom)
 
 
 def student_quantile(freedom: float) -> float:
@@ -65,17 +65,17 @@ def student_quantile(freedom: float) -> float:
     return float(STUDENT[int(freedom) - 1])
 
 
-def mean_estimate(values: pd.Series[float]) -> Estimate:
+def mean_estimate(values: pd.Series[float]) -> UncertainValue:
     """The mean of values of independent seeds."""
     n = len(values)
     if n == 0:
-        return Estimate(math.nan, math.nan, 0)
+        return UncertainValue(math.nan, math.nan, 0)
     with np.errstate(invalid="ignore"):  # inf - inf: a diverged run has no standard error
         se = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(float(values.mean()), se, n - 1)
+    return UncertainValue(float(values.mean()), se, n - 1)
 
 
-def difference(a: pd.Series[float], b: pd.Series[float]) -> Estimate:
+def difference(a: pd.Series[float], b: pd.Series[float]) -> UncertainValue:
     """Mean of ``a`` minus mean of ``b``, both indexed by seed: paired where they have two seeds or more in common."""
     common = a.index.intersection(b.index)
     if len(common) >= 2 or (len(common) == len(a) == len(b) == 1):
@@ -83,23 +83,25 @@ def difference(a: pd.Series[float], b: pd.Series[float]) -> Estimate:
     return mean_estimate(a) - mean_estimate(b)
 
 
-def is_above(estimate: Estimate, bound: float) -> Status:
+def is_above(estimate: UncertainValue, bound: float) -> ClaimStatus:
     """Whether a quantity is above a bound."""
     if estimate.value - estimate.half > bound:
-        return Status.HOLDS
+        return ClaimStatus.HOLDS
     if estimate.value + estimate.half < bound:
-        return Status.FAILS
-    return Status.OPEN
+        return ClaimStatus.FAILS
+    return ClaimStatus.OPEN
 
 
-def is_within(estimate: Estimate, bound: float) -> Status:
+def is_within(estimate: UncertainValue, bound: float) -> ClaimStatus:
     """Whether a quantity lies between -bound and bound: a tie holds where its whole interval does."""
-    return both(is_above(estimate, -bound), is_above(Estimate(-estimate.value, estimate.se, estimate.freedom), -bound))
+    return both(
+        is_above(estimate, -bound), is_above(UncertainValue(-estimate.value, estimate.se, estimate.freedom), -bound)
+    )
 
 
-def both(*parts: Status) -> Status:
+def both(*parts: ClaimStatus) -> ClaimStatus:
     """Whether all of several statements hold: one that doesn't decides, then one that is open."""
-    for status in (Status.FAILS, Status.OPEN):
+    for status in (ClaimStatus.FAILS, ClaimStatus.OPEN):
         if status in parts:
             return status
-    return Status.HOLDS
+    return ClaimStatus.HOLDS

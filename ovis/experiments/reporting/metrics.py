@@ -33,7 +33,7 @@ COUNT = "<K>"
 
 
 @dataclass(frozen=True)
-class Kind:
+class MetricKind:
     """What all metrics of one kind share.
 
     Attributes:
@@ -55,25 +55,25 @@ class Kind:
 
 #: By the part of the name after the split, ``test:loss/L_k`` -> ``loss/L_k``.
 KINDS = {
-    "loss/L_k": Kind(r"$\log\,p(x)$ bound $L_{<K>}$", "bound L_<K>", "nats", 1),
-    "loss/elbo": Kind("ELBO", "ELBO", "nats", 1),
-    "loss/kl": Kind(r"KL$(q(z|x)\,\|\,p(z))$", "KL(q||prior)", "nats"),
-    "loss/kl_q_p": Kind(r"KL$(q(z|x)\,\|\,p(z|x))$", "KL(q||p)", "nats", -1),
-    "loss/nll": Kind(r"$-\log\,p(x|z)$", "NLL", "nats", -1),
-    "loss/ess": Kind("effective sample size", "ESS", "", 1),
-    "loss/alpha": Kind(r"$\alpha$", "alpha", "", digits=".3f"),
-    "grads/snr": Kind("gradient SNR", "SNR", "", 1, log=True, digits=".4f"),
-    "grads/dsnr": Kind("gradient DSNR", "DSNR", "", 1, log=True, digits=".4f"),
-    "grads/variance": Kind("gradient variance", "variance", "", -1, log=True, digits=".2e"),
-    "grads/magnitude": Kind("gradient magnitude", "magnitude", "", log=True, digits=".2e"),
-    "grads/direction": Kind("cosine to the true gradient", "cosine", "", 1, digits=".3f"),
-    "active_units/au": Kind("active units", "active units", "", 1, digits=".0f"),
-    "gmm/posterior_mse": Kind(r"posterior $L_2$ error", "posterior L2", "", -1, log=True, digits=".4f"),
-    "gmm/prior_mse": Kind(r"prior $L_2$ error", "prior L2", "", -1, log=True, digits=".4f"),
-    "gaussian_toy/mse_A": Kind(r"$\|A-A^*\|_2$", "error of A", "", -1, log=True, digits=".4f"),
-    "gaussian_toy/mse_b": Kind(r"$\|b-b^*\|_2$", "error of b", "", -1, log=True, digits=".4f"),
-    "gaussian_toy/mse_mu": Kind(r"$\|\mu-\mu^*\|_2$", "error of mu", "", -1, log=True, digits=".4f"),
-    "time": Kind("wall time per run", "time", "s", -1, digits=".1f"),
+    "loss/L_k": MetricKind(r"$\log\,p(x)$ bound $L_{<K>}$", "bound L_<K>", "nats", 1),
+    "loss/elbo": MetricKind("ELBO", "ELBO", "nats", 1),
+    "loss/kl": MetricKind(r"KL$(q(z|x)\,\|\,p(z))$", "KL(q||prior)", "nats"),
+    "loss/kl_q_p": MetricKind(r"KL$(q(z|x)\,\|\,p(z|x))$", "KL(q||p)", "nats", -1),
+    "loss/nll": MetricKind(r"$-\log\,p(x|z)$", "NLL", "nats", -1),
+    "loss/ess": MetricKind("effective sample size", "ESS", "", 1),
+    "loss/alpha": MetricKind(r"$\alpha$", "alpha", "", digits=".3f"),
+    "grads/snr": MetricKind("gradient SNR", "SNR", "", 1, log=True, digits=".4f"),
+    "grads/dsnr": MetricKind("gradient DSNR", "DSNR", "", 1, log=True, digits=".4f"),
+    "grads/variance": MetricKind("gradient variance", "variance", "", -1, log=True, digits=".2e"),
+    "grads/magnitude": MetricKind("gradient magnitude", "magnitude", "", log=True, digits=".2e"),
+    "grads/direction": MetricKind("cosine to the true gradient", "cosine", "", 1, digits=".3f"),
+    "active_units/au": MetricKind("active units", "active units", "", 1, digits=".0f"),
+    "gmm/posterior_mse": MetricKind(r"posterior $L_2$ error", "posterior L2", "", -1, log=True, digits=".4f"),
+    "gmm/prior_mse": MetricKind(r"prior $L_2$ error", "prior L2", "", -1, log=True, digits=".4f"),
+    "gaussian_toy/mse_A": MetricKind(r"$\|A-A^*\|_2$", "error of A", "", -1, log=True, digits=".4f"),
+    "gaussian_toy/mse_b": MetricKind(r"$\|b-b^*\|_2$", "error of b", "", -1, log=True, digits=".4f"),
+    "gaussian_toy/mse_mu": MetricKind(r"$\|\mu-\mu^*\|_2$", "error of mu", "", -1, log=True, digits=".4f"),
+    "time": MetricKind("wall time per run", "time", "s", -1, digits=".1f"),
 }
 
 
@@ -114,10 +114,10 @@ class Metric:
         return head if colon else ""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MetricKind:
         """What is known of it; an unknown metric is a plain number under its own name."""
         key = self.name.partition(":")[2] or self.name
-        return KINDS.get(key, Kind(key.replace("_", " "), key, digits=".4g"))
+        return KINDS.get(key, MetricKind(key.replace("_", " "), key, digits=".4g"))
 
     @property
     def symbol(self) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ovis.experiments.reporting.data.read import Experiment
-    from ovis.experiments.reporting.figures.report_figures import Picture
-    from ovis.experiments.reporting.verdict import Verdict
+    from ovis.experiments.reporting.data.read import ExperimentData
+    from ovis.experiments.reporting.figures.save_figure import ReportFigure
+    from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["Preset", "preset_of"]
 
@@ -24,7 +24,7 @@ class Preset:
 
     Attributes:
         metrics, detailed_metrics, pivot_metrics, ylims: as on the command line of report.py; empty: nothing said.
-        pictures: further figures, made from the selected runs.
+        figures: further figures, made from the selected runs.
         verdicts: on what a publication says of the experiment, from all of its runs.
     """
 
@@ -32,8 +32,8 @@ class Preset:
     detailed_metrics: tuple[str, ...] = ()
     pivot_metrics: tuple[str, ...] = ()
     ylims: tuple[str, ...] = ()
-    pictures: Callable[[Experiment], Iterable[Picture]] | None = None
-    verdicts: Callable[[Experiment], list[Verdict]] | None = None
+    figures: Callable[[ExperimentData], Iterable[ReportFigure]] | None = None
+    verdicts: Callable[[ExperimentData], list[ClaimVerdict]] | None = None
 
 
 def preset_of(exp: str) -> Preset:

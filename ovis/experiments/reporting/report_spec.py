@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ovis.experiments.reporting.data.merge import differing_settings
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.select import (
     check_keys,
     check_metrics,
     check_pivots,
+    differing_settings,
     how_evaluated,
     mixed_settings,
 )
 from ovis.experiments.reporting.metrics import Evaluated, Metric, Pivot, make_metric, parse_limits, parse_pivot
 from ovis.experiments.reporting.presets import Preset
 
-__all__ = ["Choice", "Request", "choose"]
+__all__ = ["ReportRequest", "ReportSpec", "make_report_spec"]
 
 #: What is drawn and computed where nothing else is said: as far as the runs have it.
 KEYS = ("dataset", "estimator", "iw")
@@ -38,7 +38,7 @@ Item = TypeVar("Item", Metric, Pivot)
 
 
 @dataclass(frozen=True)
-class Request:
+class ReportRequest:
     """The options of the command line that say what to show; empty ones say nothing.
 
     Attributes:
@@ -54,7 +54,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReportSpec:
     """What is shown.
 
     Attributes:
@@ -65,7 +65,7 @@ class Choice:
         drawn: of these, those that get a panel.
         limits: metric -> limits of its axis.
         evaluated: how the metrics came about.
-        notes: what a reader should know of the choice.
+        notes: what a reader should know of the spec.
     """
 
     keys: list[str]
@@ -78,7 +78,7 @@ class Choice:
     notes: list[str]
 
 
-def choose(experiment: Experiment, request: Request, preset: Preset) -> Choice:
+def make_report_spec(experiment: ExperimentData, request: ReportRequest, preset: Preset) -> ReportSpec:
     """Decide what to show.
 
     Args:
@@ -95,7 +95,7 @@ def choose(experiment: Experiment, request: Request, preset: Preset) -> Choice:
     limits = _limits(request.ylims or preset.ylims)
     notes += _notes_on_limits(experiment, limits if request.ylims else {})
     pivots = _pivots(experiment, evaluated, request, preset)
-    return Choice(
+    return ReportSpec(
         keys=keys,
         metrics=_curves(experiment, evaluated, request.metrics, preset.metrics or METRICS, "--metrics"),
         detailed=_curves(
@@ -109,7 +109,7 @@ def choose(experiment: Experiment, request: Request, preset: Preset) -> Choice:
     )
 
 
-def _keys(experiment: Experiment, request: Request) -> tuple[list[str], list[str]]:
+def _keys(experiment: ExperimentData, request: ReportRequest) -> tuple[list[str], list[str]]:
     """The settings that tell groups apart, and notes on what was put together or kept apart."""
     keys = check_keys(experiment, request.keys or _default_keys(experiment))
     if request.merge_args is None:
@@ -123,12 +123,12 @@ def _keys(experiment: Experiment, request: Request) -> tuple[list[str], list[str
     return keys, about if mixed else []
 
 
-def _default_keys(experiment: Experiment) -> list[str]:
+def _default_keys(experiment: ExperimentData) -> list[str]:
     there = [key for key in KEYS if key in experiment.settings]
     return [key for key in there if key != "dataset" or key in experiment.varying]
 
 
-def _notes_on_metrics(experiment: Experiment, evaluated: Evaluated, request: Request) -> list[str]:
+def _notes_on_metrics(experiment: ExperimentData, evaluated: Evaluated, request: ReportRequest) -> list[str]:
     """What was asked for and is not there, or not as one may think."""
     present = experiment.metrics
     curves = dict.fromkeys([*request.metrics, *request.detailed_metrics])
@@ -155,7 +155,7 @@ def _limits(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     return limits
 
 
-def _notes_on_limits(experiment: Experiment, limits: Mapping[str, tuple[float, float]]) -> list[str]:
+def _notes_on_limits(experiment: ExperimentData, limits: Mapping[str, tuple[float, float]]) -> list[str]:
     """Limits that are of no use: a panel of which they would hold nothing goes without."""
     unused = [name for name in limits if name not in experiment.metrics]
     values = {name: experiment.curves.loc[experiment.curves["metric"] == name, "value"] for name in limits}
@@ -165,7 +165,7 @@ def _notes_on_limits(experiment: Experiment, limits: Mapping[str, tuple[float, f
 
 
 def _curves(
-    experiment: Experiment, evaluated: Evaluated, asked: Sequence[str], default: Sequence[str], option: str
+    experiment: ExperimentData, evaluated: Evaluated, asked: Sequence[str], default: Sequence[str], option: str
 ) -> list[Metric]:
     """The metrics that are drawn against steps: those asked for, or those of the default that have curves."""
     if asked:
@@ -180,7 +180,7 @@ def _curves(
     return check_metrics(experiment, names)
 
 
-def _pivots(experiment: Experiment, evaluated: Evaluated, request: Request, preset: Preset) -> list[Pivot]:
+def _pivots(experiment: ExperimentData, evaluated: Evaluated, request: ReportRequest, preset: Preset) -> list[Pivot]:
     """The columns of the table: those asked for, or those of the default that the runs have."""
     if request.pivot_metrics:
         asked = check_pivots(experiment, map(parse_pivot, request.pivot_metrics))
@@ -207,7 +207,7 @@ def _stand_in(name: str, usable: Callable[[str], bool]) -> str:
     return next((each for each in (name, other) if each and usable(each)), "")
 
 
-def _refuse_nothing(found: list[Item], experiment: Experiment, option: str) -> list[Item]:
+def _refuse_nothing(found: list[Item], experiment: ExperimentData, option: str) -> list[Item]:
     if not found:
         raise ValueError(f"{option}: no run has measured any of these; there: {', '.join(experiment.metrics)}")
     return found

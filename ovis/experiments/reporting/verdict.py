@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ovis.experiments.reporting.estimates import Status, both
+from ovis.experiments.reporting.estimates import ClaimStatus, both
 
-__all__ = ["Cell", "Check", "Claim", "Evidence", "Finding", "Stated", "Verdict", "judge", "undecided"]
+__all__ = ["Cell", "Check", "Claim", "ClaimVerdict", "Evidence", "Finding", "Stated", "judge", "undecided"]
 
 #: Groups of findings that a verdict names, at most; the open ones it names if they are no more than :data:`FEW`.
 NAMED, FEW = 5, 2
@@ -66,7 +66,7 @@ class Finding:
     """
 
     about: str
-    status: Status
+    status: ClaimStatus
     place: str = ""
 
 
@@ -96,7 +96,7 @@ class Stated(Generic[S]):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """What our runs say about a claim.
 
     Attributes:
@@ -110,7 +110,7 @@ class Verdict:
     """
 
     claim: Claim
-    status: Status
+    status: ClaimStatus
     cells: tuple[Cell, ...]
     reason: str
     unit: str
@@ -150,26 +150,26 @@ class Verdict:
         return f"{span} {self.unit[:-1] if self.most == 1 and self.fewest == 1 else self.unit}"
 
 
-def judge(stated: Stated[S], data: S, unit: str, subject: str = "") -> Verdict:
+def judge(stated: Stated[S], data: S, unit: str, subject: str = "") -> ClaimVerdict:
     """Compute the verdict on a claim.
 
     Args:
         stated: the claim and its checks.
         data: what the checks look at.
         unit: what the cells' counts are of: seeds, draws.
-        subject: see :class:`Verdict`.
+        subject: see :class:`ClaimVerdict`.
     """
     evidence = [check.look(data) for check in stated.checks]
     cells = list(dict.fromkeys(cell for found in evidence for cell in found.cells))
     findings = [finding for found in evidence for finding in found.findings]
     status = both(*(finding.status for finding in findings))
-    decided = any(finding.status is not Status.OPEN for finding in findings)
-    return Verdict(stated.claim, status, tuple(cells), _reason(findings), unit, subject, decided)
+    decided = any(finding.status is not ClaimStatus.OPEN for finding in findings)
+    return ClaimVerdict(stated.claim, status, tuple(cells), _reason(findings), unit, subject, decided)
 
 
-def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> Verdict:
+def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> ClaimVerdict:
     """The verdict on a claim that can't be looked at, and why."""
-    return Verdict(claim, Status.OPEN, (), reason, unit, subject, decided=False)
+    return ClaimVerdict(claim, ClaimStatus.OPEN, (), reason, unit, subject, decided=False)
 
 
 def _by(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[tuple[str, list[Cell]]]:
@@ -180,7 +180,7 @@ def _by(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[tuple[str, li
 def _reason(findings: Sequence[Finding]) -> str:
     """``2 of 9 comparisons hold (A against B at K = 5, 10), 1 does not (A against C at K = 5), the rest is open``."""
     distinct = list(dict.fromkeys(findings))
-    held, failed, left = ([item for item in distinct if item.status is status] for status in Status)
+    held, failed, left = ([item for item in distinct if item.status is status] for status in ClaimStatus)
     if len(held) == len(distinct):
         return f"all {len(held)} comparisons hold" if len(held) > 1 else ""
     if len(distinct) == 1:

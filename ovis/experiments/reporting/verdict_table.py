@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["COLUMNS", "claims_table", "claims_text", "count_verdicts"]
 
@@ -24,7 +24,7 @@ WIDTH = 100
 LINES = 3
 
 
-def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+def claims_table(verdicts: Sequence[ClaimVerdict]) -> pd.DataFrame:
     """One row per claim (and toy), columns :data:`COLUMNS`."""
     rows = [
         {
@@ -47,20 +47,20 @@ def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def count_verdicts(verdicts: Sequence[Verdict]) -> str:
+def count_verdicts(verdicts: Sequence[ClaimVerdict]) -> str:
     """``11 claims: 5 hold, 1 does not hold, 5 not enough runs``."""
     counts = Counter(verdict.status for verdict in verdicts)
     claims = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
-    held, failed = counts[Status.HOLDS], counts[Status.FAILS]
+    held, failed = counts[ClaimStatus.HOLDS], counts[ClaimStatus.FAILS]
     parts = [
         f"{held} {'holds' if held == 1 else 'hold'}",
         f"{failed} {'does' if failed == 1 else 'do'} not hold",
-        f"{counts[Status.OPEN]} not enough runs",
+        f"{counts[ClaimStatus.OPEN]} not enough runs",
     ]
     return f"{claims}: {', '.join(parts)}"
 
 
-def claims_text(verdicts: Sequence[Verdict]) -> str:
+def claims_text(verdicts: Sequence[ClaimVerdict]) -> str:
     """What the paper says, what we find, and the numbers, a paragraph each; empty where there are no verdicts.
 
     Numbers are those of verdicts that have any comparison decided, as far as they fit; the table has all.

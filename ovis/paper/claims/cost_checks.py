@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ovis.experiments.reporting.estimates import Estimate, is_above, is_within
+from ovis.experiments.reporting.estimates import UncertainValue, is_above, is_within
 from ovis.experiments.reporting.figures.style import estimator_look
 from ovis.experiments.reporting.verdict import Cell, Evidence, Finding
 
@@ -28,7 +28,7 @@ class Costs:
 
     table: pd.DataFrame
 
-    def logarithms(self, measure: str, estimator: str) -> dict[int, tuple[Estimate, Cell]]:
+    def logarithms(self, measure: str, estimator: str) -> dict[int, tuple[UncertainValue, Cell]]:
         """K -> the logarithm of a cost, and the cost as a cell, ascending."""
         table = self.table
         rows = table[(table["measure"] == measure) & (table["estimator"] == estimator)].sort_values("iw")
@@ -39,7 +39,7 @@ class Costs:
             se = float(row["std"]) / math.sqrt(runs)
             text = f"{mean:.4g}" + ("" if math.isnan(se) else f" ± {se:.2g}")
             cell = Cell(NAMES[measure], f"K = {iw}", label, text, runs)
-            found[iw] = Estimate(math.log(mean), se / mean, runs - 1), cell
+            found[iw] = UncertainValue(math.log(mean), se / mean, runs - 1), cell
         return found
 
     def absent(self, measure: str, estimator: str) -> Cell:
@@ -98,7 +98,7 @@ class Grows:
 
 
 #: Of what was not measured.
-MISSING = Estimate(math.nan, math.nan, 0)
+MISSING = UncertainValue(math.nan, math.nan, 0)
 
 
 def _exponents(data: Costs, measure: str, estimators: Sequence[str], bound: float, upwards: bool) -> Evidence:
@@ -112,7 +112,7 @@ def _exponents(data: Costs, measure: str, estimators: Sequence[str], bound: floa
             growth = costs[ends[1]][0] - costs[ends[0]][0]
             text = f" {growth.value / width:.2f}"
             sign = 1 if upwards else -1
-            margin = Estimate(sign * (growth.value / width - bound), growth.se / width, growth.freedom)
+            margin = UncertainValue(sign * (growth.value / width - bound), growth.se / width, growth.freedom)
         cells += [costs[iw][1] for iw in ends] or [data.absent(measure, name)]
         what = f"exponent of {SHORT[measure]}{text}"
         about = f"{estimator_look(name).label}: {what} {'above' if upwards else 'below'} {bound:g}"

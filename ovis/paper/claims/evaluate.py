@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ovis.experiments.reporting.data.read import Experiment
-from ovis.experiments.reporting.verdict import Stated, Verdict, judge, undecided
+from ovis.experiments.reporting.data.read import ExperimentData
+from ovis.experiments.reporting.verdict import ClaimVerdict, Stated, judge, undecided
 from ovis.paper.claims import (
     asymptotic,
     budget,
@@ -49,7 +49,7 @@ def base_name(exp: str) -> str:
     return VARIANTS.sub("", exp)
 
 
-def training_verdicts(experiment: Experiment) -> list[Verdict]:
+def training_verdicts(experiment: ExperimentData) -> list[ClaimVerdict]:
     """The verdicts on an experiment of trainings, by its name; none where the paper says nothing of it.
 
     Only runs that are done count. Means over seeds are compared by the 95 % interval of their difference, paired by
@@ -69,7 +69,7 @@ def training_verdicts(experiment: Experiment) -> list[Verdict]:
     return [judge(stated, runs, "seeds") for stated in known.stated]
 
 
-def gradient_verdicts(statistics: pd.DataFrame, slopes: pd.DataFrame) -> list[Verdict]:
+def gradient_verdicts(statistics: pd.DataFrame, slopes: pd.DataFrame) -> list[ClaimVerdict]:
     """The verdicts on the asymptotic study, for each toy it holds; ± is the standard error by the draws.
 
     Args:
@@ -85,7 +85,7 @@ def gradient_verdicts(statistics: pd.DataFrame, slopes: pd.DataFrame) -> list[Ve
     return verdicts
 
 
-def cost_verdicts(costs: pd.DataFrame, device: str = "") -> list[Verdict]:
+def cost_verdicts(costs: pd.DataFrame, device: str = "") -> list[ClaimVerdict]:
     """The verdicts on memory and time, on one device.
 
     Args:

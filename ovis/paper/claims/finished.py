@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ovis.experiments.reporting.data.aggregate import run_values
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.select import how_evaluated, mixed_settings
 from ovis.experiments.reporting.figures.style import estimator_look
 from ovis.experiments.reporting.metrics import Evaluated, Pivot, parse_pivot
@@ -59,7 +59,7 @@ class FinishedRuns:
         dataset: the only data set that counts; empty: all.
     """
 
-    experiment: Experiment
+    experiment: ExperimentData
     dataset: str = ""
     _runs: pd.DataFrame = field(init=False)
     _evaluated: Evaluated | None = field(init=False, default=None)
@@ -79,7 +79,7 @@ class FinishedRuns:
         Raises:
             MixedRunsError: they differ in other settings, which it names.
         """
-        finished = Experiment(self.experiment.name, self._runs, self.experiment.curves)
+        finished = ExperimentData(self.experiment.name, self._runs, self.experiment.curves)
         mixed = mixed_settings(finished, [key for key in KEYS if key in self._runs]) if len(self._runs) else []
         if mixed:
             raise MixedRunsError(f"runs of one configuration differ in {', '.join(mixed)}: narrow them with --include")

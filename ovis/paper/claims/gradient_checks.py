@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ovis.experiments.reporting.estimates import Estimate, Status, is_above, is_within
+from ovis.experiments.reporting.estimates import ClaimStatus, UncertainValue, is_above, is_within
 from ovis.experiments.reporting.figures.style import estimator_look
 from ovis.experiments.reporting.verdict import Cell, Evidence, Finding
 
 __all__ = ["Gradients", "Larger", "Near", "Same", "Steeper"]
 
 #: Of what no run has.
-MISSING = Estimate(math.nan, math.nan)
+MISSING = UncertainValue(math.nan, math.nan)
 
 NAMES = {"snr": "SNR", "variance": "variance", "magnitude": "|E g|"}
 
@@ -32,11 +32,11 @@ class Gradients:
     statistics: pd.DataFrame
     slopes: pd.DataFrame
 
-    def slope(self, estimator: str, statistic: str) -> tuple[Estimate, Cell]:
+    def slope(self, estimator: str, statistic: str) -> tuple[UncertainValue, Cell]:
         """The slope of log statistic over log K between the two largest K that are more than noise."""
         table = self.slopes
         rows = table[(table["estimator"] == estimator) & (table["statistic"] == statistic)].to_dict("records")
-        estimate = Estimate(float(rows[0]["last"]), float(rows[0]["last_se"])) if rows else MISSING
+        estimate = UncertainValue(float(rows[0]["last"]), float(rows[0]["last_se"])) if rows else MISSING
         text = "noise only" if rows else "no runs"
         if not math.isnan(estimate.value):
             fitted = ", ".join(str(rows[0]["fitted"]).split()[-2:])
@@ -44,7 +44,7 @@ class Gradients:
         label = estimator_look(estimator).label
         return estimate, Cell(f"slope of {NAMES[statistic]}", "", label, text, self._draws(estimator))
 
-    def logarithm(self, estimator: str, statistic: str, iw: int) -> tuple[Estimate, Cell]:
+    def logarithm(self, estimator: str, statistic: str, iw: int) -> tuple[UncertainValue, Cell]:
         """Log of a statistic at one K, and the statistic as a cell."""
         table = self.statistics
         rows = table[(table["estimator"] == estimator) & (table["iw"] == iw)].to_dict("records")
@@ -53,7 +53,7 @@ class Gradients:
             return MISSING, Cell(heading, place, label, "no runs", 0)
         value, se = float(rows[0][statistic]), float(rows[0][f"{statistic}_se"])
         cell = Cell(heading, place, label, f"{value:.3g} ± {se:.2g}", int(rows[0]["draws"]))
-        return Estimate(math.log(value), se / value), cell
+        return UncertainValue(math.log(value), se / value), cell
 
     def _draws(self, estimator: str) -> int:
         """Of the point with the fewest."""
@@ -82,7 +82,7 @@ class Near:
         for name in self.estimators:
             estimate, cell = data.slope(name, self.statistic)
             cells.append(cell)
-            distance = Estimate(estimate.value - self.slope, estimate.se)
+            distance = UncertainValue(estimate.value - self.slope, estimate.se)
             about = f"{cell.who}: {cell.heading} {self.slope:+g} ± {self.within:g}"
             findings.append(Finding(about, is_within(distance, self.within)))
         return Evidence(tuple(cells), tuple(findings))
@@ -139,7 +139,7 @@ class Larger:
                     cells += [a, b]
                     status = is_above(more - less, math.log(self.by))
                     findings.append(Finding(f"{a.who} against {b.who}", status, f"K = {iw}"))
-        return Evidence(tuple(cells), tuple(findings) or (Finding("no runs", Status.OPEN),))
+        return Evidence(tuple(cells), tuple(findings) or (Finding("no runs", ClaimStatus.OPEN),))
 
 
 @dataclass(frozen=True)

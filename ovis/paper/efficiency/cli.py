@@ -206,4 +206,4 @@ def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: 
     print(claims_text(parts[0].verdicts))
     settings = [dataclasses.asdict(point_settings(point.estimator, point.iw)) for point in wanted]
     page = efficiency_page(points, parts, settings, command)
-    print(parts[0].drawn.path, write_page(folder, page), sep="\n")
+    print(folder / f"{parts[0].drawn.name}.png", write_page(folder, page), sep="\n")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from ovis.experiments.reporting.figures.save_figure import Drawn, save_drawn
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.style import estimator_looks
 from ovis.experiments.reporting.page.content import Page, Provenance, Table
 from ovis.experiments.reporting.page.provenance import list_environment, list_settings
 from ovis.experiments.reporting.page.runs_table import plain_table
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.verdict import ClaimVerdict
 from ovis.experiments.runs.atomic import write_text
 from ovis.paper.claims.evaluate import cost_verdicts
 from ovis.paper.efficiency.figure import draw_costs
@@ -42,8 +42,8 @@ class Part:
     name: str
     text: str
     limits: str
-    drawn: Drawn
-    verdicts: list[Verdict]
+    drawn: ReportFigure
+    verdicts: list[ClaimVerdict]
     table: Table
 
 
@@ -67,7 +67,8 @@ def draw_part(points: pd.DataFrame, device: str, folder: Path) -> Part:
         f"{repetitions_text(costs)} on {device}; one line for each of {labels}."
     )
     figure = draw_costs(costs, "; ".join(part for part in (device, limits) if part))
-    drawn = save_drawn(figure, folder, name, f"Memory and time, {kind}", alt)
+    drawn = ReportFigure(name, f"Memory and time, {kind}", alt, figure)
+    drawn.save(folder)
     table = plain_table(f"Costs, {kind}", f"One row per measure, estimator and K, on {device}.", costs)
     return Part(device, name, text, limits, drawn, cost_verdicts(costs, kind), table)
 

@@ -16,9 +16,9 @@ from ovis.experiments.studies import ALIASES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ovis.experiments.reporting.figures.save_figure import Drawn
+    from ovis.experiments.reporting.figures.save_figure import ReportFigure
     from ovis.experiments.reporting.page.content import Page
-    from ovis.experiments.reporting.verdict import Verdict
+    from ovis.experiments.reporting.verdict import ClaimVerdict
     from ovis.paper.figure1.samples import GradientStudy, Sample
     from ovis.paper.figure1.statistics import Measured
 
@@ -95,18 +95,19 @@ def report(options: argparse.Namespace) -> None:
     }
     for name, content in files.items():
         write_text(folder / name, content, durable=False)
-    drawn = _draw(samples, statistics, folder)
+    drawn = _draw(samples, statistics)
+    paths = [item.save(folder) for item in drawn]
     print(f"wrote {', '.join(files)} to {folder}\n")
     print(files["slopes.md"])
     _print_far(comparison)
     print(claims_text(verdicts))
-    print(*(item.path for item in drawn), sep="\n")
+    print(*paths, sep="\n")
     print(write_page(folder, _page(options, exp, study, drawn, verdicts, [statistics, slopes, comparison])))
 
 
-def _draw(samples: Sequence[Sample], statistics: pd.DataFrame, folder: Path) -> list[Drawn]:
-    """The figures, on disk."""
-    from ovis.experiments.reporting.figures.save_figure import save_drawn
+def _draw(samples: Sequence[Sample], statistics: pd.DataFrame) -> list[ReportFigure]:
+    """The figures."""
+    from ovis.experiments.reporting.figures.save_figure import ReportFigure
     from ovis.experiments.reporting.figures.style import estimator_looks
     from ovis.paper.figure1.density import density_table
     from ovis.paper.figure1.figures import draw_distributions, draw_statistics
@@ -115,12 +116,12 @@ def _draw(samples: Sequence[Sample], statistics: pd.DataFrame, folder: Path) -> 
     names = ", ".join(look.label for look in estimator_looks(dict.fromkeys(s.estimator for s in samples)).values())
     alt = f"SNR, directional SNR, variance and mean of the gradient against K on logarithmic axes, for {names}"
     title = "Statistics of the gradient"
-    drawn = [save_drawn(draw_statistics(statistics, caption), folder, "statistics", title, alt)]
+    drawn = [ReportFigure("statistics", title, alt, draw_statistics(statistics, caption))]
     densities = density_table(samples)
     if len(densities):
         alt = f"Densities of one entry of the gradient at the smallest, a middle and the largest K, for {names}"
         figure = draw_distributions(densities, caption)
-        drawn.append(save_drawn(figure, folder, "distributions", "Distribution of the gradient", alt))
+        drawn.append(ReportFigure("distributions", "Distribution of the gradient", alt, figure))
     return drawn
 
 
@@ -128,8 +129,8 @@ def _page(
     options: argparse.Namespace,
     exp: str,
     study: GradientStudy,
-    drawn: Sequence[Drawn],
-    verdicts: Sequence[Verdict],
+    drawn: Sequence[ReportFigure],
+    verdicts: Sequence[ClaimVerdict],
     tables: Sequence[pd.DataFrame],
 ) -> Page:
     """What the page shows; ``tables`` are statistics, slopes and the comparison with the paper."""

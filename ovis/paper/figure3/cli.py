@@ -12,7 +12,7 @@ from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ovis.experiments.reporting.data.read import Experiment
+    from ovis.experiments.reporting.data.read import ExperimentData
 
 __all__ = ["main"]
 
@@ -93,7 +93,7 @@ def report(options: argparse.Namespace) -> None:
     print(*figures, sep="\n")
 
 
-def _check(options: argparse.Namespace, experiment: Experiment, curves: pd.DataFrame) -> None:
+def _check(options: argparse.Namespace, experiment: ExperimentData, curves: pd.DataFrame) -> None:
     """That there is something to draw, and that the axis asked for holds some of it.
 
     Raises:
@@ -114,7 +114,7 @@ def _check(options: argparse.Namespace, experiment: Experiment, curves: pd.DataF
         raise ReportError(f"--ylims={low:g}:{high:g} holds nothing of {options.metric}: {reach}", REFUSED)
 
 
-def _read(options: argparse.Namespace) -> Experiment:
+def _read(options: argparse.Namespace) -> ExperimentData:
     """The runs of the panel; says what was read and what was not."""
     from ovis.experiments.reporting.data.read import list_experiments, read_experiment
     from ovis.experiments.runs.paths import is_safe_name
@@ -144,7 +144,7 @@ def _read(options: argparse.Namespace) -> Experiment:
     return experiment
 
 
-def _print_notes(experiment: Experiment) -> None:
+def _print_notes(experiment: ExperimentData) -> None:
     """What a reader of the numbers should know."""
     from ovis.experiments.reporting.data.select import mixed_settings
     from ovis.paper.figure3.curves import KEYS

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.select import select_runs
 
 __all__ = ["KEYS", "PANELS", "WINDOW", "Panel", "curve_table", "hann_smooth", "select_panel", "smoothing_text"]
@@ -44,7 +44,7 @@ PANELS = {
 }
 
 
-def select_panel(experiment: Experiment, figure: str, dataset: str) -> Experiment:
+def select_panel(experiment: ExperimentData, figure: str, dataset: str) -> ExperimentData:
     """The runs of one panel; of the others nothing is counted or listed.
 
     Args:
@@ -60,7 +60,7 @@ def select_panel(experiment: Experiment, figure: str, dataset: str) -> Experimen
     return dataclasses.replace(chosen, runs=runs, curves=curves, skipped=skipped)
 
 
-def curve_table(experiment: Experiment, metric: str) -> pd.DataFrame:
+def curve_table(experiment: ExperimentData, metric: str) -> pd.DataFrame:
     """Mean over seeds of one metric at every step, as measured and smoothed.
 
     Each run is smoothed on its own, so that a seed that has not come as far as the others makes no ramp of its end.

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.select import how_evaluated
-from ovis.experiments.reporting.figures.report_figures import Picture, seeds_text
+from ovis.experiments.reporting.figures.report_figures import seeds_text
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.series import make_series
 from ovis.experiments.reporting.metrics import Metric, make_metric
 from ovis.paper.figure3.curves import PANELS, curve_table, select_panel, smoothing_text
@@ -20,7 +21,7 @@ __all__ = ["DATASET", "METRIC", "figure3_picture", "figure3_pictures"]
 DATASET, METRIC = "binmnist", "train:loss/L_k"
 
 
-def figure3_pictures(experiment: Experiment) -> Iterator[Picture]:
+def figure3_pictures(experiment: ExperimentData) -> Iterator[ReportFigure]:
     """The panels of Figure 3 of which an experiment has runs."""
     for figure in PANELS:
         panel = select_panel(experiment, figure, DATASET)
@@ -30,13 +31,13 @@ def figure3_pictures(experiment: Experiment) -> Iterator[Picture]:
 
 
 def figure3_picture(
-    experiment: Experiment,
+    experiment: ExperimentData,
     curves: pd.DataFrame,
     figure: str,
     dataset: str,
     metric: str,
     limits: tuple[float, float] | None = None,
-) -> Picture:
+) -> ReportFigure:
     """Draw one panel.
 
     Args:
@@ -55,7 +56,7 @@ def figure3_picture(
         f"{', '.join(names)} at each of K = {counts}."
     )
     drawn = draw_figure3(curves, _ylabel(known), _caption(curves, figure, dataset), limits)
-    return Picture(f"figure3_{figure}", f"Figure 3, {figure}", alt, drawn)
+    return ReportFigure(f"figure3_{figure}", f"Figure 3, {figure}", alt, drawn)
 
 
 def _ylabel(metric: Metric) -> str:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.figures.style import estimator_looks, style_order
 from ovis.paper.figure3.curves import KEYS
 from ovis.paper.figure3.published import ACCURACY, CURVES, FINAL_STEP, SETTINGS, published_final
@@ -20,7 +20,7 @@ ABSENT = "-"
 COMPLETE = 0.99
 
 
-def final_table(curves: pd.DataFrame, experiment: Experiment, figure: str) -> pd.DataFrame:
+def final_table(curves: pd.DataFrame, experiment: ExperimentData, figure: str) -> pd.DataFrame:
     """Where each curve ends.
 
     Args:
@@ -75,7 +75,7 @@ def _value_at(curve: pd.DataFrame, step: int) -> tuple[float, int]:
     return float(np.interp(step, around["step"], around["smoothed"])), int(around["seeds"].min())
 
 
-def strange_settings(experiment: Experiment) -> dict[str, str]:
+def strange_settings(experiment: ExperimentData) -> dict[str, str]:
     """Settings in which our runs are not the paper's, and their values: of another experiment nothing is published."""
     found = {name: experiment.runs[name] for name in SETTINGS if name in experiment.runs}
     other = {name: column[column != SETTINGS[name]].unique() for name, column in found.items()}

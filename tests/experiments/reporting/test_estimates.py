@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from ovis.experiments.reporting.estimates import (
-    Estimate,
-    Status,
+    ClaimStatus,
+    UncertainValue,
     both,
     difference,
     is_above,
@@ -20,7 +20,7 @@ from ovis.experiments.reporting.estimates import (
     student_quantile,
 )
 
-HOLDS, FAILS, OPEN = Status.HOLDS, Status.FAILS, Status.OPEN
+HOLDS, FAILS, OPEN = ClaimStatus.HOLDS, ClaimStatus.FAILS, ClaimStatus.OPEN
 
 
 def seeds(**values: float) -> pd.Series[float]:
@@ -80,17 +80,17 @@ def test_one_seed_decides_nothing(b: pd.Series[float]) -> None:
         (-4.1, FAILS, FAILS),
     ],
 )
-def test_verdicts_by_where_the_interval_lies(value: float, above: Status, within: Status) -> None:
+def test_verdicts_by_where_the_interval_lies(value: float, above: ClaimStatus, within: ClaimStatus) -> None:
     """The interval is value ± 2; a tie within 1 can't be shown with it, but one can be refuted."""
-    estimate = Estimate(value, 2 / 1.96)
+    estimate = UncertainValue(value, 2 / 1.96)
     assert is_above(estimate, 0.0) is above
     assert is_within(estimate, 1.0) is within
 
 
 def test_a_tie_holds_where_the_interval_is_narrow() -> None:
-    assert is_within(Estimate(0.3, 0.1), 1.0) is HOLDS
-    assert is_within(Estimate(-0.3, 0.1), 1.0) is HOLDS
-    assert is_within(Estimate(0.9, 0.1), 1.0) is OPEN
+    assert is_within(UncertainValue(0.3, 0.1), 1.0) is HOLDS
+    assert is_within(UncertainValue(-0.3, 0.1), 1.0) is HOLDS
+    assert is_within(UncertainValue(0.9, 0.1), 1.0) is OPEN
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

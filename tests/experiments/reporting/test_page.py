@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from synthetic_runs import METRIC, Folder
 
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.figures.save_figure import Drawn
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.page import render as page_module
 from ovis.experiments.reporting.page.content import Column, Page, Problem, Provenance, Setting, Table
@@ -24,7 +25,7 @@ from ovis.experiments.reporting.page.html import escape
 from ovis.experiments.reporting.page.provenance import read_provenance
 from ovis.experiments.reporting.page.render import render_page, write_page
 from ovis.experiments.reporting.page.runs_table import experiment_page, plain_table, run_table
-from ovis.experiments.reporting.verdict import Cell, Claim, Verdict, undecided
+from ovis.experiments.reporting.verdict import Cell, Claim, ClaimVerdict, undecided
 
 #: What a name or a message may hold.
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\ud800"
@@ -67,18 +68,21 @@ class Parsed(HTMLParser):
         return " ".join("".join(f" {part} " for part in self.text).split())
 
 
+def parse(page: Page, folder: Path = Path()) -> Parsed:
+    return Parsed(render_page(page, folder))
+
+
 @pytest.fixture
-def drawn(tmp_path: Path) -> Drawn:
-    path = tmp_path / "curves.png"
-    path.write_bytes(PIXEL)
-    return Drawn(path, f"Curves {EVIL}", f"Curves of {EVIL}")
+def drawn(tmp_path: Path) -> ReportFigure:
+    (tmp_path / "curves.png").write_bytes(PIXEL)
+    return ReportFigure("curves", f"Curves {EVIL}", f"Curves of {EVIL}", Figure())
 
 
-def evil_page(drawn: Drawn) -> Page:
+def evil_page(drawn: ReportFigure) -> Page:
     """Every text of a page is an attack."""
     cell = Cell(EVIL, EVIL, EVIL, EVIL, 3)
     claim = Claim(EVIL, EVIL, EVIL, EVIL, EVIL)
-    verdict = Verdict(claim, Status.FAILS, (cell,), EVIL, EVIL, EVIL)
+    verdict = ClaimVerdict(claim, ClaimStatus.FAILS, (cell,), EVIL, EVIL, EVIL)
     rows = pd.DataFrame({"a": [EVIL, "b"], "b": [1.5, None]})
     table = Table(EVIL, EVIL, (Column("a", EVIL, choices=True), Column("b", EVIL, ".2f")), rows, EVIL)
     settings = (Setting(EVIL, (EVIL, "1"), EVIL), Setting(EVIL, (EVIL,), "x"), Setting(EVIL, (EVIL,), EVIL))
@@ -97,8 +101,8 @@ def evil_page(drawn: Drawn) -> Page:
     )
 
 
-def test_nothing_of_the_runs_becomes_html(drawn: Drawn) -> None:
-    text = render_page(evil_page(drawn))
+def test_nothing_of_the_runs_becomes_html(drawn: ReportFigure, tmp_path: Path) -> None:
+    text = render_page(evil_page(drawn), tmp_path)
     parsed = Parsed(text)
     assert len(parsed.all("script")) == 1
     assert [image["alt"] for image in parsed.all("img")] == [escape_and_back(f"Curves of {EVIL}")]
@@ -116,8 +120,8 @@ def test_text_is_escaped_in_attributes_too() -> None:
     assert escape("a\"b'c<d>&\x07") == "a&quot;b&#x27;c&lt;d&gt;&amp;\N{REPLACEMENT CHARACTER}"
 
 
-def test_the_page_fetches_nothing_and_allows_no_other_script(drawn: Drawn) -> None:
-    text = render_page(evil_page(drawn))
+def test_the_page_fetches_nothing_and_allows_no_other_script(drawn: ReportFigure, tmp_path: Path) -> None:
+    text = render_page(evil_page(drawn), tmp_path)
     parsed = Parsed(text)
     sources = [attributes.get("src") or attributes.get("href") or "" for _, attributes in parsed.elements]
     assert {source.partition(",")[0][:10] for source in sources if source and not source.startswith("#")} == {
@@ -134,9 +138,9 @@ def test_the_page_fetches_nothing_and_allows_no_other_script(drawn: Drawn) -> No
     assert not [attributes for _, attributes in parsed.elements if "style" in attributes]
 
 
-def test_tables_are_tables(drawn: Drawn) -> None:
+def test_tables_are_tables(drawn: ReportFigure, tmp_path: Path) -> None:
     """Captions, scopes, labels: what those need who can't see the page."""
-    parsed = Parsed(render_page(evil_page(drawn)))
+    parsed = parse(evil_page(drawn), tmp_path)
     assert len(parsed.all("caption")) == len(parsed.all("table"))
     assert all(head.get("scope") in ("col", "row") for head in parsed.all("th"))
     ids = {attributes["id"] for tag, attributes in parsed.elements if tag in ("input", "select")}
@@ -150,19 +154,19 @@ def test_tables_are_tables(drawn: Drawn) -> None:
 
 
 def test_what_is_empty_is_left_out() -> None:
-    parsed = Parsed(render_page(Page("nothing")))
+    parsed = parse(Page("nothing"))
     assert parsed.words.endswith("nothing")
     assert (parsed.all("section"), parsed.all("a")) == ([], [])
 
 
-def test_verdicts_are_said_in_words_with_their_numbers(drawn: Drawn) -> None:
+def test_verdicts_are_said_in_words_with_their_numbers(drawn: ReportFigure, tmp_path: Path) -> None:
     claim = Claim("one", "Figure 1", "A is better than B.", "Figure 1, left", "A 1, B 2")
     cells = (Cell("bound", "K = 5", "A", "1.0 ± 0.1", 2), Cell("bound", "K = 10", "B", "2.0", 1))
     verdicts = (
-        Verdict(claim, Status.HOLDS, cells, "", "seeds"),
-        Verdict(claim, Status.FAILS, (), "not so: A", "seeds"),
+        ClaimVerdict(claim, ClaimStatus.HOLDS, cells, "", "seeds"),
+        ClaimVerdict(claim, ClaimStatus.FAILS, (), "not so: A", "seeds"),
     )
-    words = Parsed(render_page(Page("x", verdicts=verdicts))).words
+    words = parse(Page("x", verdicts=verdicts)).words
     assert "2 claims: 1 holds, 1 does not hold, 0 not enough runs" in words
     assert "✓ holds 1 to 2 seeds A is better than B. published: A 1, B 2 one · Figure 1, left" in words
     assert "bound K = 5 K = 10 A 1.0 ± 0.1 – B – 2.0" in words
@@ -171,20 +175,19 @@ def test_verdicts_are_said_in_words_with_their_numbers(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"<svg/>", b"\x89PNG"])
 def test_a_figure_that_is_no_png_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "broken.png"
-    path.write_bytes(content)
+    (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.png: no PNG"):
-        render_page(Page("x", figures=(Drawn(path, "a", "b"),)))
+        render_page(Page("x", figures=(ReportFigure("broken", "a", "b", Figure()),)), tmp_path)
 
 
 def test_a_page_replaces_the_old_one_whole_or_not_at_all(tmp_path: Path) -> None:
     path = write_page(tmp_path, Page("old"))
     assert path == tmp_path / "index.html"
     with pytest.raises(FileNotFoundError):
-        write_page(tmp_path, Page("new", figures=(Drawn(tmp_path / "gone.png", "a", "b"),)))
+        write_page(tmp_path, Page("new", figures=(ReportFigure("gone", "a", "b", Figure()),)))
     assert "<title>old</title>" in path.read_text()
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
-    assert render_page(Page("old")) == path.read_text()
+    assert render_page(Page("old"), tmp_path) == path.read_text()
 
 
 def test_the_script_evaluates_nothing() -> None:
@@ -209,7 +212,7 @@ def test_the_table_of_runs(demo: Folder) -> None:
         ("VIMCO", 2, "done"),
     ]
     assert [row[f"max:{METRIC}"] for row in rows] == [-2.0, -3.5, -2.5]
-    words = Parsed(render_page(Page("x", tables=(table,)))).words
+    words = parse(Page("x", tables=(table,))).words
     assert "VIMCO 10 1 0 unfinished 1 -3.50 – " in words
     assert "VIMCO 10 2 0.5 done 2 -2.50 nan " in words
 
@@ -221,7 +224,7 @@ def test_columns_of_few_values_become_filters(demo: Folder) -> None:
         )
     table = run_table(read_experiment(demo.path), [])
     assert [column.name for column in table.columns if column.choices] == ["estimator", "id", "bs"]
-    parsed = Parsed(render_page(Page("x", tables=(table,))))
+    parsed = parse(Page("x", tables=(table,)))
     assert [option["value"] for option in parsed.all("option")] == ["", "TVO", "VIMCO", "", "–", "b", "", "0", "1", "2"]
 
 
@@ -229,7 +232,7 @@ def test_any_table_of_a_report() -> None:
     frame = pd.DataFrame(
         {"estimator": ["vimco-arithmetic", "stl"], "iw": [3, 10], "slope_se": [0.01234567, float("nan")]}
     )
-    parsed = Parsed(render_page(Page("x", tables=(plain_table("Slopes", "One row each.", frame),))))
+    parsed = parse(Page("x", tables=(plain_table("Slopes", "One row each.", frame),)))
     assert "VIMCO 3 0.01235 STL 10 –" in parsed.words
     assert "slope se" in parsed.words
     frame["q_scale"] = "std"
@@ -267,7 +270,7 @@ def test_provenance(demo: Folder) -> None:
         "machine": "a (2 runs), b (1 run)",
         "started": "1970-01-01 00:00 UTC to 1970-01-02 00:00 UTC",
     }
-    words = Parsed(render_page(Page("x", provenance=found))).words
+    words = parse(Page("x", provenance=found)).words
     assert "Options in which the runs differ option value default iw 5, 20, 100 1" in words
     assert "dataset digits shapes" in words
     assert "5 options at their defaults id – seed 1 lr 0.002 bs 32 grad_key – Environment" in words
@@ -284,7 +287,7 @@ def test_what_says_nothing_of_itself_is_passed_over(demo: Folder, content: str) 
     assert read_provenance(demo.path) == Provenance()
 
 
-def test_the_page_of_an_experiment(demo: Folder, drawn: Drawn) -> None:
+def test_the_page_of_an_experiment(demo: Folder, drawn: ReportFigure, tmp_path: Path) -> None:
     demo.add("vimco", [-3.0, -2.5], seed=1)
     demo.add("vimco", [-3.0], seed=2, status="exception", message="it broke")
     demo.add("vimco", [], seed=3, status="exception", message="it broke at once")
@@ -299,7 +302,7 @@ def test_the_page_of_an_experiment(demo: Folder, drawn: Drawn) -> None:
         ("failed", "no evaluation: it broke at once"),
         ("foreign", "no config.json"),
     ]
-    words = Parsed(render_page(page)).words
+    words = parse(page, tmp_path).words
     assert "demo which one is best? 2 of 3 runs are shown; 1 done, 2 failed." in words
     assert "failed: no evaluation: it broke at once" in words
     assert "a note" in words

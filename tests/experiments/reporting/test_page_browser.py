@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from synthetic_runs import METRIC, Folder
 
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.figures.save_figure import save_drawn
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.page.render import write_page
 from ovis.experiments.reporting.page.runs_table import experiment_page
-from ovis.experiments.reporting.verdict import Cell, Claim, Verdict
+from ovis.experiments.reporting.verdict import Cell, Claim, ClaimVerdict
 
 CHROMIUM = find_chromium()
 
@@ -51,11 +51,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.add("ovis-gamma1", {METRIC: [value / 10]}, seed, "exception", EVIL, iw=5, id="<b>" + "x" * 80)
     figure = Figure(figsize=(12, 3))
     figure.subplots(1, 4)
-    drawn = save_drawn(figure, root, "wide", "A wide figure", "Four empty panels.")
-    narrow = save_drawn(Figure(figsize=(NARROW / 100, 3)), root, "narrow", "A narrow figure", "Nothing.")
+    drawn = ReportFigure("wide", "A wide figure", "Four empty panels.", figure)
+    narrow = ReportFigure("narrow", "A narrow figure", "Nothing.", Figure(figsize=(NARROW / 100, 3)))
+    for item in (drawn, narrow):
+        item.save(root)
     claim = Claim("a-claim", "Figure 1", "A statement that takes more than a phone's width to say. " * 3, "Figure 1")
     cells = tuple(Cell("best bound", f"K = {k}", "OVIS-MC (S=10)", "-100.00 ± 0.01", 3) for k in range(8))
-    verdicts = [Verdict(claim, status, cells, "open: " + "word" * 30, "seeds") for status in Status]
+    verdicts = [ClaimVerdict(claim, status, cells, "open: " + "word" * 30, "seeds") for status in ClaimStatus]
     pivots = [parse_pivot(f"max:{METRIC}"), parse_pivot(f"last:{SNR}")]
     experiment = read_experiment(folder.path)
     command = "python report.py --exp=demo --keys=" + "estimator," * 40

@@ -24,7 +24,7 @@ from ovis.experiments.reporting.figures.report_figures import draw_report
 from ovis.experiments.reporting.figures.style import DASHED, SOLID, estimator_look
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.presets import preset_of
-from ovis.experiments.reporting.report_spec import Request, choose
+from ovis.experiments.reporting.report_spec import ReportRequest, make_report_spec
 
 GMM = (
     *("ovis-gamma1", "ovis-gamma0", "ovis-S1-exclusive", "ovis-S10-exclusive", "ovis-S50-exclusive"),
@@ -38,7 +38,7 @@ VAE = {
 
 def results_of(folder: Path, **request: list[str]) -> Results:
     experiment = read_experiment(folder)
-    return compute_results(experiment, choose(experiment, Request(**request), preset_of(folder.name)))
+    return compute_results(experiment, make_report_spec(experiment, ReportRequest(**request), preset_of(folder.name)))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def figure_of(results: Results) -> Figure:
-    return draw_pivots(results.pivot, results.choice.keys, "means", results.choice.evaluated)
+    return draw_pivots(results.pivot, results.spec.keys, "means", results.spec.evaluated)
 
 
 def lines_of(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
@@ -79,7 +79,7 @@ def test_figure_2(gmm: Results) -> None:
 
 def test_every_point_is_in_the_table(gmm: Results) -> None:
     figure = figure_of(gmm)
-    for axes, pivot in zip(figure.axes, gmm.choice.pivots, strict=True):
+    for axes, pivot in zip(figure.axes, gmm.spec.pivots, strict=True):
         rows = gmm.pivot[gmm.pivot["pivot"] == pivot.name]
         for name, part in rows.groupby("estimator"):
             part = part.sort_values("iw")
@@ -100,7 +100,7 @@ def test_the_band_is_half_a_standard_deviation_on_either_side(demo: Folder) -> N
 
 
 def test_figure_4_tells_alpha_by_dashes_and_data_sets_by_columns(vae: Results) -> None:
-    assert vae.choice.keys == ["dataset", "estimator", "iw", "alpha"]
+    assert vae.spec.keys == ["dataset", "estimator", "iw", "alpha"]
     figure = figure_of(vae)
     figure.canvas.draw()
     grid = np.array(figure.axes).reshape(4, 3)
@@ -159,7 +159,7 @@ def test_nothing_overlaps(name: str, which: str, request: pytest.FixtureRequest)
     figure = figure_of(results)
     if which == "detailed":
         part = results.detailed[results.detailed["dataset"] == "omniglot"] if name == "vae" else results.detailed
-        figure = draw_detailed(part, results.choice.keys, {}, "means", results.choice.evaluated)
+        figure = draw_detailed(part, results.spec.keys, {}, "means", results.spec.evaluated)
     legend, axes = boxes(figure)
     assert not any(legend.overlaps(box) for box in axes)
     assert legend.x0 >= 0
@@ -176,7 +176,7 @@ def _area(one: object, other: object) -> float:
 
 
 def test_a_detailed_plot_has_metrics_in_rows_and_k_in_columns(gmm: Results) -> None:
-    figure = draw_detailed(gmm.detailed, gmm.choice.keys, {}, "means", gmm.choice.evaluated)
+    figure = draw_detailed(gmm.detailed, gmm.spec.keys, {}, "means", gmm.spec.evaluated)
     figure.canvas.draw()
     grid = np.array(figure.axes).reshape(5, 4)
     assert [axes.get_title() for axes in grid[0]] == ["$K = 2$", "$K = 5$", "$K = 10$", "$K = 20$"]
@@ -184,7 +184,7 @@ def test_a_detailed_plot_has_metrics_in_rows_and_k_in_columns(gmm: Results) -> N
         *("posterior $L_2$ error", "prior $L_2$ error", "effective sample size", "gradient variance", "gradient SNR")
     ]
     assert [axes.get_yscale() for axes in grid[:, 0]] == ["log", "log", "linear", "log", "log"]
-    for row, metric in zip(grid, gmm.choice.detailed, strict=True):
+    for row, metric in zip(grid, gmm.spec.detailed, strict=True):
         assert len({axes.get_ylim() for axes in row}) == 1
         for axes, iw in zip(row, (2, 5, 10, 20), strict=True):
             assert len(axes.lines) == len(axes.collections) == len(GMM)
@@ -195,7 +195,7 @@ def test_a_detailed_plot_has_metrics_in_rows_and_k_in_columns(gmm: Results) -> N
 
 def test_limits_hold_for_a_whole_row(gmm: Results) -> None:
     limits = {"train:loss/ess": (0.0, 21.0), "train:grads/snr": (1e6, 1e7)}
-    figure = draw_detailed(gmm.detailed, gmm.choice.keys, limits)
+    figure = draw_detailed(gmm.detailed, gmm.spec.keys, limits)
     grid = np.array(figure.axes).reshape(5, 4)
     assert {axes.get_ylim() for axes in grid[2]} == {(0.0, 21.0)}
     assert grid[4, 0].get_ylim()[1] < 1e3  # limits that would hold nothing
@@ -221,7 +221,7 @@ def test_crowded_curves_have_a_row_for_each_k(gmm: Results) -> None:
 
 def test_the_text_for_those_who_can_not_see_the_figure(gmm: Results) -> None:
     pivots, curves, detailed = draw_report(gmm)
-    best = gmm.pivot[(gmm.pivot["iw"] == 20) & (gmm.pivot["pivot"] == gmm.choice.pivots[0].name)]
+    best = gmm.pivot[(gmm.pivot["iw"] == 20) & (gmm.pivot["pivot"] == gmm.spec.pivots[0].name)]
     leader = best.sort_values("mean").iloc[0]
     for picture in (pivots, curves, detailed):
         assert "\n" not in picture.alt
@@ -242,8 +242,8 @@ def test_a_table_without_the_axis_of_k_has_no_pivot_plot(gmm: Results, tmp_path:
     names = [picture.name for picture in draw_report(results_of(folder, keys=["estimator"]))]
     assert "pivots" in names  # K joins the series by itself
     experiment = read_experiment(folder)
-    choice = choose(experiment, Request(keys=["estimator"], merge_args=[]), preset_of(folder.name))
-    assert [picture.name for picture in draw_report(compute_results(experiment, choice))] == ["curves", "detailed"]
+    spec = make_report_spec(experiment, ReportRequest(keys=["estimator"], merge_args=[]), preset_of(folder.name))
+    assert [picture.name for picture in draw_report(compute_results(experiment, spec))] == ["curves", "detailed"]
 
 
 def test_pivot_tables_keep_their_columns(demo: Folder) -> None:

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from synthetic_runs import METRIC, Folder
 
-from ovis.experiments.reporting.data.read import Experiment, list_experiments, read_experiment
+from ovis.experiments.reporting.data.read import ExperimentData, list_experiments, read_experiment
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import Record, State
 
 
-def values(experiment: Experiment, metric: str = METRIC) -> dict[int, float]:
+def values(experiment: ExperimentData, metric: str = METRIC) -> dict[int, float]:
     """Step -> value, of an experiment with one run."""
     rows = experiment.curves[experiment.curves["metric"] == metric]
     return dict(zip(rows["step"], rows["value"], strict=True))

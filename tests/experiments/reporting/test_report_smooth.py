@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from synthetic_runs import METRIC, Folder
 
+from ovis.experiments.reporting.data.aggregate import smooth_runs, thin_curves
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.experiments.reporting.data.smooth import smooth_runs, thin_curves
 
 
 def debiased(values: list[float], weight: float) -> list[float]:

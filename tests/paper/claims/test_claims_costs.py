@@ -7,17 +7,17 @@ from collections.abc import Callable
 import pandas as pd
 
 from ovis.estimators.ids import parse_estimator
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.verdict import ClaimVerdict
 from ovis.paper.claims.efficiency import GAMMA1, REINFORCE, TVO, VIMCO
 from ovis.paper.claims.evaluate import cost_verdicts
 from ovis.paper.efficiency.points import COLUMNS, cost_table
 from ovis.paper.efficiency.published import published_costs
 
-HOLDS, FAILS, OPEN = Status.HOLDS, Status.FAILS, Status.OPEN
+HOLDS, FAILS, OPEN = ClaimStatus.HOLDS, ClaimStatus.FAILS, ClaimStatus.OPEN
 
 
-def verdicts(cost: Callable[[str, str, int], float], seeds: int = 3, largest: int = 5000) -> dict[str, Verdict]:
+def verdicts(cost: Callable[[str, str, int], float], seeds: int = 3, largest: int = 5000) -> dict[str, ClaimVerdict]:
     """Of points whose repetitions differ by a thousandth."""
     rows = []
     for name in (GAMMA1, REINFORCE, TVO, VIMCO):

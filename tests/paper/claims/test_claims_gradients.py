@@ -10,8 +10,8 @@ import pytest
 from synthetic_draws import power_law
 
 from ovis.estimators.ids import parse_estimator
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.verdict import ClaimVerdict
 from ovis.experiments.reporting.verdict_table import COLUMNS, claims_table, claims_text, count_verdicts
 from ovis.paper.claims import asymptotic
 from ovis.paper.claims.evaluate import gradient_verdicts
@@ -19,7 +19,7 @@ from ovis.paper.figure1.published import SOURCES
 from ovis.paper.figure1.samples import Sample
 from ovis.paper.figure1.statistics import measure, slope_table, statistics_table
 
-HOLDS, FAILS, OPEN = Status.HOLDS, Status.FAILS, Status.OPEN
+HOLDS, FAILS, OPEN = ClaimStatus.HOLDS, ClaimStatus.FAILS, ClaimStatus.OPEN
 
 TOY = {"epsilon": 0.01, "D": 20, "npoints": 1024, "q_scale": "std", "seed": 10, "key_filter": "b", "id": ""}
 
@@ -48,7 +48,7 @@ def tables(laws: Law, toy: Mapping[str, object] = TOY) -> tuple[pd.DataFrame, pd
     return statistics_table(items), slope_table(items)
 
 
-def verdicts(laws: Law) -> dict[str, Verdict]:
+def verdicts(laws: Law) -> dict[str, ClaimVerdict]:
     return {verdict.claim.id: verdict for verdict in gradient_verdicts(*tables(laws))}
 
 
@@ -103,7 +103,7 @@ def test_each_toy_has_its_verdicts() -> None:
 
 
 @pytest.fixture(scope="module")
-def three() -> list[Verdict]:
+def three() -> list[ClaimVerdict]:
     """One of each kind."""
     laws = {name: THEORY[name] for name in ("vimco-arithmetic", "pathwise-iwae")}
     laws["pathwise-iwae"] = ((1.0, 0.5), (1e-2, -1.0))
@@ -111,7 +111,7 @@ def three() -> list[Verdict]:
     return [found[key] for key in ("snr-vimco-falls", "snr-pathwise-falls", "snr-dreg")]
 
 
-def test_verdicts_as_a_table(three: list[Verdict]) -> None:
+def test_verdicts_as_a_table(three: list[ClaimVerdict]) -> None:
     table = claims_table(three)
     assert tuple(table.columns) == COLUMNS
     assert table["verdict"].tolist() == ["holds", "does not hold", "not enough runs"]
@@ -119,7 +119,7 @@ def test_verdicts_as_a_table(three: list[Verdict]) -> None:
     assert tuple(claims_table([]).columns) == COLUMNS
 
 
-def test_verdicts_as_text(three: list[Verdict]) -> None:
+def test_verdicts_as_text(three: list[ClaimVerdict]) -> None:
     text = claims_text(three)
     assert text.startswith(
         "What the paper says: 3 claims: 1 holds, 1 does not hold, 1 not enough runs\n\nHOLDS  snr-vimco"

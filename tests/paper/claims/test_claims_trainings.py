@@ -10,13 +10,13 @@ import pytest
 from synthetic_runs import Folder
 
 from ovis.estimators.ids import parse_estimator
-from ovis.experiments.reporting.data.read import Experiment, read_experiment
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.data.read import ExperimentData, read_experiment
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.verdict import ClaimVerdict
 from ovis.paper.claims.evaluate import TRAININGS, base_name, training_verdicts
 from ovis.paper.claims.finished import Who
 
-HOLDS, FAILS, OPEN = Status.HOLDS, Status.FAILS, Status.OPEN
+HOLDS, FAILS, OPEN = ClaimStatus.HOLDS, ClaimStatus.FAILS, ClaimStatus.OPEN
 
 POSTERIOR, PRIOR, SNR = "test:gmm/posterior_mse", "test:gmm/prior_mse", "train:grads/snr"
 
@@ -24,14 +24,16 @@ POSTERIOR, PRIOR, SNR = "test:gmm/posterior_mse", "test:gmm/prior_mse", "train:g
 SEEDS = (-1.0, 0.0, 1.0)
 
 
-def experiment(name: str, rows: Iterable[tuple[Mapping[str, Any], Mapping[str, float]]]) -> Experiment:
+def experiment(name: str, rows: Iterable[tuple[Mapping[str, Any], Mapping[str, float]]]) -> ExperimentData:
     """An experiment of runs that are done: settings and the one value of each metric."""
     runs, curves = [], []
     for number, (settings, values) in enumerate(rows):
         run = f"run{number}"
         runs.append({"run": run, "state": "done", "message": "", "evaluations": 1, **settings})
         curves += [{"run": run, "step": 100, "time": 1.0, "metric": m, "value": v} for m, v in values.items()]
-    return Experiment(name, pd.DataFrame(runs), pd.DataFrame(curves).astype({"run": "category", "metric": "category"}))
+    return ExperimentData(
+        name, pd.DataFrame(runs), pd.DataFrame(curves).astype({"run": "category", "metric": "category"})
+    )
 
 
 def over_seeds(
@@ -43,11 +45,11 @@ def over_seeds(
     ]
 
 
-def by_id(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
+def by_id(verdicts: Iterable[ClaimVerdict]) -> dict[str, ClaimVerdict]:
     return {verdict.claim.id: verdict for verdict in verdicts}
 
 
-def mixture(posterior: Mapping[str, Mapping[int, float]], noise: float = 1e-3, **settings: Any) -> Experiment:
+def mixture(posterior: Mapping[str, Mapping[int, float]], noise: float = 1e-3, **settings: Any) -> ExperimentData:
     """Runs of the Gaussian mixture: estimator -> K -> posterior L2 error."""
     return experiment(
         "gaussian-mixture-model",
@@ -99,7 +101,7 @@ def test_a_missing_k_leaves_a_claim_open_and_a_contradiction_decides_all_the_sam
 def test_one_seed_is_not_enough_but_its_numbers_are_shown() -> None:
     everything = mixture(PUBLISHED_TVO)
     runs = everything.runs[everything.runs["seed"] == 1]
-    found = by_id(training_verdicts(Experiment(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
+    found = by_id(training_verdicts(ExperimentData(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
     assert (found.status, found.basis) == (OPEN, "1 seed")
     assert "TVO 0.4016" in found.numbers
     assert "±" not in found.numbers
@@ -113,7 +115,7 @@ def test_noise_leaves_a_claim_open() -> None:
     tvo = (runs["estimator"] == TVO) & (runs["seed"] == 1)
     curves = everything.curves.copy()
     curves.loc[curves["run"].isin(runs.loc[tvo, "run"]), "value"] *= 1.1
-    found = by_id(training_verdicts(Experiment(everything.name, runs, curves)))["gmm-tvo-catches-up"]
+    found = by_id(training_verdicts(ExperimentData(everything.name, runs, curves)))["gmm-tvo-catches-up"]
     assert (found.status, found.reason) == (
         OPEN,
         "2 of 3 comparisons hold (OVIS~ (γ=0) against TVO at K = 5, 10), 1 open (TVO against OVIS~ (γ=0) at K = 20)",
@@ -123,7 +125,7 @@ def test_noise_leaves_a_claim_open() -> None:
 def test_only_runs_that_are_done_count() -> None:
     everything = mixture(PUBLISHED_TVO)
     runs = everything.runs.assign(state=["done" if seed == 1 else "running" for seed in everything.runs["seed"]])
-    found = by_id(training_verdicts(Experiment(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
+    found = by_id(training_verdicts(ExperimentData(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
     assert (found.status, found.basis) == (OPEN, "1 seed")
 
 
@@ -131,7 +133,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     a, b = (mixture(PUBLISHED_TVO, lr=lr) for lr in (1e-3, 3e-4))
     runs = pd.concat([a.runs, b.runs.assign(run="b" + b.runs["run"])], ignore_index=True)
     curves = pd.concat([a.curves, b.curves.assign(run="b" + b.curves["run"].astype(str))], ignore_index=True)
-    verdicts = training_verdicts(Experiment(a.name, runs, curves))
+    verdicts = training_verdicts(ExperimentData(a.name, runs, curves))
     assert {verdict.status for verdict in verdicts} == {OPEN}
     assert all("differ in lr" in verdict.reason for verdict in verdicts)
 
@@ -142,7 +144,7 @@ def test_another_data_set_is_not_what_the_claims_are_about() -> None:
 
 
 def test_trends_compare_the_ends() -> None:
-    def verdicts(reinforce: Mapping[int, float]) -> dict[str, Verdict]:
+    def verdicts(reinforce: Mapping[int, float]) -> dict[str, ClaimVerdict]:
         laws = {"reinforce": reinforce, "vimco-arithmetic": {2: 0.2, 10: 0.3, 20: 0.16}}
         rows = [
             row
@@ -167,7 +169,7 @@ def test_trends_compare_the_ends() -> None:
 
 
 def test_levels() -> None:
-    def status(prior: float, posterior: float) -> Status:
+    def status(prior: float, posterior: float) -> ClaimStatus:
         rows = [
             row
             for iw in (10, 20)
@@ -183,7 +185,7 @@ def test_levels() -> None:
 
 
 def test_ties() -> None:
-    def status(other: float) -> Status:
+    def status(other: float) -> ClaimStatus:
         names = ("ovis-gamma1", "ovis-S1-exclusive", "ovis-S10-exclusive", "ovis-S50-exclusive")
         values = {name: {10: 0.0125, 20: 0.0126} for name in names}
         values["ovis-S10-exclusive"][20] = other
@@ -218,8 +220,8 @@ SBN_TEST = {
 
 
 def with_evaluations_on_the_way(
-    last: Experiment, tvo: tuple[float, float] = (-105.0, -99.0), other: tuple[float, float] = (-106.0, -98.0)
-) -> Experiment:
+    last: ExperimentData, tvo: tuple[float, float] = (-105.0, -99.0), other: tuple[float, float] = (-106.0, -98.0)
+) -> ExperimentData:
     """Evaluations after a tenth and two fifths of the training: TVO is ahead at first, and falls behind."""
     ahead = set(last.runs.loc[last.runs["estimator"].str.startswith("tvo"), "run"])
     early = last.curves[last.curves["metric"] == TRAIN]
@@ -233,12 +235,12 @@ def with_evaluations_on_the_way(
         )
         for place, step in enumerate((10, 40))
     ]
-    return Experiment(
+    return ExperimentData(
         last.name, last.runs, pd.concat([*parts, last.curves], ignore_index=True).sort_values(["run", "step"])
     )
 
 
-def sigmoid_belief_network(values: Mapping[tuple[str, bool], tuple[float, ...]]) -> Experiment:
+def sigmoid_belief_network(values: Mapping[tuple[str, bool], tuple[float, ...]]) -> ExperimentData:
     rows = []
     for (name, warm), bounds in values.items():
         for k, bound, test in zip((5, 10, 50), bounds, SBN_TEST.get((name, warm), bounds), strict=True):
@@ -260,12 +262,12 @@ def test_tvo_leads_at_first_only() -> None:
     everything = sigmoid_belief_network(SBN)
     early = everything.curves["step"] < 100
 
-    def found(runs: Experiment) -> Verdict:
+    def found(runs: ExperimentData) -> ClaimVerdict:
         return by_id(training_verdicts(runs))["sbn-right-tvo-early"]
 
     assert found(everything).reason == "all 8 comparisons hold"
     assert "train bound L_K [nats] after 10% of the training: K = 50: TVO -105.00 ± 0.00" in found(everything).numbers
-    last = Experiment(everything.name, everything.runs, everything.curves[~early])
+    last = ExperimentData(everything.name, everything.runs, everything.curves[~early])
     assert found(last).status is OPEN  # no evaluation there
     assert found(with_evaluations_on_the_way(last, tvo=(-107.0, -99.0))).status is FAILS  # behind from the start
     assert found(with_evaluations_on_the_way(last, tvo=(-105.0, -97.0))).status is FAILS  # ahead for too long
@@ -274,14 +276,14 @@ def test_tvo_leads_at_first_only() -> None:
 def test_bounds_say_with_how_many_particles() -> None:
     everything = sigmoid_belief_network(SBN)
     runs = everything.runs.assign(iw_test=5000)
-    found = training_verdicts(Experiment(everything.name, runs, everything.curves))
+    found = training_verdicts(ExperimentData(everything.name, runs, everything.curves))
     assert all("L_5000" in verdict.numbers and "L_K" not in verdict.numbers for verdict in found)
 
 
 def test_gamma_by_the_effective_sample_size() -> None:
     """ESS near K: less variance for γ=0."""
 
-    def verdict(ess: float, variance: float) -> Verdict:
+    def verdict(ess: float, variance: float) -> ClaimVerdict:
         rows = [
             row
             for iw in (10, 20)
@@ -299,7 +301,7 @@ def test_gamma_by_the_effective_sample_size() -> None:
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.97, HOLDS), (0.6, FAILS)])
-def test_the_effective_sample_size_of_tvo_goes_to_k(share: float, status: Status) -> None:
+def test_the_effective_sample_size_of_tvo_goes_to_k(share: float, status: ClaimStatus) -> None:
     names = ("ovis-gamma1", "ovis-gamma0", *(f"ovis-S{s}-exclusive" for s in (1, 10, 50)), "wake-wake", TVO)
     ess = {**dict.fromkeys(names, 19.5), TVO: 20 * share, "vimco-arithmetic": 15.0, "reinforce": 4.1}
     rows = [

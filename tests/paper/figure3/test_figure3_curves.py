@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import Folder
 
-from ovis.experiments.reporting.data.read import Experiment, read_experiment
+from ovis.experiments.reporting.data.read import ExperimentData, read_experiment
 from ovis.paper.figure3.curves import WINDOW, curve_table, hann_smooth, select_panel, smoothing_text
 from ovis.paper.figure3.published import CURVES, FINAL_STEP, published_final
 from ovis.paper.figure3.tables import final_table, final_text, step_table, step_text, strange_settings
@@ -62,7 +62,7 @@ def add(folder: Folder, estimator: str, values: list[float | None], label: str =
     folder.add(estimator, {METRIC: values}, **{"id": label, "dataset": "binmnist", **settings})  # type: ignore[arg-type]
 
 
-def read(folder: Folder, figure: str = "left") -> Experiment:
+def read(folder: Folder, figure: str = "left") -> ExperimentData:
     return select_panel(read_experiment(folder.path), figure, "binmnist")
 
 
@@ -108,9 +108,9 @@ def curves(*rows: tuple[str, int, int, float, int]) -> pd.DataFrame:
     return table.assign(mean=table["smoothed"])
 
 
-def experiment(*runs: tuple[str, int]) -> Experiment:
+def experiment(*runs: tuple[str, int]) -> ExperimentData:
     table = pd.DataFrame(runs, columns=["estimator", "iw"]).assign(run=range(len(runs)))
-    return Experiment("x", table, pd.DataFrame())
+    return ExperimentData("x", table, pd.DataFrame())
 
 
 def test_final_values_beside_the_published_ones() -> None:
@@ -166,4 +166,4 @@ def test_the_published_numbers_are_those_of_the_notes() -> None:
 
 def test_runs_that_are_not_the_papers_experiment() -> None:
     runs = pd.DataFrame({"N": [100, 100], "depth": [3, 3], "lr": [3e-4, 1e-3], "bs": [24, 24]})
-    assert strange_settings(Experiment("x", runs, pd.DataFrame())) == {"N": "100", "lr": "0.001"}
+    assert strange_settings(ExperimentData("x", runs, pd.DataFrame())) == {"N": "100", "lr": "0.001"}

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.metrics import Metric, Pivot
 
-__all__ = ["BANDS", "curve_table", "pivot_table", "run_values"]
+__all__ = ["BANDS", "curve_table", "pivot_table", "run_values", "smooth_runs", "thin_curves"]
 
 #: The bands that can be drawn around a mean over seeds, as a figure names them.
 BANDS = {"std": "± 0.5 std over seeds", "ci": "95 % CI of the mean", "none": ""}
@@ -32,7 +32,7 @@ STUDENT = np.array(
 )
 
 
-def run_values(experiment: Experiment, pivot: Pivot) -> pd.Series[float]:
+def run_values(experiment: ExperimentData, pivot: Pivot) -> pd.Series[float]:
     """One number per run, indexed by the run's name; runs without this metric are not in it.
 
     A NaN that a run ends with stays NaN in its final value: a diverged run is not to look like its last good step.
@@ -81,7 +81,7 @@ def _group(runs: pd.DataFrame, keys: list[str]) -> _Groups:
     return _Groups(number, seed, about.assign(of=seed.groupby(number).nunique(), runs=done.size(), done=done.sum()))
 
 
-def pivot_table(experiment: Experiment, keys: Sequence[str], pivots: Sequence[Pivot]) -> pd.DataFrame:
+def pivot_table(experiment: ExperimentData, keys: Sequence[str], pivots: Sequence[Pivot]) -> pd.DataFrame:
     """Mean over seeds and its standard error (std / sqrt(seeds), NaN for one seed), the best group first.
 
     Runs of one seed (which differ in another setting) are averaged first: they are no repetitions.
@@ -149,7 +149,7 @@ def _best_first(about: pd.DataFrame, mean: pd.Series[float], pivot: Pivot) -> li
 
 
 def curve_table(
-    experiment: Experiment, keys: Sequence[str], metrics: Sequence[Metric], band: str, order: pd.DataFrame
+    experiment: ExperimentData, keys: Sequence[str], metrics: Sequence[Metric], band: str, order: pd.DataFrame
 ) -> pd.DataFrame:
     """Mean over seeds at every step, with a band.
 
@@ -205,3 +205,40 @@ def _band(table: pd.DataFrame, band: str, log: pd.Series[bool]) -> tuple[NDArray
         half = table["std"] * math.nan
     low = (table["mean"] - half).to_numpy(np.float64)
     return _clip(low, table["min"].to_numpy(np.float64), log.to_numpy(bool)), table["mean"] + half
+
+
+def smooth_runs(curves: pd.DataFrame, weight: float) -> pd.DataFrame:
+    """Debiased exponential moving average of every metric of every run, over its evaluations.
+
+        s_t = weight s_{t-1} + (1 - weight) x_t,  s_0 = 0;  the result is s_t / (1 - weight^t)
+
+    so that the first value stays what it is (Kingma and Ba 2015, section 3). A value that is not finite stays where it
+    is, and does not enter those after it.
+
+    Args:
+        curves: of an experiment, in order of run and step.
+        weight: of the past, in [0, 1); 0 changes nothing.
+    """
+    finite = curves["value"].where(np.isfinite(curves["value"]))
+    parts = finite.groupby([curves["run"], curves["metric"]], observed=True, sort=False)
+    # Weights that are normalized over the values so far are the debiased average.
+    smoothed = parts.ewm(alpha=1.0 - weight, adjust=True, ignore_na=True).mean()
+    smoothed = smoothed.reset_index(level=[0, 1], drop=True).reindex(curves.index)
+    return curves.assign(value=smoothed.where(finite.notna(), curves["value"]))
+
+
+def thin_curves(table: pd.DataFrame, keys: Sequence[str], points: int) -> pd.DataFrame:
+    """Keep at most so many points of every curve: the first, the last, and others at equal distances between them.
+
+    Args:
+        table: of curves, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
+        keys: settings that tell its curves apart.
+        points: 2 or more.
+    """
+    parts = table.groupby([*keys, "metric"], dropna=False, sort=False, observed=True)
+    place, size = parts.cumcount().to_numpy(), parts["step"].transform("size").to_numpy()
+    # Point number i of n is kept where the grid of so many places over 0 ... n - 1 has a point nearest to it.
+    spacing = np.maximum((size - 1) / (points - 1), 1.0)
+    nearest = np.round(np.round(place / spacing) * spacing).astype(int)
+    kept: pd.DataFrame = table.loc[nearest == place]
+    return kept.reset_index(drop=True)

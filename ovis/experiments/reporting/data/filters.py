@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ovis.experiments.reporting.data.read import Experiment
+import pandas as pd
+
+from ovis.estimators.ids import EstimatorId, parse_estimator
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.run_folders import canonical_estimator
 from ovis.experiments.reporting.data.select import keep_runs
 from ovis.experiments.reporting.figures.series import value_text
 from ovis.suggestions import did_you_mean
 
-__all__ = ["Condition", "filter_runs", "parse_condition"]
+__all__ = ["COLUMNS", "Condition", "filter_runs", "parse_condition", "split_estimators"]
+
+#: What an id may fix. Not ``beta``: that is a training's weight of the KL term.
+COLUMNS = ("family", "gamma", "S", "exclusive", "P", "tvo_beta", "integration")
+
+#: The names of these settings in :class:`ovis.estimators.ids.EstimatorId`.
+NAMES = {"S": "auxiliary", "P": "partitions", "tvo_beta": "first"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ def parse_condition(text: str) -> Condition:
     return Condition(key, value)
 
 
-def filter_runs(experiment: Experiment, conditions: Sequence[Condition]) -> Experiment:
+def filter_runs(experiment: ExperimentData, conditions: Sequence[Condition]) -> ExperimentData:
     """The runs whose settings are as wanted: of conditions on one setting any must hold, of several settings all.
 
     What could not be read stays listed, whatever its settings: they are not known.
@@ -74,3 +84,29 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def split_estimators(experiment: ExperimentData) -> ExperimentData:
+    """Add the columns :data:`COLUMNS` to the runs: what their estimator's id fixes, empty where it does not.
+
+    ``ovis-S10-exclusive`` has family ovis-S, S 10 and exclusive True; ``tvo-part5-config2`` has P 5 and tvo_beta
+    config2. An id that nobody knows is a family of its own.
+    """
+    if "estimator" not in experiment.runs:
+        return experiment
+    rows = [_arguments(str(name)) for name in experiment.runs["estimator"]]
+    columns = pd.DataFrame({name: pd.Series([row.get(name, "") for row in rows], dtype=object) for name in COLUMNS})
+    return dataclasses.replace(experiment, runs=pd.concat([experiment.runs, columns], axis=1))
+
+
+def _arguments(name: str) -> dict[str, object]:
+    try:
+        known = parse_estimator(name)
+    except ValueError:
+        known = EstimatorId(name, name, {})
+    found = {column: known.config[NAMES.get(column, column)] for column in COLUMNS if _has(known, column)}
+    return {"family": known.family, **found}
+
+
+def _has(known: EstimatorId, column: str) -> bool:
+    return NAMES.get(column, column) in known.config

@@ -23,7 +23,7 @@ from ovis.experiments.reporting.data.run_folders import (
 )
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 
-__all__ = ["Experiment", "Skipped", "list_experiments", "read_experiment"]
+__all__ = ["ExperimentData", "Skipped", "list_experiments", "read_experiment"]
 
 #: What a line of metrics.jsonl says about itself.
 NOT_METRICS = ("step", "time", "epoch")
@@ -33,7 +33,7 @@ LARGEST_STEP = 2**53
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentData:
     """What is on disk of one experiment.
 
     Attributes:
@@ -73,7 +73,7 @@ class Experiment:
 RUN_COLUMNS = ("run", "state", "message", "evaluations")
 
 
-def read_experiment(folder: Path) -> Experiment:
+def read_experiment(folder: Path) -> ExperimentData:
     """Read every run of an experiment; what is torn, foreign or empty is listed in ``skipped``.
 
     Args:
@@ -93,7 +93,7 @@ def read_experiment(folder: Path) -> Experiment:
     seen = {row["run"] for row in rows} | {item.name for item in skipped}
     skipped += [Skipped(name, "no folder yet", state) for name, state in queue.items() if name not in seen]
     runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(RUN_COLUMNS))
-    return Experiment(folder.name, runs, columns.frame(), tuple(skipped))
+    return ExperimentData(folder.name, runs, columns.frame(), tuple(skipped))
 
 
 def _read_run(run: RunPaths, queued: str | None, columns: _Columns) -> dict[str, Any] | Skipped:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ovis.experiments.reporting.data.aggregate import curve_table, pivot_table
-from ovis.experiments.reporting.data.read import Experiment
-from ovis.experiments.reporting.data.smooth import smooth_runs, thin_curves
+from ovis.experiments.reporting.data.aggregate import curve_table, pivot_table, smooth_runs, thin_curves
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.metrics import Metric
-from ovis.experiments.reporting.report_spec import Choice
+from ovis.experiments.reporting.report_spec import ReportSpec
 
 __all__ = ["Results", "compute_results"]
 
@@ -22,37 +21,37 @@ class Results:
     """The tables of a report.
 
     Attributes:
-        choice: what is shown.
+        spec: what is shown.
         pivot: see :func:`ovis.experiments.reporting.data.aggregate.pivot_table`.
         curves: see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
         detailed: the same, of the detailed plots; empty where there are none.
     """
 
-    choice: Choice
+    spec: ReportSpec
     pivot: pd.DataFrame
     curves: pd.DataFrame
     detailed: pd.DataFrame
 
 
 def compute_results(
-    experiment: Experiment, choice: Choice, band: str = "std", ema: float = 0.0, points: int | None = None
+    experiment: ExperimentData, spec: ReportSpec, band: str = "std", ema: float = 0.0, points: int | None = None
 ) -> Results:
     """Average over seeds.
 
     Args:
         experiment: what was read.
-        choice: what is shown.
-        band: around the curves, a key of :data:`ovis.experiments.reporting.data.aggregate.BANDS`; of detailed plots it is ``ci``.
-        ema: weight of the smoothing of curves, see :func:`ovis.experiments.reporting.data.smooth.smooth_runs`; pivots are not smoothed.
+        spec: what is shown.
+        band: around the curves, a key of ``BANDS``; detailed plots have ``ci``.
+        ema: weight of the past in :func:`smooth_runs`; pivots are not smoothed.
         points: of a curve, at most; None: all.
     """
-    pivot = pivot_table(experiment, choice.keys, choice.pivots)
+    pivot = pivot_table(experiment, spec.keys, spec.pivots)
 
     def curves(metrics: Sequence[Metric], band: str) -> pd.DataFrame:
         names = [metric.name for metric in metrics]
         rows = experiment.curves[experiment.curves["metric"].isin(names)]
         rows = smooth_runs(rows, ema) if ema else rows
-        table = curve_table(dataclasses.replace(experiment, curves=rows), choice.keys, metrics, band, pivot)
-        return thin_curves(table, choice.keys, points) if points else table
+        table = curve_table(dataclasses.replace(experiment, curves=rows), spec.keys, metrics, band, pivot)
+        return thin_curves(table, spec.keys, points) if points else table
 
-    return Results(choice, pivot, curves(choice.metrics, band), curves(choice.detailed, "ci"))
+    return Results(spec, pivot, curves(spec.metrics, band), curves(spec.detailed, "ci"))

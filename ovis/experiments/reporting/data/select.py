@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.metrics import PARTICLES, Evaluated, Metric, Pivot, is_known, make_metric
 from ovis.experiments.settings import TrainSettings
 from ovis.suggestions import did_you_mean
@@ -18,6 +18,7 @@ __all__ = [
     "check_keys",
     "check_metrics",
     "check_pivots",
+    "differing_settings",
     "how_evaluated",
     "keep_runs",
     "mixed_settings",
@@ -29,8 +30,14 @@ __all__ = [
 #: Settings that say where and not what was computed, and the seed: runs that differ here only are averaged.
 AVERAGED = {"seed", *(item.name for item in dataclasses.fields(TrainSettings) if not item.metadata["identity"])}
 
+#: Settings that say more than the others about what differs, the most first.
+TELLING = ("alpha", "warmup", "tau", "beta", "mc", "lr", "bs", "optimizer", "gamma", "S", "P")
 
-def select_runs(experiment: Experiment, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Experiment:
+#: Settings that say what others say better.
+VAGUE = ("estimator", "id")
+
+
+def select_runs(experiment: ExperimentData, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ExperimentData:
     """The runs whose label (``--id``), estimator or folder name holds one of ``include`` and none of ``exclude``.
 
     The hash at the end of a folder's name does not count. Foreign folders stay listed, whatever their name.
@@ -52,7 +59,7 @@ def select_runs(experiment: Experiment, include: Sequence[str] = (), exclude: Se
     return dataclasses.replace(keep_runs(experiment, kept), skipped=skipped)
 
 
-def keep_runs(experiment: Experiment, kept: Sequence[bool]) -> Experiment:
+def keep_runs(experiment: ExperimentData, kept: Sequence[bool]) -> ExperimentData:
     """The experiment with some of its runs only, and their curves.
 
     Args:
@@ -85,7 +92,7 @@ def report_name(
     return re.sub(r"[^A-Za-z0-9._+=-]+", "_", "-".join(parts))
 
 
-def check_keys(experiment: Experiment, keys: Iterable[str], option: str = "--keys") -> list[str]:
+def check_keys(experiment: ExperimentData, keys: Iterable[str], option: str = "--keys") -> list[str]:
     """The settings by which curves are told apart, each once.
 
     Raises:
@@ -98,7 +105,7 @@ def check_keys(experiment: Experiment, keys: Iterable[str], option: str = "--key
     return keys
 
 
-def check_metrics(experiment: Experiment, names: Iterable[str], option: str = "--metrics") -> list[Metric]:
+def check_metrics(experiment: ExperimentData, names: Iterable[str], option: str = "--metrics") -> list[Metric]:
     """The metrics of these names that runs have, each once; one that a training may still come to measure is left out.
 
     Raises:
@@ -112,7 +119,7 @@ def check_metrics(experiment: Experiment, names: Iterable[str], option: str = "-
     return [make_metric(name, evaluated) for name in names if name in present]
 
 
-def check_pivots(experiment: Experiment, pivots: Iterable[Pivot]) -> list[Pivot]:
+def check_pivots(experiment: ExperimentData, pivots: Iterable[Pivot]) -> list[Pivot]:
     """The columns of the table that runs have, each once; the wall time counts as a metric here.
 
     Raises:
@@ -124,7 +131,7 @@ def check_pivots(experiment: Experiment, pivots: Iterable[Pivot]) -> list[Pivot]
     return [Pivot(p.aggregate, named[p.metric.name]) for p in pivots if p.metric.name in named]
 
 
-def mixed_settings(experiment: Experiment, keys: Sequence[str]) -> list[str]:
+def mixed_settings(experiment: ExperimentData, keys: Sequence[str]) -> list[str]:
     """Settings other than the seed in which runs that ``keys`` put together differ: no mean over seeds alone."""
     runs = experiment.runs
     names = [name for name in experiment.varying if name not in AVERAGED and name not in keys]
@@ -134,7 +141,26 @@ def mixed_settings(experiment: Experiment, keys: Sequence[str]) -> list[str]:
     return [name for name in names if groups[name].nunique(dropna=False).max() > 1]
 
 
-def shared_particles(experiment: Experiment) -> dict[str, int]:
+def differing_settings(experiment: ExperimentData, keys: Sequence[str]) -> list[str]:
+    """The fewest settings that tell apart all runs which ``keys`` put together and which differ in more than the seed.
+
+    Settings that always change together (a warm-up and the alpha it starts from) are one difference: the most telling
+    one stands for all.
+    """
+    mixed = mixed_settings(experiment, keys)
+    order = [*(name for name in TELLING if name in mixed), *(name for name in mixed if name not in (*TELLING, *VAGUE))]
+    found: list[str] = []
+    for name in [*order, *(name for name in VAGUE if name in mixed)]:
+        if _count_groups(experiment, [*keys, *found, name]) > _count_groups(experiment, [*keys, *found]):
+            found.append(name)
+    return found
+
+
+def _count_groups(experiment: ExperimentData, keys: Sequence[str]) -> int:
+    return len(experiment.runs[list(keys)].drop_duplicates()) if keys else 1
+
+
+def shared_particles(experiment: ExperimentData) -> dict[str, int]:
     """Split -> the number of particles it is evaluated with; without the splits in which the runs differ."""
     found = {split: experiment.runs[name] for split, name in PARTICLES.items() if name in experiment.runs}
     # An older run may lack the setting, and a foreign one may hold anything.
@@ -145,14 +171,14 @@ def shared_particles(experiment: Experiment) -> dict[str, int]:
     }
 
 
-def how_evaluated(experiment: Experiment) -> Evaluated:
+def how_evaluated(experiment: ExperimentData) -> Evaluated:
     """With how many particles, how often, and chosen by what: what the labels of this experiment's metrics must say."""
     runs = experiment.runs
     chosen = [str(name) for name in runs["select_on"].unique()] if "select_on" in runs else []
     return Evaluated(shared_particles(experiment), _measured_once(experiment), chosen[0] if len(chosen) == 1 else "")
 
 
-def _measured_once(experiment: Experiment) -> frozenset[str]:
+def _measured_once(experiment: ExperimentData) -> frozenset[str]:
     """The metrics of which no run has two values, though the runs that have one were evaluated more than once."""
     curves = experiment.curves
     metrics, runs = curves["metric"].cat, curves["run"].cat

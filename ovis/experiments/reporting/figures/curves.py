@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ovis.experiments.reporting.figures.legend import add_legend, add_stacked_legend
 from ovis.experiments.reporting.figures.panels import (
-    Limits,
+    AxisLimits,
     count_columns,
     cut_lines,
     cut_text,
@@ -46,7 +46,7 @@ PANEL = (2.6, 2.6)
 def draw_curves(
     table: pd.DataFrame,
     keys: Sequence[str],
-    limits: Limits | None = None,
+    limits: AxisLimits | None = None,
     caption: str = "",
     evaluated: Evaluated | None = None,
     rows: str = "dataset",
@@ -54,7 +54,7 @@ def draw_curves(
     """Draw a table of curves.
 
     Args:
-        table: columns ``*keys, metric, step, mean, low, high``, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`; its
+        table: of :func:`ovis.experiments.reporting.data.aggregate.curve_table`; its
             order is the legend's where it is of one K; of several K an estimator's stand below each other.
         keys: settings that tell curves apart.
         limits: metric -> limits of its vertical axis, where they hold anything.
@@ -96,7 +96,7 @@ def draw_curves(
 
 
 def _draw_panel(
-    axis: Axes, table: pd.DataFrame, keys: Sequence[str], series: Sequence[Series], metric: Metric, limits: Limits
+    axis: Axes, table: pd.DataFrame, keys: Sequence[str], series: Sequence[Series], metric: Metric, limits: AxisLimits
 ) -> set[str]:
     """One metric in one panel: all lines with their bands, scales and labels; returns the lines the axis cuts."""
     use_scale(axis, table, metric)

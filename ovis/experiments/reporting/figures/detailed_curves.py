@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ovis.experiments.reporting.figures.legend import add_grouped_legend
 from ovis.experiments.reporting.figures.panels import (
-    Limits,
+    AxisLimits,
     cut_lines,
     cut_text,
     draw_lines,
@@ -37,14 +37,14 @@ MARKS = 3
 def draw_detailed(
     table: pd.DataFrame,
     keys: Sequence[str],
-    limits: Limits | None = None,
+    limits: AxisLimits | None = None,
     caption: str = "",
     evaluated: Evaluated | None = None,
 ) -> Figure:
     """Draw a table of curves of one data set, metrics in rows and K in columns.
 
     Args:
-        table: columns ``*keys, metric, step, mean, low, high``, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
+        table: of :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
         keys: settings that tell curves apart; where ``iw`` is none of them there is one column.
         limits: metric -> limits of its vertical axis, where they hold anything.
         caption: a line over the legend: what lines and bands are; which lines the axes cut is added.

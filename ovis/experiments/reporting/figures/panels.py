@@ -19,7 +19,7 @@ from ovis.experiments.reporting.metrics import Metric
 
 __all__ = [
     "NARROWEST",
-    "Limits",
+    "AxisLimits",
     "count_columns",
     "cut_lines",
     "cut_text",
@@ -48,7 +48,7 @@ SETTLED = 0.2
 #: Curves that are named in the caption where an axis cuts them, at most.
 NAMED = 2
 
-Limits = Mapping[str, tuple[float, float]]
+AxisLimits = Mapping[str, tuple[float, float]]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -159,7 +159,7 @@ def unseen_text(axes: Iterable[Axes], series: Sequence[Series]) -> str:
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in noted.items() if names)
 
 
-def fitting_limits(table: pd.DataFrame, metric: Metric, limits: Limits) -> tuple[float, float] | None:
+def fitting_limits(table: pd.DataFrame, metric: Metric, limits: AxisLimits) -> tuple[float, float] | None:
     """The limits asked for, where they hold anything: those of one data set would leave the panel of another empty."""
     if metric.name not in limits:
         return None
@@ -168,7 +168,7 @@ def fitting_limits(table: pd.DataFrame, metric: Metric, limits: Limits) -> tuple
 
 
 def settled_limits(table: pd.DataFrame, metric: Metric) -> tuple[float, float] | None:
-    """Limits that leave out the first steep climb of a bound, beside which no difference between estimators shows.
+    """AxisLimits that leave out the first steep climb of a bound, beside which no difference between estimators shows.
 
     Every line is whole from :data:`SETTLED` of the training on; lines enter from below. None: nothing to leave out.
     """

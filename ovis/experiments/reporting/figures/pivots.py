@@ -41,7 +41,7 @@ def draw_pivots(
     """Draw a pivot table against K.
 
     Args:
-        table: columns ``*keys, pivot, mean, low, high``, see :func:`ovis.experiments.reporting.data.aggregate.pivot_table`.
+        table: of :func:`ovis.experiments.reporting.data.aggregate.pivot_table`.
         keys: settings that tell its rows apart, ``iw`` among them. Of several data sets each has a column of panels,
             and a panel has limits of its own, as their values don't compare.
         caption: a line over the legend: what lines and bands are.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ovis.experiments.reporting.data.aggregate import BANDS
 from ovis.experiments.reporting.data.results import Results
@@ -14,103 +12,87 @@ from ovis.experiments.reporting.figures.curves import draw_curves
 from ovis.experiments.reporting.figures.detailed_curves import draw_detailed
 from ovis.experiments.reporting.figures.panels import values_of
 from ovis.experiments.reporting.figures.pivots import draw_pivots
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.series import LONGEST_LEGEND, make_series, panel_title
 from ovis.experiments.reporting.figures.style import is_budgeted
 from ovis.experiments.reporting.metrics import Pivot
 
-__all__ = ["Picture", "draw_report", "seeds_text"]
+__all__ = ["draw_report", "seeds_text"]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure that is not yet on disk.
-
-    Attributes:
-        name: of its file.
-        title: a few words, for a heading.
-        alt: one line that says what can be seen.
-        figure: the figure.
-    """
-
-    name: str
-    title: str
-    alt: str
-    figure: Figure
-
-
-def draw_report(results: Results, band: str = "std") -> Iterator[Picture]:
+def draw_report(results: Results, band: str = "std") -> Iterator[ReportFigure]:
     """Draw everything, one figure after the other: pivots where two K were run, curves, detailed plots if any.
 
     Args:
         results: the tables.
         band: of the curves, as it was computed.
     """
-    if "iw" in results.choice.keys and results.pivot["iw"].nunique() > 1 and results.choice.drawn:
+    if "iw" in results.spec.keys and results.pivot["iw"].nunique() > 1 and results.spec.drawn:
         yield _pivots(results)
     yield from _curves(results, band)
     if len(results.detailed):
         yield from _detailed(results)
 
 
-def _pivots(results: Results) -> Picture:
-    choice = results.choice
-    table = results.pivot[results.pivot["pivot"].isin([pivot.name for pivot in choice.drawn])]
+def _pivots(results: Results) -> ReportFigure:
+    spec = results.spec
+    table = results.pivot[results.pivot["pivot"].isin([pivot.name for pivot in spec.drawn])]
     caption = _joined(seeds_text(table["seeds"], "std"), _unfinished(results.pivot))
     budgeted = "estimator" in table and is_budgeted(map(str, table["estimator"].unique()))
     particles = "budget of particles K'" if budgeted else "number of particles K"
-    figure = draw_pivots(table, choice.keys, caption, choice.evaluated)
+    figure = draw_pivots(table, spec.keys, caption, spec.evaluated)
     counts = sorted(table["iw"].unique())
     alt = (
-        f"{_listed([pivot.phrase for pivot in choice.drawn])}, each in a panel of its own, against the "
-        f"{particles} = {_listed(counts)}; one line for each of {_listed(_names(table, choice.keys))}. "
-        f"{_leaders(table, choice.keys, choice.drawn[0])}"
+        f"{_listed([pivot.phrase for pivot in spec.drawn])}, each in a panel of its own, against the "
+        f"{particles} = {_listed(counts)}; one line for each of {_listed(_names(table, spec.keys))}. "
+        f"{_leaders(table, spec.keys, spec.drawn[0])}"
     )
-    return Picture("pivots", "By number of particles", alt.strip(), figure)
+    return ReportFigure("pivots", "By number of particles", alt.strip(), figure)
 
 
-def _curves(results: Results, band: str) -> Iterator[Picture]:
+def _curves(results: Results, band: str) -> Iterator[ReportFigure]:
     """One figure; where its panels would hold too many lines, one for each data set with a row for each K."""
-    choice, table = results.choice, results.curves
+    spec, table = results.spec, results.curves
     about = seeds_text(table["seeds"], band), _unfinished(results.pivot)
-    lines = table[[key for key in choice.keys if key != "dataset"]].drop_duplicates()
+    lines = table[[key for key in spec.keys if key != "dataset"]].drop_duplicates()
     several = "iw" in table and table["iw"].nunique() > 1
     if len(lines) <= LONGEST_LEGEND or not several:
-        order = "" if several else f"ordered by {choice.pivots[0].phrase}"
-        yield _curve_picture(results, table, "curves", _joined(about[0], order, about[1]), "dataset")
+        order = "" if several else f"ordered by {spec.pivots[0].phrase}"
+        yield _curve_figure(results, table, "curves", _joined(about[0], order, about[1]), "dataset")
         return
     caption = _joined(*about)
     for name, part in _by_data_set(table):
-        yield _curve_picture(results, part, f"curves{name and '-'}{name}", caption, "iw")
+        yield _curve_figure(results, part, f"curves{name and '-'}{name}", caption, "iw")
 
 
-def _curve_picture(results: Results, table: pd.DataFrame, name: str, caption: str, rows: str) -> Picture:
-    choice = results.choice
-    figure = draw_curves(table, choice.keys, choice.limits, caption, choice.evaluated, rows)
-    metrics = [metric.text for metric in choice.metrics if metric.name in set(table["metric"])]
+def _curve_figure(results: Results, table: pd.DataFrame, name: str, caption: str, rows: str) -> ReportFigure:
+    spec = results.spec
+    figure = draw_curves(table, spec.keys, spec.limits, caption, spec.evaluated, rows)
+    metrics = [metric.text for metric in spec.metrics if metric.name in set(table["metric"])]
     where = "in a row for each K" if rows == "iw" else "in a row for each data set" if _several(table) else ""
     alt = (
         f"Curves of {_listed(metrics)} against training steps{where and ', '}{where}; one line for each of "
-        f"{_listed(_names(table, choice.keys))}."
+        f"{_listed(_names(table, spec.keys))}."
     )
     part = panel_title("dataset", name.partition("-")[2])
-    return Picture(name, f"Training curves{part and ', '}{part}", alt, figure)
+    return ReportFigure(name, f"Training curves{part and ', '}{part}", alt, figure)
 
 
-def _detailed(results: Results) -> Iterator[Picture]:
-    choice = results.choice
+def _detailed(results: Results) -> Iterator[ReportFigure]:
+    spec = results.spec
     about = seeds_text(results.detailed["seeds"], "ci")
-    if "band" in about and any(metric.kind.log for metric in choice.detailed):
+    if "band" in about and any(metric.kind.log for metric in spec.detailed):
         about += ", on logarithmic axes not below the smallest seed"
     caption = _joined(about, _unfinished(results.pivot))
     for name, part in _by_data_set(results.detailed):
-        figure = draw_detailed(part, choice.keys, choice.limits, caption, choice.evaluated)
-        metrics = [metric.text for metric in choice.detailed if metric.name in set(part["metric"])]
+        figure = draw_detailed(part, spec.keys, spec.limits, caption, spec.evaluated)
+        metrics = [metric.text for metric in spec.detailed if metric.name in set(part["metric"])]
         alt = (
             f"Curves of {_listed(metrics)}, a row for each, against training steps, a column for each K; one line for "
-            f"each of {_listed(_names(part, choice.keys))}."
+            f"each of {_listed(_names(part, spec.keys))}."
         )
         title = panel_title("dataset", name)
-        yield Picture(f"detailed{name and '-'}{name}", f"In detail{title and ', '}{title}", alt, figure)
+        yield ReportFigure(f"detailed{name and '-'}{name}", f"In detail{title and ', '}{title}", alt, figure)
 
 
 def _by_data_set(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

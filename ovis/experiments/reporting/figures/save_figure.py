@@ -11,31 +11,31 @@ from PIL import Image
 from ovis.experiments.reporting.figures.style import house_style
 from ovis.experiments.runs.atomic import replace_file
 
-__all__ = ["DPI", "Drawn", "save_drawn", "save_figure"]
+__all__ = ["DPI", "ReportFigure", "save_figure"]
 
 #: Dots per inch of the PNG.
 DPI = 200
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure of a report, on disk.
+class ReportFigure:
+    """A figure of a report.
 
     Attributes:
-        path: the PNG; the PDF lies beside it under the same name.
+        name: of its files, without their suffix.
         title: a few words, for a heading.
-        alt: one line that says what can be seen, for those who can't.
+        alt: one line that says what can be seen, for those who can't see it.
+        figure: the figure itself.
     """
 
-    path: Path
+    name: str
     title: str
     alt: str
+    figure: Figure
 
-
-def save_drawn(figure: Figure, folder: Path, name: str, title: str, alt: str) -> Drawn:
-    """Write ``name.png`` and ``name.pdf``, and say what they are."""
-    png, _ = save_figure(figure, folder, name)
-    return Drawn(png, title, alt)
+    def save(self, folder: Path) -> Path:
+        """Write ``name.png`` and ``name.pdf``; returns the PNG's path."""
+        return save_figure(self.figure, folder, self.name)[0]
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from ovis.experiments.reporting.figures.save_figure import Drawn
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
+from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["Column", "Page", "Problem", "Provenance", "Setting", "Table"]
 
@@ -93,11 +93,11 @@ class Page:
     Attributes:
         title: of the experiment.
         description: of the experiment file.
-        states: how many runs there are in each state, :attr:`ovis.experiments.reporting.data.read.Experiment.states`.
+        states: how many runs there are in each state.
         read: how many of them have something to show.
         problems: runs that failed, could not be read or show nothing.
         notes: what a reader of the figures should know, a sentence each.
-        figures: in order.
+        figures: in order; their PNGs are in the report's folder.
         verdicts: on the paper's claims.
         tables: in order.
         provenance: what was run, and where.
@@ -110,8 +110,8 @@ class Page:
     read: int = 0
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-    figures: tuple[Drawn, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
+    verdicts: tuple[ClaimVerdict, ...] = ()
     tables: tuple[Table, ...] = ()
     provenance: Provenance = Provenance()
     command: str = ""

@@ -40,19 +40,23 @@ def write_page(folder: Path, page: Page) -> Path:
         the file.
     """
     path = folder / FILE
-    write_text(path, render_page(page), durable=False)
+    write_text(path, render_page(page, folder), durable=False)
     return path
 
 
-def render_page(page: Page) -> str:
+def render_page(page: Page, folder: Path) -> str:
     """The page as HTML; the same data make the same text.
+
+    Args:
+        page: what to show.
+        folder: where the figures' PNGs are.
 
     Raises:
         OSError, ValueError: a figure can't be read, or is no PNG.
     """
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     sections = [
-        figures_section(page.figures),
+        figures_section(page.figures, folder),
         claims_section(page.verdicts),
         *(section(f"table{i}", table.title, sortable_table(table, f"table{i}")) for i, table in enumerate(page.tables)),
         problems_section(page.problems),

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 from ovis.experiments.reporting.data.aggregate import run_values
-from ovis.experiments.reporting.data.read import Experiment
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.run_folders import Skipped
 from ovis.experiments.reporting.data.select import AVERAGED
-from ovis.experiments.reporting.figures.save_figure import Drawn
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.series import value_text
 from ovis.experiments.reporting.figures.style import estimator_looks, style_order
 from ovis.experiments.reporting.metrics import Pivot
 from ovis.experiments.reporting.page.content import Column, Page, Problem, Table
 from ovis.experiments.reporting.page.provenance import experiment_description, read_provenance
-from ovis.experiments.reporting.verdict import Verdict
+from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["experiment_page", "list_problems", "plain_table", "run_table"]
 
@@ -33,11 +33,11 @@ CHOICES = 15
 
 
 def experiment_page(
-    experiment: Experiment,
+    experiment: ExperimentData,
     folder: Path,
     pivots: Sequence[Pivot],
-    figures: Sequence[Drawn],
-    verdicts: Sequence[Verdict] = (),
+    figures: Sequence[ReportFigure],
+    verdicts: Sequence[ClaimVerdict] = (),
     notes: Sequence[str] = (),
     command: str = "",
 ) -> Page:
@@ -76,7 +76,7 @@ def list_problems(skipped: Sequence[Skipped]) -> tuple[Problem, ...]:
     return tuple(Problem(item.name, item.state, item.reason) for item in order)
 
 
-def run_table(experiment: Experiment, pivots: Sequence[Pivot]) -> Table:
+def run_table(experiment: ExperimentData, pivots: Sequence[Pivot]) -> Table:
     """One row per run: what it is, where it stands, its numbers.
 
     Args:

@@ -7,11 +7,11 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovis.experiments.reporting.estimates import Status
-from ovis.experiments.reporting.figures.save_figure import Drawn
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.page.content import Page, Problem, Provenance, Setting
 from ovis.experiments.reporting.page.html import ABSENT, definitions, element, escape, section
-from ovis.experiments.reporting.verdict import Cell, Verdict
+from ovis.experiments.reporting.verdict import Cell, ClaimVerdict
 from ovis.experiments.reporting.verdict_table import count_verdicts
 
 __all__ = ["claims_section", "figures_section", "header", "problems_section", "provenance_section"]
@@ -22,7 +22,7 @@ DENSITY = 2
 PNG = b"\x89PNG\r\n\x1a\n"
 
 #: A verdict in a sign, for those who skim; the words stand beside it.
-SIGNS = {Status.HOLDS: ("✓", "holds"), Status.FAILS: ("✗", "fails"), Status.OPEN: ("?", "open")}
+SIGNS = {ClaimStatus.HOLDS: ("✓", "holds"), ClaimStatus.FAILS: ("✗", "fails"), ClaimStatus.OPEN: ("?", "open")}
 
 #: Values of a setting that are listed, at most.
 LISTED = 12
@@ -46,18 +46,19 @@ def header(page: Page) -> str:
     return element("header", "\n".join(parts))
 
 
-def figures_section(figures: Sequence[Drawn]) -> str:
+def figures_section(figures: Sequence[ReportFigure], folder: Path) -> str:
     """The figures, in the page itself.
 
     Raises:
         ValueError: a figure is no PNG.
     """
-    return section("figures", "Figures", *map(_figure, figures))
+    return section("figures", "Figures", *(_figure(drawn, folder) for drawn in figures))
 
 
-def _figure(drawn: Drawn) -> str:
-    data = drawn.path.read_bytes()
-    width, height = _size(data, drawn.path)
+def _figure(drawn: ReportFigure, folder: Path) -> str:
+    path = folder / f"{drawn.name}.png"
+    data = path.read_bytes()
+    width, height = _size(data, path)
     source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
     size = f'width="{width // DENSITY}" height="{height // DENSITY}"'
     image = f'<img src="{source}" alt="{escape(drawn.alt)}" {size}>'
@@ -73,7 +74,7 @@ def _size(data: bytes, path: Path) -> tuple[int, int]:
     return width, height
 
 
-def claims_section(verdicts: Sequence[Verdict]) -> str:
+def claims_section(verdicts: Sequence[ClaimVerdict]) -> str:
     """What the paper says and what our runs say."""
     if not verdicts:
         return ""
@@ -96,7 +97,7 @@ def claims_section(verdicts: Sequence[Verdict]) -> str:
 _CLAIM_HEADS = ("Our runs say", "The paper says", "Our numbers")
 
 
-def _claim(verdict: Verdict) -> str:
+def _claim(verdict: ClaimVerdict) -> str:
     sign, name = SIGNS[verdict.status]
     mark = element("span", sign, aria_hidden="true", class_="sign")
     badge = element("span", f"{mark} {escape(verdict.status.value)}", class_=f"badge {name}")
