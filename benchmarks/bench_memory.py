@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from ovis.estimators.config import get_config
-from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
+from ovis.estimators.ids import parse_estimator
 from ovis.models import GaussianVAE, SigmoidBeliefNetwork
 
 BATCH, WIDTH = 4, 200
@@ -42,7 +42,7 @@ DEFAULT = "reinforce,vimco,ovis-gamma1,ovis-S10-exclusive,rws,wake-sleep,tvo-par
 def training_step(name: str, device: torch.device) -> Callable[[int, int | None], None]:
     """Sampling, forward, backward and Adam with K particles in passes of P."""
     torch.manual_seed(0)
-    gaussian = parse_estimator(name).family in REPARAMETERIZED
+    gaussian = parse_estimator(name).facts.reparameterized
     kind = GaussianVAE((1, 28, 28), N=WIDTH, hdim=200, nlayers=2) if gaussian else None
     model = (kind or SigmoidBeliefNetwork((1, 28, 28), N=WIDTH, depth=3)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
+from ovis.estimators.ids import parse_estimator
 from ovis.experiments.datasets.splits import Splits, StoredData
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import build_run
@@ -46,7 +46,7 @@ def matrix_products(model: str, estimator: str, iw: int, device: torch.device) -
     """Forward and backward of all of them; of the auxiliary particles of OVIS_MC forward alone."""
     spec = parse_estimator(estimator)
     extra = int(spec.config["auxiliary"]) if spec.family == "ovis-S" and spec.config["exclusive"] else 0
-    shapes = products(model, iw, spec.family in REPARAMETERIZED)
+    shapes = products(model, iw, spec.facts.reparameterized)
     tensors = [
         (torch.rand(rows, inputs, device=device), torch.rand(outputs, inputs, device=device),
          torch.rand(rows, outputs, device=device), torch.rand(BATCH * extra * (rows > BATCH), inputs, device=device))

@@ -7,7 +7,7 @@ from typing import Any
 
 #: Public name -> module; imported at first use: ``ovis.estimators.ids`` has to be importable without torch.
 _LAZY = {
-    "ESTIMATORS": "ovis.estimators.config",
+    "ESTIMATORS": "ovis.estimators.ids",
     "GradientEstimator": "ovis.estimators.base",
     "get_config": "ovis.estimators.config",
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.chunked import Replay, check_same, in_passes, replayed, shared_in_passes
 from ovis.estimators.forward_context import Surroundings, check_eager, each_particle_alone
+from ovis.estimators.ids import EstimatorFacts
 from ovis.estimators.memory import PassSizes
 from ovis.estimators.sampling import draw, encode
 from ovis.estimators.settings import ParticleSettings, weighting
@@ -48,17 +49,20 @@ class GradientEstimator(nn.Module, ABC):
 
     #: The settings class: what may be given at construction and at every call.
     Settings: ClassVar[type[ParticleSettings]]
-    #: Whether the samples carry a graph to the parameters of q.
-    reparameterized: ClassVar[bool]
+    #: What the table states of it: whether it needs two particles, or samples with a graph.
+    facts: ClassVar[EstimatorFacts]
     #: Whether log q is scored with the parameters of q detached.
     detached_q: ClassVar[bool] = False
-    #: The smallest iw.
-    min_particles: ClassVar[int] = 1
 
     def __init__(self, **settings: Any):
         super().__init__()
         self.settings = self._settings(self.Settings(), settings)
         self.pass_sizes = PassSizes()
+
+    @property
+    def reparameterized(self) -> bool:
+        """Whether the samples carry a graph to the parameters of q."""
+        return self.facts.reparameterized
 
     @property
     @abstractmethod
@@ -199,11 +203,8 @@ class GradientEstimator(nn.Module, ABC):
         if unknown:
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; valid: {', '.join(valid)}")
         settings = dataclasses.replace(current, **changes)
-        if settings.iw < self.min_particles:
-            raise ValueError(
-                f"{type(self).__name__} leaves one particle out: iw must be at least {self.min_particles}, "
-                f"got {settings.iw}"
-            )
+        if self.facts.needs_two_particles and settings.iw < 2:
+            raise ValueError(f"{type(self).__name__} leaves one particle out: iw must be at least 2, got {settings.iw}")
         if not self.reparameterized and getattr(settings, "tau", 0.0) > 0:
             raise ValueError(f"{type(self).__name__} needs exact samples: tau must be 0, got {settings.tau}")  # type: ignore[attr-defined]
         return settings

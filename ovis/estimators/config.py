@@ -1,41 +1,14 @@
-"""The table of estimators, and ``get_config``, which reads ids."""
+"""``get_config``: from the id of an estimator to its class and settings."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from ovis.estimators.base import GradientEstimator
-from ovis.estimators.ids import parse_estimator
-from ovis.estimators.pathwise import PathwiseDreg, PathwiseIwae, PathwiseStl, PathwiseVae
-from ovis.estimators.score_function import (
-    OvisAsymptotic,
-    OvisMonteCarlo,
-    Reinforce,
-    ReinforceBaseline,
-    VimcoArithmetic,
-    VimcoGeometric,
-)
-from ovis.estimators.tvo import Tvo
-from ovis.estimators.wake_sleep import WakeSleep, WakeWake
+from ovis.estimators.ids import EstimatorFacts, parse_estimator
 
-__all__ = ["ESTIMATORS", "get_config"]
-
-#: Family of ids -> class. ``ovis.estimators.ids`` holds the grammar of the ids.
-ESTIMATORS: dict[str, type[GradientEstimator]] = {
-    "reinforce": Reinforce,
-    "reinforce-baseline": ReinforceBaseline,
-    "vimco-arithmetic": VimcoArithmetic,
-    "vimco-geometric": VimcoGeometric,
-    "wake-wake": WakeWake,
-    "wake-sleep": WakeSleep,
-    "pathwise-vae": PathwiseVae,
-    "pathwise-iwae": PathwiseIwae,
-    "stl": PathwiseStl,
-    "dreg": PathwiseDreg,
-    "ovis-gamma": OvisAsymptotic,
-    "ovis-S": OvisMonteCarlo,
-    "tvo": Tvo,
-}
+__all__ = ["estimator_class", "get_config"]
 
 
 def get_config(estimator: str) -> tuple[type[GradientEstimator], dict[str, Any]]:
@@ -45,7 +18,8 @@ def get_config(estimator: str) -> tuple[type[GradientEstimator], dict[str, Any]]
     >>> estimator = Estimator(mc=1, iw=16, **config)
 
     Args:
-        estimator: id, e.g. ``vimco``, ``ovis-gamma1``, ``ovis-S10-exclusive``, ``tvo-part2-config1``.
+        estimator: id, e.g. ``vimco``, ``ovis-gamma1``, ``ovis-S10-exclusive``, ``tvo-part2-config1``; see
+            :mod:`ovis.estimators.ids` for all.
 
     Returns:
         the class, and a new dict of settings, valid at construction and at every call; change them as training goes on.
@@ -54,4 +28,17 @@ def get_config(estimator: str) -> tuple[type[GradientEstimator], dict[str, Any]]
         ValueError: an unknown id; the message names the nearest valid one.
     """
     spec = parse_estimator(estimator)
-    return ESTIMATORS[spec.family], dict(spec.config)
+    return estimator_class(spec.facts), dict(spec.config)
+
+
+def estimator_class(facts: EstimatorFacts) -> type[GradientEstimator]:
+    """The class of a row of :data:`ovis.estimators.ids.ESTIMATORS`, imported here.
+
+    Raises:
+        TypeError: the class refers to another row, or to none.
+    """
+    module, _, name = facts.implementation.partition(":")
+    found: type[GradientEstimator] = getattr(importlib.import_module(module), name)
+    if getattr(found, "facts", None) is not facts:
+        raise TypeError(f"{name} must say facts = ESTIMATORS[{facts.family!r}], the row that names it")
+    return found

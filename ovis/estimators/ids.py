@@ -1,10 +1,11 @@
-"""The grammar of estimator ids. No torch: the runner imports this.
+"""The table of estimators: their ids, and the facts that training, settings and reports need. No torch.
 
-An estimator id is split at its dashes into tokens, and each token is looked up in a table; nothing is ever evaluated.
+A new estimator is one class and one row of :data:`ESTIMATORS`. An id is split at its dashes into tokens, and each token
+is looked up in the grammar of its family; nothing is evaluated.
 
     reinforce  reinforce-baseline  vimco[-arithmetic|-geometric]  rws (= wake-wake)  wake-sleep
     vae (= pathwise-vae)  iwae (= pathwise-iwae)  stl  dreg
-    ovis-gamma<g>                            OVIS~ with its bias-variance knob, 0 <= g <= 1
+    ovis-gamma<g>                            OVIS~ with its bias-variance parameter, 0 <= g <= 1
     ovis-S<s>[-exclusive]                    OVIS_MC: s auxiliary samples; with a decimal point, a fraction of iw
     tvo-part<P>-beta<b>[-left|-right|-trapz]           P partitions, the first at 10^-b
     tvo-part<P>-config1|-config2[-left|-right|-trapz]  the first partition as the paper sets it, by K
@@ -16,66 +17,23 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ovis.suggestions import did_you_mean
 
 __all__ = [
-    "ALIASES",
-    "ESTIMATOR_FAMILIES",
-    "LEAVE_ONE_OUT",
-    "OPTIONS_LACKING",
-    "REPARAMETERIZED",
+    "ESTIMATORS",
+    "EstimatorFacts",
     "EstimatorId",
+    "Grammar",
+    "LineStyle",
     "auxiliary_count",
+    "example_ids",
     "parse_estimator",
 ]
 
-#: Families with no parameter in their id.
-PLAIN_FAMILIES = (
-    "reinforce",
-    "reinforce-baseline",
-    "vimco-arithmetic",
-    "vimco-geometric",
-    "wake-wake",
-    "wake-sleep",
-    "pathwise-vae",
-    "pathwise-iwae",
-    "stl",
-    "dreg",
-)
-
-#: Every family: the keys of ``ovis.estimators.config.ESTIMATORS``.
-ESTIMATOR_FAMILIES = (*PLAIN_FAMILIES, "ovis-gamma", "ovis-S", "tvo")
-
-#: Short names and what they stand for.
-ALIASES = {"vimco": "vimco-arithmetic", "rws": "wake-wake", "vae": "pathwise-vae", "iwae": "pathwise-iwae"}
-
-#: Families that leave one particle out: they need two.
-LEAVE_ONE_OUT = ("vimco-arithmetic", "vimco-geometric", "ovis-gamma", "tvo")
-
-#: Families that differentiate through the samples; all others need exact ones.
-REPARAMETERIZED = ("pathwise-vae", "pathwise-iwae", "stl", "dreg")
-
-#: Which of the options of an estimator a family does not have.
-OPTIONS_LACKING = {
-    "wake-wake": ("beta", "tau", "freebits"),
-    "wake-sleep": ("beta", "tau", "freebits"),
-    "pathwise-vae": ("alpha",),
-    "tvo": ("alpha",),
-    "dreg": ("freebits",),
-}
-
-
-#: Ids shown when an unknown one is refused, one of each kind.
-EXAMPLES = (
-    *PLAIN_FAMILIES,
-    *ALIASES,
-    *("ovis-gamma0", "ovis-gamma1", "ovis-S1", "ovis-S10", "ovis-S1-exclusive", "ovis-S10-exclusive", "ovis-S0.5"),
-    *("tvo-part2-config1", "tvo-part5-config2", "tvo-part5-beta2", "tvo-part5-beta2-left"),
-    *("tvo-part5-beta2-right", "tvo-part5-beta2-trapz"),
-)
-
 Config = dict[str, int | float | str | bool]
+Reader = Callable[[re.Match[str]], Config]
 
 
 @dataclass(frozen=True)
@@ -84,7 +42,7 @@ class EstimatorId:
 
     Attributes:
         canonical: the id with aliases resolved and numbers in their shortest form; equal for equal estimators.
-        family: key of ``ovis.estimators.config.ESTIMATORS``.
+        family: key of :data:`ESTIMATORS`.
         config: the settings that the id fixes, keyword arguments of the estimator's class.
     """
 
@@ -92,51 +50,69 @@ class EstimatorId:
     family: str
     config: Mapping[str, int | float | str | bool]
 
+    @property
+    def facts(self) -> EstimatorFacts:
+        """The row of its family.
 
-def parse_estimator(name: str) -> EstimatorId:
-    """Parse an estimator id.
+        Raises:
+            KeyError: a family that is not in the table.
+        """
+        return ESTIMATORS[self.family]
 
-    >>> parse_estimator("ovis-gamma1").config
-    {'gamma': 1.0}
-    >>> parse_estimator("rws").canonical
-    'wake-wake'
 
-    Args:
-        name: the id.
+@dataclass(frozen=True)
+class Grammar:
+    """How ids with parameters are written: a head and tokens in any order, joined by dashes.
 
-    Returns:
-        its family and the settings it fixes.
-
-    Raises:
-        ValueError: an unknown id or token; the message names the nearest valid id.
+    Attributes:
+        head: the text before the first dash.
+        tokens: regular expression of a whole token -> what its match sets.
+        finish: (id, its settings) -> the parsed id. Raises ValueError for settings that don't go together.
+        examples: ids that a message about an unknown id suggests.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"an estimator id is a string such as 'ovis-gamma1', got {name!r}")
-    plain = ALIASES.get(name, name)
-    if plain in PLAIN_FAMILIES:
-        return EstimatorId(plain, plain, {})
-    head, *tokens = name.split("-")
-    if head not in COMPOSED or not tokens:
-        raise ValueError(f"unknown estimator {name!r}{did_you_mean(name, EXAMPLES)}")
-    patterns, finish = COMPOSED[head]
-    config: Config = {}
-    for token in tokens:
-        settings = _read_token(token, patterns)
-        if settings is None or settings.keys() & config.keys():
-            what = "unknown" if settings is None else "contradictory"
-            raise ValueError(f"{what} part {token!r} of estimator {name!r}{did_you_mean(name, EXAMPLES)}")
-        config.update(settings)
-    return finish(name, config)
+
+    head: str
+    tokens: Mapping[str, Reader]
+    finish: Callable[[str, Config], EstimatorId]
+    examples: tuple[str, ...]
 
 
-def auxiliary_count(auxiliary: int | float, particles: int) -> int:
-    """S: an int is a count, a float is a fraction of the particles, rounded down (but 0.3 of 10 is 3), at least 1."""
-    if isinstance(auxiliary, int):
-        return auxiliary
-    return max(1, int(auxiliary * particles + 1e-9))
+class LineStyle(NamedTuple):
+    """How an estimator is drawn in figures."""
+
+    color: str  # hexadecimal
+    dash: str  # a key of ovis.experiments.reporting.figures.style.PATTERNS
+    marker: str  # of matplotlib
 
 
-Reader = Callable[[re.Match[str]], Config]
+@dataclass(frozen=True)
+class EstimatorFacts:
+    """What is known of a family of estimators without importing torch.
+
+    Attributes:
+        family: the id, or its constant part.
+        implementation: ``module:Class`` of the :class:`ovis.estimators.GradientEstimator`.
+        aliases: other ids.
+        grammar: of ids with parameters; None: the family is the whole id.
+        needs_two_particles: it leaves one particle out, so iw must be at least 2.
+        reparameterized: it differentiates through the samples; all others need exact samples without graph.
+        lacks: those of the options beta, tau, freebits and alpha that it does not have.
+        label: in legends and tables; empty: the id.
+        line: in figures; None: a colour, a dash pattern and a marker derived from the id.
+        legend_group: families with one name stand in one column of a grouped legend.
+    """
+
+    family: str
+    implementation: str
+    aliases: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    needs_two_particles: bool = False
+    reparameterized: bool = False
+    lacks: tuple[str, ...] = ()
+    label: str = ""
+    line: LineStyle | None = None
+    legend_group: str = "other"
+
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 
@@ -176,14 +152,14 @@ def _finish_ovis(name: str, config: Config) -> EstimatorId:
         suffix = "-exclusive" if config["exclusive"] else ""
         fraction = isinstance(count, float) and count.is_integer()  # 1.0 is all particles, 1 is one
         return EstimatorId(f"ovis-S{_decimal(count)}{'.0' if fraction else ''}{suffix}", "ovis-S", config)
-    raise ValueError(f"estimator {name!r}: needs gamma<g> or S<s>{did_you_mean(name, EXAMPLES)}")
+    raise ValueError(f"estimator {name!r}: needs gamma<g> or S<s>{did_you_mean(name, example_ids())}")
 
 
 def _finish_tvo(name: str, config: Config) -> EstimatorId:
     partitions = int(config.get("partitions", 0))
     if partitions < 1 or ("first" not in config and partitions > 1):
         raise ValueError(
-            f"estimator {name!r}: needs part<P> and beta<b>, config1 or config2{did_you_mean(name, EXAMPLES)}"
+            f"estimator {name!r}: needs part<P> and beta<b>, config1 or config2{did_you_mean(name, example_ids())}"
         )
     first = config.setdefault("first", 0.5)
     if isinstance(first, float) and not 0 < first < 1:
@@ -205,7 +181,189 @@ def _decimal(number: float | int) -> str:
     return text.removesuffix(".0")
 
 
-COMPOSED: dict[str, tuple[dict[str, Reader], Callable[[str, Config], EstimatorId]]] = {
-    "ovis": (_OVIS_TOKENS, _finish_ovis),
-    "tvo": (_TVO_TOKENS, _finish_tvo),
-}
+_OVIS = Grammar(
+    "ovis",
+    _OVIS_TOKENS,
+    _finish_ovis,
+    ("ovis-gamma0", "ovis-gamma1", "ovis-S1", "ovis-S10", "ovis-S1-exclusive", "ovis-S10-exclusive", "ovis-S0.5"),
+)
+_TVO = Grammar(
+    "tvo",
+    _TVO_TOKENS,
+    _finish_tvo,
+    (
+        *("tvo-part2-config1", "tvo-part5-config2", "tvo-part5-beta2"),
+        *("tvo-part5-beta2-left", "tvo-part5-beta2-right", "tvo-part5-beta2-trapz"),
+    ),
+)
+
+#: The rows of the table, in the order of legends. The hues are Okabe and Ito's, safe for colour-blind readers; related
+#: estimators share a hue, and marker and dashes tell them apart without any colour. The lines of OVIS depend on its
+#: parameters: ``ovis.experiments.reporting.figures.style`` computes them.
+_ROWS = (
+    EstimatorFacts(
+        "ovis-gamma",
+        "ovis.estimators.score_function:OvisAsymptotic",
+        grammar=_OVIS,
+        needs_two_particles=True,
+        label="OVIS~",
+        legend_group="OVIS~",
+    ),
+    EstimatorFacts(
+        "ovis-S",
+        "ovis.estimators.score_function:OvisMonteCarlo",
+        grammar=_OVIS,
+        label="OVIS-MC",
+        legend_group="OVIS-MC",
+    ),
+    EstimatorFacts(
+        "wake-wake",
+        "ovis.estimators.wake_sleep:WakeWake",
+        aliases=("rws",),
+        lacks=("beta", "tau", "freebits"),
+        label="RWS",
+        line=LineStyle("#56B4E9", "dashdot", "X"),
+        legend_group="TVO, RWS",
+    ),
+    EstimatorFacts(
+        "wake-sleep",
+        "ovis.estimators.wake_sleep:WakeSleep",
+        lacks=("beta", "tau", "freebits"),
+        label="Wake-Sleep",
+        line=LineStyle("#2B7FA8", "dotted", "x"),
+        legend_group="TVO, RWS",
+    ),
+    EstimatorFacts(
+        "tvo",
+        "ovis.estimators.tvo:Tvo",
+        grammar=_TVO,
+        needs_two_particles=True,
+        lacks=("alpha",),
+        label="TVO",
+        line=LineStyle("#0072B2", "dashed", "P"),
+        legend_group="TVO, RWS",
+    ),
+    EstimatorFacts(
+        "vimco-arithmetic",
+        "ovis.estimators.score_function:VimcoArithmetic",
+        aliases=("vimco",),
+        needs_two_particles=True,
+        label="VIMCO",
+        line=LineStyle("#009E73", "dashdotdot", "h"),
+        legend_group="VIMCO, REINFORCE",
+    ),
+    EstimatorFacts(
+        "vimco-geometric",
+        "ovis.estimators.score_function:VimcoGeometric",
+        needs_two_particles=True,
+        label="VIMCO (geometric)",
+        line=LineStyle("#00543D", "dotted", "H"),
+        legend_group="VIMCO, REINFORCE",
+    ),
+    EstimatorFacts(
+        "reinforce",
+        "ovis.estimators.score_function:Reinforce",
+        label="REINFORCE",
+        line=LineStyle("#5A625D", "long", "o"),
+        legend_group="VIMCO, REINFORCE",
+    ),
+    EstimatorFacts(
+        "reinforce-baseline",
+        "ovis.estimators.score_function:ReinforceBaseline",
+        label="REINFORCE + baseline",
+        line=LineStyle("#2B332F", "dashdot", "o"),
+        legend_group="VIMCO, REINFORCE",
+    ),
+    EstimatorFacts(
+        "pathwise-iwae",
+        "ovis.estimators.pathwise:PathwiseIwae",
+        aliases=("iwae",),
+        reparameterized=True,
+        label="IWAE",
+        line=LineStyle("#6E6E6E", "solid", "s"),
+        legend_group="pathwise",
+    ),
+    EstimatorFacts(
+        "pathwise-vae",
+        "ovis.estimators.pathwise:PathwiseVae",
+        aliases=("vae",),
+        reparameterized=True,
+        lacks=("alpha",),
+        label="VAE",
+        line=LineStyle("#A0A0A0", "dotted", "D"),
+        legend_group="pathwise",
+    ),
+    EstimatorFacts(
+        "stl",
+        "ovis.estimators.pathwise:PathwiseStl",
+        reparameterized=True,
+        label="STL",
+        line=LineStyle("#7B5EA7", "dashed", "2"),
+        legend_group="pathwise",
+    ),
+    EstimatorFacts(
+        "dreg",
+        "ovis.estimators.pathwise:PathwiseDreg",
+        reparameterized=True,
+        lacks=("freebits",),
+        label="DReG",
+        line=LineStyle("#CC79A7", "solid", "3"),
+        legend_group="pathwise",
+    ),
+)
+
+#: Every family of estimators, by its name: the only place that states these facts.
+ESTIMATORS: dict[str, EstimatorFacts] = {row.family: row for row in _ROWS}
+
+
+def example_ids() -> list[str]:
+    """Ids shown when an unknown one is refused, at least one of each family: plain ones, aliases, those with tokens."""
+    rows = ESTIMATORS.values()
+    plain = [row.family for row in rows if row.grammar is None]
+    aliases = [alias for row in rows for alias in row.aliases]
+    composed = [name for row in rows if row.grammar is not None for name in row.grammar.examples]
+    return list(dict.fromkeys([*plain, *aliases, *composed]))
+
+
+def parse_estimator(name: str) -> EstimatorId:
+    """Parse an estimator id.
+
+    >>> parse_estimator("ovis-gamma1").config
+    {'gamma': 1.0}
+    >>> parse_estimator("rws").canonical
+    'wake-wake'
+
+    Args:
+        name: the id.
+
+    Returns:
+        its family and the settings it fixes.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: an unknown id or token; the message names the nearest valid id.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"an estimator id is a string such as 'ovis-gamma1', got {name!r}")
+    for row in ESTIMATORS.values():
+        if row.grammar is None and (name == row.family or name in row.aliases):
+            return EstimatorId(row.family, row.family, {})
+    head, *tokens = name.split("-")
+    grammars = [row.grammar for row in ESTIMATORS.values() if row.grammar is not None and row.grammar.head == head]
+    if not grammars or not tokens:
+        raise ValueError(f"unknown estimator {name!r}{did_you_mean(name, example_ids())}")
+    config: Config = {}
+    for token in tokens:
+        settings = _read_token(token, grammars[0].tokens)
+        if settings is None or settings.keys() & config.keys():
+            problem = "unknown" if settings is None else "contradictory"
+            raise ValueError(f"{problem} part {token!r} of estimator {name!r}{did_you_mean(name, example_ids())}")
+        config.update(settings)
+    return grammars[0].finish(name, config)
+
+
+def auxiliary_count(auxiliary: int | float, particles: int) -> int:
+    """S: an int is a count, a float is a fraction of the particles, rounded down (but 0.3 of 10 is 3), at least 1."""
+    if isinstance(auxiliary, int):
+        return auxiliary
+    return max(1, int(auxiliary * particles + 1e-9))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ovis.estimators.base import Draw, GradientEstimator
+from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.settings import BoundSettings, RenyiSettings
 from ovis.estimators.types import Estimate
 from ovis.functional.surrogates import elbo_factors, pathwise_factors
@@ -16,9 +17,9 @@ __all__ = ["PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]
 class PathwiseVae(GradientEstimator):
     """The ELBO from iw reparameterized samples (Kingma & Welling 2014). Unbiased for the ELBO."""
 
+    facts: ClassVar = ESTIMATORS["pathwise-vae"]
     Settings: ClassVar = BoundSettings
     unbiased_for = "ELBO"
-    reparameterized: ClassVar = True
 
     def estimate(self, sample: Draw) -> Estimate:
         return Estimate(elbo_factors(sample.log_w))
@@ -27,9 +28,9 @@ class PathwiseVae(GradientEstimator):
 class PathwiseIwae(GradientEstimator):
     """sum_k v_k grad log w_k through reparameterized samples (Burda et al. 2016, eq. 13). Unbiased for L_K."""
 
+    facts: ClassVar = ESTIMATORS["pathwise-iwae"]
     Settings: ClassVar = RenyiSettings
     unbiased_for = "L_K"
-    reparameterized: ClassVar = True
 
     def estimate(self, sample: Draw) -> Estimate:
         return Estimate(pathwise_factors(sample.log_w, sample.settings.alpha))
@@ -45,9 +46,9 @@ class PathwiseStl(GradientEstimator):
         ValueError: at the call, for a model with several stochastic layers.
     """
 
+    facts: ClassVar = ESTIMATORS["stl"]
     Settings: ClassVar = RenyiSettings
     unbiased_for = None
-    reparameterized: ClassVar = True
     detached_q: ClassVar = True
 
     def estimate(self, sample: Draw) -> Estimate:
@@ -74,9 +75,9 @@ class PathwiseDreg(GradientEstimator):
         ValueError: at the call, for a model with several stochastic layers.
     """
 
+    facts: ClassVar = ESTIMATORS["dreg"]
     Settings: ClassVar = DregSettings
     unbiased_for = "L_K"
-    reparameterized: ClassVar = True
     detached_q: ClassVar = True
 
     def estimate(self, sample: Draw) -> Estimate:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.base import Draw, GradientEstimator
-from ovis.estimators.ids import auxiliary_count
+from ovis.estimators.ids import ESTIMATORS, auxiliary_count
 from ovis.estimators.settings import RenyiSettings
 from ovis.estimators.types import Estimate
 from ovis.functional.control_variates import prefactor
@@ -31,12 +31,12 @@ __all__ = ["OvisAsymptotic", "OvisMonteCarlo", "Reinforce", "ReinforceBaseline",
 
 class _ScoreFunction(GradientEstimator):
     Settings: ClassVar = RenyiSettings
-    reparameterized: ClassVar = False
 
 
 class Reinforce(_ScoreFunction):
     """No control variate: c_k = 0 (Williams 1992). Unbiased for L_K, of variance that grows with K."""
 
+    facts: ClassVar = ESTIMATORS["reinforce"]
     unbiased_for = "L_K"
 
     def estimate(self, sample: Draw) -> Estimate:
@@ -58,6 +58,7 @@ class ReinforceBaseline(_ScoreFunction):
         settings: see :class:`ovis.estimators.base.RenyiSettings`.
     """
 
+    facts: ClassVar = ESTIMATORS["reinforce-baseline"]
     unbiased_for = "L_K"
 
     def __init__(self, baseline: torch.nn.Module | None = None, **settings: Any):
@@ -75,8 +76,8 @@ class ReinforceBaseline(_ScoreFunction):
 class VimcoArithmetic(_ScoreFunction):
     """c_k = log-mean of the other weights (Mnih & Rezende 2016). Unbiased for L_K."""
 
+    facts: ClassVar = ESTIMATORS["vimco-arithmetic"]
     unbiased_for = "L_K"
-    min_particles: ClassVar = 2
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha
@@ -89,8 +90,8 @@ class VimcoGeometric(_ScoreFunction):
     Unbiased for L_K.
     """
 
+    facts: ClassVar = ESTIMATORS["vimco-geometric"]
     unbiased_for = "L_K"
-    min_particles: ClassVar = 2
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha
@@ -119,8 +120,8 @@ class OvisAsymptotic(_ScoreFunction):
     while ESS is near 1.
     """
 
+    facts: ClassVar = ESTIMATORS["ovis-gamma"]
     Settings: ClassVar = OvisAsymptoticSettings
-    min_particles: ClassVar = 2
 
     @property
     def unbiased_for(self) -> str | None:
@@ -163,6 +164,7 @@ class OvisMonteCarlo(_ScoreFunction):
     Exclusive: unbiased for L_K. Inclusive: phi's gradient is unbiased for the bound of iw - S particles.
     """
 
+    facts: ClassVar = ESTIMATORS["ovis-S"]
     Settings: ClassVar = OvisMonteCarloSettings
 
     @property

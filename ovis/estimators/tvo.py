@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ovis.estimators.base import Draw, GradientEstimator
+from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.settings import BoundSettings
 from ovis.estimators.types import Estimate
 from ovis.functional.partitions import tvo_nodes, tvo_partition
@@ -44,9 +45,8 @@ class Tvo(GradientEstimator):
     ELBO with a leave-one-out REINFORCE gradient, which is unbiased.
     """
 
+    facts: ClassVar = ESTIMATORS["tvo"]
     Settings: ClassVar = TvoSettings
-    reparameterized: ClassVar = False
-    min_particles: ClassVar = 2
 
     @property
     def unbiased_for(self) -> str | None:

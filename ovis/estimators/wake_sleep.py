@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.base import Draw, GradientEstimator
+from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.sampling import score_dreams
 from ovis.estimators.settings import ParticleSettings
 from ovis.estimators.types import Estimate
@@ -39,9 +40,9 @@ class WakeWake(GradientEstimator):
     self-normalized weights, O(1/K).
     """
 
+    facts: ClassVar = ESTIMATORS["wake-wake"]
     Settings: ClassVar = WakeSettings
     unbiased_for = None
-    reparameterized: ClassVar = False
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha
@@ -55,9 +56,9 @@ class WakeSleep(GradientEstimator):
     -E_p(x) KL(p(z|x) || q(z|x)), not for L_K.
     """
 
+    facts: ClassVar = ESTIMATORS["wake-sleep"]
     Settings: ClassVar = WakeSettings
     unbiased_for = None
-    reparameterized: ClassVar = False
 
     def estimate(self, sample: Draw) -> Estimate:
         alpha = sample.settings.alpha

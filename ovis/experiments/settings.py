@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ovis.estimators.ids import (
-    LEAVE_ONE_OUT,
-    OPTIONS_LACKING,
-    REPARAMETERIZED,
     auxiliary_count,
     parse_estimator,
 )
@@ -220,19 +217,18 @@ def check_combination(settings: TrainSettings) -> None:
 def _check_estimator(settings: TrainSettings) -> None:
     name = settings.estimator
     spec = parse_estimator(name)
-    lacking = OPTIONS_LACKING.get(spec.family, ())
-    for option in lacking:
+    for option in spec.facts.lacks:
         if getattr(settings, option) != getattr(TrainSettings, option):
             raise SettingsError(f"--{option}: {name} has no such setting")
-    if "alpha" in lacking and settings.warmup:
+    if "alpha" in spec.facts.lacks and settings.warmup:
         raise SettingsError(f"--warmup: {name} has no alpha")
-    if spec.family in LEAVE_ONE_OUT and settings.iw < 2:
+    if spec.facts.needs_two_particles and settings.iw < 2:
         raise SettingsError(f"--iw: {name} leaves one particle out and needs at least 2, got {settings.iw}")
     if spec.family == "ovis-S" and not spec.config["exclusive"]:
         count = auxiliary_count(spec.config["auxiliary"], settings.iw)  # type: ignore[arg-type]
         if count >= settings.iw:
             raise SettingsError(f"--iw: {name} takes {count} particles as auxiliary samples, of {settings.iw}: too few")
-    if settings.tau > 0 and spec.family not in REPARAMETERIZED:
+    if settings.tau > 0 and not spec.facts.reparameterized:
         raise SettingsError(f"--tau: {name} needs exact samples, tau must be 0")
 
 
@@ -252,7 +248,7 @@ def _check_model(settings: TrainSettings) -> None:
     discrete = "prior" in options and settings.prior != "normal"
     if settings.tau > 0 and not discrete:
         raise SettingsError(f"--tau: {model!r} has no discrete variables to relax here, tau must be 0")
-    if parse_estimator(name).family not in REPARAMETERIZED:
+    if not parse_estimator(name).facts.reparameterized:
         return
     if not MODELS[model].reparameterized:
         raise SettingsError(f"--estimator: {name} needs reparameterized samples, which {model!r} has not")

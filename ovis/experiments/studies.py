@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ovis.estimators.ids import LEAVE_ONE_OUT, parse_estimator
+from ovis.estimators.ids import parse_estimator
 from ovis.experiments.settings import SettingsError, TrainSettings, check_combination, check_fields, option
 
 __all__ = ["ALIASES", "STUDIES", "AsymptoticSettings", "Study"]
@@ -87,7 +87,7 @@ def check_asymptotic(settings: AsymptoticSettings) -> None:
         raise SettingsError(f"--part: must be at most --parts, {settings.parts}, got {settings.part}")
     if settings.mc_samples < 2 * settings.parts:
         raise SettingsError(f"--mc_samples: every part needs 2 draws, got {settings.mc_samples} in {settings.parts}")
-    alone = [name for name in settings.names if parse_estimator(name).family in LEAVE_ONE_OUT]
+    alone = [name for name in settings.names if parse_estimator(name).facts.needs_two_particles]
     if alone and settings.iw < 2:
         raise SettingsError(f"--iw: {alone[0]} leaves one particle out and needs at least 2, got {settings.iw}")
 

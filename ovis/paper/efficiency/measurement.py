@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ovis.estimators.ids import REPARAMETERIZED, parse_estimator
+from ovis.estimators.ids import parse_estimator
 from ovis.experiments.datasets import load_dataset
 from ovis.experiments.datasets.binmnist import FILES
 from ovis.experiments.datasets.cache import VERSION
@@ -106,7 +106,7 @@ def point_settings(estimator: str, iw: int, seed: int = 1, device: str = "auto")
     settings = TrainSettings(
         estimator=estimator, iw=iw, seed=seed, device=device, dataset="binmnist", bs=24, lr=1e-3, N=200, nlayers=0
     )
-    if parse_estimator(estimator).family in REPARAMETERIZED:
+    if parse_estimator(estimator).facts.reparameterized:
         settings = dataclasses.replace(settings, model="vae", prior="normal")
     else:
         settings = dataclasses.replace(settings, model="sbm", prior="bernoulli", depth=1)

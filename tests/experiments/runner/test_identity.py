@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ovis.estimators.ids import EXAMPLES
+from ovis.estimators.ids import example_ids
 from ovis.experiments.runs.identity import differences, identify
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.settings import TrainSettings, parse_arguments
@@ -93,7 +93,7 @@ def test_paths_refuse_a_hostile_name(name: str, tmp_path: Path) -> None:
         ExperimentPaths(tmp_path).run(name)
 
 
-@pytest.mark.parametrize("estimator", EXAMPLES)
+@pytest.mark.parametrize("estimator", example_ids())
 def test_every_estimator_makes_a_folder(estimator: str) -> None:
     assert is_safe_name(identify(TrainSettings(estimator=estimator)).name)
 

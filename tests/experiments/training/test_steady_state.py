@@ -12,7 +12,7 @@ import torch.utils.data
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ovis.estimators.ids import ESTIMATOR_FAMILIES, parse_estimator
+from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.experiments.datasets.images import binarize
 from ovis.experiments.datasets.splits import StoredData
 from ovis.experiments.runs.paths import RunPaths
@@ -131,7 +131,7 @@ def steps_of(run):
 
 
 def test_every_family_is_among_the_cases():
-    assert {parse_estimator(case["estimator"]).family for case in CASES.values()} == set(ESTIMATOR_FAMILIES)
+    assert {parse_estimator(case["estimator"]).family for case in CASES.values()} == set(ESTIMATORS)
 
 
 @pytest.mark.parametrize(

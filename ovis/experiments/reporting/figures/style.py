@@ -1,8 +1,8 @@
-"""How an estimator looks in every figure: one table, keyed by the canonical id or the family.
+"""How an estimator looks in every figure, from its row in :data:`ovis.estimators.ids.ESTIMATORS`.
 
-The hues are Okabe and Ito's, safe for colour-blind readers; relatives share a hue (OVIS~ gold, OVIS-MC vermilion to
-brown, TVO and RWS blue, VIMCO green, REINFORCE and the pathwise bounds grey, STL and DReG purple). Marker and dashes
-tell them apart without any colour.
+The hues are Okabe and Ito's, safe for colour-blind readers; related estimators share a hue (OVIS~ gold, OVIS-MC
+vermilion to brown, TVO and RWS blue, VIMCO green, REINFORCE and the pathwise bounds grey, STL and DReG purple). Marker
+and dashes tell them apart without any colour.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ovis.estimators.ids import EstimatorId, parse_estimator
+from ovis.estimators.ids import ESTIMATORS, EstimatorId, LineStyle, parse_estimator
 
 __all__ = [
     "DASHES",
@@ -42,6 +42,18 @@ LONGSHORT: Dash = (0, (7, 1.4, 2, 1.4))
 SPARSE: Dash = (0, (1, 2.6))
 
 DASHES = (SOLID, DASHED, DOTTED, DASHDOT, LONG, DASHDOTDOT)
+
+#: By the names that the table of estimators uses.
+PATTERNS = {
+    "solid": SOLID,
+    "dashed": DASHED,
+    "dotted": DOTTED,
+    "dashdot": DASHDOT,
+    "long": LONG,
+    "dashdotdot": DASHDOTDOT,
+    "longshort": LONGSHORT,
+    "sparse": SPARSE,
+}
 
 
 @dataclass(frozen=True)
@@ -73,54 +85,41 @@ class Look:
         }
 
 
-LOOKS = {
-    "ovis-gamma1": Look("OVIS~ (γ=1)", "#E69F00", SOLID, ">"),
-    "ovis-gamma0": Look("OVIS~ (γ=0)", "#5E4600", DOTTED, "<"),
-    "ovis-S1-exclusive": Look("OVIS-MC (S=1)", "#F4A582", DOTTED, "^"),
-    "ovis-S10-exclusive": Look("OVIS-MC (S=10)", "#D55E00", LONGSHORT, "^"),
-    "ovis-S50-exclusive": Look("OVIS-MC (S=50)", "#992B00", DASHDOT, "^"),
-    # Shares of a budget, from pale pink to dark brown: their lightness tells them apart in grey print as well.
-    "ovis-S0.1": Look("OVIS-MC (S=0.1K, budget)", "#FDC1B4", SPARSE, "^"),
-    "ovis-S0.2": Look("OVIS-MC (S=0.2K, budget)", "#F49173", DASHDOTDOT, "^"),
-    "ovis-S0.3": Look("OVIS-MC (S=0.3K, budget)", "#D76941", DASHED, "^"),
-    "ovis-S0.5": Look("OVIS-MC (S=0.5K, budget)", "#9E4725", LONG, "^"),
-    "ovis-S0.7": Look("OVIS-MC (S=0.7K, budget)", "#612C15", SOLID, "^"),
-    "tvo": Look("TVO", "#0072B2", DASHED, "P"),
-    "wake-wake": Look("RWS", "#56B4E9", DASHDOT, "X"),
-    "wake-sleep": Look("Wake-Sleep", "#2B7FA8", DOTTED, "x"),
-    "vimco-arithmetic": Look("VIMCO", "#009E73", DASHDOTDOT, "h"),
-    "vimco-geometric": Look("VIMCO (geometric)", "#00543D", DOTTED, "H"),
-    "reinforce": Look("REINFORCE", "#5A625D", LONG, "o"),
-    "reinforce-baseline": Look("REINFORCE + baseline", "#2B332F", DASHDOT, "o"),
-    "pathwise-iwae": Look("IWAE", "#6E6E6E", SOLID, "s"),
-    "pathwise-vae": Look("VAE", "#A0A0A0", DOTTED, "D"),
-    "stl": Look("STL", "#7B5EA7", DASHED, "2"),
-    "dreg": Look("DReG", "#CC79A7", SOLID, "3"),
+#: Lines of OVIS by its parameters; those of other estimators are in :data:`ovis.estimators.ids.ESTIMATORS`.
+OVIS_LINES = {
+    "ovis-gamma1": LineStyle("#E69F00", "solid", ">"),
+    "ovis-gamma0": LineStyle("#5E4600", "dotted", "<"),
+    "ovis-S1-exclusive": LineStyle("#F4A582", "dotted", "^"),
+    "ovis-S10-exclusive": LineStyle("#D55E00", "longshort", "^"),
+    "ovis-S50-exclusive": LineStyle("#992B00", "dashdot", "^"),
+    # Fractions of a budget, from pale pink to dark brown: their lightness tells them apart in grey print as well.
+    "ovis-S0.1": LineStyle("#FDC1B4", "sparse", "^"),
+    "ovis-S0.2": LineStyle("#F49173", "dashdotdot", "^"),
+    "ovis-S0.3": LineStyle("#D76941", "dashed", "^"),
+    "ovis-S0.5": LineStyle("#9E4725", "long", "^"),
+    "ovis-S0.7": LineStyle("#612C15", "solid", "^"),
 }
 
-#: The columns of a legend that is grouped: families that belong together.
-COLUMNS = (
-    ("ovis-gamma",),
-    ("ovis-S",),
-    ("tvo", "wake-wake", "wake-sleep"),
-    ("vimco-arithmetic", "vimco-geometric", "reinforce", "reinforce-baseline"),
-    ("pathwise-iwae", "pathwise-vae", "stl", "dreg"),
-)
-
-#: For what the table does not know: hues that are not the OVIS family's, which stand out.
+#: Colours of what has no line in a table: hues that are not the OVIS family's, which stand out.
 FALLBACK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7D8B80", "#7F3300", "#44504A")
 MARKERS = ("o", "s", "D", "v", "p", "*", "d", "8")
 
 
 def estimator_look(estimator: str) -> Look:
-    """The look of an estimator's id or alias; the same one in every figure, also for an id that nobody knows."""
+    """The look of an estimator's id or alias, the same one in every figure.
+
+    An unknown id, and a family without a line in the table, get one derived from the id.
+    """
     try:
         known = parse_estimator(estimator)
     except ValueError:
-        return _unknown(estimator)
-    if known.canonical in LOOKS:
-        return LOOKS[known.canonical]
-    return {"ovis-gamma": _asymptotic, "ovis-S": _monte_carlo, "tvo": _thermodynamic}[known.family](known)
+        return _derived(estimator)
+    if known.family in PARAMETRIC:
+        return PARAMETRIC[known.family](known)
+    look = _derived(known.canonical)
+    if known.facts.line is not None:
+        look = _drawn(known.facts.line)
+    return replace(look, label=known.facts.label or known.canonical)
 
 
 def estimator_looks(estimators: Iterable[str]) -> dict[str, Look]:
@@ -134,12 +133,12 @@ def estimator_looks(estimators: Iterable[str]) -> dict[str, Look]:
 
 
 def style_group(estimator: str) -> int:
-    """The column of a grouped legend that an estimator belongs to; what nobody knows comes last."""
+    """The column of a grouped legend that an estimator belongs to; unknown ids come last."""
+    groups = list(dict.fromkeys(row.legend_group for row in ESTIMATORS.values()))
     try:
-        family = parse_estimator(estimator).family
+        return groups.index(parse_estimator(estimator).facts.legend_group)
     except ValueError:
-        return len(COLUMNS)
-    return next(i for i, families in enumerate(COLUMNS) if family in families)
+        return len(groups)
 
 
 def is_budgeted(estimators: Iterable[str]) -> bool:
@@ -155,39 +154,50 @@ def is_budgeted(estimators: Iterable[str]) -> bool:
 
 
 def style_order(estimator: str) -> tuple[int, int, str]:
-    """A key that sorts estimators as the paper's legends do: by column, then as in the table of looks."""
-    known = list(LOOKS)
+    """A key that sorts estimators as the paper's legends do: by column, then as in the table."""
+    known = [*OVIS_LINES, *ESTIMATORS]
     place = known.index(estimator) if estimator in known else len(known)
     return style_group(estimator), place, estimator
 
 
 def _asymptotic(known: EstimatorId) -> Look:
-    """OVIS~ between gamma = 0 and gamma = 1: between their colours."""
+    """OVIS~: between gamma = 0 and gamma = 1 between their colours."""
     gamma = float(known.config["gamma"])
-    color = _mix(LOOKS["ovis-gamma0"].color, LOOKS["ovis-gamma1"].color, gamma)
-    return Look(f"OVIS~ (γ={gamma:g})", color, DASHDOT, "d")
+    color = _mix(OVIS_LINES["ovis-gamma0"].color, OVIS_LINES["ovis-gamma1"].color, gamma)
+    line = OVIS_LINES.get(known.canonical, LineStyle(color, "dashdot", "d"))
+    return _drawn(line, f"{known.facts.label} (γ={gamma:g})")
 
 
 def _monte_carlo(known: EstimatorId) -> Look:
     """OVIS_MC: the more auxiliary samples the darker; inclusive ones (of a budget) are dashed."""
     count, exclusive = known.config["auxiliary"], bool(known.config["exclusive"])
-    share = isinstance(count, float)
-    ends = ("ovis-S0.1", "ovis-S0.7") if share else ("ovis-S1-exclusive", "ovis-S50-exclusive")
-    place = (float(count) - 0.1) / 0.6 if share else math.log10(float(count)) / 2
-    color = _mix(LOOKS[ends[0]].color, LOOKS[ends[1]].color, min(max(place, 0.0), 1.0))
-    samples = f"S={count:g}K" if share else f"S={count:g}"
-    kind = "" if exclusive else ", budget"
-    return Look(f"OVIS-MC ({samples}{kind})", color, SOLID if exclusive else DASHED, "^")
+    fraction = isinstance(count, float)
+    ends = ("ovis-S0.1", "ovis-S0.7") if fraction else ("ovis-S1-exclusive", "ovis-S50-exclusive")
+    place = (float(count) - 0.1) / 0.6 if fraction else math.log10(float(count)) / 2
+    color = _mix(OVIS_LINES[ends[0]].color, OVIS_LINES[ends[1]].color, min(max(place, 0.0), 1.0))
+    line = OVIS_LINES.get(known.canonical, LineStyle(color, "solid" if exclusive else "dashed", "^"))
+    samples = f"S={count:g}K" if fraction else f"S={count:g}"
+    return _drawn(line, f"{known.facts.label} ({samples}{'' if exclusive else ', budget'})")
 
 
 def _thermodynamic(known: EstimatorId) -> Look:
-    """TVO: the more partitions the darker; the dashes say how it integrates."""
-    place = min((int(known.config["partitions"]) - 2) / 10, 1.0) if int(known.config["partitions"]) > 2 else 0.0
-    dash = {"left": DASHED, "right": DOTTED, "trapz": DASHDOT}[str(known.config["integration"])]
-    return replace(LOOKS["tvo"], color=_mix(LOOKS["tvo"].color, "#00263B", place), dash=dash)
+    """TVO: the more partitions the darker; the dashes show the integration rule."""
+    line = known.facts.line
+    assert line is not None
+    place = min(max(int(known.config["partitions"]) - 2, 0) / 10, 1.0)
+    dash = {"left": "dashed", "right": "dotted", "trapz": "dashdot"}[str(known.config["integration"])]
+    return _drawn(LineStyle(_mix(line.color, "#00263B", place), dash, line.marker), known.facts.label)
 
 
-def _unknown(estimator: str) -> Look:
+#: Families of which the line or the label depends on the id's parameters.
+PARAMETRIC = {"ovis-gamma": _asymptotic, "ovis-S": _monte_carlo, "tvo": _thermodynamic}
+
+
+def _drawn(line: LineStyle, label: str = "") -> Look:
+    return Look(label, line.color, PATTERNS[line.dash], line.marker)
+
+
+def _derived(estimator: str) -> Look:
     number = zlib.crc32(estimator.encode())  # not hash(): that one differs between processes
     color, marker = FALLBACK[number % len(FALLBACK)], MARKERS[number // 8 % len(MARKERS)]
     return Look(estimator, color, DASHES[number // 64 % len(DASHES)], marker)
