@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ovis.analysis.gaussian_location import LocationDraws, LocationModel, has_plain_factors
 from ovis.analysis.gradient_samples import ParameterDraws, TensorDraws, select_parameters
@@ -93,7 +93,7 @@ def get_gradients_statistics(
             runs (M D numbers of each estimator), or, beyond 512 MB, drawn again.
         samples_per_batch: particles of which the graph is held at once, at least those of one datum; None: 8,192.
         eps: entries with less variance are left out of the averages.
-        progress: show a bar.
+        progress: show a bar, which needs tqdm.
         seed: of the draws; None: taken from torch's global random state.
         config: settings of the estimator for these draws, e.g. ``alpha``.
 
@@ -156,7 +156,7 @@ def compare_gradients(
     kept: list[Tensor] = []
     moments: list[RunningMoments] = []
     keep = return_grads
-    with tqdm(total=mc_samples, desc="gradients", leave=False, disable=not progress) as bar:
+    with _progress_bar(mc_samples, progress) as advance:
         for grads in draws(0, mc_samples):
             if not moments:
                 if oracle_grad is not None and oracle_grad.shape != grads.shape[2:]:
@@ -168,7 +168,7 @@ def compare_gradients(
                 moment.update(part)
             if keep:
                 kept.append(grads)
-            bar.update(len(grads))
+            advance(len(grads))
     names = draws.names if isinstance(draws, ParameterDraws | TensorDraws) else (key_filter,)
     if return_grads:
         kept = [torch.cat(kept)]
@@ -184,6 +184,20 @@ def compare_gradients(
             stats["direction"] = cosine(meta.mean, oracle_grad.flatten())
         found[name] = Diagnostic({"grads": stats}), meta
     return found
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Yields the function that advances the bar."""
+    if not shown:
+        yield lambda n: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    with tqdm(total=total, desc="gradients", leave=False) as bar:
+        yield bar.update
 
 
 def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:
