@@ -101,15 +101,29 @@ class Study:
         check: refuses combinations of options.
         module: ``python -m module OPTIONS`` makes a run.
         report: the module whose ``main`` draws the experiment.
+        report_script: the script in the root of a clone that calls it, named in messages.
     """
 
     settings: Any
     check: Callable[[Any], None]
     module: str
     report: str
+    report_script: str
 
 
 STUDIES = {
-    "train": Study(TrainSettings, check_combination, "ovis.experiments.cli.train", "ovis.experiments.cli.report"),
-    "asymptotic": Study(AsymptoticSettings, check_asymptotic, "ovis.paper.figure1.run", "ovis.paper.figure1.cli"),
+    "train": Study(
+        TrainSettings,
+        check_combination,
+        "ovis.experiments.cli.train",
+        report="ovis.experiments.cli.report",
+        report_script="report.py",
+    ),
+    "asymptotic": Study(
+        AsymptoticSettings,
+        check_asymptotic,
+        "ovis.paper.figure1.run",
+        report="ovis.paper.figure1.cli",
+        report_script="report_asymptotic_variance.py",
+    ),
 }

@@ -8,6 +8,7 @@ import os
 import shlex
 import statistics
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -40,6 +41,10 @@ from ovis.experiments.studies import ALIASES, STUDIES
 __all__ = ["main"]
 
 EXPERIMENTS = Path("experiments")
+
+#: Where a wheel puts the experiment files: read where the working directory has none.
+INSTALLED_EXPERIMENTS = Path(sysconfig.get_path("data"), "share/ovis/experiments")
+
 INTERRUPTED = 130
 
 #: Failed runs that are named at the end: each was shown when it failed.
@@ -183,8 +188,7 @@ def _run(
         return INTERRUPTED
     if not result.complete:
         if options.report:
-            door = STUDIES[experiment.script].report.rpartition(".")[2]
-            command_line = _command(f"{door}.py", name, queue)
+            command_line = _command(STUDIES[experiment.script].report_script, name, queue)
             print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
         return 1
     return _report(name, options.root, experiment.script) if options.report else 0
@@ -193,7 +197,8 @@ def _run(
 def _locate(exp: str) -> tuple[Path, str]:
     """The experiment's file and its name."""
     exp = ALIASES.get(exp, exp)
-    path = Path(exp) if exp.endswith(".json") else EXPERIMENTS / f"{exp}.json"
+    folder = EXPERIMENTS if EXPERIMENTS.is_dir() or not INSTALLED_EXPERIMENTS.is_dir() else INSTALLED_EXPERIMENTS
+    path = Path(exp) if exp.endswith(".json") else folder / f"{exp}.json"
     if not is_safe_name(path.stem) or (not exp.endswith(".json") and path.stem != exp):
         raise GridError(
             f"--exp: {exp!r} is neither a name in {EXPERIMENTS}/ nor the path of a .json file; "
@@ -286,10 +291,10 @@ def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> No
         print("stopped; the next start, without --rf, goes on from here")
 
 
-def _command(door: str, name: str, queue: Queue) -> str:
+def _command(script: str, name: str, queue: Queue) -> str:
     """The beginning of a command line on this experiment, to be copied."""
     root = queue.paths.folder.parent
-    return shlex.join(["python", door, "--exp", name, *(["--root", str(root)] if root != Path("runs") else [])])
+    return shlex.join(["python", script, "--exp", name, *(["--root", str(root)] if root != Path("runs") else [])])
 
 
 def _report(name: str, root: str, script: str) -> int:
