@@ -23,7 +23,7 @@ __all__ = [
 FAILED, REFUSED = 1, 2
 
 #: What the report imports, of the optional dependencies ``report``.
-PACKAGES = ("pandas", "matplotlib")
+PACKAGES = ("pandas", "matplotlib", "jinja2")
 
 
 class ReportError(Exception):

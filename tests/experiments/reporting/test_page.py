@@ -21,7 +21,6 @@ from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.page import render as page_module
 from ovis.experiments.reporting.page.content import Column, Page, Problem, Provenance, Setting, Table
-from ovis.experiments.reporting.page.html import escape
 from ovis.experiments.reporting.page.provenance import read_provenance
 from ovis.experiments.reporting.page.render import render_page, write_page
 from ovis.experiments.reporting.page.runs_table import experiment_page, plain_table, run_table
@@ -116,8 +115,10 @@ def escape_and_back(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").replace("\ud800", "?")
 
 
-def test_text_is_escaped_in_attributes_too() -> None:
-    assert escape("a\"b'c<d>&\x07") == "a&quot;b&#x27;c&lt;d&gt;&amp;\N{REPLACEMENT CHARACTER}"
+def test_text_is_escaped_in_attributes_too(drawn: ReportFigure, tmp_path: Path) -> None:
+    figure = ReportFigure(drawn.name, "a", "a\"b'c<d>&\x07", Figure())
+    text = render_page(Page("x", figures=(figure,)), tmp_path)
+    assert 'alt="a&#34;b&#39;c&lt;d&gt;&amp;\N{REPLACEMENT CHARACTER}"' in text
 
 
 def test_the_page_fetches_nothing_and_allows_no_other_script(drawn: ReportFigure, tmp_path: Path) -> None:

@@ -1,16 +1,27 @@
-"""What a report's page shows, as data: the doors fill these records, ``page.py`` turns them into HTML."""
+"""What a report's page shows, as data: the report commands fill these records, ``render.py`` turns them into HTML."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
+from ovis.experiments.reporting.figures.series import value_text
 from ovis.experiments.reporting.verdict import ClaimVerdict
 
-__all__ = ["Column", "Page", "Problem", "Provenance", "Setting", "Table"]
+__all__ = ["ABSENT", "Column", "Page", "Problem", "Provenance", "Setting", "Table", "TableCell"]
+
+#: What a cell says where there is nothing.
+ABSENT = "–"
+
+#: States of runs that are in trouble.
+TROUBLE = ("failed", "unreadable", "foreign")
+
+#: Values of a setting that are listed, at most.
+LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,45 @@ class Table:
     rows: pd.DataFrame
     things: str = "rows"
 
+    def cells(self) -> list[list[TableCell]]:
+        """The cells of each row."""
+        columns = [[make_cell(value, column) for value in self.rows[column.name].tolist()] for column in self.columns]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def choices(self, column: Column) -> list[str]:
+        """What the cells of a column say, each once, numbers by their size."""
+        values = self.rows[column.name]
+        if pd.api.types.is_numeric_dtype(values):
+            values = values.sort_values()
+        return list(dict.fromkeys(value_text(value) or ABSENT for value in values.tolist() if value is not None))
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell as it is shown, and the number that it is sorted by.
+
+    Attributes:
+        text: as it is shown.
+        value: a number in full, empty where there is none; None: the cell is sorted by its text.
+    """
+
+    text: str
+    value: str | None = None
+
+    @property
+    def number(self) -> bool:
+        return bool(self.value)
+
+
+def make_cell(value: object, column: Column) -> TableCell:
+    """A value of a table's row in the format of its column; None is missing, NaN is a number."""
+    if value is None:
+        return TableCell(ABSENT, "")
+    text = value_text(value) or ABSENT  # a setting that is empty shows that it is
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return TableCell(text)
+    return TableCell(format(float(value), column.digits) if column.digits else text, repr(float(value)))
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -56,6 +106,11 @@ class Problem:
     name: str
     state: str
     message: str
+
+    @property
+    def trouble(self) -> bool:
+        """Whether something went wrong; otherwise the run is on its way."""
+        return self.state in TROUBLE
 
 
 @dataclass(frozen=True)
@@ -71,6 +126,22 @@ class Setting:
     name: str
     values: tuple[str, ...]
     default: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether all runs agree."""
+        return len(self.values) == 1
+
+    @property
+    def usual(self) -> bool:
+        """Whether all runs have the default."""
+        return self.values == (self.default,)
+
+    @property
+    def text(self) -> str:
+        """The values, as far as they are listed."""
+        listed = ", ".join(value or ABSENT for value in self.values[:LISTED])
+        return f"{listed} and {len(self.values) - LISTED} more" if len(self.values) > LISTED else listed
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,25 @@
-"""A report as one HTML file that needs nothing else: figures, claims, tables to sort and filter, configuration.
+"""Fill the page's template: a report as one HTML file that needs nothing else.
 
-Style and script stand in ``page.css`` and ``page.js`` beside this file, and are copied into the page. A policy in its
-head allows these two by their hashes and images within the page, and nothing else: no other script, no network.
+Style and script stand in ``page.css`` and ``page.js`` beside the template, and are copied into the page. A policy in
+its head allows these two by their hashes and images within the page, and nothing else: no other script, no network.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from ovis.experiments.reporting.page.content import Page
-from ovis.experiments.reporting.page.html import element, escape, section, sortable_table
-from ovis.experiments.reporting.page.sections import (
-    claims_section,
-    figures_section,
-    header,
-    problems_section,
-    provenance_section,
-)
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ovis.experiments.reporting.estimates import ClaimStatus
+from ovis.experiments.reporting.page.content import ABSENT, Page
+from ovis.experiments.reporting.verdict import ClaimVerdict
+from ovis.experiments.reporting.verdict_table import count_verdicts
 from ovis.experiments.runs.atomic import write_text
 
 __all__ = ["FILE", "render_page", "write_page"]
@@ -28,12 +29,21 @@ FILE = "index.html"
 
 HERE = Path(__file__).parent
 
+#: Dots of a figure to a CSS pixel: figures are drawn for paper.
+DENSITY = 2
+
+#: A verdict as a sign beside its words, and its class in the style sheet.
+SIGNS = {ClaimStatus.HOLDS: ("✓", "holds"), ClaimStatus.FAILS: ("✗", "fails"), ClaimStatus.OPEN: ("?", "open")}
+
+#: Control characters, which HTML does not allow, not even escaped.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
 
 def write_page(folder: Path, page: Page) -> Path:
     """Write ``index.html``: whoever looks at it meanwhile sees the old page or the new one.
 
     Args:
-        folder: of the report; it is there.
+        folder: of the report; the figures' PNGs are there.
         page: what to show.
 
     Returns:
@@ -54,47 +64,66 @@ def render_page(page: Page, folder: Path) -> str:
     Raises:
         OSError, ValueError: a figure can't be read, or is no PNG.
     """
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(count_verdicts=count_verdicts, number_tables=_number_tables)
+    environment.globals.update(ABSENT=ABSENT, signs=SIGNS)
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    sections = [
-        figures_section(page.figures, folder),
-        claims_section(page.verdicts),
-        *(section(f"table{i}", table.title, sortable_table(table, f"table{i}")) for i, table in enumerate(page.tables)),
-        problems_section(page.problems),
-        provenance_section(page.provenance, page.command),
-    ]
-    main = "\n".join([header(page), _contents(page), *filter(None, sections)])
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{escape(page.title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{main}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
+    return environment.get_template("page.html.j2").render(
+        page=page,
+        figures=[(figure, _read_image(folder / f"{figure.name}.png")) for figure in page.figures],
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+    )
 
 
-def _contents(page: Page) -> str:
-    """Links to the sections that are there."""
-    links = [
-        ("figures", "Figures", page.figures),
-        ("claims", "What the paper says", page.verdicts),
-        *((f"table{i}", table.title, True) for i, table in enumerate(page.tables)),
-        ("problems", "Failed and missing runs", page.problems),
-        ("configuration", "Configuration", page.provenance.settings or page.command),
-    ]
-    items = [element("a", escape(title), href=f"#{id}") for id, title, there in links if there]
-    return element("nav", "".join(items), aria_label="Sections")
+def _printable(value: object) -> object:
+    """Text without what no page may hold, control characters and lone surrogates; applied to all that is inserted."""
+    if type(value) is not str:  # numbers, and markup of the template's own
+        return value
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", value.encode("utf-8", "replace").decode("utf-8"))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A PNG as a data URL, and its size in CSS pixels, so that the page does not jump while it loads."""
+
+    source: str
+    width: int
+    height: int
+
+
+def _read_image(path: Path) -> _Image:
+    data = path.read_bytes()
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:
+        raise ValueError(f"{path}: no PNG, which a page can show")
+    width, height = struct.unpack(">II", data[16:24])
+    source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+    return _Image(source, width // DENSITY, height // DENSITY)
+
+
+def _number_tables(verdict: ClaimVerdict) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
+    """Our numbers behind a verdict: heading, columns (each K) and rows (name of an estimator, its texts)."""
+    tables = []
+    there = [cell for cell in verdict.cells if cell.count]
+    for heading in _unique(cell.heading for cell in there):
+        texts = {(cell.who, cell.place): cell.text for cell in there if cell.heading == heading}
+        columns = _unique(place for _, place in texts)
+        rows = [(who, [texts.get((who, place), ABSENT) for place in columns]) for who in _unique(w for w, _ in texts)]
+        tables.append((heading, columns, rows))
+    return tables
+
+
+def _unique(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
 
 
 def _policy(style: str, script: str) -> str:
