@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests" / "reporting"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "experiments" / "reporting"))
 
 from synthetic_runs import Folder  # noqa: E402  (its folder is no package)
 
