@@ -21,14 +21,15 @@ SCRIPT = """#!/bin/bash
 name=$(basename "$0"); here={here}
 echo "$name $*" >>"$here/calls"
 if [[ $name == sbatch && $* != *--test-only* ]]; then
+    script=$(cat)
     if [[ -e $here/room ]]; then  # jobs that the site still takes
-        last=$(grep -oP -- '--array=0-\\K[0-9]+' "$1"); left=$(($(cat "$here/room") - ${{last:-0}} - 1))
+        last=$(grep -oP -- '--array=0-\\K[0-9]+' <<<"$script"); left=$(($(cat "$here/room") - ${{last:-0}} - 1))
         if ((left < 0)); then echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; fi
         echo $left >"$here/room"
     fi
-    number=$(($(ls "$here" | grep -c '^script') + 1)); cp "$1" "$here/script$number"
+    number=$(($(ls "$here" | grep -c '^script') + 1)); echo "$script" >"$here/script$number"
     env | grep ^SBATCH_ | sort >"$here/environment"
-    [[ -e $here/sbatch.error ]] || echo "Submitted batch job $number"
+    [[ -e $here/sbatch.error ]] || echo "$number;cluster"
 fi
 [[ $name == sbatch ]] || cat "$here/$name.out" 2>/dev/null
 if [[ -e $here/$name.error ]]; then cat "$here/$name.error" >&2; exit 1; fi
@@ -48,7 +49,7 @@ class FakeSlurm:
     @classmethod
     def install(cls, folder: Path, patch: pytest.MonkeyPatch) -> FakeSlurm:
         folder.mkdir()
-        for name in ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun"):
+        for name in ("sbatch", "squeue", "scancel", "sinfo", "scontrol"):
             script = folder / name
             script.write_text(SCRIPT.format(here=folder))
             script.chmod(0o755)

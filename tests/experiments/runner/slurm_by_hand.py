@@ -33,7 +33,7 @@ def poll(engine: SlurmEngine, *ids: str) -> dict[str, JobStatus]:
     while True:
         found = dict(engine.poll(ids))
         watch = engine._watch
-        if watch.answer.asked > begin or watch.silence or all(s.phase is JobPhase.ENDED for s in found.values()):
+        if watch.listing.asked > begin or watch.silence or all(s.phase is JobPhase.ENDED for s in found.values()):
             return found
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import AWAY, FakeSlurm
-
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobPhase, JobStatus
-from ovis.experiments.runner.engines.options import SlurmOptions
-
-pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
-
 from slurm_by_hand import engine_at, poll, submit
 
 from ovis.experiments.runner.engines import slurm_commands
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobPhase, JobStatus
+from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 
@@ -172,7 +168,7 @@ def test_a_cancellation_that_the_controller_has_not_heard_is_said_again(
 def test_a_scancel_that_hangs_is_no_end_of_the_manager(
     fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_commands, "HURRY", 0.2)
+    monkeypatch.setattr(slurm_commands, "SCANCEL_PATIENCE", 0.2)
     (fake.folder / "scancel").write_text("#!/bin/bash\nexec sleep 30\n")
     assert not slurm_commands.cancel_jobs(["1"], force=False)
 
@@ -279,7 +275,7 @@ def test_no_cluster_answers(fake: FakeSlurm) -> None:
 def test_what_is_left_when_all_is_over(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     ids = submit(engine, root, 2)
-    assert sorted(path.name for path in root.glob(".slurm/*/*.pkl")) == ["1_0_submitted.pkl", "1_1_submitted.pkl"]
+    assert len(list(root.glob(".slurm/*/*.jsonl"))) == 2
     engine.close()
     assert (root / ".slurm").exists()  # two are still to come
     for name in ("key0.1", "key1.1"):

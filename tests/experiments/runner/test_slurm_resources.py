@@ -6,10 +6,6 @@ import pytest
 
 from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.options import SlurmOptions
-
-pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
-
-
 from ovis.experiments.runner.engines.slurm_commands import one_line
 from ovis.experiments.runner.engines.slurm_resources import JobResources, SlurmNode, plan_resources, read_nodes
 

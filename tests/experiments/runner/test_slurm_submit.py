@@ -9,15 +9,11 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
-
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, SubmissionDeferred
-from ovis.experiments.runner.engines.options import SlurmOptions
-
-pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
-
 from slurm_by_hand import engine_at, poll, specs, submit
 
-from ovis.experiments.runner.engines import slurm_submit
+from ovis.experiments.runner.engines import slurm_job
+from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, SubmissionDeferred
+from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 
 
@@ -28,8 +24,7 @@ def test_what_a_job_asks_for(fake: FakeSlurm, root: Path) -> None:
     for wanted in ("array=0-2%2", "no-requeue", "signal=B:TERM@120", "time=30", "partition=short", "gpus-per-node=1",
                    "output=/dev/null", "job-name=ovis-lab"):  # fmt: skip
         assert f"#SBATCH --{wanted}" in lines, wanted
-    assert lines[-1].startswith(f"exec {sys.executable} -u -m submitit")
-    assert not [line for line in lines if "wckey" in line or line.startswith("srun")]
+    assert lines[-1].startswith(f"exec {sys.executable} -u -m {slurm_job.MODULE} {engine._own.path} ")
     submit(engine_at(root, time=2), root)
     assert "#SBATCH --signal=B:TERM@30" in fake.script(2)  # in a quarter of it at most
     assert not [line for line in fake.script(2) if "--array" in line]
@@ -131,7 +126,7 @@ def test_ctrl_c_does_not_reach_what_is_being_handed_over(fake: FakeSlurm, root: 
 
 def test_a_controller_whose_own_queue_is_full(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sbatch would try again for two minutes, and longer for each half of an array."""
-    monkeypatch.setattr(slurm_submit, "PATIENCE", 1)
+    monkeypatch.setattr(slurm_job, "PATIENCE", 1)
     engine = engine_at(root)
     submit(engine, root)
     words = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"

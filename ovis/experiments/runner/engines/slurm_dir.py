@@ -1,10 +1,10 @@
-"""What a manager and its Slurm jobs have to tell each other, on the file system that all nodes share::
+"""The files by which a manager and its Slurm jobs communicate, on the file system that all nodes share::
 
-<root>/.slurm/<token>/                       one for each manager; a node that sees it shares the root
-<root>/.slurm/<token>/<job>_submitted.pkl    what submitit runs in a job of Slurm's
-<root>/.slurm/<token>/<job>.log              what it has printed, until it is known to have ended
-<root>/.slurm/<token>/nodes/<node>           a node that has all that a job needs
-<root>/.slurm/<token>/ended/<key>.<attempt>  a run's job has ended, and with which code
+<root>/.slurm/<token>/                       one folder for each manager; a node that sees it shares the root
+<root>/.slurm/<token>/<batch>-<index>.jsonl  the runs of a submitted Slurm job, until it starts
+<root>/.slurm/<token>/<job>.log              the output of a Slurm job, until its end is known
+<root>/.slurm/<token>/nodes/<node>           a node that has everything that a job needs
+<root>/.slurm/<token>/ended/<key>.<attempt>  the exit code of a run's job that has ended
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from ovis.experiments.runs.atomic import TEMPORARY, write_text
@@ -21,12 +22,12 @@ from ovis.experiments.runs.status import last_line
 
 __all__ = ["JobsFolder"]
 
-#: Seconds after which a folder that nobody writes into is rubbish: a year, longer than any job runs.
-RUBBISH = 365 * 86400.0
+#: Seconds without a change after which a folder is removed: a year, longer than any job runs.
+EXPIRY = 365 * 86400.0
 
 
 class JobsFolder:
-    """The folder of one manager's jobs, seen by it, by the next one, or by a job.
+    """The folder of one manager's jobs, as used by this manager, by the next one, and by the jobs.
 
     Args:
         path: the folder.
@@ -38,7 +39,7 @@ class JobsFolder:
 
     @classmethod
     def create(cls, root: Path) -> JobsFolder:
-        """A new one below the folder of all experiments; what is a year old there is removed.
+        """Create a folder below the root of all experiments, and remove those that have not changed for a year.
 
         Raises:
             OSError: it can't be written.
@@ -48,26 +49,54 @@ class JobsFolder:
             path.mkdir(parents=True)
         for path in folder.path.parent.iterdir():
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > RUBBISH:
+                if time.time() - path.stat().st_mtime > EXPIRY:
                     shutil.rmtree(path)
         return folder
 
+    def write_specs(self, packs: Sequence[Sequence[str]]) -> str:
+        """Write the runs of each job of an array, one a line; called before its submission.
+
+        Returns:
+            the name of the batch. A job's own name has its index in addition: ``<batch>-<index>``.
+        """
+        batch = uuid.uuid4().hex[:8]
+        for index, pack in enumerate(packs):
+            (self.path / f"{batch}-{index}.jsonl").write_text("".join(f"{spec}\n" for spec in pack), encoding="utf-8")
+        return batch
+
+    def forget_specs(self, batch: str) -> None:
+        """Remove the files of an array that was not submitted."""
+        for path in self.path.glob(f"{batch}-*.jsonl"):
+            path.unlink(missing_ok=True)
+
+    def take_specs(self, name: str) -> list[str]:
+        """Read and remove a job's runs; called in the job.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        path = self.path / f"{name}.jsonl"
+        specs = path.read_text(encoding="utf-8").splitlines()
+        with contextlib.suppress(OSError):  # it is removed with the folder
+            path.unlink()
+        return specs
+
     def mark_node(self, name: str) -> None:
-        """Called in a job: its node has what it takes."""
+        """Note that a node has everything that a job needs; called in a job."""
         (self._nodes / name).touch()
 
     def mark_ended(self, name: str, code: int) -> None:
-        """Called in a job: the run's job called ``name`` has ended."""
+        """Note that the run's job called ``name`` has ended; called in a job."""
         write_text(self._ended / name, f"{code}\n")
 
     def ended(self, fresh: bool = False) -> dict[str, int]:
-        """Which jobs have ended and have not been forgotten, by name, and with which codes.
+        """The exit codes of the jobs that have ended and have not been forgotten, by name.
 
         Args:
-            fresh: trust no copy of the folder's listing, see :func:`_refresh`.
+            fresh: do not rely on a cached listing of the folder, see :func:`_refresh`.
         """
         codes = {}
-        with contextlib.suppress(FileNotFoundError):  # somebody has cleaned up
+        with contextlib.suppress(FileNotFoundError):  # the user has removed the folder
             if fresh:
                 _refresh(self._ended)
             for entry in os.scandir(self._ended):
@@ -76,34 +105,27 @@ class JobsFolder:
                         codes[entry.name] = int(Path(entry.path).read_text(encoding="utf-8"))
         return codes
 
-    def has_suited(self) -> bool:
-        """Whether any node has had what it takes."""
+    def has_suitable_node(self) -> bool:
+        """Whether any node was found to have everything that a job needs."""
         with contextlib.suppress(FileNotFoundError):
             _refresh(self._nodes)
             return any(not path.name.startswith(".") for path in self._nodes.iterdir())
         return False
 
-    def said(self, job: str, after: str = "") -> str:
-        """The last line in the log of a job of Slurm's; of those that begin with ``after``, what follows it."""
+    def last_line(self, job: str, after: str = "") -> str:
+        """The last line in the log of a Slurm job; of the lines that begin with ``after``, what follows it."""
         return last_line(self._log(job), after=after)
-
-    def tidy_submission(self) -> None:
-        """Remove the scripts that submitit has written, once Slurm has read them."""
-        for pattern in ("*_submission.sh", ".submission_file_*"):
-            for path in self.path.glob(pattern):
-                path.unlink(missing_ok=True)
 
     def forget_run(self, name: str) -> None:
         """Remove the mark of a run's job, its end being known."""
         (self._ended / name).unlink(missing_ok=True)
 
     def forget_job(self, job: str) -> None:
-        """Remove the files of a job of Slurm's."""
-        for path in (self._log(job), self.path / f"{job}_submitted.pkl", self.path / f"{job}_0_result.pkl"):
-            path.unlink(missing_ok=True)
+        """Remove the log of a Slurm job."""
+        self._log(job).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove it all, and the folder that holds such folders with the last one of them."""
+        """Remove the folder, and its parent if it was the last one."""
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
@@ -113,8 +135,8 @@ class JobsFolder:
 
 
 def _refresh(folder: Path) -> None:
-    """A network file system may show a listing of a minute ago, until the folder is changed from here."""
+    """Change the folder, as a network file system may show an old listing until it is changed from this host."""
     mark = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-    with contextlib.suppress(OSError):  # a full disk: what the listing shows will do
+    with contextlib.suppress(OSError):  # a full disk: the cached listing has to do
         mark.touch()
         mark.unlink()

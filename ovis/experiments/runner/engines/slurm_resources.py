@@ -1,24 +1,23 @@
-"""What one Slurm job asks for, and how many runs it holds, by what the partition's nodes offer."""
+"""The resources that one Slurm job asks for, and how many runs share them, by what the partition's nodes offer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.options import SlurmOptions
 
 __all__ = ["JobResources", "SlurmNode", "plan_resources", "read_nodes"]
 
-#: States of nodes that take no job, as sinfo shortens them.
+#: States of nodes that accept no jobs, as sinfo abbreviates them.
 ABSENT = ("down", "drain", "drng", "fail", "maint", "boot", "unk", "futr", "inval")
 
 
 @dataclass(frozen=True)
 class SlurmNode:
-    """A node as ``sinfo`` says it: its cores, whole GPUs and shares of GPUs, and whether it takes jobs."""
+    """A node as ``sinfo`` shows it: its cores, whole GPUs and shares of GPUs, and whether it accepts jobs."""
 
     name: str
     cpus: int
@@ -29,28 +28,28 @@ class SlurmNode:
 
 @dataclass(frozen=True)
 class JobResources:
-    """One job.
+    """What one Slurm job asks for.
 
     Attributes:
-        runs: side by side in it.
-        gpus: that it asks for.
-        shards: shares of a GPU that it asks for instead; 0: whole ones.
+        runs: how many runs it holds, side by side.
+        gpus: the number of GPUs.
+        shards: the number of shares of a GPU instead (``gres/shard``); 0: whole GPUs.
     """
 
     runs: int
     gpus: int = 0
     shards: int = 0
 
-    def parameters(self) -> dict[str, Any]:
-        """What of it submitit is told."""
+    def options(self) -> dict[str, object]:
+        """The options of sbatch that ask for them, without their dashes."""
         if self.shards:
             return {"gres": f"shard:{self.shards}"}
-        # A job of one run has the cores that the site gives with a GPU; of several, each has one at least.
-        cores = {"cpus_per_task": self.runs} if self.runs > 1 or not self.gpus else {}
-        return {**({"gpus_per_node": self.gpus} if self.gpus else {}), **cores}
+        # A job of one run has the cores that the site gives with a GPU; in a job of several, each has one at least.
+        cores = {"cpus-per-task": self.runs} if self.runs > 1 or not self.gpus else {}
+        return {**({"gpus-per-node": self.gpus} if self.gpus else {}), **cores}
 
     def slots(self, nodes: Sequence[SlurmNode]) -> int:
-        """How many runs these nodes hold at once."""
+        """How many runs these nodes hold at the same time."""
         if self.shards:
             return sum(node.shards // self.shards for node in nodes if node.up)
         if self.gpus:
@@ -66,11 +65,11 @@ class JobResources:
 
 
 def read_nodes(text: str, partition: str) -> tuple[str, list[SlurmNode]]:
-    """The partition, and its nodes, of ``sinfo --noheader --SlurmNode --format=%P|%N|%c|%G|%t``.
+    """The partition's name and nodes, from the output of ``sinfo --noheader --Node --format=%P|%N|%c|%G|%t``.
 
     Args:
-        text: what it printed.
-        partition: its name; empty: the cluster's default, which has a star.
+        text: the output.
+        partition: the name; empty: the cluster's default partition, which is marked by a star.
 
     Raises:
         EngineError: there is no such partition.
@@ -91,31 +90,32 @@ def read_nodes(text: str, partition: str) -> tuple[str, list[SlurmNode]]:
 def plan_resources(options: SlurmOptions, request: EngineRequest, nodes: Sequence[SlurmNode]) -> JobResources:
     """Decide what a job asks for.
 
-    A job holds ``processes`` runs for each of its GPUs; where a job has one GPU and the site shares GPUs out
-    (``gres/shard``) in a number that can be divided so, each run is a job of its share. Without GPUs a run has a core.
+    A job holds ``processes`` runs for each of its GPUs. Where it has one GPU and the site divides GPUs into shares
+    (``gres/shard``) of a number that ``processes`` divides, each run is a job with its share instead. Without GPUs a
+    run has one core.
 
     Raises:
-        EngineError: the nodes have no such GPUs, or a device was named that only Slurm can choose.
+        EngineError: the nodes have no such GPUs, or the device names a particular GPU, which only Slurm can choose.
     """
     if request.device not in ("auto", "cpu", "cuda"):
-        raise EngineError(f"--device {request.device}: which GPU it is, is Slurm's to say: auto, cuda or cpu")
+        raise EngineError(f"--device {request.device}: Slurm chooses which GPU: auto, cuda or cpu")
     processes = request.processes or 1
-    most = max(node.gpus for node in nodes)
-    if request.device == "cpu" or (request.device == "auto" and not most and not options.gpus_per_node):
+    largest = max(node.gpus for node in nodes)
+    if request.device == "cpu" or (request.device == "auto" and not largest and not options.gpus_per_node):
         if options.gpus_per_node:
             raise EngineError(f"--gpus_per_node {options.gpus_per_node}: not with --device cpu")
         return JobResources(processes)
     wanted = options.gpus_per_node or 1
-    if wanted > most:
-        raise EngineError(f"a job of {wanted} GPUs: the partition's nodes have at most {most}")
-    each = {node.shards // node.gpus for node in nodes if node.gpus}
-    share = each.pop() if len(each) == 1 else 0
-    if wanted == 1 and processes > 1 and share and share % processes == 0:
-        return JobResources(1, shards=share // processes)
+    if wanted > largest:
+        raise EngineError(f"a job of {wanted} GPUs: the partition's nodes have at most {largest}")
+    per_gpu = {node.shards // node.gpus for node in nodes if node.gpus}
+    shards = per_gpu.pop() if len(per_gpu) == 1 else 0
+    if wanted == 1 and processes > 1 and shards and shards % processes == 0:
+        return JobResources(1, shards=shards // processes)
     return JobResources(wanted * processes, gpus=wanted)
 
 
 def _count(gres: str, name: str) -> int:
-    """How many of a resource there are in ``gpu:a100:4(S:0-1),shard:8``."""
+    """The number of a resource in a text like ``gpu:a100:4(S:0-1),shard:8``."""
     counts = re.findall(rf"(?:^|,){name}(?::[^:,()]+)?:(\d+)(?=[,(]|$)", re.sub(r"\([^)]*\)", "", gres))
     return sum(map(int, counts))

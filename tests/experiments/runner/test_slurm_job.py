@@ -10,16 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import ovis
-from ovis.experiments.runner.engines.versions import difference, installed
-
-pytest.importorskip("submitit", reason="the extra ovis[slurm] is not installed")
-
 from slurm_by_hand import specs
 
+import ovis
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
-from ovis.experiments.runner.engines.slurm_node import _environment, prepare, run_jobs
+from ovis.experiments.runner.engines.slurm_job import _environment, _to_json, batch_script, main
+from ovis.experiments.runner.engines.versions import difference, installed
 
 
 def test_versions() -> None:
@@ -35,13 +31,13 @@ def test_versions() -> None:
     )
 
 
-class Node_:
+class NodeShell:
     """A node's batch script, in a shell of this machine."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.folder = tmp_path / "node"
         self.folder.mkdir()
-        self.lines = prepare(self.folder)
+        self.lines = batch_script({}, self.folder, "batch").splitlines()[:-1]  # all but the run of the jobs
 
     def run(self, **variables: str) -> int:
         script = "\n".join([*self.lines, "echo through; echo $PYTHONPATH"])
@@ -53,7 +49,7 @@ class Node_:
 
 
 def test_a_node_that_has_all(tmp_path: Path) -> None:
-    node = Node_(tmp_path)
+    node = NodeShell(tmp_path)
     assert node.run(PYTHONPATH="/more") == 0
     assert node.log() == ["through", f"{Path(ovis.__file__).parents[1]}:/more"]
     assert node.run(SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="4") == 0
@@ -61,7 +57,7 @@ def test_a_node_that_has_all(tmp_path: Path) -> None:
 
 
 def test_a_node_that_lacks_something(tmp_path: Path) -> None:
-    node = Node_(tmp_path)
+    node = NodeShell(tmp_path)
     complete = node.lines
     node.lines = [line.replace(installed()["torch"], "0.0.1") for line in complete]
     assert node.run() == 93
@@ -83,13 +79,15 @@ def test_the_gpus_of_a_job_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def run_two_that_fail(root: Path, folder: JobsFolder) -> None:
-    """Jobs in a folder without a ledger's place: each ends with code 1 and a line."""
+    """Run the process of a Slurm job whose two runs have no ledger: each ends with code 1 and a line."""
     (root / "lab").write_text("no folder")
+    batch = folder.write_specs([[_to_json(job) for job in specs(root, 2)]])
     before = signal.getsignal(signal.SIGTERM)
     try:
-        run_jobs(specs(root, 2), folder.path)
+        assert main([str(folder.path), f"{batch}-0"]) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert not list(folder.path.glob("*.jsonl"))
 
 
 def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,5 +107,12 @@ def test_the_end_of_each_job_is_said(root: Path, capfd: pytest.CaptureFixture[st
     folder = JobsFolder.create(root)
     run_two_that_fail(root, folder)
     assert folder.ended() == {"key0.1": 1, "key1.1": 1}
-    assert folder.has_suited()
+    assert folder.has_suitable_node()
     assert {line.split(":")[0] for line in capfd.readouterr().err.splitlines()} == {"job key0.1", "job key1.1"}
+
+
+def test_a_job_without_its_file_says_so_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(JobsFolder.create(root).path), "nix-0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("this job has no runs: ")
+    assert "nix-0.jsonl" in line
