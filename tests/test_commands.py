@@ -22,8 +22,6 @@ DOORS = [
 #: What imports an extra; the engines are imported when they are asked for.
 EXTRAS = {
     "ovis.experiments.runner.engines.ray_cluster": "ray",
-    "ovis.experiments.runner.engines.slurm": "submitit",
-    "ovis.experiments.runner.engines.slurm_submit": "submitit",
 }
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

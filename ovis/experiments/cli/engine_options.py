@@ -15,7 +15,7 @@ __all__ = ["add_engine_options", "read_engine_options"]
 WHERE = {
     "local": "this machine",
     "ray": "a Ray cluster; pip install 'ovis[ray]'",
-    "slurm": "a Slurm cluster; pip install 'ovis[slurm]'",
+    "slurm": "a Slurm cluster, from a login node",
 }
 
 TYPES: dict[str, Callable[[str], Any]] = {"text": str, "count": whole_number, "fraction": fraction}
