@@ -24,12 +24,12 @@ import torch
 
 from ovis.experiments.cli import train
 from ovis.experiments.runner.experiment_file import Run, load_experiment
-from ovis.functional import learning_signals
+from ovis.functional import control_variates
 from ovis.functional.log_weights import Alpha, LeaveOneOut
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "gaussian-mixture-model.json"
 
-exact = learning_signals.leave_one_out
+exact = control_variates.leave_one_out
 
 
 def clamped(log_w: torch.Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
@@ -69,7 +69,7 @@ def main() -> None:
     figure = load_experiment(EXPERIMENT).runs
     if opt.here:
         how, name, iw, folder = opt.here
-        learning_signals.leave_one_out = clamped if how == "clamped" else exact
+        control_variates.leave_one_out = clamped if how == "clamped" else exact
         train_here([r for r in figure if (r.settings.estimator, r.settings.iw) == (name, int(iw))], Path(folder))
         return
     wanted = [(name, iw) for name in opt.estimators.split(",") for iw in opt.iw.split(",")]

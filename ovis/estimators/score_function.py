@@ -15,10 +15,10 @@ from ovis.estimators.base import Draw, GradientEstimator
 from ovis.estimators.ids import ESTIMATORS, auxiliary_count
 from ovis.estimators.settings import RenyiSettings
 from ovis.estimators.types import Estimate
-from ovis.functional.control_variates import prefactor
-from ovis.functional.learning_signals import (
+from ovis.functional.control_variates import (
     ovis_asymptotic_signal,
     ovis_monte_carlo_signal,
+    prefactor,
     vimco_arithmetic_signal,
     vimco_geometric_signal,
 )

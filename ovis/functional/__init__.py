@@ -1,13 +1,6 @@
 """The mathematics of gradient estimators as pure functions on log-weights: no state, no modules."""
 
-from ovis.functional.control_variates import (
-    ovis_asymptotic,
-    ovis_monte_carlo,
-    prefactor,
-    vimco_arithmetic,
-    vimco_geometric,
-)
-from ovis.functional.learning_signals import learning_signal
+from ovis.functional.control_variates import learning_signal, prefactor
 from ovis.functional.log_weights import (
     effective_sample_size,
     iw_bound,
@@ -26,9 +19,5 @@ __all__ = [
     "log_mean_exp",
     "multisample_loss",
     "normalized_weights",
-    "ovis_asymptotic",
-    "ovis_monte_carlo",
     "prefactor",
-    "vimco_arithmetic",
-    "vimco_geometric",
 ]

@@ -1,17 +1,38 @@
-"""Control variates c_k of the score-function gradient of the importance-weighted bound, each O(K) (OVIS_MC: O(S K)).
+"""Control variates c_k of the score-function gradient, as the learning signals d_k - c_k that training runs.
 
-The gradient is sum_k (d_k - c_k) grad log q(z_k|x), with the prefactor d_k = bound - v_k. It stays unbiased where c_k
-does not depend on z_k. To train, use ``learning_signal``: it computes d_k - c_k without subtracting large numbers.
+The phi-gradient of the importance-weighted bound L is sum_k (d_k - c_k) grad log q(z_k|x), with the prefactor
+d_k = L - v_k and the normalized weights v_k. It is unbiased where c_k does not depend on z_k:
+
+    REINFORCE          c_k = 0
+    VIMCO, arithmetic  c_k = r log 1/(K - 1) T_k
+    VIMCO, geometric   c_k = r log 1/K (T_k + exp((1 - alpha)/(K - 1) sum_{l != k} log w_l))
+    OVIS_MC            c_k = 1/S sum_s [r log (T_k + u_s)/K - u_s/(T_k + u_s)]
+    OVIS~              c_k = r log 1/(K - 1) T_k - gamma v_k + (1 - gamma) log(1 - 1/K)
+
+with T_k = sum_{l != k} w_l^(1 - alpha), r = 1/(1 - alpha), and u_s the tempered weight of an auxiliary sample. At
+alpha = 0 and large K, d_k and c_k are of order 1 and their difference of order 1/K^2, so it is computed directly. With
+u_s and g_k (of the geometric mean) now fractions of the sum of all weights, l = log(1 - 1/K), and
+h(t) = -log(1 - t) - t = t^2/2 + t^3/3 + ...:
+
+    d_k                = L - v_k
+    VIMCO, arithmetic  d_k - c_k = r h(v_k) + (r - 1) v_k + r l
+    VIMCO, geometric   d_k - c_k = r h(t_k) + (r - 1) t_k - g_k,                        t_k = v_k - g_k
+    OVIS_MC            d_k - c_k = mean_s r h(t_s) + (r - 1) t_s + u_s t_s/(1 - t_s),   t_s = v_k - u_s
+    OVIS~              d_k - c_k = r h(v_k) + (r - 1 + gamma) (v_k + l)
+
+The control variate itself is ``prefactor(log_w, alpha) - learning_signal(log_w, method, alpha)``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ovis.estimators.ids import EstimatorId, parse_estimator
 from ovis.functional.log_weights import (
     Alpha,
     centre,
@@ -21,11 +42,66 @@ from ovis.functional.log_weights import (
     is_largest,
     iw_bound,
     leave_one_out,
-    leave_one_out_bound,
     normalized_weights,
 )
+from ovis.suggestions import did_you_mean
 
-__all__ = ["ovis_asymptotic", "ovis_monte_carlo", "prefactor", "vimco_arithmetic", "vimco_geometric"]
+__all__ = [
+    "learning_signal",
+    "ovis_asymptotic_signal",
+    "ovis_monte_carlo_signal",
+    "prefactor",
+    "vimco_arithmetic_signal",
+    "vimco_geometric_signal",
+]
+
+#: What a message lists as valid methods.
+SIGNAL_METHODS = (
+    "reinforce",
+    "vimco-arithmetic",
+    "vimco-geometric",
+    "ovis-gamma<g>",
+    "ovis-S<s>",
+    "wake-wake",
+)
+
+#: Below this so many terms of the series of h are exact to rounding; above it the closed form loses at most 5 bits.
+SERIES_BELOW = 1 / 16
+SERIES_TERMS = {torch.float64: 14, torch.float32: 7}
+
+#: So many normalized weights at most can exceed 1/16.
+FEW = 15
+
+#: exp of this, beside which 1 is nothing in any precision.
+HUGE = 40.0
+
+
+def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
+    """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+        method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, or rws, whose wake-phi
+            update has the factor v_k (Bornschein & Bengio 2015).
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+        log_w_aux: log-weights of auxiliary samples, shape [..., S]; ovis-S<s> only, of which s is then not used.
+
+    Returns:
+        shape [..., K], without gradient. Infinite only where one particle has all the weight: what is left of the
+        bound without it is then log 0.
+
+    Raises:
+        ValueError: a method that is not a factor of grad log q, a wrong shape, K < 2 for a leave-one-out method,
+            alpha >= 1, or auxiliary log-weights that are missing or not used.
+    """
+    spec = parse_estimator(method)
+    if spec.family not in _SIGNALS:
+        raise ValueError(f"method {method!r} has no learning signal{did_you_mean(method, SIGNAL_METHODS)}")
+    if (log_w_aux is None) is (spec.family == "ovis-S"):
+        needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
+        raise ValueError(f"method {method!r} {needs}")
+    alpha = check_alpha(alpha)
+    return _SIGNALS[spec.family](log_w.detach(), alpha, spec, log_w_aux)
 
 
 def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
@@ -44,103 +120,106 @@ def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     return iw_bound(log_w, alpha).unsqueeze(-1) - normalized_weights(log_w, alpha)
 
 
-def vimco_arithmetic(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """VIMCO, arithmetic: the mean of the other weights takes the place of z_k's (Mnih & Rezende 2016).
+def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of VIMCO with the arithmetic mean, shape [..., K]."""
+    return _from_leave_one_out(log_w, alpha, weight_factor=0.0, constant_factor=1.0)
 
-    c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha). Independent of z_k.
 
-    Args:
-        log_w: log-weights, shape [..., K], K >= 2.
-        alpha: order of the Renyi bound, below 1.
+def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of OVIS~, shape [..., K]."""
+    return _from_leave_one_out(log_w, alpha, weight_factor=gamma, constant_factor=gamma)
 
-    Returns:
-        shape [..., K].
 
-    Raises:
-        ValueError: a wrong shape, K < 2, or alpha >= 1.
-    """
+def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, constant_factor: float) -> Tensor:
     check_log_weights(log_w, at_least=2)
-    return leave_one_out_bound(log_w, check_alpha(alpha))
+    sums = leave_one_out(log_w, alpha)
+    ratio = 1 / (1 - alpha)
+    extra = alpha * ratio  # r - 1, exactly 0 at alpha = 0
+    constant = math.log1p(-1 / log_w.shape[-1])
+    curve = h(sums.weights, sums.log_rest)
+    return ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
 
 
-def vimco_geometric(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """VIMCO, geometric: the mean of the other log-weights takes the place of z_k's (Mnih & Rezende 2016, eq. 8).
-
-    c_k = 1/(1 - alpha) log 1/K (sum_{l != k} w_l^(1 - alpha) + exp((1 - alpha)/(K - 1) sum_{l != k} log w_l)).
-    Independent of z_k.
-
-    Args:
-        log_w: log-weights, shape [..., K], K >= 2.
-        alpha: order of the Renyi bound, below 1.
-
-    Returns:
-        shape [..., K].
-
-    Raises:
-        ValueError: a wrong shape, K < 2, or alpha >= 1.
-    """
+def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of VIMCO with the geometric mean, shape [..., K]."""
     check_log_weights(log_w, at_least=2)
-    others = leave_one_out(log_w, check_alpha(alpha)).log_others
+    sums = leave_one_out(log_w, alpha)
     mean = leave_one_out_mean(log_w)
-    log_mean = torch.where(mean.reference.isinf(), mean.reference, mean.reference + mean.depth)
-    return _log_sum(others, log_mean, alpha) - math.log(log_w.shape[-1]) / (1 - alpha)
+    log_share = (_minus(mean.reference, sums.top) + mean.depth) * (1 - alpha) - sums.log_total
+    share = log_share.exp()
+    shift = sums.weights - share
+    curve = h(shift, torch.logaddexp(sums.log_rest, log_share))
+    return (curve + alpha * shift) / (1 - alpha) - share
 
 
-def ovis_monte_carlo(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """OVIS_MC: the mean prefactor with z_k replaced by each of S auxiliary samples (OVIS, eq. 12).
+def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
+    """d_k - c_k of OVIS_MC, shape [..., K], from log-weights [..., K] and auxiliary ones [..., S].
 
-    c_k = 1/S sum_s [ 1/(1 - alpha) log (T_k + u_s)/K - u_s/(T_k + u_s) ], with T_k = sum_{l != k} w_l^(1 - alpha) and
-    u_s the tempered weight of the auxiliary sample z^(s). The samples are shared by all k. Independent of z_k.
-
-    Args:
-        log_w: log-weights, shape [..., K], K >= 1 (for K = 1, T_k = 0).
-        log_w_aux: log-weights of the auxiliary samples, shape [..., S], S >= 1.
-        alpha: order of the Renyi bound, below 1.
-
-    Returns:
-        shape [..., K].
-
-    Raises:
-        ValueError: a wrong shape, or alpha >= 1.
+    O(S K) where K is small. Where it is large, only the few largest v_k are done so: all others from one power series
+    in v_k, whose coefficients are means over the auxiliary samples, O(S + K).
     """
     check_log_weights(log_w)
     check_auxiliary(log_w, log_w_aux)
-    others = leave_one_out(log_w, check_alpha(alpha)).log_others.unsqueeze(-2)  # [..., 1, K]
-    fresh = log_w_aux.unsqueeze(-1)  # [..., S, 1]
-    bounds = _log_sum(others, fresh, alpha) - math.log(log_w.shape[-1]) / (1 - alpha)
-    gap = torch.where(fresh == others, 0.0, fresh - others) * (1 - alpha)
-    return (bounds - gap.sigmoid()).mean(-2)
+    sums = leave_one_out(log_w, alpha)
+    log_share = _minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total  # [..., S]
+    if log_w.shape[-1] <= 2 * FEW:
+        return _monte_carlo_each(sums.weights, sums.log_rest, log_share, alpha)
+    largest, where = sums.weights.topk(FEW)
+    each = _monte_carlo_each(largest, sums.log_rest.gather(-1, where), log_share, alpha)
+    return _monte_carlo_series(sums.weights, log_share, alpha).scatter(-1, where, each)
 
 
-def ovis_asymptotic(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0) -> Tensor:
-    """OVIS~, the control variate of the limits of the effective sample size (OVIS, eq. 17), corrected for alpha != 0.
+def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of v_k < 1/16, for any u. With b = u/(1 + u),
 
-    c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha) - gamma v_k + (1 - gamma) log(1 - 1/K).
-
-    gamma = 0 is the limit ESS >> 1 and does not depend on z_k; gamma = 1 is the limit ESS ~ 1 and does, through v_k.
-
-    Args:
-        log_w: log-weights, shape [..., K], K >= 2.
-        gamma: in [0, 1].
-        alpha: order of the Renyi bound, below 1.
-
-    Returns:
-        shape [..., K].
-
-    Raises:
-        ValueError: a wrong shape, K < 2, gamma outside [0, 1], or alpha >= 1.
+    (1 - alpha) (d - c) = mean_s [-h(b) - alpha b] + v mean_s [alpha (1 - b) - (1 - alpha) b^2]
+                          + sum_{n > 1} v^n mean_s [(1 - b)^n (1/n + (1 - alpha) b)]
     """
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-    check_log_weights(log_w, at_least=2)
-    sums = leave_one_out(log_w, check_alpha(alpha))
-    count = log_w.shape[-1]
-    return (
-        sums.log_others
-        - math.log(count - 1) / (1 - alpha)
-        - gamma * sums.weights
-        + (1 - gamma) * math.log1p(-1 / count)
-    )
+    b, rest = log_share.sigmoid(), (-log_share).sigmoid()  # rest = 1 - b
+    orders = torch.arange(2, _terms(weights) + 1, dtype=b.dtype, device=b.device).unsqueeze(-1)
+    powers = rest.unsqueeze(-2).expand(*rest.shape[:-1], len(orders) + 1, -1).cumprod(-2)[..., 1:, :]
+    coefficients = (powers * (1 / orders + (1 - alpha) * b.unsqueeze(-2))).mean(-1)
+    total = torch.zeros_like(weights)
+    for coefficient in reversed(coefficients.unbind(-1)):
+        total = torch.addcmul(coefficient.unsqueeze(-1), total, weights)
+    linear = (alpha * rest - (1 - alpha) * b.square()).mean(-1, keepdim=True)
+    constant = (-h(b, torch.nn.functional.logsigmoid(-log_share)) - alpha * b).mean(-1, keepdim=True)
+    return (constant + weights * (linear + weights * total)) / (1 - alpha)
+
+
+def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], one by one."""
+    most = weights.argmax(-1, keepdim=True)  # all others are 1/2 at most
+    exact = _monte_carlo_any(weights.gather(-1, most), log_rest.gather(-1, most), log_share, alpha)
+    return _monte_carlo_half(weights, log_share, alpha).scatter(-1, most, exact)
+
+
+def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of v_k <= 1/2: of a pair (k, s) only the logarithm of 1 - v_k + u_s is taken, which is not near 0."""
+    highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
+    share = log_share.clamp(max=highest).exp()
+    beyond = (log_share - highest).relu()  # next to such a u_s the rest is nothing
+    # the auxiliary samples last: they are the more, mostly, and a compiler takes so many of the last dimension at once
+    weights, share, beyond = weights.unsqueeze(-1), share.unsqueeze(-2), beyond.unsqueeze(-2)
+    rise = share - weights  # of the sum with z^(s) in slot k, as a share of it
+    return _monte_carlo_mean(weights, share, share / (1 + rise), rise.log1p() + beyond, alpha)
+
+
+def _monte_carlo_any(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+    """The signals of any v_k, however close to 1: all by logarithms."""
+    weights, log_rest, log_share = weights.unsqueeze(-1), log_rest.unsqueeze(-1), log_share.unsqueeze(-2)
+    log_total = torch.logaddexp(log_rest, log_share)
+    fraction = torch.where(log_share == log_total, 1.0, (log_share - log_total).exp())
+    return _monte_carlo_mean(weights, log_share.exp(), fraction, log_total, alpha)
+
+
+def _monte_carlo_mean(weights: Tensor, share: Tensor, fraction: Tensor, log_total: Tensor, alpha: Alpha) -> Tensor:
+    """Over the last dimension, of the signals from v_k, u_s, u_s/(1 - v_k + u_s), and log(1 - v_k + u_s)."""
+    shift = weights - share
+    small = h(shift, log_total) + alpha * shift + (1 - alpha) * fraction * shift
+    # far from 0 the terms above cancel each other: a huge auxiliary weight has a huge negative shift
+    large = (1 - alpha) * (fraction - weights) - log_total
+    return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-1)
 
 
 class OthersMean(NamedTuple):
@@ -169,7 +248,41 @@ def leave_one_out_mean(log_w: Tensor) -> OthersMean:
     return OthersMean(reference, depth)
 
 
-def _log_sum(a: Tensor, b: Tensor, alpha: Alpha) -> Tensor:
-    """1/(1 - alpha) log(exp((1 - alpha) a) + exp((1 - alpha) b)), right for infinities of either sign."""
-    gap = torch.where(a == b, 0.0, (a - b).abs()) * (1 - alpha)
-    return torch.maximum(a, b) + torch.log1p(torch.exp(-gap)) / (1 - alpha)
+def h(t: Tensor, log_rest: Tensor) -> Tensor:
+    """h(t) = -log(1 - t) - t for t <= 1, by its series near 0.
+
+    Args:
+        t: any shape.
+        log_rest: log(1 - t), accurate near t = 1.
+    """
+    terms = _terms(t)
+    series = torch.full_like(t, 1 / terms)
+    for n in range(terms - 1, 1, -1):
+        series = series * t + 1 / n
+    return torch.where(t.abs() < SERIES_BELOW, series * t * t, -log_rest - t)
+
+
+def _terms(t: Tensor) -> int:
+    return SERIES_TERMS.get(t.dtype, 7)  # half precision needs no more than float32
+
+
+def _minus(a: Tensor, b: Tensor) -> Tensor:
+    """a - b, 0 where both are the same infinity."""
+    return torch.where(a == b, 0.0, a - b)
+
+
+def _ovis_monte_carlo(log_w: Tensor, alpha: Alpha, spec: EstimatorId, log_w_aux: Tensor | None) -> Tensor:
+    assert log_w_aux is not None
+    return ovis_monte_carlo_signal(log_w, log_w_aux.detach(), alpha)
+
+
+_Signal = Callable[[Tensor, Alpha, EstimatorId, Tensor | None], Tensor]
+
+_SIGNALS: dict[str, _Signal] = {
+    "reinforce": lambda log_w, alpha, spec, aux: prefactor(log_w, alpha),
+    "vimco-arithmetic": lambda log_w, alpha, spec, aux: vimco_arithmetic_signal(log_w, alpha),
+    "vimco-geometric": lambda log_w, alpha, spec, aux: vimco_geometric_signal(log_w, alpha),
+    "ovis-gamma": lambda log_w, alpha, spec, aux: ovis_asymptotic_signal(log_w, float(spec.config["gamma"]), alpha),
+    "ovis-S": _ovis_monte_carlo,
+    "wake-wake": lambda log_w, alpha, spec, aux: normalized_weights(log_w, alpha),
+}

@@ -113,7 +113,7 @@ def leave_one_out_log_mean_exp(log_w: Tensor) -> Tensor:
         TypeError: log-weights that are not floating point.
     """
     check_log_weights(log_w, at_least=2)
-    return leave_one_out_bound(log_w, 0.0)
+    return leave_one_out(log_w).log_others - math.log(log_w.shape[-1] - 1)
 
 
 class Centred(NamedTuple):
@@ -165,11 +165,6 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
         log_rest.scatter(-1, largest, drop + log_other_total - log_total),
         log_others.scatter(-1, largest, torch.where(top.isnan(), top, without)),
     )
-
-
-def leave_one_out_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha), shape [..., K], K >= 2."""
-    return leave_one_out(log_w, alpha).log_others - math.log(log_w.shape[-1] - 1) / (1 - alpha)
 
 
 def is_largest(log_w: Tensor) -> Tensor:

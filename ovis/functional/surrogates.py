@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.ids import EstimatorId, auxiliary_count, parse_estimator
-from ovis.functional.learning_signals import learning_signal
+from ovis.functional.control_variates import learning_signal
 from ovis.functional.log_weights import Alpha, centre, check_alpha, check_log_weights, iw_bound, normalized_weights
 from ovis.functional.partitions import tvo_nodes, tvo_partition
 

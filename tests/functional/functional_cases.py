@@ -15,11 +15,7 @@ from ovis.functional import (
     leave_one_out_log_mean_exp,
     log_mean_exp,
     normalized_weights,
-    ovis_asymptotic,
-    ovis_monte_carlo,
     prefactor,
-    vimco_arithmetic,
-    vimco_geometric,
 )
 
 SPREADS = (0.0, 1e-3, 1.0, 30.0, 1e3, 1e4)
@@ -44,12 +40,6 @@ FUNCTIONS: dict[str, Function] = {
     "weights": lambda w, alpha, aux: normalized_weights(w, alpha),
     "ess": lambda w, alpha, aux: effective_sample_size(w),
     "prefactor": lambda w, alpha, aux: prefactor(w, alpha),
-    "control variate vimco": lambda w, alpha, aux: vimco_arithmetic(w, alpha),
-    "control variate vimco-geometric": lambda w, alpha, aux: vimco_geometric(w, alpha),
-    "control variate ovis-S": lambda w, alpha, aux: ovis_monte_carlo(w, aux, alpha),
-    "control variate ovis-gamma0": lambda w, alpha, aux: ovis_asymptotic(w, 0.0, alpha),
-    "control variate ovis-gamma0.5": lambda w, alpha, aux: ovis_asymptotic(w, 0.5, alpha),
-    "control variate ovis-gamma1": lambda w, alpha, aux: ovis_asymptotic(w, 1.0, alpha),
     **{f"signal {method}": lambda w, alpha, aux, m=method: signal(w, m, alpha, aux) for method in SIGNALS},
 }
 
@@ -64,6 +54,12 @@ def signal(log_w: Tensor, method: str, alpha: float | Tensor, aux: Tensor) -> Te
     if method == "ovis-S":
         return learning_signal(log_w, f"ovis-S{aux.shape[-1]}-exclusive", alpha, aux)
     return learning_signal(log_w, method, alpha)
+
+
+def control_variate(log_w: Tensor, method: str, alpha: float = 0.0, aux: Tensor | None = None) -> Tensor:
+    """c_k of the signal that runs: exact where the log-weights are moderate."""
+    aux = torch.zeros_like(log_w[..., :1]) if aux is None else aux
+    return prefactor(log_w, alpha) - signal(log_w, method, alpha, aux)
 
 
 def awkward_log_weights(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -126,9 +126,24 @@ def test_half_precision_is_summed_in_single(dtype):
     torch.testing.assert_close(gradient, (value - logits.detach().float().sigmoid()).to(dtype))
 
 
-def test_gradients_by_differences_and_their_own_gradients():
+def test_first_and_second_derivatives_equal_the_closed_form():
+    """log p = v l - log(1 + exp(l)), s = sigmoid(l): first v - s in l and l in v; second -s (1 - s), and 1 in both."""
     logits, value = pair((2, 3, 6), (2, 1, 6), torch.float64)
     relaxed = (0.8 * value.detach() + 0.1).requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    outer = torch.randn(2, 3, 1, generator=generator, dtype=torch.float64)  # gradient of each log-density
+    inner = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)  # of each first derivative
+    s = logits.detach().sigmoid()
+    for graph in (False, True):
+        total = (outer.squeeze(-1) * BernoulliVector(logits).log_prob(relaxed)).sum()
+        first = torch.autograd.grad(total, (logits, relaxed), create_graph=graph)
+        torch.testing.assert_close(first[0], outer * (relaxed - s))
+        torch.testing.assert_close(first[1], (outer * logits).sum(1, keepdim=True))
+    of_logits = torch.autograd.grad((inner * first[0]).sum(), (logits, relaxed), retain_graph=True)
+    torch.testing.assert_close(of_logits[0], -inner * outer * s * (1 - s))
+    torch.testing.assert_close(of_logits[1], (inner * outer).sum(1, keepdim=True))
+    (of_value,) = torch.autograd.grad((inner[:, :1] * first[1]).sum(), logits)
+    torch.testing.assert_close(of_value, inner[:, :1] * outer.expand_as(s))
     function = lambda a, v: BernoulliVector(a).log_prob(v)  # noqa: E731
     assert torch.autograd.gradcheck(function, (logits, relaxed))
     assert torch.autograd.gradgradcheck(function, (logits, relaxed))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from functional_cases import SIGNALS, awkward_log_weights, moderate_log_weights, signal
+from functional_cases import SIGNALS, awkward_log_weights, control_variate, moderate_log_weights, signal
 
 from ovis.functional import (
     iw_bound,
@@ -14,11 +14,7 @@ from ovis.functional import (
     leave_one_out_log_mean_exp,
     log_mean_exp,
     normalized_weights,
-    ovis_asymptotic,
-    ovis_monte_carlo,
     prefactor,
-    vimco_arithmetic,
-    vimco_geometric,
 )
 
 ALPHAS = (0.0, 0.3, 0.7)
@@ -44,8 +40,10 @@ def test_u2_ovis_asymptotic_and_its_signal_are_linear_in_gamma(alpha):
     log_w, _ = awkward_log_weights(5, torch.float64)
     log_w = log_w[log_w.isfinite().all(-1)]
     for gamma in (0.25, 0.9):
-        ends = [ovis_asymptotic(log_w, g, alpha) for g in (0.0, 1.0)]
-        torch.testing.assert_close(ovis_asymptotic(log_w, gamma, alpha), (1 - gamma) * ends[0] + gamma * ends[1])
+        ends = [control_variate(log_w, f"ovis-gamma{g:g}", alpha) for g in (0.0, 1.0)]
+        torch.testing.assert_close(
+            control_variate(log_w, f"ovis-gamma{gamma:g}", alpha), (1 - gamma) * ends[0] + gamma * ends[1]
+        )
         ends = [learning_signal(log_w, f"ovis-gamma{g}", alpha) for g in (0, 1)]
         mixed = learning_signal(log_w, f"ovis-gamma{gamma}", alpha)
         torch.testing.assert_close(mixed, (1 - gamma) * ends[0] + gamma * ends[1])
@@ -55,13 +53,13 @@ def test_u2_ovis_asymptotic_and_its_signal_are_linear_in_gamma(alpha):
 @pytest.mark.parametrize("count", COUNTS)
 def test_u3_vimco_and_the_two_ends_of_gamma(count, alpha):
     log_w = moderate_log_weights(7, count)
-    vimco = vimco_arithmetic(log_w, alpha)
+    vimco = control_variate(log_w, "vimco", alpha)
     if alpha == 0:
         torch.testing.assert_close(vimco, leave_one_out_log_mean_exp(log_w))
     others = torch.stack([iw_bound(torch.cat([log_w[:, :k], log_w[:, k + 1 :]], 1), alpha) for k in range(count)], -1)
     torch.testing.assert_close(vimco, others)
-    torch.testing.assert_close(ovis_asymptotic(log_w, 0.0, alpha), vimco + math.log(1 - 1 / count))
-    torch.testing.assert_close(ovis_asymptotic(log_w, 1.0, alpha), vimco - normalized_weights(log_w, alpha))
+    torch.testing.assert_close(control_variate(log_w, "ovis-gamma0", alpha), vimco + math.log(1 - 1 / count))
+    torch.testing.assert_close(control_variate(log_w, "ovis-gamma1", alpha), vimco - normalized_weights(log_w, alpha))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -83,8 +81,8 @@ def test_u4_vimco_equals_its_square_matrix_form(count, alpha):
     weights = ((1 - alpha) * square).exp().masked_fill(own, 0.0).sum(-1)
     arithmetic = torch.log((weights + weights / (count - 1)) / count) / (1 - alpha)
     geometric = torch.log((weights + ((1 - alpha) * mean).exp()) / count) / (1 - alpha)
-    torch.testing.assert_close(vimco_arithmetic(log_w, alpha), arithmetic)
-    torch.testing.assert_close(vimco_geometric(log_w, alpha), geometric)
+    torch.testing.assert_close(control_variate(log_w, "vimco", alpha), arithmetic)
+    torch.testing.assert_close(control_variate(log_w, "vimco-geometric", alpha), geometric)
     assert ((arithmetic - geometric).abs() > 1e-3).any() or count == 2
 
 
@@ -96,7 +94,7 @@ def test_u4_ovis_monte_carlo_equals_the_mean_prefactor_of_replaced_samples(count
     for k in range(count):
         for s in range(4):
             naive[:, k] += prefactor(replaced(log_w, k, aux[:, s]), alpha)[:, k] / 4
-    torch.testing.assert_close(ovis_monte_carlo(log_w, aux, alpha), naive)
+    torch.testing.assert_close(control_variate(log_w, "ovis-S", alpha, aux), naive)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -106,18 +104,13 @@ def test_u4_vimco_is_the_bound_with_the_mean_of_the_others_in_place_of_a_sample(
     for k in range(count):
         others = torch.cat([log_w[:, :k], log_w[:, k + 1 :]], 1)
         arithmetic = iw_bound(replaced(log_w, k, iw_bound(others, alpha)), alpha)
-        torch.testing.assert_close(vimco_arithmetic(log_w, alpha)[:, k], arithmetic)
+        torch.testing.assert_close(control_variate(log_w, "vimco", alpha)[:, k], arithmetic)
         torch.testing.assert_close(
-            vimco_geometric(log_w, alpha)[:, k], iw_bound(replaced(log_w, k, others.mean(-1)), alpha)
+            control_variate(log_w, "vimco-geometric", alpha)[:, k], iw_bound(replaced(log_w, k, others.mean(-1)), alpha)
         )
 
 
-INDEPENDENT = {
-    "vimco": lambda w, aux, alpha: vimco_arithmetic(w, alpha),
-    "vimco-geometric": lambda w, aux, alpha: vimco_geometric(w, alpha),
-    "ovis-S": lambda w, aux, alpha: ovis_monte_carlo(w, aux, alpha),
-    "ovis-gamma0": lambda w, aux, alpha: ovis_asymptotic(w, 0.0, alpha),
-}
+INDEPENDENT = ("vimco", "vimco-geometric", "ovis-S", "ovis-gamma0")
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -125,10 +118,10 @@ INDEPENDENT = {
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_the_control_variate_does_not_move_when_its_sample_is_replaced(name, count, alpha):
     log_w, aux = moderate_log_weights(7, count), moderate_log_weights(7, 4, seed=1)
-    c = INDEPENDENT[name](log_w, aux, alpha)
+    c = control_variate(log_w, name, alpha, aux)
     for k in range(count):
         for value in (-math.inf, -1e3, -1.0, 1.0, 30.0, 1e3):
-            moved = INDEPENDENT[name](replaced(log_w, k, value), aux, alpha)
+            moved = control_variate(replaced(log_w, k, value), name, alpha, aux)
             torch.testing.assert_close(moved[:, k], c[:, k], rtol=1e-12, atol=1e-12)
             if value >= 30:  # while those of the others do move
                 assert ((moved - c)[:, torch.arange(count) != k] > 1).all()
@@ -140,7 +133,8 @@ def test_the_control_variate_of_a_positive_gamma_moves_when_its_sample_is_replac
     log_w = moderate_log_weights(7, 5)
     for k in range(5):
         moved = (
-            ovis_asymptotic(replaced(log_w, k, 30.0), gamma, alpha)[:, k] - ovis_asymptotic(log_w, gamma, alpha)[:, k]
+            control_variate(replaced(log_w, k, 30.0), f"ovis-gamma{gamma:g}", alpha)[:, k]
+            - control_variate(log_w, f"ovis-gamma{gamma:g}", alpha)[:, k]
         )
         expected = gamma * (normalized_weights(log_w, alpha)[:, k] - 1)  # its weight is 1 now
         torch.testing.assert_close(moved, expected, rtol=0, atol=1e-3)
@@ -149,19 +143,13 @@ def test_the_control_variate_of_a_positive_gamma_moves_when_its_sample_is_replac
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("method", SIGNALS)
-def test_the_signal_is_the_prefactor_minus_the_control_variate(method, count, alpha):
-    log_w, aux = moderate_log_weights(7, count), moderate_log_weights(7, 4, seed=1)
-    d = iw_bound(log_w, alpha).unsqueeze(-1) - normalized_weights(log_w, alpha)
-    c = {
-        **{name: function(log_w, aux, alpha) for name, function in INDEPENDENT.items()},
-        "reinforce": torch.zeros_like(d),
-        "ovis-gamma0.5": ovis_asymptotic(log_w, 0.5, alpha),
-        "ovis-gamma1": ovis_asymptotic(log_w, 1.0, alpha),
-        "rws": d - normalized_weights(log_w, alpha),
-    }[method]
-    torch.testing.assert_close(signal(log_w, method, alpha, aux), d - c, rtol=1e-9, atol=1e-12)
+def test_signals_without_a_control_variate(count, alpha):
+    log_w = moderate_log_weights(7, count)
+    v = normalized_weights(log_w, alpha)
+    d = iw_bound(log_w, alpha).unsqueeze(-1) - v
     torch.testing.assert_close(prefactor(log_w, alpha), d)
+    torch.testing.assert_close(learning_signal(log_w, "reinforce", alpha), d)
+    torch.testing.assert_close(learning_signal(log_w, "rws", alpha), v)
 
 
 def test_gamma_one_is_centred_wake_phi_to_leading_order():
