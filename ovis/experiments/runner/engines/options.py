@@ -1,6 +1,6 @@
-"""What the user can tell each engine: one frozen record for each, a field for each option of the command line.
+"""The options of each engine: one frozen dataclass each, with a field for each option of the command line.
 
-Importing this brings no engine along.
+Importing this module imports no engine.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ __all__ = ["OPTIONS", "EngineOptions", "LocalOptions", "RayOptions", "SlurmOptio
 
 
 def _option(default: Any, help: str, metavar: str, type: Literal["text", "count", "fraction"] = "text") -> Any:
-    """A field that is an option of its own name. A count is 1 or more, a fraction 0 to 1."""
+    """A field that becomes an option of the same name. A count is 1 or more, a fraction 0 to 1."""
     return field(default=default, metadata={"help": help, "metavar": metavar, "type": type})
 
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """Options of ``--engine local``: what it takes of a machine that is shared."""
+    """Options of ``--engine local``: how much of a shared machine it uses."""
 
     max_gpus: int | None = _option(None, "use at most N GPUs at once (default: all that are free)", "N", "count")
     max_load: float = _option(
         GpuLimits.max_load,
-        f"leave a GPU alone that is busy for more than this fraction of time (default: {GpuLimits.max_load})",
+        f"do not use a GPU that is busy for more than this fraction of the time (default: {GpuLimits.max_load})",
         "F",
         "fraction",
     )
     max_memory: float = _option(
         GpuLimits.max_memory,
-        f"leave a GPU alone that has more than this fraction of memory in use (default: {GpuLimits.max_memory})",
+        f"do not use a GPU with more than this fraction of its memory in use (default: {GpuLimits.max_memory})",
         "F",
         "fraction",
     )
@@ -48,12 +48,14 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """Options of ``--engine slurm``; what is not said is left to the site's defaults."""
+    """Options of ``--engine slurm``; the site's defaults apply to those that are not given."""
 
     partition: str = _option("", "the partition of the jobs", "NAME")
     time: int | None = _option(None, "a job's time limit in minutes (default: the partition's)", "MINUTES", "count")
     gpus_per_node: int | None = _option(None, "GPUs of each job", "N", "count")
-    array_parallelism: int = _option(256, "jobs that may run at the same time (default: 256)", "N", "count")
+    array_parallelism: int = _option(
+        256, "jobs in Slurm's queue at the same time, waiting or running (default: 256)", "N", "count"
+    )
 
 
 EngineOptions = LocalOptions | RayOptions | SlurmOptions

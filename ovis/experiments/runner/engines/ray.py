@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster: Ray finds the node and the GPU, or the part of one; all else is the queue's."""
+"""Jobs as tasks of a Ray cluster. Ray chooses the node and the GPU, or the share of one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RayEngine"]
 
-#: Jobs in the cluster at once, for each that can run: enough that no place idles, few enough that a cancelled run, or
-#: one of a higher priority, need not wait for hours.
+#: Jobs in the cluster for each that can run: enough to keep all nodes busy, few enough that a cancelled run, or one of
+#: a higher priority, need not wait for hours.
 WINDOW = 2
 
-#: Seconds for which the list of nodes is good.
+#: Seconds for which the list of nodes is reused.
 LOOK = 2.0
 
-#: Waiting jobs whose leases are read in one poll: on a network each takes its time.
+#: Waiting jobs whose leases are read in one poll; on a network file system each read takes time.
 READ = 32
 
 
@@ -37,19 +37,19 @@ READ = 32
 class _Task:
     ref: Any
     job: JobSpec
-    device: str = ""  # empty: it waits
+    device: str = ""  # empty: it has not started yet
 
 
 class RayEngine:
-    """Tasks of a cluster, one CPU each, and with GPUs a part of one. They die with the manager.
+    """Runs tasks with one CPU each and, on GPUs, a GPU or a share of one. They die with the manager.
 
     Args:
         options: which cluster.
-        request: the device; and how many runs share a GPU.
-        cluster: an open connection; None: one is made.
+        request: the device, and how many runs share a GPU.
+        cluster: an open connection; None: connect.
 
     Raises:
-        EngineError: there is no such cluster, or it has no place for such a job.
+        EngineError: there is no such cluster, or it has no resources for such a job.
     """
 
     kind = "ray"
@@ -61,8 +61,8 @@ class RayEngine:
         self._cluster = cluster or _connect(options.address)
         self._tasks: dict[str, _Task] = {}
         self._numbers = itertools.count(1)
-        self._unfit: dict[str, str] = {}  # nodes that could not run a job, and what they lack
-        self._names: dict[str, str] = {}  # of all nodes there ever were
+        self._unfit: dict[str, str] = {}  # nodes that cannot run jobs, and what they lack
+        self._names: dict[str, str] = {}  # of all nodes seen so far, by id
         self._looked = float("-inf")
         self._nodes = self._look()
         gpus = any(node.gpus for node in self._nodes)
@@ -85,13 +85,13 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        return sum(self._room(node) for node in self._look())
+        return sum(self._fitting(node) for node in self._look())
 
     def check(self, root: Path) -> None:
         probe = root.resolve() / f".probe-{uuid.uuid4().hex}"
         probe.touch()
         try:
-            faults = self._cluster.faults([node for node in self._look() if self._room(node)], probe)
+            faults = self._cluster.faults([node for node in self._look() if self._fitting(node)], probe)
         finally:
             probe.unlink()
         if faults:
@@ -111,22 +111,22 @@ class RayEngine:
         handles = []
         for job in jobs:
             id = str(next(self._numbers))
-            placed = replace(job, device=self._device)
-            self._tasks[id] = _Task(self._cluster.start(placed, self._share, self._unfit), placed)
+            job = replace(job, device=self._device)
+            self._tasks[id] = _Task(self._cluster.start(job, self._share, self._unfit), job)
             handles.append(JobHandle(id))
         return handles
 
     def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         ended = self._cluster.ended([task.ref for task in self._tasks.values()])
-        self._find_begun()
-        found = {}
+        self._find_started()
+        statuses = {}
         for id, task in list(self._tasks.items()):
             if task.ref in ended:
-                found[id] = self._end(task, ended[task.ref])
+                statuses[id] = self._end(task, ended[task.ref])
                 del self._tasks[id]
             else:
-                found[id] = JobStatus(JobPhase.RUNNING if task.device else JobPhase.PENDING, device=task.device)
-        return {id: found.get(id, JobStatus(JobPhase.ENDED)) for id in ids}
+                statuses[id] = JobStatus(JobPhase.RUNNING if task.device else JobPhase.PENDING, device=task.device)
+        return {id: statuses.get(id, JobStatus(JobPhase.ENDED)) for id in ids}
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
         for id in ids:
@@ -134,44 +134,44 @@ class RayEngine:
                 self._cluster.cancel(self._tasks[id].ref, force)
 
     def attach(self, ids: Collection[str]) -> Collection[str]:
-        return []  # a task ends with its driver
+        return []  # a task dies with the process that submitted it
 
     def close(self) -> None:
         self._cluster.close()
         self._tasks.clear()
 
     def _look(self) -> list[RayNode]:
-        """The nodes that can be used, as of a moment ago."""
+        """The usable nodes, as of at most ``LOOK`` seconds ago."""
         if time.monotonic() - self._looked > LOOK:
             self._nodes, self._looked = self._cluster.nodes(), time.monotonic()
             self._names |= {node.id: node.name for node in self._nodes}
         return [node for node in self._nodes if node.id not in self._unfit]
 
-    def _room(self, node: RayNode) -> int:
+    def _fitting(self, node: RayNode) -> int:
         """How many jobs fit on the node."""
-        places = int(node.gpus / self._share + 1e-6) if self._share else int(node.cpus)
-        return min(places, int(node.cpus))
+        shares = int(node.gpus / self._share + 1e-6) if self._share else int(node.cpus)
+        return min(shares, int(node.cpus))
 
-    def _find_begun(self) -> None:
-        """Look which of the waiting jobs have begun: they say so in their leases. The first in are the first to."""
+    def _find_started(self) -> None:
+        """Find the waiting jobs that have started, by their leases. Those submitted first start first."""
         waiting = [task for task in self._tasks.values() if not task.device]
         for task in waiting[:READ]:
             leases = Leases(ExperimentPaths(task.job.folder))
-            # of a job of several runs, the first may have been cancelled before it began
+            # in a job of several runs, the first may have been cancelled before it started
             place = next(filter(None, (leases.place(*run) for run in task.job.attempts)), "")
             if place:
                 node, _, device = place.partition(" ")
                 task.device = " ".join(filter(None, [self._name(node), device]))
 
     def _name(self, id: str) -> str:
-        """What people call a node, be it one that has just joined, or is lost."""
+        """A node's name, whether it has just joined or is lost."""
         if id not in self._names:
             self._looked = float("-inf")
             self._look()
         return self._names.get(id, id[:8])
 
     def _end(self, task: _Task, report: RayReport) -> JobStatus:
-        """How a job ended, by what Ray says. A node that lacks something gets no more of them."""
+        """The status of an ended job, from Ray's report. A node that lacks something gets no more jobs."""
         if report.fault and report.node:
             self._unfit[report.node] = report.fault
             return JobStatus(JobPhase.ENDED, message=f"node {self._name(report.node)} {report.fault}")
@@ -180,6 +180,6 @@ class RayEngine:
 
 
 def _connect(address: str) -> RayCluster:
-    from ovis.experiments.runner.engines.ray_cluster import RayCluster  # only here: it imports ray, a second of work
+    from ovis.experiments.runner.engines.ray_cluster import RayCluster  # imports ray, which takes a second
 
     return RayCluster(address)

@@ -1,4 +1,4 @@
-"""A Ray cluster as the engine sees it: the only file that knows Ray."""
+"""The connection to a Ray cluster; the only module that imports ray."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ from ovis.experiments.runner.job import JobSpec
 
 __all__ = ["RayCluster"]
 
-#: Seconds in which the head has to answer.
+#: Seconds for the head to accept a connection.
 CONNECT = 5.0
 
-#: Seconds for which the head may be silent: one with a memory of its own comes back. At 60 Ray ends this process.
+#: Seconds for which the head may be silent: one that stores its state comes back. After 60 s Ray ends this process.
 PATIENCE = 40.0
 
-#: Seconds in which every node has to, the start of a process there included.
+#: Seconds for every node to answer, including the start of a process there.
 ANSWER = 90.0
 
-#: What became of a job that Ray says this of.
-ENDINGS: dict[type[RayError], str] = {
+#: What Ray's exceptions say about a job.
+FAULTS: dict[type[RayError], str] = {
     TaskCancelledError: "cancelled",
     WorkerCrashedError: "its Ray worker was killed",
     NodeDiedError: "its node was lost",
     OutOfMemoryError: "Ray killed it, as its node ran out of memory",
 }
 
-#: Of a node that was lost while it was looked at.
-GONE = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
+#: Exceptions of a node that was lost while it was checked.
+LOST = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 
 START = "start one by `ray start --head` here and `ray start --address HOST:6379` on the other nodes"
 
 
 class RayCluster:
-    """A connection to a cluster. Ray ends what it has started here when this process ends.
+    """A connection to a cluster. Ray kills the tasks of this process when it ends.
 
     Args:
         address: of the head, ``HOST:PORT``; or ``auto``.
 
     Raises:
-        EngineError: there is none, or it is of another version.
+        EngineError: there is none, or it has another version of Ray.
     """
 
     def __init__(self, address: str) -> None:
         if address != "auto":
-            _knock(address)
-        # Else Ray prints what it thinks of dead workers, with 20 lines of its log, in the midst of the progress bar.
+            _check_address(address)
+        # Otherwise Ray prints messages about dead workers, with 20 lines of its log, into the progress display.
         ray._private.worker._worker_logs_enabled = False
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
@@ -76,10 +76,10 @@ class RayCluster:
         self._versions = installed()
         self._nodes: list[RayNode] = []
         self._answered, self._lost = time.monotonic(), False
-        self._run = ray.remote(_run_job)  # a worker serves many jobs, with GPUs too: it holds none of their memory
+        self._run = ray.remote(_run_job)  # a worker is reused, with GPUs too, as it holds none of their memory
 
     def nodes(self) -> list[RayNode]:
-        """The nodes that are alive now; while the head does not answer, those that were.
+        """The nodes that are alive; while the head does not answer, those of its last answer.
 
         Raises:
             EngineError: the head has been silent for too long.
@@ -95,7 +95,7 @@ class RayCluster:
         return self._nodes
 
     def _is_head_there(self) -> bool:
-        """Knock first: without a head Ray waits for a minute, and then ends this process."""
+        """Whether the head accepts connections: without one Ray waits for a minute, and then ends this process."""
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=1.0).close()
@@ -119,39 +119,40 @@ class RayCluster:
         ]
 
     def faults(self, nodes: Sequence[RayNode], probe: Path) -> dict[str, str]:
-        """What each of the nodes lacks, by its name; those that lack nothing are left out, and those that
-        are lost meanwhile: every job looks at its node itself.
+        """What each of the nodes lacks, by its name; nodes that lack nothing are left out.
+
+        Nodes that are lost meanwhile are left out too, as every job checks its node itself.
 
         Args:
-            nodes: the nodes to look at.
+            nodes: the nodes to check.
             probe: a file that this machine sees.
         """
-        look = ray.remote(num_cpus=0, max_retries=0)(find_fault)
+        check = ray.remote(num_cpus=0, max_retries=0)(find_fault)
         refs = {
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+            check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
                 probe, self._versions
             ): node.name
             for node in nodes
         }
-        found = {}
+        faults = {}
         ready, silent = ray.wait([*refs], num_returns=len(refs), timeout=ANSWER)
         for ref in ready:
             try:
-                found[refs[ref]] = ray.get(ref)
-            except GONE:
+                faults[refs[ref]] = ray.get(ref)
+            except LOST:
                 continue
             except RayError as error:
-                found[refs[ref]] = f"can't run ovis: {_one_line(error)}"
-        found |= {refs[ref]: f"did not answer within {ANSWER:.0f} s" for ref in silent}
-        return {name: fault for name, fault in found.items() if fault}
+                faults[refs[ref]] = f"can't run ovis: {_one_line(error)}"
+        faults |= {refs[ref]: f"did not answer within {ANSWER:.0f} s" for ref in silent}
+        return {name: fault for name, fault in faults.items() if fault}
 
     def start(self, job: JobSpec, gpus: float, avoid: Collection[str]) -> Any:
-        """Queue a job in the cluster.
+        """Submit a job to the cluster.
 
         Args:
-            job: the job; it books one CPU.
-            gpus: and this part of a GPU.
-            avoid: ids of the nodes that it may not run on.
+            job: the job, which reserves one CPU.
+            gpus: the share of a GPU that it reserves in addition.
+            avoid: ids of the nodes on which it may not run.
 
         Returns:
             Ray's reference to it.
@@ -161,7 +162,7 @@ class RayCluster:
             name=f"{job.folder.name} {job.key}.{job.attempt}",
             num_cpus=1,
             num_gpus=gpus,
-            max_retries=0,  # the ledger retries
+            max_retries=0,  # only the ledger retries
             label_selector=labels,
         )
         return task.remote(job, self._versions, sys.executable)
@@ -178,8 +179,8 @@ class RayCluster:
         ray.cancel(ref, force=force, recursive=False)
 
     def close(self) -> None:
-        """Leave the cluster: what still runs there for us is killed."""
-        if not self._lost:  # else it would wait for the head
+        """Leave the cluster, which kills the tasks that still run."""
+        if not self._lost:  # otherwise it would wait for the head
             ray.shutdown()
 
 
@@ -191,13 +192,13 @@ def _report(ref: Any) -> RayReport:
     try:
         report: RayReport = ray.get(ref)
     except RayError as error:
-        known = [text for kind, text in ENDINGS.items() if isinstance(error, kind)]
+        known = [text for kind, text in FAULTS.items() if isinstance(error, kind)]
         return RayReport(None, known[0] if known else _one_line(error))
     return report
 
 
-def _knock(address: str) -> None:
-    """Make sure that somebody listens there: Ray itself would wait for minutes."""
+def _check_address(address: str) -> None:
+    """Check that the address accepts connections: Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         raise EngineError(f"--address: must be auto or HOST:PORT, got {address!r}")
@@ -208,12 +209,12 @@ def _knock(address: str) -> None:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """The name that the node was started with, which is its address if none was given; or else its host's."""
+    """The name with which the node was started, or else its host's. Ray uses the address where no name was given."""
     name, address = str(row["NodeName"]), str(row["NodeManagerAddress"])
     return name if name not in ("", address) else str(row["NodeManagerHostname"])
 
 
 def _one_line(error: Exception, width: int = 300) -> str:
-    """What Ray says, without its colours and line breaks."""
+    """An error message of Ray without colours and line breaks."""
     text = " ".join(str(error).replace("\x1b[36m", "").replace("\x1b[39m", "").split())
     return text[:width] or type(error).__name__

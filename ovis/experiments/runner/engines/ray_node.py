@@ -1,6 +1,6 @@
-"""What happens on a node of a Ray cluster: the look at the node, and one job from its start to its end.
+"""What runs on a node of a Ray cluster: the check of the node, and one job from its start to its end.
 
-Ray calls these in the main thread of a worker process of its own.
+Ray calls these functions in the main thread of its worker processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["RayNode", "RayReport", "find_fault", "run_here"]
 
-#: Seconds between two looks whether Ray wants the job to end.
+#: Seconds between two looks whether Ray has asked the job to end.
 WAIT = 0.5
 
 
@@ -30,10 +30,10 @@ class RayNode:
     """A node that is alive.
 
     Attributes:
-        id: Ray's name for it.
-        name: what people call it.
-        cpus: what Ray may use of it.
-        gpus: what Ray may use of it.
+        id: Ray's identifier.
+        name: for display.
+        cpus: the CPUs that Ray may use.
+        gpus: the GPUs that Ray may use.
     """
 
     id: str
@@ -44,11 +44,11 @@ class RayNode:
 
 @dataclass(frozen=True)
 class RayReport:
-    """How a job on a node ended. What became of its run is in the run's folder, not here.
+    """How a job on a node ended. The outcome of its run is in the run's folder.
 
     Attributes:
-        code: exit code of the job; None: it was not started.
-        fault: what this node lacks; empty: nothing.
+        code: the exit code of the job; None: it was not started.
+        fault: what the node lacks; empty: nothing.
         node: Ray's id of the node.
     """
 
@@ -58,11 +58,11 @@ class RayReport:
 
 
 def find_fault(path: Path, versions: Mapping[str, str]) -> str:
-    """What keeps this node from working for a manager; empty: nothing.
+    """What prevents this node from running a manager's jobs; empty: nothing.
 
     Args:
         path: a file that the manager sees.
-        versions: what the manager has, as of :func:`~ovis.experiments.runner.engines.versions.installed`.
+        versions: the manager's versions, as of :func:`~ovis.experiments.runner.engines.versions.installed`.
     """
     if not path.exists():
         return f"does not see {path.parent}: --root must be on a file system that all nodes share"
@@ -71,12 +71,12 @@ def find_fault(path: Path, versions: Mapping[str, str]) -> str:
 
 
 def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) -> RayReport:
-    """Run a job as a child that dies with this process, and wait for it. Ray's cancelling is handed on as SIGTERM.
+    """Run a job as a child that dies with this process, and wait for it. A cancellation is passed on as SIGTERM.
 
     Args:
         job: the job.
-        versions: what the manager has.
-        python: the manager's interpreter; here it is this one.
+        versions: the manager's versions.
+        python: the manager's interpreter, which is replaced by this node's.
         node: Ray's id of this node.
     """
     paths = ExperimentPaths(job.folder)
@@ -108,7 +108,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Note interruptions, by which Ray cancels, instead of being torn out of a job's start: it would be left alone."""
+    """Collect the interrupts by which Ray cancels: an exception during a job's start would leave the job running."""
     noted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
     try:

@@ -1,4 +1,4 @@
-"""What a node must have in common with the manager's machine: Python, ovis and torch, of the same versions."""
+"""The versions that a node must share with the manager's machine: those of Python, ovis and torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import ovis
 
 __all__ = ["DIFFERENT", "difference", "installed", "main"]
 
-#: Exit code: this machine has not what it should have.
+#: Exit code of a machine with other versions.
 DIFFERENT = 93
 
 
 def installed() -> dict[str, str]:
-    """The versions here, by the names that people use. Nothing is imported for it."""
+    """The versions on this machine, by name. None of the packages is imported."""
     try:
         torch = version("torch")
     except PackageNotFoundError:
@@ -26,9 +26,9 @@ def installed() -> dict[str, str]:
 
 
 def difference(here: Mapping[str, str], there: Mapping[str, str]) -> str:
-    """What differs, for people: ``Python 3.9.2 instead of 3.11.2``; empty where nothing does.
+    """The differences in one line: ``Python 3.9.2 instead of 3.11.2``; empty if there are none.
 
-    A Python of the same minor version will do, as will another build of the same torch (``+cpu``, ``+cu126``).
+    The patch release of Python and the build of torch (``+cpu``, ``+cu126``) may differ.
 
     Args:
         here: the manager's versions.
@@ -42,10 +42,10 @@ def difference(here: Mapping[str, str], there: Mapping[str, str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m ovis.experiments.runner.engines.versions JSON``: compare this machine with what another one has.
+    """``python -m ovis.experiments.runner.engines.versions JSON``: compare this machine's versions with others.
 
     Returns:
-        0, or DIFFERENT and a line that says in what.
+        0; or DIFFERENT, after printing the differences.
     """
     (wanted,) = sys.argv[1:] if argv is None else argv
     text = difference(json.loads(wanted), installed())
