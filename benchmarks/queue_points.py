@@ -27,7 +27,7 @@ from unittest import mock
 
 from tinydb import JSONStorage
 
-from ovis.experiments.runner.display.progress import View
+from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.runner.gpus.availability import DeviceSource
@@ -242,10 +242,10 @@ def drain(folder: Path, count: int, slots: int = 2) -> tuple[float, float]:
 class _Silence:
     """A display that shows nothing."""
 
-    def show(self, view: View) -> None:
+    def show(self, view: ProgressView) -> None:
         pass
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         pass
 
     def close(self) -> None:
@@ -262,7 +262,7 @@ class _Stopwatch(_Silence):
         self.begin = float("inf")
         self.marks: list[tuple[float, float]] = []  # real time and CPU time
 
-    def show(self, view: View) -> None:
+    def show(self, view: ProgressView) -> None:
         now = time.monotonic()
         if len(view.running) == 2:
             self.begin = min(self.begin, now + self.SETTLING)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ovis.experiments.cli.options import OneLineParser, find_experiment
-from ovis.experiments.runner.display.progress import is_drawable, runs_text
-from ovis.experiments.runner.display.status_table import draw_table, usual_limits
-from ovis.experiments.runner.display.watch import watch
+from ovis.experiments.runner.display.status_table import default_limits, plain_status
+from ovis.experiments.runner.display.text import is_drawable, make_console, runs_text
 from ovis.experiments.runner.orphans import Leftover, LeftoverKind, find_leftovers, remove_leftovers
 from ovis.experiments.runner.overview import Overview, take_overview
 from ovis.experiments.runner.queue.ledger import LedgerError
@@ -27,6 +26,9 @@ __all__ = ["main"]
 
 #: Changed runs that are named one by one.
 NAMED = 20
+
+#: Selections of more runs are printed plain on terminals too: rich takes half a millisecond for a row.
+RICH_ROWS = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,16 +103,18 @@ def _run(options: argparse.Namespace) -> None:
     if options.clean:
         _clean(queue, options)
     elif options.watch:
+        from ovis.experiments.runner.display.watch import watch  # imports rich, which --help need not wait for
+
         watch(lambda: _look(queue, options), sys.stdout)
-        if is_drawable(sys.stdout):  # the screen is empty now
-            _print_table(_look(queue, options))
+        if is_drawable(sys.stdout):  # its tables are gone with the alternate screen
+            _print_status(_look(queue, options))
     else:
         changed = _change(queue, options)
         overview = _look(queue, options)
         if options.json:
             print(json.dumps({**overview.to_json(), "changed": [record.key for record in changed]}, indent=2))
         else:
-            _print_table(overview)
+            _print_status(overview)
 
 
 def _open(options: argparse.Namespace) -> Queue:
@@ -162,9 +166,14 @@ def _print_unchanged(queue: Queue, keys: set[str]) -> None:
             print(f"unchanged: {record.name} is {record.state.value} already")
 
 
-def _print_table(overview: Overview) -> None:
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_drawable(sys.stdout) else None
-    print("\n".join(draw_table(overview, width, usual_limits(overview))))
+def _print_status(overview: Overview) -> None:
+    limits = default_limits(overview)
+    if not is_drawable(sys.stdout) or len(overview.records) > RICH_ROWS:
+        print("\n".join(plain_status(overview, limits)))
+        return
+    from ovis.experiments.runner.display.rich_status import draw_status  # imports rich, for terminals only
+
+    make_console(sys.stdout).print(draw_status(overview, limits), crop=False)
 
 
 def _clean(queue: Queue, options: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from ovis.experiments.cli.engine_options import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import OneLineParser, whole_number
 from ovis.experiments.cli.report_errors import ReportError, require_packages
-from ovis.experiments.runner.display.progress import clock, counts_text, make_display, runs_text
+from ovis.experiments.runner.display.progress import make_display
+from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.create import create_engine
 from ovis.experiments.runner.engines.ensemble import EnsembleEngine

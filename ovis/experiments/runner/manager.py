@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ovis.experiments.runner.display.messages import RunMessages
-from ovis.experiments.runner.display.progress import Display, RunningRun, View, run_weights, runs_text
+from ovis.experiments.runner.display.progress import ProgressDisplay, ProgressView, run_weights
+from ovis.experiments.runner.display.text import runs_text
 from ovis.experiments.runner.engines.base import (
     Engine,
     EngineError,
@@ -19,6 +20,7 @@ from ovis.experiments.runner.engines.base import (
 )
 from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Ended, Launched, Queue, Tick
 from ovis.experiments.runner.signals import StopSignals
@@ -32,7 +34,7 @@ __all__ = ["SETTLED", "Result", "run_experiment"]
 SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
 
 #: Seconds between two looks at the runs' progress.
-VIEW_INTERVAL = 0.25
+VIEW_INTERVAL = 0.5
 
 #: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed; and for
 #: one that was killed to be seen to have ended.
@@ -65,7 +67,7 @@ def run_experiment(
     runs: Sequence[Run],
     queue: Queue,
     engine: Engine,
-    display: Display,
+    display: ProgressDisplay,
     template: JobSpec,
     max_jobs: int | None = None,
     interval: float = 0.1,
@@ -123,12 +125,12 @@ class _Manager:
         runs: Sequence[Run],
         queue: Queue,
         engine: Engine,
-        display: Display,
+        display: ProgressDisplay,
         template: JobSpec,
         max_jobs: int | None,
     ) -> None:
         self.queue, self.engine, self.display, self.template = queue, engine, display, template
-        self.messages = RunMessages(display.say, queue.paths)
+        self.messages = RunMessages(display.print, queue.paths)
         self.owner = new_owner()
         # In the ledger from the claim on: of a dead manager's runs it says whether they can still be alive.
         self.mark = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
@@ -211,7 +213,7 @@ class _Manager:
         if stops <= self.told:
             return
         if not self.told:
-            self.display.say(
+            self.display.print(
                 f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
             )
         if self.told < 2:
@@ -301,7 +303,9 @@ class _Manager:
             record = job.record
             if tick.attempts.get(record.key) != record.attempt and id not in self.given_up:
                 cancelled = tick.states.get(record.key) is State.CANCELLED
-                self.display.say(f"{'cancelled' if cancelled else 'given up'}: {record.name}, its job is being stopped")
+                self.display.print(
+                    f"{'cancelled' if cancelled else 'given up'}: {record.name}, its job is being stopped"
+                )
                 self.engine.cancel([id])
                 self.given_up[id] = time.monotonic() + GRACE
 
@@ -326,7 +330,7 @@ class _Manager:
         now = time.time()
         self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]
 
-    def _view(self) -> View:
+    def _view(self) -> ProgressView:
         now = time.monotonic()
         running, completed = [], self.settled
         for job in self.jobs.values():
@@ -342,7 +346,7 @@ class _Manager:
             k for k in self.carried if self._is_settled(k)
         }
         carried, pending = sum(self.carried[key] for key in counted), len(self.jobs) - len(running)
-        return View(self.counts, completed, running, carried, pending)
+        return ProgressView(self.counts, completed, running, carried, pending)
 
     def _is_settled(self, key: str) -> bool:
         return self.states.get(key) in SETTLED

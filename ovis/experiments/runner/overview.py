@@ -9,12 +9,60 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ovis.experiments.runner.display.progress import RunningRun, counts_text, runs_text
+from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import owner_is_dead
-from ovis.experiments.runs.status import Record, State, count_states, read_progress
+from ovis.experiments.runs.status import Progress, Record, State, count_states, read_progress
 
-__all__ = ["Overview", "take_overview"]
+__all__ = ["Overview", "RunningRun", "take_overview"]
+
+
+@dataclass(frozen=True)
+class RunningRun:
+    """A run under way.
+
+    Attributes:
+        name: its folder's name.
+        device: where it runs.
+        progress: how far it is; None: it has not said.
+        elapsed: seconds since this attempt started.
+    """
+
+    name: str
+    device: str
+    progress: Progress | None
+    elapsed: float
+
+    @property
+    def steps(self) -> str:
+        """``50/200``, or ``starting``."""
+        return "starting" if self.progress is None else f"{self.progress.step}/{self.progress.nsteps}"
+
+    @property
+    def loss(self) -> str:
+        """Four digits; empty where it has none."""
+        return "" if self.progress is None or self.progress.loss is None else f"{self.progress.loss:.4g}"
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second of this attempt; None: it has not said where it began, or has made none."""
+        if self.progress is None or self.progress.begin is None or self.elapsed <= 0.0:
+            return None
+        return max(self.progress.step - self.progress.begin, 0) / self.elapsed or None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to its end, at this rate; None: not known."""
+        if self.progress is None or self.rate is None:
+            return None
+        return max(self.progress.nsteps - self.progress.step, 0) / self.rate
+
+    def __str__(self) -> str:
+        step = self.steps if self.progress is None else f"step {self.steps}"
+        loss = f"loss {self.loss}" if self.loss else ""
+        time = clock(self.elapsed) if self.left is None else f"{clock(self.elapsed)}<{clock(self.left)}"
+        # The name comes last: it is long, and a narrow terminal cuts a line at its end.
+        return "  ".join(filter(None, (self.device, step, loss, time, self.name)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.runner.display.progress import runs_text
+from ovis.experiments.runner.display.text import runs_text
 from ovis.experiments.runner.experiment_file import Experiment, GridError, load_experiment
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.snapshot import Code, Snapshot, is_intact, live_package, read_code, take_snapshot

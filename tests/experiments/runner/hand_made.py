@@ -9,7 +9,7 @@ from pathlib import Path
 
 from laboratory import Lab, dead_owner
 
-from ovis.experiments.runner.display.progress import View
+from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.engines.base import JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.experiment_file import Run, load_experiment
 from ovis.experiments.runner.job import JobSpec
@@ -88,13 +88,13 @@ class Watcher:
     """A display that keeps what it was shown."""
 
     def __init__(self) -> None:
-        self.views: list[View] = []
+        self.views: list[ProgressView] = []
         self.said: list[str] = []
 
-    def show(self, view: View) -> None:
+    def show(self, view: ProgressView) -> None:
         self.views.append(view)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self.said.append(line)
 
     def close(self) -> None:

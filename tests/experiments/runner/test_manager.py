@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from laboratory import STUB, Lab, processes_of
 
-from ovis.experiments.runner.display.progress import View
+from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.runner.gpus.availability import DeviceSource
@@ -253,12 +253,12 @@ class Recorder:
     """A display that only listens."""
 
     def __init__(self) -> None:
-        self.views: list[View] = []
+        self.views: list[ProgressView] = []
 
-    def show(self, view: View) -> None:
+    def show(self, view: ProgressView) -> None:
         self.views.append(view)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         raise AssertionError(line)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from laboratory import Lab
 
 from ovis.experiments.runner import manager as module
 from ovis.experiments.runner.display import messages as narration
-from ovis.experiments.runner.display.progress import View
+from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import _Manager
 
@@ -142,10 +142,10 @@ class Listener:
     def __init__(self, said: list[str]) -> None:
         self.said = said
 
-    def show(self, view: View) -> None:
+    def show(self, view: ProgressView) -> None:
         pass
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self.said.append(line)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is shown, and reading what is shown from run folders that may be half there."""
+"""The manager's progress display, and the files of half-written run folders that it reads."""
 
 from __future__ import annotations
 
@@ -7,21 +7,56 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from ovis.experiments.runner.display import progress as module
-from ovis.experiments.runner.display.progress import RunningRun, View, clock, make_display
+from ovis.experiments.runner.display import text as text_module
+from ovis.experiments.runner.display.progress import ProgressDisplay, ProgressView, make_display
+from ovis.experiments.runner.display.text import clock
+from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import Progress, State, last_line, read_outcome, read_progress
 
 
-def view(completed: float) -> View:
-    counts = {State.QUEUED: 3, State.RUNNING: 1, State.DONE: 6, State.FAILED: 0}
-    return View(counts, completed, [RunningRun("some-run", "cpu", Progress(50, 200, 93.25), 61.0)])
+def view(completed: float, running: int = 1) -> ProgressView:
+    counts = {State.QUEUED: 4 - running, State.RUNNING: running, State.DONE: 6, State.FAILED: 0}
+    runs = [RunningRun("some-run", "cpu", Progress(50, 200, 93.25), 61.0)] * running
+    return ProgressView(counts, completed, runs)
 
 
-def test_plain_lines_come_every_ten_seconds_then_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds; only the test moves it."""
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+class Terminal(io.StringIO):
+    """A terminal of 100 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 99
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setattr(text_module.os, "get_terminal_size", lambda _: os.terminal_size((100, 24)))
+    for name, value in {"COLUMNS": "100", "LINES": "24", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    return Terminal()
+
+
+def screen(terminal: Terminal) -> list[str]:
+    """What was drawn last."""
+    drawn = "[" + terminal.getvalue().rpartition("\x1b[2K[")[2]
+    return [line.rstrip() for line in Text.from_ansi(drawn).plain.splitlines()]
+
+
+def test_plain_lines_come_once_a_minute(now: list[float]) -> None:
     stream = io.StringIO()
     display = make_display(stream)
     at: list[float] = []
@@ -34,13 +69,11 @@ def test_plain_lines_come_every_ten_seconds_then_every_minute(monkeypatch: pytes
     assert at == [*range(0, 601, 60)]
 
 
-def test_a_plain_line_says_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+def test_a_plain_line_says_it_all(now: list[float]) -> None:
     stream = io.StringIO()
     display = make_display(stream)
     display.show(view(6.0))
-    now[0] = 60.0
+    now[0] += 60.0
     display.show(view(8.0))
     first, second = stream.getvalue().splitlines()
     assert (
@@ -49,57 +82,78 @@ def test_a_plain_line_says_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second.startswith("[01:00] 80% of 10 runs, about 01:00 left: ")
 
 
-class Terminal(io.StringIO):
-    """A terminal of 100 columns, as far as the bar asks."""
-
-    def isatty(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return 99
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.setattr(module.os, "get_terminal_size", lambda _: os.terminal_size((100, 24)))
-    return Terminal()
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_be_redrawn_gets_plain_lines(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    make_display(terminal).show(view(6.0))
+    assert terminal.getvalue().startswith("[00:00] 60% of 10 runs: 3 queued")
+    assert "\x1b" not in terminal.getvalue()
 
 
-def last_bar(terminal: Terminal) -> str:
-    return [text for text in terminal.getvalue().split("\r") if "runs [" in text][-1]
+def test_a_terminal_shows_a_bar_the_counts_and_the_running_runs(terminal: Terminal, now: list[float]) -> None:
+    display = make_display(terminal)
+    display.show(view(6.0))
+    now[0] += 60.0
+    display.show(view(8.0, running=2))
+    bar, *table = screen(terminal)
+    assert bar.startswith("[01:00] ━")
+    assert bar.endswith("━ 80% of 10 runs, about 01:00 left")
+    assert table == [
+        "2 queued, 2 running, 6 done",
+        "device  step    loss   time   run",
+        "cpu     50/200  93.25  01:01  some-run",
+        "cpu     50/200  93.25  01:01  some-run",
+    ]
 
 
-def test_runs_that_end_together_do_not_mislead_the_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+@pytest.mark.parametrize(("lines", "shown"), [("24", 7), ("10", 5)])
+def test_more_running_runs_than_lines_are_counted(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, lines: str, shown: int
+) -> None:
+    monkeypatch.setenv("LINES", lines)
+    make_display(terminal).show(view(6.0, running=12))
+    _, _, _, *rows = screen(terminal)
+    assert rows == ["cpu     50/200  93.25  01:01  some-run"] * shown + [f"and {12 - shown} more"]
+
+
+def test_printed_lines_stay_above_the_bar(terminal: Terminal) -> None:
+    display = make_display(terminal)
+    display.show(view(6.0))
+    display.print("FAILED a-run: [red]KeyError[/red]" + 100 * "x")
+    display.show(view(7.0))
+    display.close()
+    assert "FAILED a-run: [red]KeyError[/red]" + 100 * "x" + "\n" in terminal.getvalue()
+    assert "70% of 10 runs" in screen(terminal)[0]
+
+
+def test_runs_that_end_together_do_not_mislead_the_time_left(terminal: Terminal, now: list[float]) -> None:
     display = make_display(terminal)
     for quarter in range(4 * 60):
-        now[0] = quarter / 4
+        now[0] = 1000.0 + quarter / 4
         # Every 15 s two of ten runs end, one shortly after the other.
-        display.show(View({State.QUEUED: 10}, 2.0 * (quarter // 60) + (quarter >= 60 and quarter % 60 > 0), []))
-    assert "7.0/10 runs [00:59<00:25,  8.5" in last_bar(terminal)  # tqdm's own average said 00:13
+        done = 2.0 * (quarter // 60) + (quarter >= 60 and quarter % 60 > 0)
+        display.show(ProgressView({State.QUEUED: 10}, done, []))
+    assert screen(terminal)[0].startswith("[00:59]")
+    assert screen(terminal)[0].endswith("70% of 10 runs, about 00:25 left")  # the rate of the last minute: 00:13
 
 
 def test_runs_that_are_put_back_make_no_negative_rate(terminal: Terminal) -> None:
     display = make_display(terminal)
     for completed in (2.0, 2.9, 1.5):
-        display.show(View({State.QUEUED: 10}, completed, []))
-    assert "1.5/10 runs [00:00<?" in last_bar(terminal)
+        display.show(ProgressView({State.QUEUED: 10}, completed, []))
+    assert screen(terminal)[0].endswith("━ 15% of 10 runs")
 
 
-def test_what_resumed_runs_had_done_before_is_no_work_of_now(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+def test_what_resumed_runs_had_done_before_is_no_work_of_now(terminal: Terminal, now: list[float]) -> None:
     lines = io.StringIO()
-    displays = [make_display(terminal), make_display(lines)]
+    displays: list[ProgressDisplay] = [make_display(terminal), make_display(lines)]
     for second, (completed, carried) in {0: (0.0, 0.0), 1: (1.8, 1.8), 60: (2.0, 1.8), 120: (2.0, 1.6)}.items():
-        now[0] = second
+        now[0] = 1000.0 + second
         for display in displays:
-            display.show(View({State.QUEUED: 10}, completed, [], carried))
-    assert "2.0/10 runs [02:00<40:00, 300.00s/run]" in last_bar(terminal)  # 0.4 runs in two minutes
+            display.show(ProgressView({State.QUEUED: 10}, completed, [], carried))
+    assert screen(terminal)[0].endswith("20% of 10 runs, about 40:00 left")  # 0.4 runs in two minutes
     assert "[01:00] 20% of 10 runs, about 40:00 left" in lines.getvalue()  # 0.2 in one
 
 
@@ -112,7 +166,7 @@ class Broken(io.StringIO):
 def test_a_display_that_breaks_stops_nothing(kind: type[io.StringIO], terminal: Terminal) -> None:
     display = make_display(kind())
     display.show(view(5.0))
-    display.say("failed")
+    display.print("failed")
     display.show(view(6.0))
     display.close()
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from laboratory import record
 
-from ovis.experiments.runner.display.progress import RunningRun
-from ovis.experiments.runner.display.status_table import RowLimits, draw_table, fit, usual_limits
-from ovis.experiments.runner.overview import Overview
+from ovis.experiments.runner.display.rich_status import draw_status
+from ovis.experiments.runner.display.status_table import RowLimits, plain_status
+from ovis.experiments.runner.display.text import make_console
+from ovis.experiments.runner.display.watch import FittedLines
+from ovis.experiments.runner.overview import Overview, RunningRun
 from ovis.experiments.runner.run_selection import SelectionError, find_runs, pick_runs
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import Progress, Record, State
@@ -31,6 +34,15 @@ def overview(*records: Record, total: int = 0, progress: Progress | None = None,
     return Overview(paths, records, total or len(records), running, frozenset(orphans.split()), NOW)
 
 
+def drawn(seen: Overview, width: int, height: int | None = None) -> list[str]:
+    """What a terminal of this size shows."""
+    stream = io.StringIO()
+    tables = draw_status(seen, RowLimits())
+    console = make_console(stream, width)
+    console.print(FittedLines(tables) if height else tables, crop=False, height=height)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
 RUNS = (
     named("aa" * 6, State.DONE, started=NOW - 900, ended=NOW - 839),
     named("bb" * 6, State.FAILED, attempt=2, error="ValueError: the loss\x1b[2J is not finite", reason="exception"),
@@ -42,7 +54,7 @@ RUNS = (
 
 def test_the_table_at_80_columns() -> None:
     seen = overview(*RUNS, progress=Progress(5000, 20_000, 93.256, begin=2000))
-    assert draw_table(seen, 80) == [
+    assert drawn(seen, 80) == [
         "runs/lab: 5 runs",
         "1 queued, 1 running, 1 done, 1 failed, 1 cancelled",
         "",
@@ -64,7 +76,7 @@ def test_the_table_at_80_columns() -> None:
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_only_names_are_cut(width: int) -> None:
     seen = overview(*RUNS, progress=Progress(5000, 20_000, -93.256, begin=2000))
-    lines = [line for line in draw_table(seen, width) if not line.startswith(("bb", " "))]
+    lines = [line for line in drawn(seen, width) if not line.startswith(("bb", " "))]
     assert max(map(len, lines)) <= width
     assert all(
         line.endswith("iw100-seed1") or RUNS[0].name[:30] in line
@@ -72,20 +84,20 @@ def test_only_names_are_cut(width: int) -> None:
         if line[:8] in ("aaaaaaaa", "cccccccc", "dddddddd", "eeeeeeee")
     )
     assert any("-93.26  01:01  05:05" in line for line in lines)
-    assert RUNS[0].name in "\n".join(draw_table(seen))  # not cut where there is no terminal
+    assert RUNS[0].name in "\n".join(plain_status(seen))  # not cut where there is no terminal
 
 
 def test_a_run_without_its_manager_is_not_among_the_running() -> None:
-    lines = draw_table(overview(RUNS[2], orphans="cccccccccccc"))
+    lines = plain_status(overview(RUNS[2], orphans="cccccccccccc"))
     assert lines[:2] == ["runs/lab: 1 run", "1 running (1 without a manager)"]
     assert lines[3] == "key       state                          run"
     assert lines[4].startswith("cccccccc  running (its manager is gone)  iwbound")
 
 
 def test_what_is_not_known_takes_no_column() -> None:
-    assert draw_table(overview(RUNS[2]))[3].split() == ["running", "device", "step", "time", "run"]
+    assert plain_status(overview(RUNS[2]))[3].split() == ["running", "device", "step", "time", "run"]
     retried = named("cc" * 6, State.RUNNING, attempt=3)
-    lines = draw_table(overview(retried, progress=Progress(5, 20, 1.0)))
+    lines = plain_status(overview(retried, progress=Progress(5, 20, 1.0)))
     assert lines[3].split() == ["running", "step", "loss", "time", "attempt", "run"]
     assert lines[4].split()[-2:] == ["3", retried.name]
 
@@ -93,32 +105,31 @@ def test_what_is_not_known_takes_no_column() -> None:
 def test_a_few_runs_are_all_shown_and_many_are_not() -> None:
     few = [named(f"{n:012x}", State.DONE) for n in range(50)]
     many = [*few, named("f" * 12, State.DONE)]
-    assert len(draw_table(overview(*few), limits=usual_limits(overview(*few)))) == 50 + 4
-    assert draw_table(overview(*many), limits=usual_limits(overview(*many))) == [
+    assert len(plain_status(overview(*few))) == 50 + 4
+    assert plain_status(overview(*many)) == [
         "runs/lab: 51 runs",
         "51 done",
         "",
         "and 51 more runs: --find TEXT shows those that contain it, --json all",
     ]
     found = overview(*many, total=60)  # asked for
-    assert len(draw_table(found, limits=usual_limits(found))) == 51 + 4
+    assert len(plain_status(found)) == 51 + 4
 
 
 def test_of_many_failures_the_first_are_shown() -> None:
     seen = overview(*(named(f"{n:012x}", State.FAILED, error=f"error {n}") for n in range(60)))
-    lines = draw_table(seen, limits=usual_limits(seen))
+    lines = plain_status(seen)
     assert lines[-1] == "and 40 more failed runs: --find TEXT shows those that contain it, --json all"
     assert sum("error" in line for line in lines) == 20
 
 
 def test_running_and_failed_runs_come_first_on_a_small_screen() -> None:
     seen = overview(*RUNS, *(named(f"{n:012x}") for n in range(20)))
-    lines = fit(draw_table(seen, 60, RowLimits()), 60, 10)
+    lines = drawn(seen, 60, 10)
     assert (len(lines), max(map(len, lines))) == (10, 60)
     assert lines[4].startswith("cccccccc")
     assert lines[7].startswith("bbbbbbbb")
     assert lines[-1] == "... 26 more lines"
-    assert fit(["a"], 5, 1) == ["a"]
 
 
 RECORDS = [

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ovis.experiments.runner.display.progress import runs_text
+from ovis.experiments.runner.display.text import runs_text
 from ovis.experiments.runner.queue.queue import Event
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import AttemptResult, State

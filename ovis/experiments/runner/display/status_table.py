@@ -1,23 +1,24 @@
-"""How an experiment stands, in lines for people. Pure: what is shown was read before."""
+"""The status of an experiment: the running runs, the failed ones with the reason and the log, the others.
+
+Plain text without rich, which takes half a millisecond for a row; ``rich_status.py`` draws the same on a terminal.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ovis.experiments.runner.display.progress import clock
-from ovis.experiments.runner.overview import Overview
+from ovis.experiments.runner.display.text import clock, printable
+from ovis.experiments.runner.overview import Overview, RunningRun
 from ovis.experiments.runs.status import Record, State
 
-__all__ = ["RowLimits", "draw_table", "fit", "usual_limits"]
+__all__ = ["RowLimits", "RunTable", "StatusLine", "default_limits", "plain_status", "running_cells", "status_blocks"]
 
-#: Digits of a key that are shown: enough to say which run is meant, as any start of a key does that only one has.
+#: Digits of a key that are shown. Commands accept any unambiguous beginning of a key.
 KEY_DIGITS = 8
 
-#: Columns that a name has at least, however narrow the terminal.
-NAME_WIDTH = 12
-
-#: So many runs are shown one by one without being asked for.
+#: Experiments of so many runs are listed in full.
 FEW = 50
 
 ABOUT_MORE = "--find TEXT shows those that contain it, --json all"
@@ -25,85 +26,108 @@ ABOUT_MORE = "--find TEXT shows those that contain it, --json all"
 
 @dataclass(frozen=True)
 class RowLimits:
-    """How many runs of a kind get lines of their own; None: all."""
+    """How many runs of a kind get rows of their own; None: all."""
 
     running: int | None = None
     failed: int | None = None
     others: int | None = None
 
 
-def usual_limits(overview: Overview) -> RowLimits:
-    """Every run of a few, or of those that were asked for; of many the running ones and the first that failed."""
+class StatusLine(NamedTuple):
+    """A line of text and its style on a terminal."""
+
+    text: str
+    style: str = ""
+
+
+class RunTable:
+    """Rows of cells below a head; the last column is the run's name. Empty columns are left out."""
+
+    def __init__(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        columns = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
+        self.head, *self.rows = zip(*columns, strict=True)
+
+    def plain(self) -> list[str]:
+        """Its lines, nothing cut."""
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)) for row in (self.head, *self.rows))
+        return [printable(line).rstrip() for line in lines]
+
+
+def default_limits(overview: Overview) -> RowLimits:
+    """All runs of a small experiment or of a selection; of many the running ones and the first failed ones."""
     few = len(overview.records) <= FEW or len(overview.records) < overview.total
     return RowLimits() if few else RowLimits(failed=20, others=0)
 
 
-def draw_table(overview: Overview, width: int | None = None, limits: RowLimits | None = None) -> list[str]:
-    """The counts; the running runs; the failed ones with their last line and their log; the others.
+def plain_status(overview: Overview, limits: RowLimits | None = None) -> list[str]:
+    """The status in lines of text, names in full; ``limits`` None: the default ones."""
+    lines: list[str] = []
+    for block in status_blocks(overview, limits or default_limits(overview)):
+        lines += block.plain() if isinstance(block, RunTable) else [block.text]
+    return lines
 
-    Args:
-        overview: what to show.
-        width: columns that tables may take: the long names, which come last, are cut; None: as they come.
-        limits: how many lines; None: all.
-    """
-    limits = limits or RowLimits()
+
+def status_blocks(overview: Overview, limits: RowLimits) -> list[StatusLine | RunTable]:
+    """The title, the counts and the tables."""
     running = [r for r in overview.records if r.state is State.RUNNING and r.key not in overview.orphans]
     failed = [r for r in overview.records if r.state is State.FAILED]
     others = [r for r in overview.records if r.state not in (State.RUNNING, State.FAILED) or r.key in overview.orphans]
-    lines = [overview.title, *([overview.summary] if overview.records else [])]
+    blank = StatusLine("")
+    blocks: list[StatusLine | RunTable] = [StatusLine(overview.title)]
+    blocks += [StatusLine(overview.summary)] if overview.records else []
     if running:
-        lines += ["", *_running_lines(overview, running[: limits.running], width)]
-        lines += _more(len(running), limits.running, "running")
+        blocks += [blank, _running_table(overview, running[: limits.running])]
+        blocks += _more(len(running), limits.running, "running")
     if failed:
-        lines += ["", *_failed_lines(overview, failed[: limits.failed])]
-        lines += _more(len(failed), limits.failed, "failed")
+        blocks += [blank, *_failed_lines(overview, failed[: limits.failed])]
+        blocks += _more(len(failed), limits.failed, "failed")
     if others and limits.others != 0:
-        lines += ["", *_other_lines(overview, others[: limits.others], width)]
+        blocks += [blank, _other_table(overview, others[: limits.others])]
     hidden = _more(len(others), limits.others, "")
-    return [*lines, *([""] if hidden and limits.others == 0 else []), *hidden]
+    return [*blocks, *([blank] if hidden and limits.others == 0 else []), *hidden]
 
 
-def fit(lines: Sequence[str], width: int, height: int) -> list[str]:
-    """The lines as a screen can show them: cut at its right, and at its end, where a line says so."""
-    if len(lines) > height:
-        lines = [*lines[: height - 1], f"... {len(lines) - height + 1} more lines"]
-    return [line[:width] for line in lines[:height]]
+def running_cells(run: RunningRun) -> tuple[str, ...]:
+    """Device, step, loss, time, time left and name of a running run."""
+    return run.device, run.steps, run.loss, clock(run.elapsed), "" if run.left is None else clock(run.left), run.name
 
 
-def _running_lines(overview: Overview, records: Sequence[Record], width: int | None) -> list[str]:
-    rows = [("running", "device", "step", "loss", "time", "left", "attempt", "run")]
+def _running_table(overview: Overview, records: Sequence[Record]) -> RunTable:
+    rows = []
     for record in records:
-        run = overview.running[record.key]
-        left = "" if run.left is None else clock(run.left)
-        again = str(record.attempt) if record.attempt > 1 else ""
-        rows.append((_key(record), run.device, run.steps, run.loss, clock(run.elapsed), left, again, run.name))
-    return _align(rows, width)
+        *cells, name = running_cells(overview.running[record.key])
+        rows.append((_key(record), *cells, str(record.attempt) if record.attempt > 1 else "", name))
+    return RunTable(("running", "device", "step", "loss", "time", "left", "attempt", "run"), rows)
 
 
-def _failed_lines(overview: Overview, records: Sequence[Record]) -> list[str]:
+def _failed_lines(overview: Overview, records: Sequence[Record]) -> list[StatusLine]:
     margin = " " * (KEY_DIGITS + 2)
-    lines = _align([("failed", "run"), *((_key(record), record.name) for record in records)], None)
-    reasons = [[], *([_plain(r.error), str(overview.paths.run(r.name).log(r.attempt))] for r in records)]
-    return [text for line, reason in zip(lines, reasons, strict=True) for text in (line, *(margin + r for r in reason))]
+    lines = [StatusLine("failed    run", "bold")]
+    for record in records:
+        log = overview.paths.run(record.name).log(record.attempt)
+        lines.append(StatusLine(f"{_key(record):{KEY_DIGITS}}  {record.name}"))
+        lines.append(StatusLine(printable(margin + record.error), "red"))
+        lines.append(StatusLine(f"{margin}{log}"))
+    return lines
 
 
-def _other_lines(overview: Overview, records: Sequence[Record], width: int | None) -> list[str]:
-    rows = [("key", "state", "time", "run")]
-    rows += [(_key(record), _state(overview, record), _took(record), record.name) for record in records]
-    return _align(rows, width)
+def _other_table(overview: Overview, records: Sequence[Record]) -> RunTable:
+    rows = [(_key(record), _state(overview, record), _duration(record), record.name) for record in records]
+    return RunTable(("key", "state", "time", "run"), rows)
 
 
 def _state(overview: Overview, record: Record) -> str:
-    """The state, why it is not what one would expect, and from when on a run that waits may start."""
+    """The state, its reason where it is unexpected, and when a waiting run may start."""
     if record.key in overview.orphans:
         return "running (its manager is gone)"
     pause = record.not_before - overview.now if record.state is State.QUEUED else 0.0
-    why = [_plain(record.reason)] if record.reason else []
+    why = [record.reason] if record.reason else []
     why += [f"in {clock(pause)}"] if pause >= 1.0 else []
     return f"{record.state.value} ({', '.join(why)})" if why else record.state.value
 
 
-def _took(record: Record) -> str:
+def _duration(record: Record) -> str:
     """How long the last attempt took."""
     return clock(record.ended - record.started) if record.started and record.ended else ""
 
@@ -112,30 +136,8 @@ def _key(record: Record) -> str:
     return record.key[:KEY_DIGITS]
 
 
-def _more(count: int, limit: int | None, kind: str) -> list[str]:
+def _more(count: int, limit: int | None, kind: str) -> list[StatusLine]:
     if limit is None or count <= limit:
         return []
     what = " ".join(filter(None, ("more", kind, "run" if count - limit == 1 else "runs")))
-    return [f"and {count - limit} {what}: {ABOUT_MORE}"]
-
-
-def _align(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Columns below their heads, those that are empty left out; the last one holds names, which may be cut."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns[:-1]]
-    taken = sum(len(column[0]) + 2 for column in padded)
-    names = columns[-1] if width is None else [_cut(name, max(width - taken, NAME_WIDTH)) for name in columns[-1]]
-    return [_plain("  ".join(row)) for row in zip(*padded, names, strict=True)]
-
-
-def _cut(name: str, width: int) -> str:
-    """A name without its hash, and without its beginning: the runs of an experiment differ in its end."""
-    if len(name) <= width:
-        return name
-    name = name.rpartition("-")[0] or name
-    return name if len(name) <= width else f"...{name[3 - width :]}"
-
-
-def _plain(text: str) -> str:
-    """Nothing that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return [StatusLine(f"and {count - limit} {what}: {ABOUT_MORE}")]
