@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from ovis.experiments.reporting.presets import Preset
-from ovis.paper.claims.evaluate import TRAININGS, training_verdicts
+from ovis.paper.claims.paper_verdicts import TRAINING_CLAIMS, training_verdicts
 from ovis.paper.figure3.picture import figure3_pictures
 
 __all__ = ["PRESETS", "find_preset"]
@@ -78,4 +78,4 @@ def find_preset(exp: str) -> Preset | None:
     if whole not in PRESETS:
         return None
     preset = PRESETS[whole] if exp == whole else replace(PRESETS[whole], ylims=())
-    return replace(preset, verdicts=training_verdicts) if whole in TRAININGS else preset
+    return replace(preset, verdicts=training_verdicts) if whole in TRAINING_CLAIMS else preset

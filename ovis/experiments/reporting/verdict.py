@@ -1,20 +1,20 @@
-"""What a claim is, what our runs say about it, and how several findings become one verdict."""
+"""A publication's claim, and the verdict of our runs on it: records that reports show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from enum import Enum
 
-from ovis.experiments.reporting.estimates import ClaimStatus, both
+__all__ = ["Cell", "Claim", "ClaimStatus", "ClaimVerdict", "undecided"]
 
-__all__ = ["Cell", "Check", "Claim", "ClaimVerdict", "Evidence", "Finding", "Stated", "judge", "undecided"]
 
-#: Groups of findings that a verdict names, at most; the open ones it names if they are no more than :data:`FEW`.
-NAMED, FEW = 5, 2
+class ClaimStatus(str, Enum):
+    """What our runs say about a statement."""
 
-#: Between the two sides of a comparison.
-AGAINST = " against "
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    OPEN = "not enough runs"
 
 
 @dataclass(frozen=True)
@@ -53,46 +53,6 @@ class Cell:
     who: str
     text: str
     count: int
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison.
-
-    Attributes:
-        about: what is compared, ``A against B``.
-        status: what was found.
-        place: at which K, ``K = 5``; empty: at no one.
-    """
-
-    about: str
-    status: ClaimStatus
-    place: str = ""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a check saw: numbers, and comparisons of them."""
-
-    cells: tuple[Cell, ...]
-    findings: tuple[Finding, ...]
-
-
-S = TypeVar("S", contravariant=True)
-
-
-class Check(Protocol[S]):
-    """A part of a statement that can be computed from the data ``S``."""
-
-    def look(self, data: S) -> Evidence: ...
-
-
-@dataclass(frozen=True)
-class Stated(Generic[S]):
-    """A claim and what decides it: it holds where all comparisons of all checks hold."""
-
-    claim: Claim
-    checks: tuple[Check[S], ...]
 
 
 @dataclass(frozen=True)
@@ -150,23 +110,6 @@ class ClaimVerdict:
         return f"{span} {self.unit[:-1] if self.most == 1 and self.fewest == 1 else self.unit}"
 
 
-def judge(stated: Stated[S], data: S, unit: str, subject: str = "") -> ClaimVerdict:
-    """Compute the verdict on a claim.
-
-    Args:
-        stated: the claim and its checks.
-        data: what the checks look at.
-        unit: what the cells' counts are of: seeds, draws.
-        subject: see :class:`ClaimVerdict`.
-    """
-    evidence = [check.look(data) for check in stated.checks]
-    cells = list(dict.fromkeys(cell for found in evidence for cell in found.cells))
-    findings = [finding for found in evidence for finding in found.findings]
-    status = both(*(finding.status for finding in findings))
-    decided = any(finding.status is not ClaimStatus.OPEN for finding in findings)
-    return ClaimVerdict(stated.claim, status, tuple(cells), _reason(findings), unit, subject, decided)
-
-
 def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> ClaimVerdict:
     """The verdict on a claim that can't be looked at, and why."""
     return ClaimVerdict(claim, ClaimStatus.OPEN, (), reason, unit, subject, decided=False)
@@ -175,38 +118,3 @@ def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> ClaimV
 def _by(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[tuple[str, list[Cell]]]:
     """The cells of each key, keys in the order in which they come."""
     return [(name, [cell for cell in cells if key(cell) == name]) for name in dict.fromkeys(map(key, cells))]
-
-
-def _reason(findings: Sequence[Finding]) -> str:
-    """``2 of 9 comparisons hold (A against B at K = 5, 10), 1 does not (A against C at K = 5), the rest is open``."""
-    distinct = list(dict.fromkeys(findings))
-    held, failed, left = ([item for item in distinct if item.status is status] for status in ClaimStatus)
-    if len(held) == len(distinct):
-        return f"all {len(held)} comparisons hold" if len(held) > 1 else ""
-    if len(distinct) == 1:
-        return f"{'not so' if failed else 'open'}: {distinct[0].about}{distinct[0].place and ' at '}{distinct[0].place}"
-    if len(left) == len(distinct):
-        return f"all {len(left)} comparisons are open{_named(left) if len(left) <= FEW else ''}"
-    parts = [f"{len(held)} of {len(distinct)} comparisons {'holds' if len(held) == 1 else 'hold'}{_named(held)}"]
-    if failed:
-        parts.append(f"{len(failed)} {'does' if len(failed) == 1 else 'do'} not{_named(failed)}")
-    if left:
-        parts.append(f"{len(left)} open{_named(left)}" if len(left) <= FEW else "the rest is open")
-    return ", ".join(parts)
-
-
-def _named(findings: Sequence[Finding]) -> str:
-    """`` (A against B, C at K = 5, 10; A against D at K = 5)``: each one with all that is said of it."""
-    places: dict[str, list[str]] = {}
-    for item in findings:
-        places.setdefault(item.about, []).append(item.place.removeprefix("K = "))
-    groups: dict[tuple[str, str], list[str]] = {}
-    for about, at in places.items():
-        who, _, other = about.partition(AGAINST)
-        groups.setdefault((who, ", ".join(filter(None, at))), []).append(other)
-    texts = [
-        f"{who}{AGAINST if any(others) else ''}{', '.join(others)}{at and ' at K = '}{at}"
-        for (who, at), others in groups.items()
-    ]
-    more = [f"and {len(texts) - NAMED} more"] if len(texts) > NAMED else []
-    return f" ({'; '.join([*texts[:NAMED], *more])})" if texts else ""

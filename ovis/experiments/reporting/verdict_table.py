@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ovis.experiments.reporting.estimates import ClaimStatus
-from ovis.experiments.reporting.verdict import ClaimVerdict
+from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 
 __all__ = ["COLUMNS", "claims_table", "claims_text", "count_verdicts"]
 

@@ -16,7 +16,7 @@ from ovis.experiments.reporting.page.provenance import list_environment, list_se
 from ovis.experiments.reporting.page.runs_table import plain_table
 from ovis.experiments.reporting.verdict import ClaimVerdict
 from ovis.experiments.runs.atomic import write_text
-from ovis.paper.claims.evaluate import cost_verdicts
+from ovis.paper.claims.paper_verdicts import cost_verdicts
 from ovis.paper.efficiency.figure import draw_costs
 from ovis.paper.efficiency.points import RECORDED, cost_table
 from ovis.paper.efficiency.tables import cost_text, limit_text, repetitions_text

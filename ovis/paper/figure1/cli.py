@@ -70,7 +70,7 @@ def report(options: argparse.Namespace) -> None:
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.verdict_table import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
-    from ovis.paper.claims.evaluate import gradient_verdicts
+    from ovis.paper.claims.paper_verdicts import gradient_verdicts
     from ovis.paper.figure1.statistics import measure, slope_table, statistics_table
     from ovis.paper.figure1.tables import add_references, comparison_table, comparison_text, slope_text
 

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from synthetic_runs import METRIC, Folder
 
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.experiments.reporting.estimates import ClaimStatus
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.page import render as page_module
@@ -24,7 +23,7 @@ from ovis.experiments.reporting.page.content import Column, Page, Problem, Prove
 from ovis.experiments.reporting.page.provenance import read_provenance
 from ovis.experiments.reporting.page.render import render_page, write_page
 from ovis.experiments.reporting.page.runs_table import experiment_page, plain_table, run_table
-from ovis.experiments.reporting.verdict import Cell, Claim, ClaimVerdict, undecided
+from ovis.experiments.reporting.verdict import Cell, Claim, ClaimStatus, ClaimVerdict, undecided
 
 #: What a name or a message may hold.
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\ud800"

@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from synthetic_runs import METRIC, Folder
 
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.experiments.reporting.estimates import ClaimStatus
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.page.render import write_page
 from ovis.experiments.reporting.page.runs_table import experiment_page
-from ovis.experiments.reporting.verdict import Cell, Claim, ClaimVerdict
+from ovis.experiments.reporting.verdict import Cell, Claim, ClaimStatus, ClaimVerdict
 
 CHROMIUM = find_chromium()
 

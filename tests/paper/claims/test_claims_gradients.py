@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
+from claim_rows import configurations
 from synthetic_draws import power_law
 
 from ovis.estimators.ids import parse_estimator
-from ovis.experiments.reporting.estimates import ClaimStatus
-from ovis.experiments.reporting.verdict import ClaimVerdict
+from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 from ovis.experiments.reporting.verdict_table import COLUMNS, claims_table, claims_text, count_verdicts
-from ovis.paper.claims import asymptotic
-from ovis.paper.claims.evaluate import gradient_verdicts
+from ovis.paper.claims.figure1_claims import FIGURE1
+from ovis.paper.claims.paper_verdicts import gradient_verdicts
 from ovis.paper.figure1.published import SOURCES
 from ovis.paper.figure1.samples import Sample
 from ovis.paper.figure1.statistics import measure, slope_table, statistics_table
@@ -55,7 +55,7 @@ def verdicts(laws: Law) -> dict[str, ClaimVerdict]:
 def test_what_theory_says_supports_every_claim() -> None:
     found = verdicts(THEORY)
     assert {key: verdict.status for key, verdict in found.items()} == dict.fromkeys(found, HOLDS)
-    assert len(found) == len(asymptotic.STATED)
+    assert len(found) == len(FIGURE1)
     assert found["snr-ovis-sqrt"].basis == "4,000 draws"
     assert "OVIS~ (γ=0) +0.50" in found["snr-ovis-sqrt"].numbers
     assert "(K = 54, 1000)" in found["snr-ovis-sqrt"].numbers
@@ -98,7 +98,7 @@ def test_each_toy_has_its_verdicts() -> None:
         for k in (3, 54)
     ]
     found = gradient_verdicts(statistics_table(items), slope_table(items))
-    assert len(found) == 2 * len(asymptotic.STATED)
+    assert len(found) == 2 * len(FIGURE1)
     assert {verdict.subject for verdict in found} == {"ε = 0.01", "ε = 0.1"}
 
 
@@ -135,15 +135,14 @@ def test_verdicts_as_text(three: list[ClaimVerdict]) -> None:
 
 
 def test_claims_have_ids_of_their_own_and_ask_for_canonical_estimators() -> None:
-    claims = [stated.claim for stated in asymptotic.STATED]
-    assert len({claim.id for claim in claims}) == len(claims)
-    for name in (*asymptotic.UNBIASED, asymptotic.GAMMA1, asymptotic.STL, asymptotic.DREG, asymptotic.REINFORCE):
-        assert parse_estimator(name).canonical == name
+    assert len({claim.id for claim in FIGURE1}) == len(FIGURE1)
+    for who in configurations(FIGURE1):
+        assert parse_estimator(who.estimator).canonical == who.estimator
 
 
 def test_published_slopes_of_the_variance_are_those_of_the_last_two_points() -> None:
     """The claim's words beside the authors' points, all by the rule by which ours are computed."""
-    claim = next(stated.claim for stated in asymptotic.STATED if stated.claim.id == "variance-order")
+    claim = next(claim for claim in FIGURE1 if claim.id == "variance-order")
     points = SOURCES["figure1"].values["variance"]
 
     def slope(name: str) -> str:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from claim_rows import configurations
 from synthetic_runs import Folder
 
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.data.read import ExperimentData, read_experiment
-from ovis.experiments.reporting.estimates import ClaimStatus
-from ovis.experiments.reporting.verdict import ClaimVerdict
-from ovis.paper.claims.evaluate import TRAININGS, base_name, training_verdicts
-from ovis.paper.claims.finished import Who
+from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
+from ovis.paper.claims.paper_verdicts import TRAINING_CLAIMS, base_name, training_verdicts
 
 HOLDS, FAILS, OPEN = ClaimStatus.HOLDS, ClaimStatus.FAILS, ClaimStatus.OPEN
 
@@ -409,22 +408,10 @@ def test_claims_of_run_folders(demo: Folder) -> None:
 
 
 def test_claims_have_ids_of_their_own_and_ask_for_canonical_estimators() -> None:
-    claims = [stated.claim for training in TRAININGS.values() for stated in training.stated]
+    claims = [claim for _, claims in TRAINING_CLAIMS.values() for claim in claims]
     assert len({claim.id for claim in claims}) == len(claims)
-    for training in TRAININGS.values():
-        for stated in training.stated:
-            for who in set(_configurations(stated.checks)):
-                assert parse_estimator(who.estimator).canonical == who.estimator
-            assert stated.claim.statement.endswith((".", ".)"))
-            assert stated.claim.published
-
-
-def _configurations(item: object) -> Iterable[Who]:
-    if isinstance(item, Who):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for part in item:
-            yield from _configurations(part)
-    elif hasattr(item, "__dataclass_fields__"):
-        for name in item.__dataclass_fields__:
-            yield from _configurations(getattr(item, name))
+    for who in configurations(claims):
+        assert parse_estimator(who.estimator).canonical == who.estimator
+    for claim in claims:
+        assert claim.statement.endswith((".", ".)"))
+        assert claim.published

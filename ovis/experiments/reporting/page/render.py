@@ -16,9 +16,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ovis.experiments.reporting.estimates import ClaimStatus
 from ovis.experiments.reporting.page.content import ABSENT, Page
-from ovis.experiments.reporting.verdict import ClaimVerdict
+from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 from ovis.experiments.reporting.verdict_table import count_verdicts
 from ovis.experiments.runs.atomic import write_text
 

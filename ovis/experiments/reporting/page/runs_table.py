@@ -48,7 +48,7 @@ def experiment_page(
         folder: where its runs are.
         pivots: columns of the table of runs.
         figures: on disk.
-        verdicts: see :func:`ovis.paper.claims.evaluate.training_verdicts`.
+        verdicts: see :func:`ovis.paper.claims.paper_verdicts.training_verdicts`.
         notes: what a reader should know.
         command: that makes this report.
     """

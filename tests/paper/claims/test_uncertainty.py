@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ovis.experiments.reporting.estimates import (
-    ClaimStatus,
+from ovis.experiments.reporting.verdict import ClaimStatus
+from ovis.paper.claims.uncertainty import (
     UncertainValue,
     both,
     difference,

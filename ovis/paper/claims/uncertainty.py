@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import pandas as pd
 
 from ovis.experiments.reporting.data.aggregate import STUDENT
+from ovis.experiments.reporting.verdict import ClaimStatus
 
-__all__ = ["ClaimStatus", "UncertainValue", "both", "difference", "is_above", "is_within", "mean_estimate"]
-
-
-class ClaimStatus(str, Enum):
-    """What our runs say about a statement."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    OPEN = "not enough runs"
+__all__ = ["UncertainValue", "both", "difference", "is_above", "is_within", "mean_estimate"]
 
 
 @dataclass(frozen=True)
