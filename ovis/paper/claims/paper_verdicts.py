@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.verdict import ClaimVerdict, undecided
 from ovis.paper.claims import budget_claims, figure2_claims, figure3_claims, figure4_claims
 from ovis.paper.claims.compare import PaperClaim, judge
