@@ -1,12 +1,19 @@
-"""Slurm's commands as scripts that note how they were called and print what a test wants; as Slurm 22.05 prints it."""
+"""Scripts in place of Slurm's commands: they note their arguments and print what a test sets, as Slurm 22.05 does."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from ovis.experiments.runner.engines.base import EngineRequest, JobHandle, JobPhase, JobStatus
+from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.slurm import SlurmEngine
+from ovis.experiments.runner.job import JobSpec
 
 SINFO = """\
 main*|n1|8|gpu:2,shard:4|mix
@@ -38,10 +45,10 @@ if [[ -e $here/$name.error ]]; then cat "$here/$name.error" >&2; exit 1; fi
 
 @dataclass
 class FakeSlurm:
-    """The commands, in front of the path.
+    """The scripts, which precede Slurm's own commands in the search path.
 
     Attributes:
-        folder: where they and their papers are.
+        folder: the scripts, and the files by which they communicate with the test.
     """
 
     folder: Path
@@ -60,15 +67,15 @@ class FakeSlurm:
         return fake
 
     def say(self, name: str, text: str) -> None:
-        """What a command prints from now on; squeue adds the name of a job of ours to the fields of a line."""
+        """Set the output of a command; for squeue the name of a job of ours is added to lines without one."""
         if name == "squeue":
             text = "".join(f"{line}{'|ovis-lab' * (line.count('|') == 3)}\n" for line in text.splitlines())
         fresh = self.folder / f"{name}.fresh"
         fresh.write_text(text)
-        fresh.replace(self.folder / f"{name}.out")  # at once: somebody may be reading
+        fresh.replace(self.folder / f"{name}.out")  # atomically: it may be read at the same time
 
     def fail(self, name: str, text: str = "") -> None:
-        """What a command complains of from now on; empty: nothing any more."""
+        """Let a command fail with an error message; empty: let it succeed again."""
         path = self.folder / f"{name}.error"
         if text:
             path.write_text(text + "\n")
@@ -76,19 +83,57 @@ class FakeSlurm:
             path.unlink()
 
     def take(self, jobs: int) -> None:
-        """How many more jobs are taken from now on."""
+        """Set how many more jobs Slurm accepts."""
         (self.folder / "room").write_text(f"{jobs}\n")
 
     def calls(self, name: str) -> list[str]:
-        """How a command was called so far."""
+        """The arguments of the calls of a command so far."""
         path = self.folder / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.removeprefix(f"{name} ") for line in lines if line.split(" ")[0] == name]
 
     def script(self, number: int) -> list[str]:
-        """The lines of a batch script that was handed over."""
+        """The lines of a submitted batch script, counted from 1."""
         return (self.folder / f"script{number}").read_text().splitlines()
 
     def scripts(self) -> int:
-        """How many were."""
+        """The number of submitted batch scripts."""
         return len(list(self.folder.glob("script*")))
+
+
+def engine_at(root: Path, *, device: str = "auto", processes: int | None = None, **options: object) -> SlurmEngine:
+    engine = SlurmEngine(SlurmOptions(**options), EngineRequest(device, processes))  # type: ignore[arg-type]
+    engine.check(root)
+    return engine
+
+
+def specs(root: Path, count: int) -> list[JobSpec]:
+    return [JobSpec(root / "lab", f"key{number}", 1) for number in range(count)]
+
+
+def submit(engine: SlurmEngine, root: Path, count: int = 1) -> list[str]:
+    handles = engine.submit(specs(root, count))
+    assert all(isinstance(handle, JobHandle) for handle in handles)
+    return [handle.id for handle in handles if isinstance(handle, JobHandle)]
+
+
+def poll(engine: SlurmEngine, *ids: str) -> dict[str, JobStatus]:
+    """The status of the jobs once squeue has been asked again and has answered."""
+    begin, watch = time.monotonic(), engine._watch
+
+    def answered(statuses: dict[str, JobStatus]) -> bool:
+        ended = all(status.phase is JobPhase.ENDED for status in statuses.values())
+        return watch.listing.asked > begin or bool(watch.silence) or ended
+
+    return poll_until(engine, ids, answered)
+
+
+def poll_until(
+    engine: SlurmEngine, ids: Collection[str], condition: Callable[[dict[str, JobStatus]], object]
+) -> dict[str, JobStatus]:
+    """The first status of the jobs for which a condition holds."""
+    deadline = time.monotonic() + 10
+    while not condition(statuses := dict(engine.poll(ids))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return statuses

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos import UNGUARDED
-from cluster import ClusterSweep, workers_of
+from cluster_sweep import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, State, processes_of
 from ray_cluster import QUIET, RayNodes
 

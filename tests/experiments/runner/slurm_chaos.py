@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chaos import WORDS, Verdict
-from cluster import ClusterSweep, workers_of
+from cluster_sweep import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
 

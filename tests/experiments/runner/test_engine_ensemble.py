@@ -97,7 +97,7 @@ def seeds(queue: Queue, job: JobSpec) -> list[str]:
     return [queue.find(key).name.split("seed")[1][0] for key, _ in job.attempts]
 
 
-def test_it_takes_whole_packs_for_each_place_of_the_engine(packed):
+def test_each_slot_of_the_engine_accepts_an_ensemble(packed):
     assert packed.capacity() == 6
     assert packed.slots == 6
     assert "3" in packed.location
@@ -113,7 +113,7 @@ def test_runs_that_differ_only_in_the_seed_become_one_job(packed, engine, queue)
     assert packed.capacity() == 0
 
 
-def test_runs_of_other_code_are_another_job(packed, engine, queue, monkeypatch):
+def test_runs_with_other_code_are_another_job(packed, engine, queue, monkeypatch):
     jobs = jobs_of(queue, 3)
     records = [replace(record, snapshot="x" * (record.key == jobs[1].key)) for record in queue.read()]
     monkeypatch.setattr(Queue, "read", lambda self: records)
@@ -121,7 +121,7 @@ def test_runs_of_other_code_are_another_job(packed, engine, queue, monkeypatch):
     assert [len(job.attempts) for job in engine.jobs.values()] == [2, 1]
 
 
-def test_packs_that_find_no_place_wait(packed, engine, queue):
+def test_ensembles_wait_for_a_free_slot(packed, engine, queue):
     first = jobs_of(queue, 1)
     second = jobs_of(queue, 1)
     third = jobs_of(queue, 1)
@@ -156,7 +156,7 @@ def test_engines_whose_jobs_outlive_the_manager_are_refused(engine, queue):
         EnsembleEngine(engine, queue, ())
 
 
-def test_the_words_of_a_job_name_its_companions(queue):
+def test_a_job_lists_its_companions(queue):
     spec = JobSpec(queue.paths.folder, "a", 1, companions=("b.2", "c.10"))
     assert spec.attempts == [("a", 1), ("b", 2), ("c", 10)]
     assert [word for word in spec.argv() if word.startswith("--companion")] == ["--companion=b.2", "--companion=c.10"]

@@ -1,4 +1,4 @@
-"""The engines on the command line: each with its own options, and what is said where one can't be used."""
+"""The engines on the command line: each has its own options; an engine that cannot be used is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(*words: str) -> object:
     return read_engine_options(parser, parser.read(words))
 
 
-def test_each_engine_gets_its_own_record() -> None:
+def test_each_engine_has_its_own_options() -> None:
     assert read() == LocalOptions()
     assert read("--max_gpus", "3", "--max_load", "0.25") == LocalOptions(max_gpus=3, max_load=0.25)
     assert read("--engine", "ray") == RayOptions(address="auto")
@@ -48,7 +48,7 @@ def test_an_option_of_another_engine_is_refused(
     assert caught.value.code == 2
 
 
-def test_a_missing_package_is_named_with_its_command(
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = importlib.util.find_spec
@@ -59,7 +59,7 @@ def test_a_missing_package_is_named_with_its_command(
     assert not lab.paths.folder.exists()
 
 
-def test_the_options_of_the_engines_bring_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_options_imports_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def load(name: str, *rest: object, **more: object) -> object:

@@ -1,4 +1,4 @@
-"""Where the local engine places jobs: by the real load of the GPUs, looked at anew; on a box of fake ones."""
+"""The local engine's choice of devices by the load of the GPUs, on a machine with fake GPUs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
         engine.close()
 
 
-def test_free_gpus_take_jobs_one_each_first(box: Box) -> None:
+def test_free_gpus_get_one_job_each_first(box: Box) -> None:
     engine = box.engine(processes=2)
     assert (engine.capacity(), engine.waiting()) == (4, "")
     devices = [box.submit(engine)[1] for _ in range(4)]
@@ -72,7 +72,7 @@ def test_free_gpus_take_jobs_one_each_first(box: Box) -> None:
     assert (engine.capacity(), engine.waiting()) == (0, "")  # only our own jobs to wait for
 
 
-def test_the_less_loaded_of_two_free_ones_comes_first(box: Box) -> None:
+def test_the_less_loaded_of_two_free_gpus_comes_first(box: Box) -> None:
     box.first.load = 30
     assert box.submit(box.engine())[1] == "cuda:1"
 
@@ -87,13 +87,13 @@ def test_limits(box: Box, load: int | None, memory: int | None, free: bool) -> N
     assert box.engine(request="cuda:0").capacity() == free
 
 
-def test_limits_are_for_the_user_to_set(box: Box) -> None:
+def test_limits_set_by_the_user(box: Box) -> None:
     box.first.load, box.first.memory = 20, 90
     assert box.engine(request="cuda:0", max_memory=0.9).capacity() == 1
     assert box.engine(request="cuda:0", max_memory=1.0, max_load=0.1).capacity() == 0
 
 
-def test_it_waits_for_a_gpu_rather_than_using_the_cpu_and_looks_anew(box: Box) -> None:
+def test_jobs_wait_for_a_gpu_rather_than_use_the_cpu(box: Box) -> None:
     box.first.load, box.first.memory = 97, 41
     box.second.load, box.second.memory = None, 80
     engine = box.engine()
@@ -105,7 +105,7 @@ def test_it_waits_for_a_gpu_rather_than_using_the_cpu_and_looks_anew(box: Box) -
     assert box.submit(engine)[1] == "cuda:1"
 
 
-def test_a_look_is_good_for_a_second(box: Box) -> None:
+def test_gpus_are_read_at_most_once_a_second(box: Box) -> None:
     engine = box.engine()
     for _ in range(100):
         engine.capacity()
@@ -115,14 +115,14 @@ def test_a_look_is_good_for_a_second(box: Box) -> None:
     assert box.nvml.inits == 2  # once to list them, once to look
 
 
-def test_the_cpu_where_it_is_asked_for(box: Box) -> None:
+def test_the_cpu_on_request(box: Box) -> None:
     box.first.load = box.second.load = 97
     engine = box.engine(processes=3, request="cpu", max_gpus=1)
     assert list(box.fill(engine).values()) == ["cpu"] * 3
     assert (engine.capacity(), engine.waiting(), box.nvml.reads) == (0, "", 0)
 
 
-def test_our_own_load_does_not_count(box: Box) -> None:
+def test_the_load_of_our_own_jobs_does_not_count(box: Box) -> None:
     engine = box.engine(processes=2)
     box.submit(engine), box.submit(engine)
     box.first.load = box.second.load = 100
@@ -144,7 +144,7 @@ def test_max_gpus(box: Box) -> None:
     assert set(box.fill(engine).values()) == {"cuda:1"}
 
 
-def test_balance_whatever_the_order_in_which_jobs_end(box: Box) -> None:
+def test_jobs_stay_balanced_in_whatever_order_they_end(box: Box) -> None:
     engine = box.engine(processes=3)
     jobs = box.fill(engine)
     choice = random.Random(1)
@@ -171,7 +171,7 @@ def show(box: Box, gpu: FakeGpu, engine: LocalEngine, device: str) -> None:
 
 
 @pytest.mark.parametrize(("use", "free"), [((60, 10), False), ((10, 60), False), ((10, 10), True), ((None, 10), True)])
-def test_others_who_come_where_we_are_count(box: Box, use: tuple[int | None, int], free: bool) -> None:
+def test_other_processes_on_a_gpu_in_use_count(box: Box, use: tuple[int | None, int], free: bool) -> None:
     engine = box.engine(processes=2, request="cuda:0")
     box.submit(engine)
     show(box, box.first, engine, "cuda:0")
@@ -183,7 +183,7 @@ def test_others_who_come_where_we_are_count(box: Box, use: tuple[int | None, int
     assert (engine.capacity(), engine.waiting()) == expected
 
 
-def test_process_ids_of_another_world_say_nothing(box: Box) -> None:
+def test_process_ids_of_another_namespace_do_not_count(box: Box) -> None:
     """A container sees the host's ids, of which none is ours, or some that mean nobody here."""
     engine = box.engine(processes=2, request="cuda:0")
     box.submit(engine)
@@ -192,7 +192,7 @@ def test_process_ids_of_another_world_say_nothing(box: Box) -> None:
     assert (engine.capacity(), engine.waiting()) == (1, "")
 
 
-def test_the_echo_of_our_own_run_is_not_somebody_else(box: Box) -> None:
+def test_the_load_of_a_run_that_has_just_ended_is_not_another_s(box: Box) -> None:
     engine = box.engine(request="cuda:0")
     id, _ = box.submit(engine)
     box.first.load = 100
@@ -212,7 +212,7 @@ def test_the_echo_of_our_own_run_is_not_somebody_else(box: Box) -> None:
     assert engine.capacity() == 1  # NVML has shown us our own processes, and there is none but that
 
 
-def test_a_gpu_that_cannot_be_read_is_not_free_until_it_can(box: Box) -> None:
+def test_an_unreadable_gpu_is_not_free(box: Box) -> None:
     engine = box.engine()
     assert engine.capacity() == 2
     box.second.lost = True
@@ -243,7 +243,7 @@ def test_a_driver_that_goes_away_and_comes_back(box: Box) -> None:
     assert (engine.capacity(), engine.waiting()) == (2, "")
 
 
-def test_two_managers_that_look_at_the_same_moment_take_different_gpus(box: Box) -> None:
+def test_two_managers_that_look_at_once_choose_different_gpus(box: Box) -> None:
     one, other = box.engine(max_gpus=1), box.engine(processes=2)
     assert box.submit(one)[1] == "cuda:0"  # nothing to be seen of it yet
     assert (other.capacity(), other.waiting()) == (2, "cuda:0 another manager has just started a run there")
@@ -261,7 +261,7 @@ def test_a_manager_that_ends_leaves_nothing_reserved(box: Box) -> None:
     assert other.capacity() == 2
 
 
-def test_managers_do_without_reservations_where_the_folder_is_not_theirs(box: Box) -> None:
+def test_no_reservations_in_a_folder_of_another_user(box: Box) -> None:
     (box.folder / f"ovis-{os.getuid()}").symlink_to(box.folder)
     one, other = box.engine(), box.engine()
     box.fill(one)
@@ -269,7 +269,7 @@ def test_managers_do_without_reservations_where_the_folder_is_not_theirs(box: Bo
     assert not list(box.folder.glob("*.lock"))
 
 
-def test_a_job_that_was_claimed_is_placed_even_if_the_last_gpu_has_just_gone(box: Box) -> None:
+def test_a_claimed_job_starts_even_if_no_gpu_is_free_any_more(box: Box) -> None:
     engine = box.engine(request="cuda:1")
     assert engine.capacity() == 1
     box.second.load = 97
@@ -283,7 +283,7 @@ def test_a_job_that_was_claimed_is_placed_even_if_the_last_gpu_has_just_gone(box
     [("auto", 1, {}, "6"), ("auto", 2, {}, "3"), ("auto", 2, {"max_gpus": 1}, "6"), ("cpu", 5, {}, "2"),
      ("cpu", 99, {}, "1")],
 )  # fmt: skip
-def test_the_cores_are_shared_out(
+def test_jobs_share_the_cores(
     box: Box,
     monkeypatch: pytest.MonkeyPatch,
     request_: str,
@@ -300,7 +300,7 @@ def test_the_cores_are_shared_out(
         assert f"{name}={threads}" in variables
 
 
-def test_managers_that_only_look_do_not_see_each_other(box: Box) -> None:
+def test_reading_reservations_does_not_block_other_managers(box: Box) -> None:
     engine = box.engine()
     box.fill(engine)
     engine.close()

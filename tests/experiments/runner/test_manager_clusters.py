@@ -1,4 +1,4 @@
-"""The manager before a cluster: runs that wait in the cluster's queue, and jobs that outlive their manager."""
+"""The manager on a cluster: runs that wait in the cluster's queue, and jobs that outlive their manager."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.status import State, read_outcome
 
 
-def test_a_run_that_waits_for_a_node_is_not_taken_for_lost(lab: Lab) -> None:
+def test_a_run_that_waits_for_a_node_is_not_lost(lab: Lab) -> None:
     """Twice as long as a lease lasts; its heartbeat can't come from the job, which is not there yet."""
     (run,) = queue_runs(lab)
     id, begin = f"{run.key}.1", time.monotonic()
@@ -50,7 +50,7 @@ def test_a_run_that_waits_for_a_node_is_not_taken_for_lost(lab: Lab) -> None:
     assert display.said == []
 
 
-def test_a_job_that_was_taken_over_is_followed_to_its_end(lab: Lab) -> None:
+def test_an_attached_job_is_followed_to_its_end(lab: Lab) -> None:
     (run,) = queue_runs(lab)
     id = f"{run.key}.1"
     orphan(lab, run, {"kind": "toy", "detached": "yes"})
@@ -72,7 +72,7 @@ def test_a_job_that_was_taken_over_is_followed_to_its_end(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_job_that_is_gone_is_settled_by_its_folder(lab: Lab, finished: bool) -> None:
+def test_the_folder_decides_about_a_job_that_is_gone(lab: Lab, finished: bool) -> None:
     (run,) = queue_runs(lab)
     orphan(lab, run, {"kind": "toy", "detached": "yes", "id": "gone"})
     if finished:
@@ -87,7 +87,7 @@ def test_a_job_that_is_gone_is_settled_by_its_folder(lab: Lab, finished: bool) -
     assert outcome.attempt == record.attempt
 
 
-def test_a_detached_job_that_nobody_noted_keeps_its_run_while_it_beats(lab: Lab) -> None:
+def test_an_unrecorded_detached_job_keeps_its_run_while_it_renews_its_lease(lab: Lab) -> None:
     """Its manager was killed between handing it over and noting that: only the lease can tell."""
     (run,) = queue_runs(lab)
     queue = Queue(lab.paths, POLICY)
@@ -103,7 +103,7 @@ def test_a_detached_job_that_nobody_noted_keeps_its_run_while_it_beats(lab: Lab)
     assert (record.state, record.reason) == (State.QUEUED, "lost")
 
 
-def test_the_same_of_a_local_job_is_settled_at_once(lab: Lab) -> None:
+def test_an_unrecorded_local_job_is_orphaned_at_once(lab: Lab) -> None:
     (run,) = queue_runs(lab)
     orphan(lab, run, {"kind": "local"})
     (event,) = lab.queue.tick("me:1:1:u", 0).events
@@ -111,7 +111,7 @@ def test_the_same_of_a_local_job_is_settled_at_once(lab: Lab) -> None:
     assert event.record.not_before <= time.time()
 
 
-def test_on_a_cluster_an_orphan_gets_the_time_to_notice(lab: Lab) -> None:
+def test_an_orphan_on_a_cluster_is_put_back_after_a_heartbeat(lab: Lab) -> None:
     """Another host may run it: its lease is gone, which it sees at its next heartbeat."""
     (run,) = queue_runs(lab)
     orphan(lab, run, {"kind": "ray"})
@@ -120,7 +120,7 @@ def test_on_a_cluster_an_orphan_gets_the_time_to_notice(lab: Lab) -> None:
     assert not lab.queue.leases.beat(run.key, 1)
 
 
-def test_more_is_claimed_than_runs_at_once_but_no_more_than_the_engine_takes(lab: Lab) -> None:
+def test_no_more_runs_are_claimed_than_the_engine_accepts(lab: Lab) -> None:
     runs = queue_runs(lab, 5)
     most = []
 
@@ -135,7 +135,7 @@ def test_more_is_claimed_than_runs_at_once_but_no_more_than_the_engine_takes(lab
 
 
 @pytest.mark.parametrize("count", [2, 6])
-def test_runs_whose_manager_died_are_one_line_where_they_are_many(lab: Lab, count: int) -> None:
+def test_many_runs_of_a_dead_manager_share_one_line(lab: Lab, count: int) -> None:
     runs, display = queue_runs(lab, count), Watcher()
     owner = dead_owner()
     assert len(lab.queue.tick(owner, count, engine={"kind": "toy"}).claimed) == count

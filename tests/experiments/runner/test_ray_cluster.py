@@ -1,4 +1,4 @@
-"""A real Ray on this machine: a sweep outlives what is killed, and what does not fit is said in a line."""
+"""A real Ray on this machine: sweeps in which processes are killed, and refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_WAY_OUT = re.compile(r"\[.*\] network_util\.cc:\d+: Failed to determine local
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_sweep_outlives_a_node_a_worker_and_its_manager(tmp_path: Path, seed: int) -> None:
+def test_a_sweep_survives_the_loss_of_a_node_a_worker_and_the_manager(tmp_path: Path, seed: int) -> None:
     said = in_own_network("sweep", "--seed", str(seed), "--folder", str(tmp_path))
     print(said)
     assert said["holds"], said
@@ -32,15 +32,13 @@ def test_a_sweep_outlives_a_node_a_worker_and_its_manager(tmp_path: Path, seed: 
     ("away", "overlaps"),
     [("deathsignal,runlock,lease", True), ("runlock,lease", False), ("deathsignal,lease", False)],
 )
-def test_either_guard_is_enough_when_a_worker_is_killed_and_without_any_trainings_overlap(
-    tmp_path: Path, away: str, overlaps: bool
-) -> None:
+def test_one_guard_prevents_overlapping_trainings_and_none_does_not(tmp_path: Path, away: str, overlaps: bool) -> None:
     said = in_own_network("sweep", "--runs", "4", "--step", "2", "--unguarded", away, "--folder", str(tmp_path))
     assert (said["overlaps"] > 0) is overlaps, said
     assert (said["lost"], said["done_twice"]) == (0, 0), said
 
 
-def test_what_does_not_fit_is_refused_in_one_line_before_anything_is_written(tmp_path: Path) -> None:
+def test_refusals_are_one_line_and_leave_no_files(tmp_path: Path) -> None:
     said = in_own_network("refusals", "--folder", str(tmp_path))
     line = {name: _only_line(*said[name]) for name in ("auto", "closed", "word", "cuda", "hidden", "other")}
     hint = "start one by `ray start --head`"
@@ -73,13 +71,13 @@ def _without_ray(errors: list[str]) -> list[str]:
     return [line for line in errors if not NO_WAY_OUT.match(line)]
 
 
-def test_a_node_that_joins_and_does_not_fit_is_left_out(tmp_path: Path) -> None:
+def test_an_unsuitable_node_that_joins_is_left_out(tmp_path: Path) -> None:
     said = in_own_network("stranger", "--folder", str(tmp_path))
     assert (said["code"], said["counts"], said["devices"]) == (0, {"done": 16}, ["n1"]), said
     assert "node n2 has torch 1.0.0 instead of" in said["text"]
 
 
-def test_stopping_and_cancelling_reach_what_runs_and_what_waits(tmp_path: Path) -> None:
+def test_stopping_and_cancelling_running_and_waiting_jobs(tmp_path: Path) -> None:
     said = in_own_network("stop", "--folder", str(tmp_path))
     assert (said["code"], said["counts"], said["left"]) == (130, {"queued": 6}, 0), said
     begun = [lines for lines in said["journal"].values() if lines]
@@ -88,7 +86,7 @@ def test_stopping_and_cancelling_reach_what_runs_and_what_waits(tmp_path: Path) 
     assert (said["again"], said["then"]) == (1, {"done": 4, "cancelled": 2})
 
 
-def test_a_cluster_without_its_head_is_given_up_in_one_line(tmp_path: Path) -> None:
+def test_the_loss_of_the_head_ends_the_manager_in_one_line(tmp_path: Path) -> None:
     said = in_own_network("headless", "--folder", str(tmp_path))
     assert said["code"] == 2
     last = said["text"].splitlines()[-1]
@@ -104,7 +102,7 @@ def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
     assert {place: most for place, most in said["most"].items() if place} == {"n1 cuda:0": 2, "n1 cuda:1": 2}
 
 
-def test_the_quickstart_comes_to_the_same_numbers_as_here(tmp_path: Path) -> None:
+def test_the_quickstart_equals_a_local_one(tmp_path: Path) -> None:
     said = in_own_network("quickstart", "--folder", str(tmp_path))
     assert len(said["local"]) == 7
     assert all(len(rows) == 2 for rows in said["local"].values())

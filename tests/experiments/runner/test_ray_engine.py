@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster by hand: what it books, what it says, when it takes a run for begun or ended."""
+"""The Ray engine on a fake cluster: the resources of a job, its status, and its end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def make(*nodes: RayNode, **request: object) -> tuple[RayEngine, FakeCluster]:
         ((HEAD, SMALL), {}, 2, 0.0, "cpu"),
     ],
 )
-def test_what_a_run_books(
+def test_reserved_resources(
     tmp_path: Path, nodes: tuple[RayNode, ...], request_: dict[str, object], slots: int, gpus: float, device: str
 ) -> None:
     engine, cluster = make(*nodes, **request_)
@@ -82,7 +82,7 @@ def test_what_a_run_books(
     assert engine.capacity() == 2 * slots - 1
 
 
-def test_the_plan_says_where() -> None:
+def test_location() -> None:
     assert make(HEAD, BOX)[0].location == "Ray at 10.0.0.1:6379, 2 nodes, 4 GPUs, 16 CPUs"
     assert make(SMALL)[0].location == "Ray at 10.0.0.1:6379, 1 node, 2 CPUs"
 
@@ -96,7 +96,7 @@ def test_the_plan_says_where() -> None:
         ((BOX,), {"device": "cpu", "processes": 2}, ["--processes", "one core"]),
     ],
 )
-def test_what_can_never_be_placed_is_refused(
+def test_impossible_requests_are_refused(
     nodes: tuple[RayNode, ...], request_: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(EngineError) as caught:
@@ -104,7 +104,7 @@ def test_what_can_never_be_placed_is_refused(
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_every_node_that_may_get_a_run_is_looked_at(tmp_path: Path) -> None:
+def test_every_node_that_may_run_a_job_is_checked(tmp_path: Path) -> None:
     engine, cluster = make(HEAD, BOX, SMALL, device="cpu")
     engine.check(tmp_path)
     assert cluster.looked_at == ["box", "small"]  # the head gets none
@@ -115,7 +115,7 @@ def test_every_node_that_may_get_a_run_is_looked_at(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_job_is_pending_until_its_lease_says_where_it_runs(tmp_path: Path) -> None:
+def test_a_job_is_pending_until_its_lease_names_a_node(tmp_path: Path) -> None:
     engine, cluster = make(BOX, processes=2)
     leases = Leases(ExperimentPaths(tmp_path))
     for key in "kl":
@@ -133,7 +133,7 @@ def test_a_job_is_pending_until_its_lease_says_where_it_runs(tmp_path: Path) -> 
     assert engine.capacity() == 15
 
 
-def test_a_node_that_has_just_joined_is_called_by_its_name(tmp_path: Path) -> None:
+def test_the_name_of_a_node_that_has_just_joined(tmp_path: Path) -> None:
     engine, cluster = make(BOX)
     leases = Leases(ExperimentPaths(tmp_path))
     leases.create("k", 1)
@@ -153,7 +153,7 @@ def test_leases_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert read == [f"{number}" for number in range(32)]
 
 
-def test_why_a_job_ended_is_passed_on(tmp_path: Path) -> None:
+def test_the_reason_for_a_job_s_end(tmp_path: Path) -> None:
     engine, cluster = make(BOX)
     leases = Leases(ExperimentPaths(tmp_path))
     leases.create("k", 1)
@@ -185,7 +185,7 @@ def test_a_node_that_lacks_something_gets_no_more_jobs(tmp_path: Path, monkeypat
     assert (engine.slots, engine.waiting()) == (1, "")  # it goes on where it can
 
 
-def test_cancelling_reaches_only_what_is_there(tmp_path: Path) -> None:
+def test_only_living_jobs_are_cancelled(tmp_path: Path) -> None:
     engine, cluster = make(BOX)
     ids = [h.id for h in engine.submit([JobSpec(tmp_path, key, 1) for key in "kl"]) if isinstance(h, JobHandle)]
     cluster.reports[0] = RayReport(0)

@@ -1,4 +1,4 @@
-"""A job on a node: what it gets, and that it ends with the process it was started by. Ray itself is not needed."""
+"""A job on a node of Ray: its environment, and its end with the process that started it. Ray is not needed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start(lab: Lab, key: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_job_runs_and_its_lease_says_where(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_runs_and_notes_its_node_in_its_lease(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     key = claim(lab, "--nsteps 3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     spec = JobSpec(lab.paths.folder, key, 1, device="cuda", command=("/elsewhere/python", *STUB[1:]))
@@ -72,7 +72,7 @@ def test_a_run_on_the_cpu_sees_no_gpu(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     assert lab.queue.leases.place(key, 1) == "n7"
 
 
-def test_the_kill_of_a_worker_leaves_nothing_alive(lab: Lab) -> None:
+def test_a_killed_worker_leaves_no_processes(lab: Lab) -> None:
     worker = start(lab, claim(lab, "--nsteps 100000"))
     lab.wait_for_steps(3, runs=1)
     family = [pid for pid in processes_of(lab.paths.folder) if pid != worker.pid]
@@ -95,9 +95,7 @@ def test_cancelling_lets_the_training_write_its_checkpoint(lab: Lab) -> None:
     assert next(iter(lab.journal().values()))[-1] == "stopped in 1"
 
 
-def test_cancelling_that_comes_as_the_job_is_started_leaves_none_behind(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_during_the_start_leaves_no_processes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     key = claim(lab, "--nsteps 100000")
     start_process = subprocess.Popen
     jobs: list[subprocess.Popen[bytes]] = []
@@ -115,7 +113,7 @@ def test_cancelling_that_comes_as_the_job_is_started_leaves_none_behind(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_revoked_attempt_does_not_begin(lab: Lab) -> None:
+def test_a_revoked_attempt_does_not_start(lab: Lab) -> None:
     key = claim(lab, "--nsteps 3")
     lab.queue.leases.revoke(key, 1)
     assert run_here(JobSpec(lab.paths.folder, key, 1, command=STUB), installed(), "", "n7").code != 0
@@ -123,7 +121,7 @@ def test_a_revoked_attempt_does_not_begin(lab: Lab) -> None:
     assert not list(lab.paths.folder.glob("*/call.json"))
 
 
-def test_what_a_node_lacks_is_said(lab: Lab, tmp_path: Path) -> None:
+def test_faults_of_a_node(lab: Lab, tmp_path: Path) -> None:
     probe = tmp_path / "probe"
     assert (
         find_fault(probe, installed())

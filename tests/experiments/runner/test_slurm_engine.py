@@ -1,4 +1,4 @@
-"""The Slurm engine against commands that say what the real ones have said: where its jobs stand, and their ends."""
+"""The Slurm engine on scripts that print what Slurm's commands have printed: the status and the end of jobs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_slurm import AWAY, FakeSlurm
-from slurm_by_hand import engine_at, poll, submit
+from fake_slurm import AWAY, FakeSlurm, engine_at, poll, poll_until, submit
 
 from ovis.experiments.runner.engines import slurm_commands
 from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobPhase, JobStatus
@@ -32,7 +31,7 @@ from ovis.experiments.runner.engines.slurm_dir import JobsFolder
         ("", JobPhase.ENDED, "", "Slurm no longer knows the job"),
     ],
 )
-def test_where_a_job_stands(fake: FakeSlurm, root: Path, line: str, phase: JobPhase, device: str, message: str) -> None:
+def test_job_status(fake: FakeSlurm, root: Path, line: str, phase: JobPhase, device: str, message: str) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", line + "\n")
@@ -41,7 +40,7 @@ def test_where_a_job_stands(fake: FakeSlurm, root: Path, line: str, phase: JobPh
     assert (status.phase, status.device, status.message) == (phase, device, message)
 
 
-def test_a_job_that_slurm_has_forgotten_has_ended(fake: FakeSlurm, root: Path) -> None:
+def test_a_job_unknown_to_slurm_has_ended(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     id = "0123abcd/7_3/key0.1"
     assert list(engine.attach([id])) == [id]
@@ -50,7 +49,7 @@ def test_a_job_that_slurm_has_forgotten_has_ended(fake: FakeSlurm, root: Path) -
     assert fake.calls("squeue")[-1].endswith("--jobs=7")
 
 
-def test_all_jobs_are_asked_about_at_once(fake: FakeSlurm, root: Path) -> None:
+def test_one_squeue_asks_about_all_jobs(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     ids = submit(engine, root, 3)
     assert [id.partition("/")[2] for id in ids] == ["1_0/key0.1", "1_1/key1.1", "1_2/key2.1"]
@@ -61,7 +60,7 @@ def test_all_jobs_are_asked_about_at_once(fake: FakeSlurm, root: Path) -> None:
     assert fake.calls("squeue")[-1].endswith("--jobs=1,2")
 
 
-def test_an_end_is_what_the_job_has_said_whatever_slurm_says(fake: FakeSlurm, root: Path) -> None:
+def test_the_exit_code_noted_by_a_job_precedes_slurm_s_state(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     ids = submit(engine, root, 2)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|RUNNING|n1|None\n")
@@ -75,7 +74,7 @@ def test_an_end_is_what_the_job_has_said_whatever_slurm_says(fake: FakeSlurm, ro
     assert not list(root.glob(".slurm/*/*.log"))
 
 
-def test_a_silent_controller_changes_nothing(fake: FakeSlurm, root: Path) -> None:
+def test_a_silent_controller_leaves_jobs_as_they_are(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root, array_parallelism=4)
     ids = submit(engine, root, 2)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||Resources\n")
@@ -92,12 +91,11 @@ def test_a_silent_controller_changes_nothing(fake: FakeSlurm, root: Path) -> Non
     assert engine.capacity() == 0
     assert engine.poll(ids) == before
     fake.fail("squeue")
-    while engine.waiting() and time.monotonic() < deadline:
-        engine.poll(ids)
+    poll_until(engine, ids, lambda _: not engine.waiting())
     assert engine.capacity() == 2
 
 
-def test_silence_ends_where_no_job_is_left_to_ask_about(fake: FakeSlurm, root: Path) -> None:
+def test_a_silence_can_end_without_any_job(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.fail("squeue", AWAY)
@@ -106,10 +104,7 @@ def test_silence_ends_where_no_job_is_left_to_ask_about(fake: FakeSlurm, root: P
     assert poll(engine, id)[id] == JobStatus(JobPhase.ENDED, 0)
     assert engine.capacity() == 0
     fake.fail("squeue")
-    deadline = time.monotonic() + 10
-    while engine.capacity() == 0:
-        engine.poll([])
-        assert time.monotonic() < deadline
+    poll_until(engine, [], lambda _: engine.capacity())
 
 
 def test_runs_that_share_a_job(fake: FakeSlurm, root: Path) -> None:
@@ -131,7 +126,7 @@ def test_runs_that_share_a_job(fake: FakeSlurm, root: Path) -> None:
     assert engine.capacity() == 3
 
 
-def test_cancelling_is_said_once_and_by_force_once_more(fake: FakeSlurm, root: Path) -> None:
+def test_a_cancellation_is_sent_once_and_once_more_with_force(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     ids = submit(engine, root, 2)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|COMPLETING|n1|None\n")
@@ -146,9 +141,7 @@ def test_cancelling_is_said_once_and_by_force_once_more(fake: FakeSlurm, root: P
 
 
 @pytest.mark.parametrize("words", ["Unable to contact slurm controller", "Socket timed out on send/recv operation"])
-def test_a_cancellation_that_the_controller_has_not_heard_is_said_again(
-    fake: FakeSlurm, root: Path, words: str
-) -> None:
+def test_a_cancellation_that_did_not_reach_the_controller_is_repeated(fake: FakeSlurm, root: Path, words: str) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", "1|PENDING||Priority\n")
@@ -165,7 +158,7 @@ def test_a_cancellation_that_the_controller_has_not_heard_is_said_again(
     assert len(fake.calls("scancel")) == said
 
 
-def test_a_scancel_that_hangs_is_no_end_of_the_manager(
+def test_a_hanging_scancel_does_not_block_the_manager(
     fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_commands, "SCANCEL_PATIENCE", 0.2)
@@ -173,7 +166,7 @@ def test_a_scancel_that_hangs_is_no_end_of_the_manager(
     assert not slurm_commands.cancel_jobs(["1"], force=False)
 
 
-def test_a_squeue_that_hangs_is_a_silence(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_squeue_counts_as_silence(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_commands, "PATIENCE", 0.2)
     engine = engine_at(root)
     (id,) = submit(engine, root)
@@ -187,13 +180,11 @@ def test_a_squeue_that_hangs_is_a_silence(fake: FakeSlurm, root: Path, monkeypat
     assert "does not answer: no answer within 0 s" in engine.waiting()
     (fake.folder / "squeue").write_text(answers)
     fake.say("squeue", "1|RUNNING|n1|None\n")
-    while engine.poll([id])[id].phase is JobPhase.PENDING:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    poll_until(engine, [id], lambda found: found[id].phase is not JobPhase.PENDING)
     assert not engine.waiting()
 
 
-def test_what_an_earlier_manager_s_jobs_found_wrong_may_be_mended(fake: FakeSlurm, root: Path) -> None:
+def test_nodes_that_failed_under_an_earlier_manager_are_tried_again(fake: FakeSlurm, root: Path) -> None:
     first = engine_at(root)
     ids = submit(first, root)
     engine = engine_at(root)
@@ -205,7 +196,7 @@ def test_what_an_earlier_manager_s_jobs_found_wrong_may_be_mended(fake: FakeSlur
     assert not any("--exclude" in line for line in fake.script(2))
 
 
-def test_a_stranger_s_job_of_the_same_number_is_not_ours(fake: FakeSlurm, root: Path) -> None:
+def test_a_foreign_job_with_the_same_number_is_ignored(fake: FakeSlurm, root: Path) -> None:
     """A controller that has lost its state counts from 1 again."""
     engine = engine_at(root)
     (id,) = submit(engine, root)
@@ -213,7 +204,7 @@ def test_a_stranger_s_job_of_the_same_number_is_not_ours(fake: FakeSlurm, root: 
     assert poll(engine, id)[id] == JobStatus(JobPhase.ENDED, message="Slurm no longer knows the job")
 
 
-def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None:
+def test_a_job_that_can_never_start_ends_the_engine(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.say("squeue", "1|PENDING||PartitionTimeLimit\n")
@@ -223,7 +214,7 @@ def test_a_job_that_can_never_start_ends_it(fake: FakeSlurm, root: Path) -> None
         engine.poll([id])
 
 
-def test_what_has_begun_is_said_before_the_end_is(fake: FakeSlurm, root: Path) -> None:
+def test_started_jobs_are_reported_before_the_engine_ends(fake: FakeSlurm, root: Path) -> None:
     """In one answer with what ends it: the manager has to know which jobs run on."""
     engine = engine_at(root)
     ids = submit(engine, root, 3)
@@ -244,7 +235,7 @@ def test_a_job_that_may_start_later_waits(fake: FakeSlurm, root: Path, reason: s
     assert poll(engine, id)[id].phase is JobPhase.PENDING
 
 
-def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
+def test_an_unsuitable_node(fake: FakeSlurm, root: Path) -> None:
     """The first one that answers ends it; where one has done, others are left out."""
     first, second = engine_at(root), engine_at(root)
     ids, others = submit(first, root, 2), submit(second, root, 2)
@@ -259,20 +250,20 @@ def test_a_node_that_will_not_do(fake: FakeSlurm, root: Path) -> None:
     assert "#SBATCH --exclude=n1" in fake.script(3)
 
 
-def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_slurm_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="no Slurm here: there is no command sbatch"):
         SlurmEngine(SlurmOptions(), EngineRequest())
 
 
-def test_no_cluster_answers(fake: FakeSlurm) -> None:
+def test_no_answer_from_a_cluster(fake: FakeSlurm) -> None:
     fake.fail("sinfo", "sinfo: error: fetch_config: DNS SRV lookup failed\nsinfo: fatal: no configuration source")
     words = "no Slurm cluster answers here: sinfo: fetch_config: DNS SRV lookup failed; no configuration source"
     with pytest.raises(EngineError, match=words):
         SlurmEngine(SlurmOptions(), EngineRequest())
 
 
-def test_what_is_left_when_all_is_over(fake: FakeSlurm, root: Path) -> None:
+def test_no_files_are_left_at_the_end(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     ids = submit(engine, root, 2)
     assert len(list(root.glob(".slurm/*/*.jsonl"))) == 2
@@ -285,7 +276,7 @@ def test_what_is_left_when_all_is_over(fake: FakeSlurm, root: Path) -> None:
     assert not list(root.iterdir())
 
 
-def test_jobs_of_an_earlier_manager_are_taken_over_with_their_folder(fake: FakeSlurm, root: Path) -> None:
+def test_an_earlier_manager_s_jobs_are_attached_with_their_folder(fake: FakeSlurm, root: Path) -> None:
     first = engine_at(root)
     ids = submit(first, root, 2)
     first.close()
@@ -301,7 +292,7 @@ def test_jobs_of_an_earlier_manager_are_taken_over_with_their_folder(fake: FakeS
     assert not list(root.iterdir())
 
 
-def test_what_jobs_long_gone_have_left_is_removed(fake: FakeSlurm, root: Path) -> None:
+def test_folders_older_than_a_year_are_removed(fake: FakeSlurm, root: Path) -> None:
     for name, days in (("old", 366), ("young", 364)):
         (root / ".slurm" / name).mkdir(parents=True)
         os.utime(root / ".slurm" / name, (0, time.time() - days * 86400))

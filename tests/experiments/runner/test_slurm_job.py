@@ -1,4 +1,4 @@
-"""A Slurm job on its node: the look at the node, and the runs that share the job."""
+"""A Slurm job on its node: the check of the node, and the runs that share the job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_by_hand import specs
+from fake_slurm import specs
 
 import ovis
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
@@ -48,7 +48,7 @@ class NodeShell:
         return (self.folder / f"{name}.log").read_text().splitlines()
 
 
-def test_a_node_that_has_all(tmp_path: Path) -> None:
+def test_a_suitable_node(tmp_path: Path) -> None:
     node = NodeShell(tmp_path)
     assert node.run(PYTHONPATH="/more") == 0
     assert node.log() == ["through", f"{Path(ovis.__file__).parents[1]}:/more"]
@@ -56,7 +56,7 @@ def test_a_node_that_has_all(tmp_path: Path) -> None:
     assert node.log("11_4")[0] == "through"
 
 
-def test_a_node_that_lacks_something(tmp_path: Path) -> None:
+def test_nodes_that_lack_something(tmp_path: Path) -> None:
     node = NodeShell(tmp_path)
     complete = node.lines
     node.lines = [line.replace(installed()["torch"], "0.0.1") for line in complete]
@@ -70,7 +70,7 @@ def test_a_node_that_lacks_something(tmp_path: Path) -> None:
     assert node.run() == 91
 
 
-def test_the_gpus_of_a_job_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_share_the_gpus_and_cores_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "9")
     parts = [_environment(index, 4) for index in range(4)]
@@ -90,7 +90,7 @@ def run_two_that_fail(root: Path, folder: JobsFolder) -> None:
     assert not list(folder.path.glob("*.jsonl"))
 
 
-def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_jobs_go_on_if_an_end_cannot_be_noted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, marked = JobsFolder.create(root), []
 
     def full(self: JobsFolder, name: str, code: int) -> None:
@@ -102,7 +102,7 @@ def test_an_end_that_can_t_be_marked_ends_no_other_job(root: Path, monkeypatch: 
     assert sorted(marked) == ["key0.1", "key1.1"]
 
 
-def test_the_end_of_each_job_is_said(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_end_of_each_job_is_noted(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In a line that its manager will look for."""
     folder = JobsFolder.create(root)
     run_two_that_fail(root, folder)
@@ -111,7 +111,7 @@ def test_the_end_of_each_job_is_said(root: Path, capfd: pytest.CaptureFixture[st
     assert {line.split(":")[0] for line in capfd.readouterr().err.splitlines()} == {"job key0.1", "job key1.1"}
 
 
-def test_a_job_without_its_file_says_so_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_without_its_file_fails_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(JobsFolder.create(root).path), "nix-0"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("this job has no runs: ")

@@ -1,4 +1,4 @@
-"""What one Slurm job holds, by what the partition's nodes offer; what its commands complain of."""
+"""The resources of a Slurm job, by what the partition's nodes offer; error messages of Slurm's commands."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ TWO = [SlurmNode("n1", 8, 2, 4, True), SlurmNode("n2", 8, 2, 4, False)]
         ({}, EngineRequest("cpu", 3), JobResources(3), 6),
     ],
 )
-def test_what_fits_into_a_job(
-    options: dict[str, int], request_: EngineRequest, layout: JobResources, slots: int
-) -> None:
+def test_planned_resources(options: dict[str, int], request_: EngineRequest, layout: JobResources, slots: int) -> None:
     assert plan_resources(SlurmOptions(**options), request_, TWO) == layout  # type: ignore[arg-type]
     assert layout.slots(TWO) == slots  # of the node that is up
 
@@ -38,7 +36,7 @@ def test_a_partition_without_gpus() -> None:
         plan_resources(SlurmOptions(), EngineRequest("cuda"), nodes)
 
 
-def test_uneven_shares_are_not_used() -> None:
+def test_shards_that_differ_between_nodes_are_not_used() -> None:
     nodes = [SlurmNode("n1", 8, 2, 4, True), SlurmNode("n2", 8, 2, 8, True)]
     assert plan_resources(SlurmOptions(), EngineRequest(processes=2), nodes) == JobResources(2, gpus=1)
 
@@ -54,7 +52,7 @@ def test_uneven_shares_are_not_used() -> None:
         ("craynetwork:4,gpu:1", 1, 0),
     ],
 )
-def test_what_a_node_offers(gres: str, gpus: int, shards: int) -> None:
+def test_reading_nodes(gres: str, gpus: int, shards: int) -> None:
     name, nodes = read_nodes(f"main*|n1|16|{gres}|mix\nbig|n9|1|(null)|down*\n", "")
     assert name == "main"
     assert nodes == [SlurmNode("n1", 16, gpus, shards, True)]
@@ -78,5 +76,5 @@ def test_no_such_partition() -> None:
         ("", "no reason was given"),
     ],
 )  # fmt: skip
-def test_slurm_s_own_words_in_one_line(text: str, line: str) -> None:
+def test_error_messages_in_one_line(text: str, line: str) -> None:
     assert one_line(text) == line

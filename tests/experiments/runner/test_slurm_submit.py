@@ -1,4 +1,4 @@
-"""What Slurm is asked for, and what becomes of jobs that it does not take; sbatch is a script."""
+"""Submissions to Slurm, with a script in place of sbatch: the options, and refusals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm
-from slurm_by_hand import engine_at, poll, specs, submit
+from fake_slurm import FakeSlurm, engine_at, poll, poll_until, specs, submit
 
 from ovis.experiments.runner.engines import slurm_job
 from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, SubmissionDeferred
@@ -17,7 +16,7 @@ from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 
 
-def test_what_a_job_asks_for(fake: FakeSlurm, root: Path) -> None:
+def test_options_in_the_batch_script(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root, partition="short", time=30, array_parallelism=2)
     submit(engine, root, 3)
     lines = fake.script(1)
@@ -36,8 +35,10 @@ def test_what_a_job_asks_for(fake: FakeSlurm, root: Path) -> None:
     assert {"#SBATCH --gpus-per-node=1", "#SBATCH --cpus-per-task=3"} <= set(fake.script(4))
 
 
-def test_what_the_user_s_environment_says(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sbatch would take it for the last word."""
+def test_overridden_variables_are_hidden_from_sbatch(
+    fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch would prefer them to the options in the script."""
     for name, value in {"ACCOUNT": "lab", "PARTITION": "short", "REQUEUE": "1", "TIMELIMIT": "9"}.items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
     submit(engine_at(root), root)
@@ -50,13 +51,13 @@ def test_what_the_user_s_environment_says(fake: FakeSlurm, root: Path, monkeypat
     assert os.environ["SBATCH_TIMELIMIT"] == "9"
 
 
-def test_arrays_are_as_long_as_the_site_allows(fake: FakeSlurm, root: Path) -> None:
+def test_arrays_have_at_most_the_site_s_maximum_size(fake: FakeSlurm, root: Path) -> None:
     fake.say("scontrol", "MaxArraySize            = 3\n")
     ids = submit(engine_at(root), root, 7)
     assert [id.split("/")[1] for id in ids] == ["1_0", "1_1", "1_2", "2_0", "2_1", "2_2", "3"]
 
 
-def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlurm, root: Path) -> None:
+def test_a_refused_first_job_ends_the_engine_and_a_later_one_waits(fake: FakeSlurm, root: Path) -> None:
     refusal = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy"
     words = "AssocMaxSubmitJobLimit; Batch job submission failed: Job violates policy"
     engine = engine_at(root)
@@ -73,7 +74,7 @@ def test_a_first_job_that_is_refused_ends_it_and_a_later_one_waits(fake: FakeSlu
     assert words in engine.waiting()
 
 
-def test_as_many_jobs_are_handed_over_as_slurm_takes(
+def test_as_many_jobs_are_submitted_as_slurm_accepts(
     fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit on a user's jobs refuses an array as a whole."""
@@ -100,7 +101,7 @@ def test_as_many_jobs_are_handed_over_as_slurm_takes(
     assert engine.capacity() == 256 - 6  # it takes more again
 
 
-def test_a_disk_that_is_full_is_no_refusal(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_a_refusal(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_at(root)
 
     def fail(*args: object) -> None:
@@ -114,7 +115,7 @@ def test_a_disk_that_is_full_is_no_refusal(fake: FakeSlurm, root: Path, monkeypa
     assert engine.capacity() == 0
 
 
-def test_ctrl_c_does_not_reach_what_is_being_handed_over(fake: FakeSlurm, root: Path) -> None:
+def test_ctrl_c_does_not_reach_sbatch(fake: FakeSlurm, root: Path) -> None:
     """At a terminal it goes to the whole group of the manager."""
     engine = engine_at(root)
     (fake.folder / "sbatch").write_text("#!/bin/bash\nps -o pgid= $$ >&2; exit 1\n")
@@ -124,7 +125,7 @@ def test_ctrl_c_does_not_reach_what_is_being_handed_over(fake: FakeSlurm, root: 
     assert group not in (os.getpgid(0), 0)
 
 
-def test_a_controller_whose_own_queue_is_full(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_controller_with_a_full_queue(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sbatch would try again for two minutes, and longer for each half of an array."""
     monkeypatch.setattr(slurm_job, "PATIENCE", 1)
     engine = engine_at(root)
@@ -141,7 +142,7 @@ def test_a_controller_whose_own_queue_is_full(fake: FakeSlurm, root: Path, monke
     assert (fake.folder / "tries").read_text() == "sbatch\n"
 
 
-def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, root: Path) -> None:
+def test_a_controller_that_goes_down_during_a_submission(fake: FakeSlurm, root: Path) -> None:
     engine = engine_at(root)
     (id,) = submit(engine, root)
     fake.fail("sbatch", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (failure)")
@@ -149,14 +150,10 @@ def test_a_controller_that_goes_away_as_jobs_are_handed_over(fake: FakeSlurm, ro
     assert isinstance(refused, SubmissionDeferred)
     assert engine.capacity() == 0
     fake.say("squeue", "1|RUNNING|n1|None\n")
-    poll(engine, id)
-    deadline = time.monotonic() + 10
-    while not engine.capacity():  # as soon as it answers
-        engine.poll([id])
-        assert time.monotonic() < deadline
+    poll_until(engine, [id], lambda _: engine.capacity())  # as soon as it answers
 
 
-def test_before_the_first_job_the_cluster_is_asked_whether_it_takes_one(fake: FakeSlurm, root: Path) -> None:
+def test_the_check_asks_slurm_whether_it_would_accept_a_job(fake: FakeSlurm, root: Path) -> None:
     fake.fail("sbatch", "allocation failure: Requested node configuration is not available")
     engine = SlurmEngine(SlurmOptions(time=7), EngineRequest())
     with pytest.raises(EngineError, match="refuses such a job: sbatch: Requested node configuration is not available"):
