@@ -1,4 +1,4 @@
-"""The engine on a real Slurm: a controller and two nodes on this machine, jobs, and what is done to them."""
+"""The engine on a real Slurm: a controller and two nodes on this machine."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_node_a_job_and_the_manager_are_killed(tmp_path: Path, monkeypatch: py
         assert not (tmp_path / "runs" / ".slurm").exists()
 
 
-def test_runs_that_share_gpus_by_the_site_s_shards(lab: Lab) -> None:
+def test_runs_share_gpus_by_shards(lab: Lab) -> None:
     assert run(lab, "--processes", "2", runs=8, pace=1000) == 0
     assert set(jobs(lab).values()) == {1}
     assert set(devices(lab).values()) == {2}
@@ -88,20 +88,20 @@ def test_runs_that_share_gpus_by_the_site_s_shards(lab: Lab) -> None:
     assert {record.device for record in lab.records()} == {"n1", "n2"}
 
 
-def test_runs_that_share_a_job_where_the_shards_do_not_fit(lab: Lab) -> None:
+def test_runs_share_a_job_if_shards_cannot_be_divided(lab: Lab) -> None:
     assert run(lab, "--processes", "3", runs=5) == 0
     assert sorted(jobs(lab).values()) == [2, 3]
     assert sorted(devices(lab).values()) in ([5], [2, 3])  # each job has one GPU
 
 
-def test_a_job_of_two_gpus_gives_each_run_one(lab: Lab) -> None:
+def test_a_job_with_two_gpus_gives_each_run_one(lab: Lab) -> None:
     assert run(lab, "--gpus_per_node", "2", runs=4) == 0
     assert set(jobs(lab).values()) == {2}
     assert {device for _, device in devices(lab)} == {"0", "1"}
     assert set(Counter(gpu for _, gpu in devices(lab).elements()).values()) == {2}
 
 
-def test_jobs_without_gpus_and_arrays_of_the_size_that_the_site_allows(tmp_path: Path, monkeypatch) -> None:
+def test_jobs_without_gpus_in_arrays_of_the_maximum_size(tmp_path: Path, monkeypatch) -> None:
     with running(gpus=0, max_array=4) as small:
         monkeypatch.setenv("SLURM_CONF", small.environment["SLURM_CONF"])
         lab = Lab(tmp_path, POLICY)
@@ -116,7 +116,7 @@ def calls(lab: Lab) -> list[dict]:
     return [json.loads(path.read_text()) for path in lab.paths.folder.glob("*/call.json")]
 
 
-def test_the_time_limit_is_a_pause(lab: Lab) -> None:
+def test_runs_resume_after_the_time_limit(lab: Lab) -> None:
     assert run(lab, "--device", "cpu", "--time", "1", runs=1, steps=40, pace=1000) == 0
     (record,) = lab.records()
     assert record.attempt > 1
@@ -128,7 +128,7 @@ def test_the_time_limit_is_a_pause(lab: Lab) -> None:
     assert starts == [0, *steps]  # each attempt goes on where the one before was told to stop
 
 
-def test_interrupted_it_takes_its_jobs_back(lab: Lab, cluster: SlurmCluster) -> None:
+def test_an_interrupt_cancels_the_jobs(lab: Lab, cluster: SlurmCluster) -> None:
     lab.write(args=["--estimator vimco --iw 2 --nsteps 100 --id step500"], seeds=10)
     manager = lab.start(*ENGINE, "--processes", "2", "--array_parallelism", "8")
     lab.wait(lambda: sum("step" in line for lines in lab.journal().values() for line in lines) > 8, 60)
@@ -141,7 +141,7 @@ def test_interrupted_it_takes_its_jobs_back(lab: Lab, cluster: SlurmCluster) -> 
     assert {record.lost for record in lab.records()} == {0}
 
 
-def test_a_controller_that_is_away_for_a_while_loses_nothing(lab: Lab, cluster: SlurmCluster) -> None:
+def test_nothing_is_lost_while_the_controller_is_down(lab: Lab, cluster: SlurmCluster) -> None:
     lab.write(args=["--estimator vimco --iw 2 --nsteps 18 --id step1000"], seeds=6)
     manager = lab.start(*ENGINE, "--array_parallelism", "2")  # jobs, of two runs each
     lab.wait(lambda: sum(bool(lines) for lines in lab.journal().values()) >= 4, 60)
@@ -159,7 +159,7 @@ def test_a_controller_that_is_away_for_a_while_loses_nothing(lab: Lab, cluster: 
     assert {sum(line.startswith("start") for line in lines) for lines in lab.journal().values()} == {1}
 
 
-def test_the_quickstart_comes_to_the_same_numbers_as_here_to_the_bit(lab: Lab) -> None:
+def test_the_quickstart_is_bit_identical_to_a_local_one(lab: Lab) -> None:
     experiment = json.loads(QUICKSTART.read_text())
     lab.write(**experiment | {"parameters": experiment["parameters"] | SHORT})
     where = ["--exp", str(lab.folder / "lab.json"), "--data_root", str(lab.folder / "data"), "--device", "cpu"]
@@ -214,7 +214,7 @@ def test_a_root_that_is_not_shared(lab: Lab, cluster: SlurmCluster) -> None:
     goes_on(lab, waited(lab, line))
 
 
-def test_jobs_that_found_no_root_while_no_manager_was_there(lab: Lab, cluster: SlurmCluster) -> None:
+def test_jobs_that_fail_without_a_root_while_no_manager_runs(lab: Lab, cluster: SlurmCluster) -> None:
     """They waited for others' jobs when their manager was killed, then failed with nobody to see it."""
     (lab.folder / "runs").mkdir()
     with cluster.mounted("-t", "tmpfs", "none", str(lab.folder)):
@@ -241,7 +241,7 @@ def test_another_version_on_a_node(lab: Lab, cluster: SlurmCluster, tmp_path: Pa
     waited(lab, line)
 
 
-def test_no_such_python_on_a_node(lab: Lab, cluster: SlurmCluster) -> None:
+def test_a_node_without_the_python_interpreter(lab: Lab, cluster: SlurmCluster) -> None:
     with cluster.mounted("-t", "tmpfs", "none", str(Path(sys.executable).parent)):
         line = refusal(start(lab, runs=6))
     assert line in {f"node {node}: there is no {sys.executable}" for node in cluster.nodes}
@@ -258,14 +258,14 @@ def test_no_such_python_on_a_node(lab: Lab, cluster: SlurmCluster) -> None:
         (["--partition", "short", "--time", "5"], "PartitionTimeLimit"),
     ],
 )
-def test_what_the_cluster_refuses(lab: Lab, capfd: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+def test_requests_that_the_cluster_refuses(lab: Lab, capfd: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
     assert run(lab, *options, runs=2) == 2
     (line,) = beside_progress(capfd.readouterr().err)
     assert line.startswith("manager.py: ")
     assert words in line
 
 
-def test_a_site_that_takes_fewer_jobs_than_there_are_runs(
+def test_a_site_that_accepts_fewer_jobs_than_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ovis.experiments.runner.engines.slurm.REFUSED", 3.0)  # a minute
@@ -285,7 +285,7 @@ def test_a_site_that_takes_fewer_jobs_than_there_are_runs(
     assert max(Counter(id.partition("_")[0] for id in jobs(lab)).values()) <= 4
 
 
-def test_a_controller_that_is_not_there(lab: Lab, cluster: SlurmCluster) -> None:
+def test_a_controller_that_is_down_at_the_start(lab: Lab, cluster: SlurmCluster) -> None:
     cluster.kill_controller()
     try:
         line = refusal(start(lab, runs=2))
@@ -295,7 +295,7 @@ def test_a_controller_that_is_not_there(lab: Lab, cluster: SlurmCluster) -> None
     assert not (lab.folder / "runs").exists()
 
 
-def test_stopped_twice_while_the_controller_is_away(lab: Lab, cluster: SlurmCluster) -> None:
+def test_two_interrupts_while_the_controller_is_down(lab: Lab, cluster: SlurmCluster) -> None:
     """Nobody can tell the jobs: they find their leases gone. The manager does not wait for the controller."""
     lab.write(args=["--estimator vimco --iw 2 --id wait"], seeds=2)  # until they are told to stop
     manager = lab.start(*ENGINE)
@@ -327,7 +327,7 @@ def test_stopped_twice_while_the_controller_is_away(lab: Lab, cluster: SlurmClus
     assert all(lines == ["start at 0 in 1", "start at 3 in 2", "done in 2"] for lines in lab.journal().values())
 
 
-def test_it_is_gone_when_it_is_stopped() -> None:
+def test_a_stopped_cluster_leaves_no_processes() -> None:
     with running() as brief:
         brief.run("sbatch", "--output=/dev/null", "--wrap=sleep 100")
         brief.wait(lambda: "sleep" in names(brief.folder).values())
