@@ -258,7 +258,9 @@ def test_a_node_without_the_python_interpreter(lab: Lab, cluster: SlurmCluster) 
         (["--partition", "short", "--time", "5"], "PartitionTimeLimit"),
     ],
 )
-def test_requests_that_the_cluster_refuses(lab: Lab, capfd: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+def test_requests_that_the_cluster_refuses(
+    lab: Lab, capfd: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
     assert run(lab, *options, runs=2) == 2
     (line,) = beside_progress(capfd.readouterr().err)
     assert line.startswith("manager.py: ")
