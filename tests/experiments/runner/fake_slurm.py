@@ -35,7 +35,7 @@ if [[ $name == sbatch && $* != *--test-only* ]]; then
         echo $left >"$here/room"
     fi
     number=$(($(ls "$here" | grep -c '^script') + 1)); echo "$script" >"$here/script$number"
-    env | grep ^SBATCH_ | sort >"$here/environment"
+    env | grep -E '^(SBATCH|SLURM_ARRAY)_' | sort >"$here/environment"
     [[ -e $here/sbatch.error ]] || echo "$number;cluster"
 fi
 [[ $name == sbatch ]] || cat "$here/$name.out" 2>/dev/null

@@ -55,6 +55,7 @@ class RayNodes:
 
         self.resources = resources or {"num_cpus": 2}
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as the paths of sockets have to be
+        Path("/tmp/ray").mkdir(exist_ok=True)  # Ray writes the address of the cluster there, whatever its temp_dir is
         head = {"num_cpus": 0, "temp_dir": self.folder, **SMALL}
         self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.names = iter(f"n{number}" for number in range(1, 100))

@@ -41,6 +41,7 @@ def test_overridden_variables_are_hidden_from_sbatch(
     """sbatch would prefer them to the options in the script."""
     for name, value in {"ACCOUNT": "lab", "PARTITION": "short", "REQUEUE": "1", "TIMELIMIT": "9"}.items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")  # the manager's own
     submit(engine_at(root), root)
     said = fake.folder / "environment"
     assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab", "SBATCH_TIMELIMIT=9"]

@@ -72,7 +72,11 @@ def submit_array(
     batch = folder.write_specs([[_to_json(job) for job in pack] for pack in packs])
     script = batch_script({**fixed, **array, **request}, folder.path, batch)
     overridden = {f"SBATCH_{name}" for name in [*OVERRIDDEN, *(["TIMELIMIT"] if options.time else [])]}
-    environment = {name: value for name, value in os.environ.items() if name not in overridden}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in overridden and not name.startswith("SLURM_ARRAY_")  # of a manager that is itself such a job
+    }
     try:
         printed = run_command("sbatch", "--parsable", patience=PATIENCE, text=script, environment=environment)
         number = re.search(r"^(\d+)(;|$)", printed, re.MULTILINE)
