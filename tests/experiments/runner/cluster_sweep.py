@@ -1,7 +1,4 @@
-"""A sweep on a cluster in which a node, a worker and the manager are killed, and what is then true.
-
-For any engine: who starts the cluster says how its parts are killed.
-"""
+"""A sweep on a cluster in which a node, a worker and the manager are killed, for any engine."""
 
 from __future__ import annotations
 
@@ -23,23 +20,23 @@ STEPS = 12
 
 @dataclass
 class ClusterSweep:
-    """One trial: runs of twelve steps through one manager, and blows at random moments of it.
+    """A sweep of runs of twelve steps each, with faults at random moments.
 
     Attributes:
-        lab: where.
+        lab: the folders.
         options: of the manager: the engine and its options.
-        blows: what is done, by name, each once and in this order; True where it could be done, else it is tried again.
-            ``manager`` is added: it is killed and started again.
-        runs: how many.
-        step: seconds per step of a training. A run must last longer than a lease, or no orphan would be seen.
+        faults: functions that cause a fault, by name; each is called until it returns True, in this order. The fault
+            ``manager``, which kills the manager and starts it again, is added.
+        runs: the number of runs.
+        step: seconds for each step of a training. A run must last longer than a lease for orphans to be seen.
         seed: of the moments.
         timeout: seconds.
-        recoveries: by blow, how long each of the runs that it hit took to start again, in seconds.
+        recoveries: the seconds until each of the affected runs started again, by fault.
     """
 
     lab: Lab
     options: Sequence[str]
-    blows: Mapping[str, Callable[[], bool]]
+    faults: Mapping[str, Callable[[], bool]]
     runs: int = 40
     step: float = 0.3
     seed: int = 0
@@ -47,11 +44,11 @@ class ClusterSweep:
     recoveries: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self) -> Verdict:
-        """Strike as often as there are blows, then wait until every run is done."""
+        """Cause all faults, then wait until every run is done."""
         options = f"--estimator vimco --iw 2 --nsteps {STEPS} --id step{round(1000 * self.step)}"
         self.lab.write(args=[options], seeds=self.runs)
         chaos = Chaos(self.lab, self.runs, kills=0)
-        chaos.verdict.kills = dict.fromkeys([*self.blows, "manager"], 0)
+        chaos.verdict.kills = dict.fromkeys([*self.faults, "manager"], 0)
         moments, self.before = self._moments(), dict[str, int]()
         self.manager = self._start()
         begin = time.monotonic()
@@ -60,7 +57,7 @@ class ClusterSweep:
                 chaos.watch()
                 self._note_recoveries()
                 if moments and self._trainings() >= moments[0][0]:
-                    self._strike(moments, chaos.verdict)
+                    self._inject(moments, chaos.verdict)
                 if self.manager.poll() not in (None, 0):
                     self.manager = self._start()
                 time.sleep(0.1)
@@ -73,29 +70,29 @@ class ClusterSweep:
         return chaos.judge()
 
     def _moments(self) -> list[tuple[int, str, Callable[[], bool]]]:
-        """After how many starts of trainings each blow falls: apart from each other, and before the end."""
-        blows = {**self.blows, "manager": self._kill_manager}
-        draw, part = random.Random(self.seed), self.runs * 0.8 / len(blows)
+        """The number of started trainings at which each fault is due: apart from each other, and before the end."""
+        faults = {**self.faults, "manager": self._kill_manager}
+        draw, part = random.Random(self.seed), self.runs * 0.8 / len(faults)
         return [
-            (round(part * number + draw.uniform(0.15, 0.85) * part) + 1, name, blow)
-            for number, (name, blow) in enumerate(blows.items())
+            (round(part * number + draw.uniform(0.15, 0.85) * part) + 1, name, fault)
+            for number, (name, fault) in enumerate(faults.items())
         ]
 
-    def _strike(self, moments: list[tuple[int, str, Callable[[], bool]]], verdict: Verdict) -> None:
-        _, name, blow = moments[0]
+    def _inject(self, moments: list[tuple[int, str, Callable[[], bool]]], verdict: Verdict) -> None:
+        _, name, fault = moments[0]
         before = self._starts()
-        if blow():
+        if fault():
             verdict.kills[name] += 1
             self.last, self.before = (name, time.monotonic()), before
             self.recoveries[name] = []
             del moments[0]
 
     def _note_recoveries(self) -> None:
-        """A run that was under way at the last blow, and starts again, was hit by it."""
+        """Note the runs that were running at the last fault and have started again."""
         for name, starts in self._starts().items():
             if self.before.get(name, starts) < starts:
-                blow, when = self.last
-                self.recoveries[blow].append(round(time.monotonic() - when, 1))
+                fault, when = self.last
+                self.recoveries[fault].append(round(time.monotonic() - when, 1))
                 del self.before[name]
 
     def _kill_manager(self) -> bool:
@@ -104,11 +101,11 @@ class ClusterSweep:
         return True
 
     def _trainings(self) -> int:
-        """How many trainings have been started."""
+        """The number of trainings started so far."""
         return sum(self._starts().values())
 
     def _starts(self) -> dict[str, int]:
-        """How often each run was started, of those that were."""
+        """How often each run was started, without those that never were."""
         counts = {name: sum(line.startswith("start") for line in lines) for name, lines in self.lab.journal().items()}
         return {name: count for name, count in counts.items() if count}
 
@@ -121,7 +118,7 @@ class ClusterSweep:
 
 
 def workers_of(lab: Lab) -> list[int]:
-    """The parents of the job wrappers under way: the workers of the cluster."""
+    """The parents of the running jobs: the workers of the cluster."""
     found = set()
     for pid in processes_of(lab.paths.folder):
         if "ovis.experiments.runner.job" in command_of(pid):

@@ -50,8 +50,8 @@ def sweep(folder: Path, seed: int, runs: int, step: float, unguarded: str) -> di
             return True
 
         ready = time.monotonic() - begin
-        blows = {"worker": kill_worker, "node": kill_node} if not unguarded else {"worker": kill_worker}
-        trial = ClusterSweep(lab, _engine(ray), blows, runs=runs, step=step, seed=seed)
+        faults = {"worker": kill_worker, "node": kill_node} if not unguarded else {"worker": kill_worker}
+        trial = ClusterSweep(lab, _engine(ray), faults, runs=runs, step=step, seed=seed)
         verdict = trial.run()
     devices = sorted({record.device for record in lab.records()})
     times = {"recoveries": trial.recoveries, "start": round(ready, 1), "seconds": round(time.monotonic() - begin, 1)}

@@ -76,14 +76,14 @@ class SlurmSweep(ClusterSweep):
 
     cluster: SlurmCluster = field(kw_only=True)
     options: Sequence[str] = ENGINE
-    blows: Mapping[str, Callable[[], bool]] = field(init=False)
+    faults: Mapping[str, Callable[[], bool]] = field(init=False)
     step: float = STEP
     dead: int = 0
     outlived: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         back = {"back": self._start_node} if self.seed % 2 else {}
-        self.blows = {"node": self._kill_node, "job": self._kill_job, **back}
+        self.faults = {"node": self._kill_node, "job": self._kill_job, **back}
         self.choice = random.Random(self.seed)
 
     def run(self) -> Verdict:

@@ -58,10 +58,18 @@ class JobsFolder:
 
         Returns:
             the name of the batch. A job's own name has its index in addition: ``<batch>-<index>``.
+
+        Raises:
+            OSError: they can't be written.
         """
         batch = uuid.uuid4().hex[:8]
-        for index, pack in enumerate(packs):
-            (self.path / f"{batch}-{index}.jsonl").write_text("".join(f"{spec}\n" for spec in pack), encoding="utf-8")
+        try:
+            for index, pack in enumerate(packs):
+                text = "".join(f"{spec}\n" for spec in pack)
+                (self.path / f"{batch}-{index}.jsonl").write_text(text, encoding="utf-8")
+        except OSError:
+            self.forget_specs(batch)
+            raise
         return batch
 
     def forget_specs(self, batch: str) -> None:
