@@ -15,7 +15,7 @@ import pandas as pd
 
 from ovis.experiments.reporting.figures.style import style_order
 from ovis.experiments.runs.atomic import append
-from ovis.paper.efficiency.published import published_costs
+from ovis.paper.published.published_numbers import read_published
 
 __all__ = [
     "COLUMNS",
@@ -108,9 +108,7 @@ def cost_table(points: pd.DataFrame, device: str) -> pd.DataFrame:
     keys = ["measure", "estimator", "model", "iw", "steps"]
     table = long.astype({"value": float}).groupby(keys)["value"].agg(["mean", "std", "count"]).reset_index()
     table["low"], table["high"] = table["mean"] - table["std"] / 2, table["mean"] + table["std"] / 2
-    known = published_costs()
-    names = zip(table["measure"], table["estimator"], table["iw"], strict=True)
-    table["published"] = [known.get((str(measure), str(name), int(k)), math.nan) for measure, name, k in names]
+    table = table.merge(read_published("efficiency"), how="left", on=["measure", "estimator", "iw"])
     table["_order"] = table["estimator"].map(style_order)
     table["_measure"] = table["measure"].map(list(MEASURES).index)
     table = table.sort_values(["_measure", "_order", "iw"]).rename(columns={"count": "runs"})

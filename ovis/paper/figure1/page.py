@@ -6,8 +6,7 @@ import pandas as pd
 
 from ovis.experiments.reporting.page.content import Table
 from ovis.experiments.reporting.page.runs_table import plain_table
-from ovis.paper.figure1.published import SOURCES
-from ovis.paper.figure1.tables import HEADINGS
+from ovis.paper.figure1.tables import HEADINGS, SOURCES
 
 __all__ = ["page_tables"]
 
@@ -16,7 +15,7 @@ WORDS = {
     **HEADINGS,
     **{f"{name}_se": f"± {heading}" for name, heading in HEADINGS.items()},
     **{f"noise_{name}": f"{heading} is noise" for name, heading in HEADINGS.items()},
-    **{name: f"slope in {source.title}" for name, source in SOURCES.items()},
+    **{name: f"slope in {title}" for name, (title, _) in SOURCES.items()},
     "points": "points fitted",
     "fitted": "fitted at K =",
     "slope_se": "± slope, by the draws",
@@ -54,5 +53,5 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
     if "statistic" in shown:
         shown["statistic"] = shown["statistic"].map(HEADINGS)
     if "source" in shown:
-        shown["source"] = [SOURCES[name].title for name in shown["source"]]
+        shown["source"] = [SOURCES[name][0] for name in shown["source"]]
     return shown

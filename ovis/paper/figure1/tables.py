@@ -8,11 +8,51 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.figures.style import estimator_looks, style_order
-from ovis.paper.figure1.published import FLAWED, SETTINGS, SOURCES, published_table, theory_slope
 from ovis.paper.figure1.statistics import SHOWN, fit_slope
+from ovis.paper.published.published_numbers import read_published
 
-__all__ = ["FAR", "add_references", "comparison_table", "comparison_text", "slope_text"]
+__all__ = [
+    "FAR",
+    "HEADINGS",
+    "SOURCES",
+    "add_references",
+    "comparison_table",
+    "comparison_text",
+    "slope_text",
+    "theory_slope",
+]
+
+#: Source of published values -> what it is called, and its file in the authors' repository.
+SOURCES = {
+    "figure1": ("Figure 1", ".assets/ovis-image.png"),
+    "extended": ("extended figure", ".assets/asymptotic-gradients-extended.png"),
+    "mini": ("mini figure", ".assets/asymptotic-gradients.png"),
+}
+
+#: The toy of all these figures; other toys are not compared.
+PUBLISHED_TOY = {"D": 20, "epsilon": 0.01, "q_scale": "std", "key_filter": "b"}
+
+#: Estimators whose published values are wrong, and why.
+FLAWED = dict.fromkeys(("stl", "dreg"), "the original rebuilds q without its scale: log q with std 1 in place of 2/3")
+
+#: Exponents of K, as K grows, of the SNR, the variance and |E g| (alpha = 0), by id or family. Unbiased estimators of
+#: grad L_K have |E g| ~ 1/K; the others follow another gradient, which does not vanish.
+SLOPES = {
+    "ovis-gamma0": (0.5, -3.0, -1.0),
+    "ovis-gamma": (0.5, -1.0, 0.0),
+    "ovis-S": (0.5, -3.0, -1.0),
+    "vimco-arithmetic": (-0.5, -1.0, -1.0),
+    "vimco-geometric": (-0.5, -1.0, -1.0),
+    "reinforce": (-1.5, 1.0, -1.0),
+    "pathwise-iwae": (-0.5, -1.0, -1.0),
+    "stl": (0.5, -1.0, 0.0),
+    "dreg": (0.5, -3.0, -1.0),
+    "wake-wake": (0.5, -1.0, 0.0),
+    "pathwise-vae": (0.5, -1.0, 0.0),
+    "tvo": (0.5, -1.0, 0.0),
+}
 
 HEADINGS = {"snr": "SNR", "dsnr": "DSNR", "variance": "Variance", "magnitude": "Magnitude |E g|"}
 
@@ -33,7 +73,7 @@ def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
         the reading), ``difference`` (ours / published - 1), ``note``.
     """
     same = statistics
-    for name, value in SETTINGS.items():
+    for name, value in PUBLISHED_TOY.items():
         same = same[same[name] == value]
     long = [
         same[["toy", "npoints", "estimator", "iw", "draws"]].assign(
@@ -41,7 +81,7 @@ def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
         )
         for name in SHOWN
     ]
-    table = published_table().merge(pd.concat(long), on=["npoints", "estimator", "iw", "statistic"])
+    table = read_published("figure1").merge(pd.concat(long), on=["npoints", "estimator", "iw", "statistic"])
     table["difference"] = table["ours"] / table["published"] - 1
     table["note"] = table["estimator"].map(FLAWED).fillna("")
     places = {name: i for i, name in enumerate([*SOURCES, *SHOWN, *sorted(set(table["estimator"]), key=style_order)])}
@@ -86,10 +126,24 @@ def _published_slope(values: Mapping[int, float], fitted: str) -> float:
     return float(fit_slope(iw, np.array([[values[k]] for k in iw]))[0])
 
 
+def theory_slope(estimator: str, statistic: str) -> float:
+    """The exponent of K as K grows, by the paper's theory; NaN where it says nothing.
+
+    The DSNR goes as the SNR, while it is not as small as noise makes it.
+    """
+    try:
+        known = parse_estimator(estimator)
+    except ValueError:  # of another version
+        return math.nan
+    found = SLOPES.get(known.canonical, SLOPES.get(known.family))
+    place = {"snr": 0, "dsnr": 0, "variance": 1, "magnitude": 2}[statistic]
+    return found[place] if found else math.nan
+
+
 def slope_text(slopes: pd.DataFrame) -> str:
     """Markdown: a table per toy and statistic, one row per estimator; ``slopes`` with references."""
     sources = [name for name in SOURCES if slopes[name].notna().any()]
-    heads = ["", "slope", "last two", "theory", *(SOURCES[name].title for name in sources), "fitted at K ="]
+    heads = ["", "slope", "last two", "theory", *(SOURCES[name][0] for name in sources), "fitted at K ="]
     parts = []
     for statistic, toy in ((name, toy) for name in SHOWN for toy in slopes["toy"].unique()):
         rows = slopes[(slopes["statistic"] == statistic) & (slopes["toy"] == toy)]
@@ -127,7 +181,7 @@ def comparison_text(comparison: pd.DataFrame) -> str:
             cells.append(
                 [labels[str(estimator)].label + flaw, *(_compared(by_iw[k]) if k in by_iw else ABSENT for k in iw)]
             )
-        title = f"**{HEADINGS[str(statistic)]}**, {SOURCES[str(source)].title} ({SOURCES[str(source)].file}), {toy}"
+        title = f"**{HEADINGS[str(statistic)]}**, {SOURCES[str(source)][0]} ({SOURCES[str(source)][1]}), {toy}"
         parts.append(f"{title}\n\n{_markdown(['', *(f'K = {k}' for k in iw)], cells)}")
     note = (
         f"Ours ± standard error (jackknife over draws) / published / difference; ** marks more than {FAR:.0%}. The "

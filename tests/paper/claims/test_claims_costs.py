@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
+from published_values import published_costs
 
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 from ovis.paper.claims.efficiency_claims import GAMMA1, REINFORCE, TVO, VIMCO
 from ovis.paper.claims.paper_verdicts import cost_verdicts
 from ovis.paper.efficiency.points import COLUMNS, cost_table
-from ovis.paper.efficiency.published import published_costs
 
 NAMES = [configuration.estimator for configuration in (GAMMA1, REINFORCE, TVO, VIMCO)]
 

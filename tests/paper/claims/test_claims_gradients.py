@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from claim_rows import configurations
+from published_values import published_points
 from synthetic_draws import power_law
 
 from ovis.estimators.ids import parse_estimator
@@ -15,7 +16,6 @@ from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 from ovis.experiments.reporting.verdict_table import COLUMNS, claims_table, claims_text, count_verdicts
 from ovis.paper.claims.figure1_claims import FIGURE1
 from ovis.paper.claims.paper_verdicts import gradient_verdicts
-from ovis.paper.figure1.published import SOURCES
 from ovis.paper.figure1.samples import Sample
 from ovis.paper.figure1.statistics import measure, slope_table, statistics_table
 
@@ -143,10 +143,9 @@ def test_claims_have_ids_of_their_own_and_ask_for_canonical_estimators() -> None
 def test_published_slopes_of_the_variance_are_those_of_the_last_two_points() -> None:
     """The claim's words beside the authors' points, all by the rule by which ours are computed."""
     claim = next(claim for claim in FIGURE1 if claim.id == "variance-order")
-    points = SOURCES["figure1"].values["variance"]
 
     def slope(name: str) -> str:
-        before, last = (float(text) for text in points[name].split()[-2:])
+        *_, before, last = published_points("figure1", name, "variance").values()
         return f"{np.log(last / before) / np.log(1000 / 234):.1f}"
 
     assert slope("vimco-arithmetic") == slope("pathwise-iwae") == "-1.0"

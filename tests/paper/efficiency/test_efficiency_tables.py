@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from ovis.paper.efficiency.points import COLUMNS, add_point, cost_table, growth_table, known_limits, read_points
-from ovis.paper.efficiency.published import IW, published_costs
 from ovis.paper.efficiency.tables import cost_text, limit_text
 
 DEVICE = "cpu: a machine, 2 threads"
@@ -108,16 +107,6 @@ def test_growth_of_known_laws() -> None:
     assert growth.loc[("epoch_s", "vimco-arithmetic"), "published_ratio"] == pytest.approx(2.7, abs=0.02)
     alone = growth_table(cost_table(table(point("stl", 10)), DEVICE))
     assert alone[["exponent", "ratio", "published_exponent"]].isna().all(axis=None)
-
-
-def test_the_published_numbers_are_those_of_the_notes() -> None:
-    known = published_costs()
-    assert len(known) == 79  # one cannot be read
-    assert ("epoch_s", "vimco-arithmetic", 158) not in known
-    assert [known["memory_mb", "ovis-gamma1", k] for k in IW] == [12, 17.9, 31.4, 58.7, 112, 220, 432, 858, 1705, 3390]
-    assert [known["epoch_s", "ovis-gamma1", k] for k in IW] == [17.9, 18.2, 18.1, 18.1, 20.3, 29.3, 50.5, 94, 185, 359]
-    assert known["memory_mb", "vimco-arithmetic", 5000] == 11_200
-    assert all(known["memory_mb", "reinforce", k] == known["memory_mb", "tvo-part2-config1-left", k] for k in IW)
 
 
 def test_the_text_says_what_is_whose() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from published_values import published_final
 from synthetic_runs import Folder, write_run
 
 from ovis.experiments.reporting.data.read import read_experiment
 from ovis.paper.figure3.cli import main
 from ovis.paper.figure3.picture import figure3_pictures
-from ovis.paper.figure3.published import FINAL_STEP, SETTINGS, published_final
+from ovis.paper.figure3.tables import FINAL_STEP, SETTINGS
 
 REPOSITORY = Path(__file__).parents[3]
 METRIC = "train:loss/L_k"

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from published_values import published_final
 
 from ovis.experiments.reporting.figures.style import DASHED, DOTTED, SOLID, estimator_look
 from ovis.paper.figure3.figure import PAPER_LIMITS, draw_figure3, panel_limits, particle_styles
-from ovis.paper.figure3.published import published_final
 
 LABELS = ["OVIS-MC (S=1)", "OVIS-MC (S=10)", "OVIS-MC (S=50)", "OVIS~ (γ=1)", "OVIS~ (γ=0)", "VIMCO"]
 
