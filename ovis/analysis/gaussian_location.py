@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ovis.analysis.seeding import fill_normal, stream
-from ovis.estimators.base import Draw, GradientEstimator
-from ovis.estimators.score_function import ReinforceBaseline
+from ovis.estimators.base import EstimatorInput, GradientEstimator
+from ovis.estimators.reinforce import ReinforceBaseline
 from ovis.estimators.wake_sleep import WakeSleep
 
 __all__ = ["LocationDraws", "LocationModel", "has_plain_factors"]
@@ -127,7 +127,7 @@ class LocationDraws:
         offset, slope = self.model.noise_slopes(x)
         of_noise, of_offset = [], []
         for name, estimator in self.estimators.items():
-            sample = Draw(cast(nn.Module, self.model), x, log_w, self.settings[name], auxiliary_log_w)
+            sample = EstimatorInput(cast(nn.Module, self.model), x, log_w, self.settings[name], auxiliary_log_w)
             estimate = estimator.estimate(sample)
             joint, score = (f.flatten(1) / self.mc for f in (estimate.factors.log_p, estimate.factors.log_q))
             if not estimator.reparameterized:

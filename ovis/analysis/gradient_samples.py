@@ -139,7 +139,7 @@ class _Draws:
             settings = estimator.configured(**config)
             # the leaves that detach q scale the gradient into z, each in its own way
             alone = place if estimator.detached_q else None
-            key = (estimator.reparameterized, settings.mc * settings.iw, getattr(settings, "tau", 0.0), alone)
+            key = (estimator.reparameterized, settings.mc * settings.iw, settings.tau, alone)
             groups.setdefault(key, []).append(_Member(place, estimator, settings))
         self.groups = [_Group(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES

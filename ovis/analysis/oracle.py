@@ -16,8 +16,7 @@ from ovis.analysis.closed_form import LocationMoments, location_moments
 from ovis.analysis.enumeration import ExactMoments, exact_gradient, exact_moments
 from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.base import GradientEstimator
-from ovis.estimators.score_function import OvisAsymptotic
-from ovis.estimators.settings import weighting
+from ovis.estimators.ovis import OvisAsymptotic
 from ovis.estimators.tvo import Tvo
 from ovis.models.template import ParticleModel
 
@@ -156,8 +155,8 @@ def _claimed_bound(estimator: GradientEstimator, settings: Any) -> _Bound:
     configured.settings = settings
     claim = configured.unbiased_for
     particles = {"ELBO": 1, "L_{K-S}": settings.iw - getattr(settings, "count", 0)}.get(claim or "", settings.iw)
-    beta, freebits = weighting(settings)
-    return _Bound(claim, particles, float(getattr(settings, "alpha", 0.0)), float(beta), freebits)
+    beta, freebits = settings.beta, settings.freebits
+    return _Bound(claim, particles, float(settings.alpha), float(beta), freebits)
 
 
 def _truth(

@@ -1,4 +1,4 @@
-"""The base of all gradient estimators: one final forward; a leaf adds one method and declares what it is."""
+"""The base of all gradient estimators: one final forward; a subclass adds one method and refers to its facts."""
 
 from __future__ import annotations
 
@@ -12,52 +12,58 @@ import torch
 from torch import Tensor, nn
 
 from ovis.diagnostics import Diagnostic
-from ovis.estimators.chunked import Replay, check_same, in_passes, replayed, shared_in_passes
-from ovis.estimators.forward_context import Surroundings, check_eager, each_particle_alone
+from ovis.estimators.chunk_sizes import ChunkSizes
+from ovis.estimators.chunked import ChunkedTerm, check_same_particles, chunked_loss, compute_in_chunks, independent_term
+from ovis.estimators.forward_context import ForwardContext, check_eager, independent_particles
 from ovis.estimators.ids import EstimatorFacts
-from ovis.estimators.memory import PassSizes
 from ovis.estimators.sampling import draw, encode
-from ovis.estimators.settings import ParticleSettings, weighting
+from ovis.estimators.settings import EstimatorSettings
 from ovis.estimators.surrogate import share_of_loss, surrogate, with_gradient_of
 from ovis.estimators.types import Estimate, Particles
 from ovis.functional.log_weights import effective_sample_size, log_mean_exp
 
-__all__ = ["Draw", "GradientEstimator"]
+__all__ = ["EstimatorInput", "GradientEstimator", "bound_diagnostics"]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a leaf sees of one call: the weights of the particles, and the means to draw more."""
+class EstimatorInput:
+    """What an estimator sees of one call: the weights of the particles, and the means to draw more."""
 
     model: nn.Module
     x: Tensor  # [B, *event]
     log_w: Tensor  # [B, M, K], detached
-    settings: Any  # of the leaf's settings class
+    settings: Any  # of the estimator's settings class
     auxiliary_log_w: Callable[[int], Tensor]  # S -> log-weights of S more samples of q, [B, M, S], without graph
 
 
 class GradientEstimator(nn.Module, ABC):
     """A gradient estimator of a multi-sample bound.
 
+    A subclass sets ``facts``, says what it is ``unbiased_for`` and computes an :class:`~ovis.estimators.types.Estimate`
+    from detached log-weights; drawing, scoring, weighing and the loss are done here. CONTRIBUTING.md has the steps.
+
     Args:
-        settings: the fields of ``Settings``.
+        settings: the fields of ``Settings``, without those that ``facts.lacks``.
 
     Raises:
         TypeError: a setting that this estimator does not have; the message lists those it has.
         ValueError: a value it can't work with, e.g. too few particles.
+
+    See also:
+        :func:`ovis.estimators.config.get_config`, which finds a subclass by its id.
     """
 
-    #: The settings class: what may be given at construction and at every call.
-    Settings: ClassVar[type[ParticleSettings]]
-    #: What the table states of it: whether it needs two particles, or samples with a graph.
+    #: Its row in :data:`ovis.estimators.ids.ESTIMATORS`.
     facts: ClassVar[EstimatorFacts]
+    #: The settings class: what may be given at construction and at every call.
+    Settings: ClassVar[type[EstimatorSettings]] = EstimatorSettings
     #: Whether log q is scored with the parameters of q detached.
     detached_q: ClassVar[bool] = False
 
     def __init__(self, **settings: Any):
         super().__init__()
         self.settings = self._settings(self.Settings(), settings)
-        self.pass_sizes = PassSizes()
+        self.chunk_sizes = ChunkSizes()
 
     @property
     def reparameterized(self) -> bool:
@@ -70,7 +76,7 @@ class GradientEstimator(nn.Module, ABC):
         """The bound of which the phi-gradient is unbiased: "L_K" (for any alpha), "L_{K-S}", "ELBO", or None."""
 
     @abstractmethod
-    def estimate(self, sample: Draw) -> Estimate:
+    def estimate(self, inputs: EstimatorInput) -> Estimate:
         """The factors of the log-densities' gradients, computed from detached log-weights."""
 
     @final  # type: ignore[misc]  # nn.Module declares forward as an attribute
@@ -89,7 +95,7 @@ class GradientEstimator(nn.Module, ABC):
         Returns:
             loss: shape [B], in nats, averaged over the mc bounds.
             diagnostics: ``loss/`` L_k, elbo, kl, kl_q_p, nll, ess, each [B], from untempered weights.
-            output: what the model returned; empty where it took several passes, as it would hold all particles.
+            output: what the model returned; empty where the particles were split into chunks, as it would hold all.
 
         Raises:
             TypeError: an override that is no setting of this estimator.
@@ -97,14 +103,14 @@ class GradientEstimator(nn.Module, ABC):
         """
         settings = self.configured(**overrides)
         encoded = encode(model, x)
-        size = None if settings.particles_per_pass is None else self._size_of_pass(model, x, encoded, settings)
+        size = None if settings.particles_per_pass is None else self._chunk_size(model, x, encoded, settings)
         output: dict[str, Any] = {}
         if size is None:
             particles = self.draw(model, x, encoded, settings)
             loss, output = self.loss(model, x, encoded, particles, settings), particles.output
             measured = bound_diagnostics(particles, settings.mc, settings.iw) if return_diagnostics else {}
         else:
-            loss, measured = self._loss_in_passes(model, x, encoded, settings, size, return_diagnostics)
+            loss, measured = self._loss_in_chunks(model, x, encoded, settings, size, return_diagnostics)
         if backward:
             loss.mean().backward()
         return loss, Diagnostic(measured), output
@@ -120,54 +126,53 @@ class GradientEstimator(nn.Module, ABC):
             settings.mc * settings.iw if count is None else count,
             encoded=encoded,
             reparameterize=self.reparameterized,
-            tau=getattr(settings, "tau", 0.0),
+            tau=settings.tau,
             detach_q=self.detached_q,
         )
 
     @final
     def loss(self, model: nn.Module, x: Tensor, encoded: Tensor | None, particles: Particles, settings: Any) -> Tensor:
         """The loss [B] of given particles, which other estimators may share that draw theirs in the same way."""
-        beta, freebits = weighting(settings)
-        log_w = particles.log_w(beta, freebits)
+        log_w = particles.log_w(settings.beta, settings.freebits)
         estimate = self._estimate(model, x, encoded, log_w, settings)
-        loss = surrogate(particles, estimate, beta, freebits)
+        loss = surrogate(particles, estimate, settings.beta, settings.freebits)
         extra = estimate.extra
         if estimate.extra_share is not None:
             extra = estimate.extra_share(settings.mc * settings.iw)
         return loss if extra is None else with_gradient_of(loss, extra)
 
-    def _size_of_pass(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> int | None:
-        """Particles of a pass; None: all in one."""
+    def _chunk_size(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> int | None:
+        """Particles of a chunk; None: all in one."""
         size, count = settings.particles_per_pass, settings.mc * settings.iw
         if size == "auto":
-            size = self.pass_sizes.of(model, x, lambda count: self.draw(model, x, encoded, settings, count))
+            size = self.chunk_sizes.of(model, x, lambda count: self.draw(model, x, encoded, settings, count))
         return size if size < count else None
 
-    def _loss_in_passes(
+    def _loss_in_chunks(
         self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, size: int, return_diagnostics: bool
     ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """The loss [B] of a call that holds ``size`` particles at once, and the diagnostics, if they are measured."""
         check_eager()
-        (beta, freebits), count = weighting(settings), settings.mc * settings.iw
-        start = Surroundings(model, x.device)
+        beta, freebits, count = settings.beta, settings.freebits, settings.mc * settings.iw
+        context = ForwardContext(model, x.device)
 
         def score(count: int) -> list[Tensor]:
             particles = self.draw(model, x, encoded, settings, count)
             log_w = particles.log_w(beta, freebits)
             return [log_w, particles.log_px, particles.gap] if return_diagnostics else [log_w]
 
-        def share(part: slice, x: Tensor, encoded: Tensor | None) -> Tensor:
-            particles = self.draw(model, x, encoded, settings, part.stop - part.start)
-            check_same(particles.log_w(beta, freebits), log_w[:, part], model)
-            return share_of_loss(particles, part, estimate, beta, freebits)
+        def share(chunk: slice, x: Tensor, encoded: Tensor | None) -> Tensor:
+            particles = self.draw(model, x, encoded, settings, chunk.stop - chunk.start)
+            check_same_particles(particles.log_w(beta, freebits), log_w[:, chunk], model)
+            return share_of_loss(particles, chunk, estimate, beta, freebits)
 
-        with each_particle_alone(model), start.autocast():
-            log_w, *densities = in_passes(count, size, score)
+        with independent_particles(model), context.autocast():
+            log_w, *densities = compute_in_chunks(count, size, score)
             estimate = self._estimate(model, x, encoded, log_w, settings, size)
-            replays = [Replay(start, count, size, share)]
+            terms = [ChunkedTerm(context, count, size, share)]
             if estimate.extra_share is not None:
-                replays.append(shared_in_passes(estimate.extra_share, count, size, Surroundings(model, x.device)))
-        loss = replayed(-estimate.factors.value.mean(1), replays, model, x, encoded)
+                terms.append(independent_term(estimate.extra_share, count, size, ForwardContext(model, x.device)))
+        loss = chunked_loss(-estimate.factors.value.mean(1), terms, model, x, encoded)
         if estimate.extra is not None:
             loss = with_gradient_of(loss, estimate.extra)
         if not return_diagnostics:
@@ -177,17 +182,19 @@ class GradientEstimator(nn.Module, ABC):
     def _estimate(
         self, model: nn.Module, x: Tensor, encoded: Tensor | None, log_w: Tensor, settings: Any, size: int | None = None
     ) -> Estimate:
-        """What the leaf makes of log-weights [B, M K]; ``size``: of the passes in which it may draw more."""
-        beta, freebits = weighting(settings)
+        """The estimate from log-weights [B, M K]; ``size``: of the chunks in which more particles may be drawn."""
 
         def auxiliary_log_w(count: int) -> Tensor:
             count *= settings.mc
-            (fresh,) = in_passes(
-                count, size or count, lambda n: [draw(model, x, n, encoded=encoded).log_w(beta, freebits)]
-            )
-            return fresh.view(len(x), settings.mc, -1)
 
-        return self.estimate(Draw(model, x, log_w.view(len(x), settings.mc, settings.iw), settings, auxiliary_log_w))
+            def log_weights(n: int) -> list[Tensor]:
+                return [draw(model, x, n, encoded=encoded).log_w(settings.beta, settings.freebits)]
+
+            (log_w,) = compute_in_chunks(count, size or count, log_weights)
+            return log_w.view(len(x), settings.mc, -1)
+
+        log_w = log_w.view(len(x), settings.mc, settings.iw)
+        return self.estimate(EstimatorInput(model, x, log_w, settings, auxiliary_log_w))
 
     def configured(self, **overrides: Any) -> Any:
         """The settings of a call with these overrides.
@@ -197,22 +204,24 @@ class GradientEstimator(nn.Module, ABC):
         """
         return self._settings(self.settings, overrides) if overrides else self.settings
 
-    def _settings(self, current: ParticleSettings, changes: dict[str, Any]) -> Any:
-        valid = self.Settings.__dataclass_fields__  # the compiler follows this, and not dataclasses.fields
-        unknown = [name for name in changes if name not in valid]
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; valid: {', '.join(valid)}")
+    def _settings(self, current: EstimatorSettings, changes: dict[str, Any]) -> Any:
+        lacks = self.facts.lacks
+        valid = [name for name in self.Settings.__dataclass_fields__ if name not in lacks]  # a compiler follows this
+        for name in changes:
+            if name not in valid:
+                reason = f" ({lacks[name]})" if name in lacks else ""
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}{reason}; valid: {', '.join(valid)}")
         settings = dataclasses.replace(current, **changes)
         if self.facts.needs_two_particles and settings.iw < 2:
             raise ValueError(f"{type(self).__name__} leaves one particle out: iw must be at least 2, got {settings.iw}")
-        if not self.reparameterized and getattr(settings, "tau", 0.0) > 0:
-            raise ValueError(f"{type(self).__name__} needs exact samples: tau must be 0, got {settings.tau}")  # type: ignore[attr-defined]
+        if not self.reparameterized and settings.tau > 0:
+            raise ValueError(f"{type(self).__name__} needs exact samples: tau must be 0, got {settings.tau}")
         return settings
 
 
 @torch.no_grad()
 def bound_diagnostics(particles: Particles, mc: int, iw: int) -> dict[str, dict[str, Tensor]]:
-    """What is known of the bound from K untempered weights.
+    """Diagnostics of the bound from K untempered weights.
 
     Returns:
         ``loss/``, each [B], averaged over the mc bounds: L_k = log 1/K sum w; elbo = mean log w; kl = mean

@@ -1,8 +1,9 @@
-"""Many particles in the memory of a few: score them in passes without graph, replay the passes to differentiate.
+"""The particles of a call in chunks (``particles_per_pass``): memory of one chunk, the gradient of all.
 
-The factors of an estimator need all log-weights, but not their graph. So a first pass over the particles, ``size`` of
-each datum at a time, keeps their log-weights alone. Once the factors are known, the backward of the loss draws the same
-particles again, with graph, and adds up the gradients: those of one pass, to rounding.
+The factors of an estimator need all log-weights, but not their graph. So the forward scores the particles chunk by
+chunk, ``size`` of each datum at a time, without graph, and keeps their log-weights alone. Once the factors are known,
+the backward of the loss draws the same particles again, with graph, and adds up the gradients. They equal those of all
+particles at once, up to rounding.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ovis.estimators.forward_context import Surroundings
-from ovis.estimators.memory import give_back_freed_memory
+from ovis.estimators.chunk_sizes import release_freed_memory
+from ovis.estimators.forward_context import ForwardContext
 
-__all__ = ["Replay", "check_same", "in_passes", "parts", "replayed", "shared_in_passes"]
+__all__ = ["ChunkedTerm", "check_same_particles", "chunked_loss", "chunks", "compute_in_chunks", "independent_term"]
 
-#: So many passes are worth fresh pages of memory, which cost about half of one.
+#: From this many chunks on, fresh pages of memory pay off; they cost about half a chunk.
 MANY = 16
 
 
-def parts(count: int, size: int) -> Iterator[slice]:
-    """The passes over ``count`` particles, ``size`` at a time; the last one may be smaller."""
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """The chunks of ``count`` particles, ``size`` each; the last one may be smaller."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
 @torch.no_grad()
-def in_passes(count: int, size: int, compute: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
-    """Numbers of ``count`` particles, of which ``size`` are computed at a time, without graph.
+def compute_in_chunks(count: int, size: int, compute: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
+    """Values of ``count`` particles, computed for ``size`` at a time, without graph.
 
     Args:
         count: particles of each datum.
-        size: of a pass.
+        size: of a chunk.
         compute: n -> tensors [B, n] of n more particles. Nothing else of them is kept.
 
     Returns:
@@ -46,20 +47,20 @@ def in_passes(count: int, size: int, compute: Callable[[int], Sequence[Tensor]])
         return list(compute(count))
     whole: list[Tensor] = []
 
-    def fill(part: slice) -> None:
-        values = compute(part.stop - part.start)
+    def fill(chunk: slice) -> None:
+        values = compute(chunk.stop - chunk.start)
         if not whole:
             whole.extend(value.new_empty(len(value), count) for value in values)
         for kept, value in zip(whole, values, strict=True):
-            kept[:, part] = value
+            kept[:, chunk] = value
 
-    for part in parts(count, size):
-        fill(part)  # its tensors end with it: one that were still there would split the room of the next pass
+    for chunk in chunks(count, size):
+        fill(chunk)  # a function, so that its tensors are freed: one left over would fragment the next chunk's memory
     return whole
 
 
-def check_same(again: Tensor, first: Tensor, model: nn.Module) -> None:
-    """Refuse a replay that drew other particles than the first pass, by their log-weights.
+def check_same_particles(again: Tensor, first: Tensor, model: nn.Module) -> None:
+    """Refuse a backward that drew other particles than the forward, judged by their log-weights.
 
     Raises:
         RuntimeError: they differ by more than half precision, and another order of the sums, may bring about.
@@ -72,44 +73,46 @@ def check_same(again: Tensor, first: Tensor, model: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Replay:
-    """A part of a loss that is differentiated in passes.
+class ChunkedTerm:
+    """A term of a loss that is differentiated chunk by chunk.
 
     Attributes:
-        start: the surroundings in which the passes were made first.
+        context: in which the forward began to draw them.
         count: particles of each datum.
-        size: of a pass.
-        share: (which, x, encoded) -> [B], their share in the loss, with graph to x, the encoding and the parameters.
+        size: of a chunk.
+        share: (chunk, x, encoded) -> [B], their share in the loss, with graph to x, the encoding and the parameters.
             Only the gradient counts.
     """
 
-    start: Surroundings
+    context: ForwardContext
     count: int
     size: int
     share: Callable[[slice, Tensor, Tensor | None], Tensor]
 
 
 @torch.no_grad()
-def shared_in_passes(share: Callable[[int], Tensor], count: int, size: int, start: Surroundings) -> Replay:
-    """A loss whose factors are known beforehand: drawn once without graph, for what comes after it in the stream.
+def independent_term(share: Callable[[int], Tensor], count: int, size: int, context: ForwardContext) -> ChunkedTerm:
+    """A term that needs no log-weights. It is drawn here without graph, so that later random numbers stay the same.
 
     Args:
         share: n -> [B], the share of n more of the ``count`` particles.
         count: particles of each datum.
-        size: of a pass.
-        start: the surroundings now.
+        size: of a chunk.
+        context: as it is now.
     """
-    for part in parts(count, size):
-        share(part.stop - part.start)
-    return Replay(start, count, size, lambda part, x, encoded: share(part.stop - part.start))
+    for chunk in chunks(count, size):
+        share(chunk.stop - chunk.start)
+    return ChunkedTerm(context, count, size, lambda chunk, x, encoded: share(chunk.stop - chunk.start))
 
 
-def replayed(value: Tensor, replays: Sequence[Replay], model: nn.Module, x: Tensor, encoded: Tensor | None) -> Tensor:
-    """A loss of which the backward replays.
+def chunked_loss(
+    value: Tensor, terms: Sequence[ChunkedTerm], model: nn.Module, x: Tensor, encoded: Tensor | None
+) -> Tensor:
+    """A loss of which the backward draws the particles again, chunk by chunk.
 
     Args:
         value: of the loss, shape [B].
-        replays: what is added up to its gradient.
+        terms: of which the gradients are added up.
         model: its parameters get gradients as x and the encoding do, so that any use of the loss works:
             ``backward()``, ``torch.autograd.grad``, hooks of parameters, which run once.
         x: observations.
@@ -129,14 +132,14 @@ def replayed(value: Tensor, replays: Sequence[Replay], model: nn.Module, x: Tens
         # a graph of their own: the encoder's, and whatever x depends on, are run through once, by the caller
         inputs = [None if item is None else item.detach().requires_grad_(item.requires_grad) for item in saved[:2]]
         wanted = [item for item in (*inputs, *parameters) if item is not None and item.requires_grad]
-        totals = _add_up(replays, inputs, wanted, grad)
+        totals = _add_up(terms, inputs, wanted, grad)
         return [totals.get(id(item)) for item in (*inputs, *parameters)]
 
-    loss: Tensor = _Replayed.apply(gradients, value, x, encoded, *parameters)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedLoss.apply(gradients, value, x, encoded, *parameters)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _Replayed(torch.autograd.Function):
+class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradients: Callable[..., Any], value: Tensor, *inputs: Tensor | None) -> Tensor:
         ctx.gradients = gradients
@@ -150,34 +153,34 @@ class _Replayed(torch.autograd.Function):
 
 
 def _add_up(
-    replays: Sequence[Replay], inputs: Sequence[Tensor | None], wanted: Sequence[Tensor], grad: Tensor
+    terms: Sequence[ChunkedTerm], inputs: Sequence[Tensor | None], wanted: Sequence[Tensor], grad: Tensor
 ) -> dict[int, Tensor]:
     """Gradients of those wanted that matter, by their identity."""
     x, encoded = inputs
     assert x is not None
-    if x.device.type == "cpu" and any(replay.count >= MANY * replay.size for replay in replays):
-        give_back_freed_memory()
-    # made before any pass: what outlives a pass and was allocated in it splits the room that the next one needs
+    if x.device.type == "cpu" and any(term.count >= MANY * term.size for term in terms):
+        release_freed_memory()
+    # allocated before any chunk: what outlives a chunk would fragment the memory that the next one needs
     totals = [torch.zeros_like(item) for item in wanted]
     used: set[int] = set()
 
-    def add(replay: Replay, part: slice) -> None:
-        share = replay.share(part, x, encoded)
+    def add(term: ChunkedTerm, chunk: slice) -> None:
+        share = term.share(chunk, x, encoded)
         if not share.requires_grad:
             return
-        if part.start == 0:
+        if chunk.start == 0:
             _check_leaves(share, wanted)
-        found = torch.autograd.grad(share, wanted, grad, allow_unused=True)
-        for place, value in enumerate(found):
-            if value is not None:
-                used.add(place)
-                totals[place].add_(value)
+        gradients = torch.autograd.grad(share, wanted, grad, allow_unused=True)
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                used.add(i)
+                totals[i].add_(gradient)
 
-    for replay in replays:
-        with replay.start.again(), torch.enable_grad():
-            for part in parts(replay.count, replay.size):
-                add(replay, part)
-    return {id(wanted[place]): totals[place] for place in used}
+    for term in terms:
+        with term.context.restored(), torch.enable_grad():
+            for chunk in chunks(term.count, term.size):
+                add(term, chunk)
+    return {id(wanted[i]): totals[i] for i in used}
 
 
 def _check_parameters(model: nn.Module, names: Sequence[str], parameters: Sequence[Tensor]) -> None:
@@ -186,14 +189,14 @@ def _check_parameters(model: nn.Module, names: Sequence[str], parameters: Sequen
         if current.get(name) is not parameter:
             raise RuntimeError(
                 f"particles_per_pass: parameter {name} of {type(model).__name__} is not the tensor it was in the "
-                "forward, which the backward replays; call the backward where the parameters are (or backward=True)"
+                "forward, which the backward repeats; call the backward where the parameters are (or backward=True)"
             )
 
 
 def _check_leaves(share: Tensor, wanted: Sequence[Tensor]) -> None:
     """Refuse a graph that reaches what no gradient would be returned for."""
     known = {id(item) for item in wanted}
-    seen = {item.grad_fn for item in wanted}  # of parameters that were computed: not our concern what from
+    seen = {item.grad_fn for item in wanted}  # what computed parameters were computed from does not matter here
     nodes = [share.grad_fn]
     while nodes:
         node = nodes.pop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import Any
 
 from ovis.estimators.base import GradientEstimator
@@ -37,8 +37,7 @@ def estimator_class(facts: EstimatorFacts) -> type[GradientEstimator]:
     Raises:
         TypeError: the class refers to another row, or to none.
     """
-    module, _, name = facts.implementation.partition(":")
-    found: type[GradientEstimator] = getattr(importlib.import_module(module), name)
+    found: type[GradientEstimator] = pkgutil.resolve_name(facts.implementation)
     if getattr(found, "facts", None) is not facts:
-        raise TypeError(f"{name} must say facts = ESTIMATORS[{facts.family!r}], the row that names it")
+        raise TypeError(f"{found.__name__} must say facts = ESTIMATORS[{facts.family!r}], the row that names it")
     return found

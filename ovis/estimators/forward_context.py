@@ -1,4 +1,4 @@
-"""What a forward depends on beside its arguments, so that it can be made again; and models that can't be split."""
+"""What a forward depends on beside its arguments, so that it can be repeated; and models that can't be split."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Surroundings", "check_eager", "each_particle_alone"]
+__all__ = ["ForwardContext", "check_eager", "independent_particles"]
 
 
-class Surroundings:
+class ForwardContext:
     """The random state, the model's mode and autocast, as they are now.
 
     Args:
@@ -31,8 +31,8 @@ class Surroundings:
         self.others = [torch.get_device_module(each).get_rng_state(each) for each in self.devices]
 
     @contextlib.contextmanager
-    def again(self) -> Iterator[None]:
-        """The same once more for a block; afterwards everything is as the block found it."""
+    def restored(self) -> Iterator[None]:
+        """Restore it for a block; afterwards everything is as it was before the block."""
         modes = [(module, module.training) for module, _ in self.modes]
         kind = self.device.type if self.devices else "cuda"
         with torch.random.fork_rng(self.devices, device_type=kind), self.autocast():
@@ -56,8 +56,8 @@ def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 
 
 @contextlib.contextmanager
-def each_particle_alone(model: nn.Module) -> Iterator[None]:
-    """Refuse a model of which a particle's result depends on the others beside it, or on how often it was called.
+def independent_particles(model: nn.Module) -> Iterator[None]:
+    """Refuse a model of which a particle's result depends on the other particles, or on how often it was called.
 
     Raises:
         ValueError: (in the block) batch normalization of particles by their own statistics; (after it) a buffer was
@@ -82,13 +82,13 @@ def each_particle_alone(model: nn.Module) -> Iterator[None]:
     for key, buffer, version in versions:
         if buffer._version != version:
             raise ValueError(
-                f"particles_per_pass: {name} changes its buffer {key} at every call, so no call can be made again; use "
+                f"particles_per_pass: {name} changes its buffer {key} at every call, so no call can be repeated; use "
                 "model.eval(), or leave particles_per_pass out"
             )
 
 
 def check_eager() -> None:
-    """Refuse what can't follow a forward that is made again.
+    """Refuse transforms that can't follow a repeated forward.
 
     Raises:
         RuntimeError: inside ``torch.compile`` or a transform of ``torch.func``.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ovis.suggestions import did_you_mean
@@ -96,7 +96,7 @@ class EstimatorFacts:
         grammar: of ids with parameters; None: the family is the whole id.
         needs_two_particles: it leaves one particle out, so iw must be at least 2.
         reparameterized: it differentiates through the samples; all others need exact samples without graph.
-        lacks: those of the options beta, tau, freebits and alpha that it does not have.
+        lacks: settings that it does not have, of those that estimators share -> why, for messages.
         label: in legends and tables; empty: the id.
         line: in figures; None: a colour, a dash pattern and a marker derived from the id.
         legend_group: families with one name stand in one column of a grouped legend.
@@ -108,7 +108,7 @@ class EstimatorFacts:
     grammar: Grammar | None = None
     needs_two_particles: bool = False
     reparameterized: bool = False
-    lacks: tuple[str, ...] = ()
+    lacks: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
     line: LineStyle | None = None
     legend_group: str = "other"
@@ -197,13 +197,15 @@ _TVO = Grammar(
     ),
 )
 
+_NO_BOUND_FOR_PHI = dict.fromkeys(("beta", "tau", "freebits"), "its phi follows no bound that could be weighted")
+
 #: The rows of the table, in the order of legends. The hues are Okabe and Ito's, safe for colour-blind readers; related
 #: estimators share a hue, and marker and dashes tell them apart without any colour. The lines of OVIS depend on its
 #: parameters: ``ovis.experiments.reporting.figures.style`` computes them.
 _ROWS = (
     EstimatorFacts(
         "ovis-gamma",
-        "ovis.estimators.score_function:OvisAsymptotic",
+        "ovis.estimators.ovis:OvisAsymptotic",
         grammar=_OVIS,
         needs_two_particles=True,
         label="OVIS~",
@@ -211,7 +213,7 @@ _ROWS = (
     ),
     EstimatorFacts(
         "ovis-S",
-        "ovis.estimators.score_function:OvisMonteCarlo",
+        "ovis.estimators.ovis:OvisMonteCarlo",
         grammar=_OVIS,
         label="OVIS-MC",
         legend_group="OVIS-MC",
@@ -220,7 +222,7 @@ _ROWS = (
         "wake-wake",
         "ovis.estimators.wake_sleep:WakeWake",
         aliases=("rws",),
-        lacks=("beta", "tau", "freebits"),
+        lacks=_NO_BOUND_FOR_PHI,
         label="RWS",
         line=LineStyle("#56B4E9", "dashdot", "X"),
         legend_group="TVO, RWS",
@@ -228,7 +230,7 @@ _ROWS = (
     EstimatorFacts(
         "wake-sleep",
         "ovis.estimators.wake_sleep:WakeSleep",
-        lacks=("beta", "tau", "freebits"),
+        lacks=_NO_BOUND_FOR_PHI,
         label="Wake-Sleep",
         line=LineStyle("#2B7FA8", "dotted", "x"),
         legend_group="TVO, RWS",
@@ -238,14 +240,14 @@ _ROWS = (
         "ovis.estimators.tvo:Tvo",
         grammar=_TVO,
         needs_two_particles=True,
-        lacks=("alpha",),
+        lacks={"alpha": "its objective is no Renyi bound"},
         label="TVO",
         line=LineStyle("#0072B2", "dashed", "P"),
         legend_group="TVO, RWS",
     ),
     EstimatorFacts(
         "vimco-arithmetic",
-        "ovis.estimators.score_function:VimcoArithmetic",
+        "ovis.estimators.vimco:VimcoArithmetic",
         aliases=("vimco",),
         needs_two_particles=True,
         label="VIMCO",
@@ -254,7 +256,7 @@ _ROWS = (
     ),
     EstimatorFacts(
         "vimco-geometric",
-        "ovis.estimators.score_function:VimcoGeometric",
+        "ovis.estimators.vimco:VimcoGeometric",
         needs_two_particles=True,
         label="VIMCO (geometric)",
         line=LineStyle("#00543D", "dotted", "H"),
@@ -262,14 +264,14 @@ _ROWS = (
     ),
     EstimatorFacts(
         "reinforce",
-        "ovis.estimators.score_function:Reinforce",
+        "ovis.estimators.reinforce:Reinforce",
         label="REINFORCE",
         line=LineStyle("#5A625D", "long", "o"),
         legend_group="VIMCO, REINFORCE",
     ),
     EstimatorFacts(
         "reinforce-baseline",
-        "ovis.estimators.score_function:ReinforceBaseline",
+        "ovis.estimators.reinforce:ReinforceBaseline",
         label="REINFORCE + baseline",
         line=LineStyle("#2B332F", "dashdot", "o"),
         legend_group="VIMCO, REINFORCE",
@@ -288,7 +290,7 @@ _ROWS = (
         "ovis.estimators.pathwise:PathwiseVae",
         aliases=("vae",),
         reparameterized=True,
-        lacks=("alpha",),
+        lacks={"alpha": "the ELBO has no order"},
         label="VAE",
         line=LineStyle("#A0A0A0", "dotted", "D"),
         legend_group="pathwise",
@@ -305,7 +307,7 @@ _ROWS = (
         "dreg",
         "ovis.estimators.pathwise:PathwiseDreg",
         reparameterized=True,
-        lacks=("freebits",),
+        lacks={"freebits": "its gradient would be biased; use pathwise-iwae"},
         label="DReG",
         line=LineStyle("#CC79A7", "solid", "3"),
         legend_group="pathwise",

@@ -1,4 +1,4 @@
-"""The only caller of ``model(...)``: draw particles, score them, check what the model returned."""
+"""Draw particles, score them, and check what the model returned: the only calls of ``model(...)``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_RSAMPLE = (
 
 
 def encode(model: nn.Module, x: Tensor) -> Tensor | None:
-    """What q needs to know of x, computed once; None for a model that takes x repeated.
+    """x as the model encodes it for q, computed once; None for a model that takes x repeated.
 
     Raises:
         ValueError: no data, or data that are not floating point.
@@ -81,7 +81,7 @@ def draw(
         else:
             observed = x.repeat_interleave(particles, 0)
             output = model(observed, **_keywords(model, reparameterize, tau))
-    except NotImplementedError as error:  # what torch's rsample raises, without a word
+    except NotImplementedError as error:  # torch's rsample raises it without a message
         if not reparameterize:
             raise
         raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
@@ -127,7 +127,7 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
 
 
 def _keywords(model: nn.Module, reparameterize: bool, tau: float) -> dict[str, Any]:
-    """The settings that this model's forward names: the seed knows both ``zgrads`` and ``reparam``."""
+    """The settings that this model's forward takes: models use ``zgrads`` or ``reparam`` for the same one."""
     parameters = inspect.signature(model.forward).parameters
     settings = {"zgrads": reparameterize, "reparam": reparameterize, "tau": tau}
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):

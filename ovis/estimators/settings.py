@@ -1,4 +1,4 @@
-"""Settings that estimators share: what may be given at construction and at every call."""
+"""Settings of the estimators: what may be given at construction and at every call."""
 
 from __future__ import annotations
 
@@ -8,23 +8,36 @@ from typing import Any
 
 from ovis.functional.log_weights import Alpha, check_alpha
 
-__all__ = ["BoundSettings", "ParticleSettings", "RenyiSettings", "weighting"]
+__all__ = ["EstimatorSettings"]
 
 
 @dataclass(frozen=True)
-class ParticleSettings:
-    """Settings of every estimator; each may be given at construction and again at any call.
+class EstimatorSettings:
+    """Settings of every estimator, but for those that its row in :data:`ovis.estimators.ids.ESTIMATORS` lacks.
+
+    Each may be given at construction and again at any call.
 
     Attributes:
         mc: M, independent copies of the bound that are averaged.
         iw: K, particles of each.
-        particles_per_pass: P, how many of the M K particles of each datum are held in memory at once; None: all; auto:
+        particles_per_pass: how many of the M K particles of each datum are held in memory at once; None: all; auto:
             what fits into the memory at hand. The gradient is the same; the random numbers are drawn in another order.
+        beta: weight of the KL term: log w = log p(x|z) - beta (log q(z|x) - log p(z)).
+        tau: temperature of relaxed discrete samples; 0 for exact samples.
+        freebits: floor of each layer's log q - log p, per sample, in nats; None for none.
+        alpha: order of the Renyi bound, below 1; 0 is the importance-weighted bound.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     mc: int = 1
     iw: int = 1
     particles_per_pass: int | str | None = None
+    beta: Alpha = 1.0
+    tau: float = 0.0
+    freebits: float | None = None
+    alpha: Alpha = 0.0
 
     def __post_init__(self) -> None:
         for name in ("mc", "iw"):
@@ -34,51 +47,14 @@ class ParticleSettings:
         size = self.particles_per_pass
         if size is not None and size != "auto" and not _is_count(size):
             raise ValueError(f"particles_per_pass must be an integer of at least 1, 'auto' or None, got {size!r}")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-@dataclass(frozen=True)
-class BoundSettings(ParticleSettings):
-    """Settings of the estimators of a bound on log p(x).
-
-    Attributes:
-        beta: weight of the KL term: log w = log p(x|z) - beta (log q(z|x) - log p(z)).
-        tau: temperature of relaxed discrete samples; 0 for exact samples.
-        freebits: floor of each layer's log q - log p, per sample, in nats; None for none.
-    """
-
-    beta: Alpha = 1.0
-    tau: float = 0.0
-    freebits: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.tau >= 0:
             raise ValueError(f"tau must be at least 0, got {self.tau}")
         for name in ("beta", "freebits"):
             value = getattr(self, name)
             if isinstance(value, float) and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got {value}")
-
-
-@dataclass(frozen=True)
-class RenyiSettings(BoundSettings):
-    """Settings of the estimators of the importance-weighted Renyi bound.
-
-    Attributes:
-        alpha: order of the bound, below 1; 0 is the importance-weighted bound.
-    """
-
-    alpha: Alpha = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
         check_alpha(self.alpha)
 
 
-def weighting(settings: Any) -> tuple[Alpha, float | None]:
-    """beta and freebits, for estimators that have none, too."""
-    return getattr(settings, "beta", 1.0), getattr(settings, "freebits", None)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -19,9 +19,11 @@ def surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: f
     return attach(-estimate.factors.value.mean(1), *_pairs(particles, estimate, beta, freebits))
 
 
-def share_of_loss(particles: Particles, part: slice, estimate: Estimate, beta: Alpha, freebits: float | None) -> Tensor:
-    """The same gradient as far as these particles are concerned, [B], of value 0: ``part`` says which of the M K."""
-    return attach(torch.zeros_like(estimate.factors.value[:, 0]), *_pairs(particles, estimate, beta, freebits, part))
+def share_of_loss(
+    particles: Particles, chunk: slice, estimate: Estimate, beta: Alpha, freebits: float | None
+) -> Tensor:
+    """A term [B] of value 0 with the part of the same gradient that these particles, ``chunk`` of all M K, have."""
+    return attach(torch.zeros_like(estimate.factors.value[:, 0]), *_pairs(particles, estimate, beta, freebits, chunk))
 
 
 def with_gradient_of(loss: Tensor, extra: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ def with_gradient_of(loss: Tensor, extra: Tensor) -> Tensor:
 
 
 def _pairs(
-    particles: Particles, estimate: Estimate, beta: Alpha, freebits: float | None, part: slice | None = None
+    particles: Particles, estimate: Estimate, beta: Alpha, freebits: float | None, chunk: slice | None = None
 ) -> Pairs:
     """Log-densities and the factors of their gradients in the loss.
 
@@ -43,7 +45,7 @@ def _pairs(
 
     def of_these(values: Tensor) -> Tensor:  # [B, M, K] -> [B, n]
         values = values.flatten(1)
-        return values if part is None else values[:, part]
+        return values if chunk is None else values[:, chunk]
 
     if estimate.path is not None and particles.z[0].requires_grad:
         z, path = particles.z[0], of_these(estimate.path)

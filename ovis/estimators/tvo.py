@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ovis.estimators.base import Draw, GradientEstimator
+from ovis.estimators.base import EstimatorInput, GradientEstimator
 from ovis.estimators.ids import ESTIMATORS
-from ovis.estimators.settings import BoundSettings
+from ovis.estimators.settings import EstimatorSettings
 from ovis.estimators.types import Estimate
 from ovis.functional.partitions import tvo_nodes, tvo_partition
 from ovis.functional.surrogates import tvo_factors
 
-__all__ = ["Tvo"]
+__all__ = ["Tvo", "TvoSettings"]
 
 
 @dataclass(frozen=True)
-class TvoSettings(BoundSettings):
-    """
+class TvoSettings(EstimatorSettings):
+    """Settings of :class:`Tvo`.
+
     Attributes:
         partitions: P, the number of terms of the Riemann sum.
         first: the first inner point of the partition, or config1 / config2: by the number of particles.
@@ -30,7 +31,7 @@ class TvoSettings(BoundSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tvo_nodes(self.knots, self.integration)  # refuses what can't be
+        tvo_nodes(self.knots, self.integration)  # raises for values that are not valid
 
     @property
     def knots(self) -> list[float]:
@@ -39,10 +40,20 @@ class TvoSettings(BoundSettings):
 
 
 class Tvo(GradientEstimator):
-    """Covariance gradient of the thermodynamic integral of log p(x) (Masrani et al. 2019, eq. 13).
+    """The covariance gradient of the thermodynamic integral (Masrani et al. 2019, https://arxiv.org/abs/1907.00031).
 
-    The loss is minus the Riemann sum. Biased, by the self-normalized expectations, O(1/K); with one partition it is the
-    ELBO with a leave-one-out REINFORCE gradient, which is unbiased.
+    log p(x) is the integral over b from 0 to 1 of E_b[log w], the mean log-weight under pi_b ~ p^b q^(1 - b); the loss
+    is minus a Riemann sum of it, and its gradient that of eq. 13, see :func:`ovis.functional.surrogates.tvo_factors`.
+    For any q, discrete too; K >= 2.
+
+    Biased, by the self-normalized expectations, O(1/K). With one partition it is the ELBO with a leave-one-out
+    REINFORCE gradient, which is unbiased.
+
+    Args:
+        settings: see :class:`TvoSettings`; alpha is missing.
+
+    See also:
+        :func:`ovis.functional.partitions.tvo_partition`.
     """
 
     facts: ClassVar = ESTIMATORS["tvo"]
@@ -52,6 +63,6 @@ class Tvo(GradientEstimator):
     def unbiased_for(self) -> str | None:
         return "ELBO" if self.settings.partitions == 1 and self.settings.integration == "left" else None
 
-    def estimate(self, sample: Draw) -> Estimate:
-        settings = sample.settings
-        return Estimate(tvo_factors(sample.log_w, settings.knots, settings.integration))
+    def estimate(self, inputs: EstimatorInput) -> Estimate:
+        settings = inputs.settings
+        return Estimate(tvo_factors(inputs.log_w, settings.knots, settings.integration))

@@ -1,4 +1,4 @@
-"""What the stages of an estimator hand to each other. B data, M = mc bounds, K = iw particles, L layers."""
+"""Records that the stages of an estimator pass on. B data, M = mc bounds, K = iw particles, L stochastic layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Particles:
 
     @classmethod
     def without_samples(cls, log_px: Tensor, gap: Tensor) -> Particles:
-        """What is left to measure of many: log p(x|z) and the sum of log q - log p over the layers, [B, N] each."""
+        """Of many particles: log p(x|z) and the sum of log q - log p over the layers, [B, N] each, for diagnostics."""
         return cls(log_px, torch.zeros_like(gap[:1, :1]).expand_as(gap).unsqueeze(-1), gap.unsqueeze(-1), {})
 
     @property
@@ -36,6 +36,7 @@ class Particles:
 
     @property
     def z(self) -> list[Tensor]:
+        """The samples of each layer."""
         samples: list[Tensor] = self.output["z"]
         return samples
 
@@ -49,7 +50,7 @@ class Particles:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a gradient estimator adds up."""
+    """The factors of an estimator's gradient, and what else its loss holds."""
 
     factors: Factors  # value [B, M], log_p and log_q [B, M, K]
     extra: Tensor | None = None  # [B], a loss of which only the gradient counts (a baseline's)

@@ -2,71 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ovis.estimators.base import Draw, GradientEstimator
+from ovis.estimators.base import EstimatorInput, GradientEstimator
 from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.sampling import score_dreams
-from ovis.estimators.settings import ParticleSettings
 from ovis.estimators.types import Estimate
-from ovis.functional.log_weights import Alpha, check_alpha, normalized_weights
+from ovis.functional.log_weights import normalized_weights
 from ovis.functional.surrogates import score_factors
 
 __all__ = ["WakeSleep", "WakeWake"]
 
 
-@dataclass(frozen=True)
-class WakeSettings(ParticleSettings):
-    """
-    Attributes:
-        alpha: order of theta's Renyi bound, and tempering of the wake-phi weights.
-    """
-
-    alpha: Alpha = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.alpha)
-
-
 class WakeWake(GradientEstimator):
-    """Wake-phi: ascend sum_k v_k log q(z_k|x), an estimate of -KL(p(z|x) || q(z|x)) (Bornschein & Bengio 2015).
+    """RWS with the wake-phi update (Bornschein & Bengio 2015, https://arxiv.org/abs/1406.2751).
+
+    phi ascends sum_k v_k log q(z_k|x), an estimate of -KL(p(z|x) || q(z|x)). ``alpha`` is the order of theta's Renyi
+    bound and tempers the weights of phi.
 
     The theta-gradient is unbiased for L_K. The phi-gradient is not one of L_K, and biased for its own objective by the
-    self-normalized weights, O(1/K).
+    self-normalized weights, O(1/K). For any q, discrete too.
+
+    Args:
+        settings: see :class:`ovis.estimators.settings.EstimatorSettings`, of which beta, tau and freebits are missing.
+
+    See also:
+        :class:`WakeSleep`; :class:`ovis.estimators.ovis.OvisAsymptotic`, of which gamma = 1 adds this gradient.
     """
 
     facts: ClassVar = ESTIMATORS["wake-wake"]
-    Settings: ClassVar = WakeSettings
     unbiased_for = None
 
-    def estimate(self, sample: Draw) -> Estimate:
-        alpha = sample.settings.alpha
-        return Estimate(score_factors(sample.log_w, normalized_weights(sample.log_w, alpha), alpha))
+    def estimate(self, inputs: EstimatorInput) -> Estimate:
+        alpha = inputs.settings.alpha
+        return Estimate(score_factors(inputs.log_w, normalized_weights(inputs.log_w, alpha), alpha))
 
 
 class WakeSleep(GradientEstimator):
-    """Sleep-phi: ascend log q(z|x) on pairs (x, z) drawn from the model (Hinton et al. 1995).
+    """RWS with the sleep-phi update (Hinton et al. 1995, https://doi.org/10.1126/science.7761831).
 
-    As many pairs as there are particles. The theta-gradient is unbiased for L_K; the phi-gradient is unbiased for
-    -E_p(x) KL(p(z|x) || q(z|x)), not for L_K.
+    phi ascends log q(z|x) on pairs (x, z) drawn from the model, as many as there are particles. The model must be able
+    to draw them: see :func:`ovis.estimators.sampling.score_dreams`.
+
+    The theta-gradient is unbiased for L_K; the phi-gradient is unbiased for -E_p(x) KL(p(z|x) || q(z|x)), not for L_K.
+
+    Args:
+        settings: see :class:`ovis.estimators.settings.EstimatorSettings`, of which beta, tau and freebits are missing.
+
+    Raises:
+        ValueError: at the call, for a model that can't draw from its prior or score given samples.
+
+    See also:
+        :class:`WakeWake`, of which phi follows the data.
     """
 
     facts: ClassVar = ESTIMATORS["wake-sleep"]
-    Settings: ClassVar = WakeSettings
     unbiased_for = None
 
-    def estimate(self, sample: Draw) -> Estimate:
-        alpha = sample.settings.alpha
-        rows, particles = len(sample.x), int(sample.settings.mc * sample.settings.iw)
+    def estimate(self, inputs: EstimatorInput) -> Estimate:
+        alpha = inputs.settings.alpha
+        rows, particles = len(inputs.x), int(inputs.settings.mc * inputs.settings.iw)
 
         def sleep(count: int) -> Tensor:
-            dreams = score_dreams(sample.model, rows * count).view(rows, count)
+            dreams = score_dreams(inputs.model, rows * count).view(rows, count)
             return dreams.sum(1) / -particles
 
-        factors = score_factors(sample.log_w, torch.zeros_like(sample.log_w), alpha)
+        factors = score_factors(inputs.log_w, torch.zeros_like(inputs.log_w), alpha)
         return Estimate(factors, extra_share=sleep)

@@ -217,9 +217,9 @@ def check_combination(settings: TrainSettings) -> None:
 def _check_estimator(settings: TrainSettings) -> None:
     name = settings.estimator
     spec = parse_estimator(name)
-    for option in spec.facts.lacks:
+    for option, reason in spec.facts.lacks.items():
         if getattr(settings, option) != getattr(TrainSettings, option):
-            raise SettingsError(f"--{option}: {name} has no such setting")
+            raise SettingsError(f"--{option}: {name} has no such setting: {reason}")
     if "alpha" in spec.facts.lacks and settings.warmup:
         raise SettingsError(f"--warmup: {name} has no alpha")
     if spec.facts.needs_two_particles and settings.iw < 2:

@@ -1,4 +1,4 @@
-"""The log-density of many Bernoulli variables, the dearest thing in a step after the matrix products: few passes."""
+"""The log-density of many Bernoulli variables, which after the matrix products costs most of a training step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 __all__ = ["bernoulli_log_prob", "softplus"]
 
-#: Factors of which one logarithm is taken: each is at least 1/2, so the product of so many is no subnormal number.
+#: Factors of one logarithm: each is at least 1/2, so that the product of this many is no subnormal number.
 FACTORS = 16
 
-#: Up to so many logits torch's own function is as fast, as a step's time is that of its calls.
+#: Up to this many logits torch's own function is as fast, because a step's time is that of its calls.
 FEW = 2**14
 
 
@@ -23,18 +23,19 @@ def softplus(logits: Tensor) -> Tensor:
 
 
 def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
-    """sum_i v_i l_i - log(1 + exp(l_i)), over the last dimension.
+    """Log-density of independent Bernoulli variables, sum_i v_i l_i - log(1 + exp(l_i)), over the last dimension.
 
-    log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, of which the logarithms are taken of products; the gradient is
-    (v - sigmoid l), in one new tensor. No term cancels another's. Torch's own function takes up to three times as long,
-    for it wants memory at every step; it serves for a few numbers, and inside the transforms of torch.func.
+    log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, and one logarithm is taken of the product of several sigmoids; the
+    gradient, v - sigmoid(l), is computed in one new tensor. No term cancels another. Torch's own function takes up to
+    three times as long, because it allocates memory at every operation; it is used for few numbers, and inside the
+    transforms of torch.func. Differentiable twice.
 
     Args:
         logits: log p/(1 - p), shape [..., N].
         value: in [0, 1], a shape that broadcasts to [..., N]: rows that particles share are not repeated.
 
     Returns:
-        shape [...], at least in single precision.
+        shape [...], in nats, at least in single precision.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -48,10 +49,10 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
 
 
 def _log_prob(logits: Tensor, value: Tensor) -> Tensor:
-    room = logits.abs().sigmoid_()
-    log_prob: Tensor = room.unflatten(-1, (factors(room.shape[-1]), -1)).prod(-2).log_().sum(-1)
-    torch.clamp(logits, min=0, out=room)
-    return log_prob.sub_(room.addcmul_(value, logits, value=-1).sum(-1))
+    buffer = logits.abs().sigmoid_()
+    log_prob: Tensor = buffer.unflatten(-1, (factors(buffer.shape[-1]), -1)).prod(-2).log_().sum(-1)
+    torch.clamp(logits, min=0, out=buffer)
+    return log_prob.sub_(buffer.addcmul_(value, logits, value=-1).sum(-1))
 
 
 class _LogProb(torch.autograd.Function):
@@ -73,5 +74,5 @@ class _LogProb(torch.autograd.Function):
 
 
 def factors(count: int) -> int:
-    """In how many equal parts ``count`` factors are multiplied with each other: the most that are safe."""
+    """How many of ``count`` factors share one logarithm: the largest safe number that divides ``count``."""
     return max(parts for parts in range(1, FACTORS + 1) if count % parts == 0)

@@ -55,7 +55,7 @@ __all__ = [
     "vimco_geometric_signal",
 ]
 
-#: What a message lists as valid methods.
+#: Valid methods, as an error message lists them.
 SIGNAL_METHODS = (
     "reinforce",
     "vimco-arithmetic",
@@ -72,17 +72,19 @@ SERIES_TERMS = {torch.float64: 14, torch.float32: 7}
 #: So many normalized weights at most can exceed 1/16.
 FEW = 15
 
-#: exp of this, beside which 1 is nothing in any precision.
+#: Added to exp of this, 1 is lost in any precision.
 HUGE = 40.0
 
 
 def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
-    """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound.
+    """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound, by the id of an estimator.
+
+    For a training loop of your own; :func:`ovis.functional.multisample_loss` makes a loss of it.
 
     Args:
         log_w: log-weights, shape [..., K].
         method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, or rws, whose wake-phi
-            update has the factor v_k (Bornschein & Bengio 2015).
+            update has the factor v_k (Bornschein & Bengio 2015, https://arxiv.org/abs/1406.2751).
         alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
         log_w_aux: log-weights of auxiliary samples, shape [..., S]; ovis-S<s> only, of which s is then not used.
 
@@ -105,14 +107,16 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
 
 
 def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """Prefactor of grad log q(z_k|x) without control variate, d_k = bound - v_k (Lievin et al. 2020).
+    """Prefactor of grad log q(z_k|x) without control variate, d_k = L - v_k: the signal of REINFORCE.
+
+    See Lievin et al. (2020), https://arxiv.org/abs/2008.01998.
 
     Args:
         log_w: log-weights, shape [..., K].
         alpha: order of the Renyi bound, below 1.
 
     Returns:
-        shape [..., K].
+        shape [..., K], in nats.
 
     Raises:
         ValueError: a wrong shape, or alpha >= 1.
@@ -121,12 +125,40 @@ def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 
 
 def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """d_k - c_k of VIMCO with the arithmetic mean, shape [..., K]."""
+    """d_k - c_k of VIMCO with the arithmetic mean (Mnih & Rezende 2016, https://arxiv.org/abs/1602.06725).
+
+    c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha).
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 2.
+        alpha: order of the Renyi bound, below 1.
+
+    Returns:
+        shape [..., K].
+
+    Raises:
+        ValueError: a wrong shape, or K < 2.
+    """
     return _from_leave_one_out(log_w, alpha, weight_factor=0.0, constant_factor=1.0)
 
 
 def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0) -> Tensor:
-    """d_k - c_k of OVIS~, shape [..., K]."""
+    """d_k - c_k of OVIS~ (Lievin et al. 2020, eq. 17, https://arxiv.org/abs/2008.01998), corrected for alpha != 0.
+
+    c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha) - gamma v_k + (1 - gamma) log(1 - 1/K). At gamma = 0,
+    the limit ESS >> 1, it does not depend on z_k; at gamma = 1, the limit ESS ~ 1, it does, through v_k.
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 2.
+        gamma: in [0, 1].
+        alpha: order of the Renyi bound, below 1.
+
+    Returns:
+        shape [..., K].
+
+    Raises:
+        ValueError: a wrong shape, or K < 2.
+    """
     return _from_leave_one_out(log_w, alpha, weight_factor=gamma, constant_factor=gamma)
 
 
@@ -141,7 +173,20 @@ def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, const
 
 
 def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """d_k - c_k of VIMCO with the geometric mean, shape [..., K]."""
+    """d_k - c_k of VIMCO with the geometric mean (Mnih & Rezende 2016, eq. 8, https://arxiv.org/abs/1602.06725).
+
+    c_k = 1/(1 - alpha) log 1/K (sum_{l != k} w_l^(1 - alpha) + exp((1 - alpha)/(K - 1) sum_{l != k} log w_l)).
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 2.
+        alpha: order of the Renyi bound, below 1.
+
+    Returns:
+        shape [..., K].
+
+    Raises:
+        ValueError: a wrong shape, or K < 2.
+    """
     check_log_weights(log_w, at_least=2)
     sums = leave_one_out(log_w, alpha)
     mean = leave_one_out_mean(log_w)
@@ -153,10 +198,22 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 
 
 def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """d_k - c_k of OVIS_MC, shape [..., K], from log-weights [..., K] and auxiliary ones [..., S].
+    """d_k - c_k of OVIS_MC (Lievin et al. 2020, eq. 12, https://arxiv.org/abs/2008.01998).
 
-    O(S K) where K is small. Where it is large, only the few largest v_k are done so: all others from one power series
-    in v_k, whose coefficients are means over the auxiliary samples, O(S + K).
+    c_k is the mean prefactor with z_k replaced by each auxiliary sample, which all k share. Takes O(S K) for small K.
+    For large K only the few largest v_k are computed so, and all others from one power series in v_k whose coefficients
+    are means over the auxiliary samples, O(S + K).
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+        log_w_aux: log-weights of the auxiliary samples, shape [..., S], S >= 1.
+        alpha: order of the Renyi bound, below 1.
+
+    Returns:
+        shape [..., K].
+
+    Raises:
+        ValueError: a wrong shape.
     """
     check_log_weights(log_w)
     check_auxiliary(log_w, log_w_aux)
@@ -188,18 +245,18 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
 
 
 def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], one by one."""
-    most = weights.argmax(-1, keepdim=True)  # all others are 1/2 at most
-    exact = _monte_carlo_any(weights.gather(-1, most), log_rest.gather(-1, most), log_share, alpha)
-    return _monte_carlo_half(weights, log_share, alpha).scatter(-1, most, exact)
+    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], for each pair (k, s)."""
+    largest = weights.argmax(-1, keepdim=True)  # all others are 1/2 at most
+    exact = _monte_carlo_any(weights.gather(-1, largest), log_rest.gather(-1, largest), log_share, alpha)
+    return _monte_carlo_half(weights, log_share, alpha).scatter(-1, largest, exact)
 
 
 def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
     """The signals of v_k <= 1/2: of a pair (k, s) only the logarithm of 1 - v_k + u_s is taken, which is not near 0."""
     highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
     share = log_share.clamp(max=highest).exp()
-    beyond = (log_share - highest).relu()  # next to such a u_s the rest is nothing
-    # the auxiliary samples last: they are the more, mostly, and a compiler takes so many of the last dimension at once
+    beyond = (log_share - highest).relu()  # all other terms are negligible next to such a u_s
+    # auxiliary samples in the last dimension: usually the longer one, which a compiler vectorizes
     weights, share, beyond = weights.unsqueeze(-1), share.unsqueeze(-2), beyond.unsqueeze(-2)
     rise = share - weights  # of the sum with z^(s) in slot k, as a share of it
     return _monte_carlo_mean(weights, share, share / (1 + rise), rise.log1p() + beyond, alpha)

@@ -24,7 +24,7 @@ Alpha = float | Tensor
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
-    """Logarithm of the mean weight, log (1/K) sum_k w_k.
+    """Logarithm of the mean weight, log (1/K) sum_k w_k: the importance-weighted bound at alpha = 0.
 
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
@@ -42,8 +42,9 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
 def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     """Importance-weighted Renyi bound, 1/(1 - alpha) log (1/K) sum_k w_k^(1 - alpha), of which the expectation is L_K.
 
-    alpha = 0 is the importance-weighted bound (Burda et al. 2016, eq. 8); alpha -> 1 tends to the mean log-weight
-    (Li & Turner 2016, eq. 9). Differentiable in the log-weights.
+    alpha = 0 is the importance-weighted bound (Burda et al. 2016, eq. 8, https://arxiv.org/abs/1509.00519); alpha -> 1
+    tends to the mean log-weight (Li & Turner 2016, eq. 9, https://arxiv.org/abs/1602.02311). Differentiable in the
+    log-weights.
 
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
@@ -83,6 +84,8 @@ def normalized_weights(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 def effective_sample_size(log_w: Tensor) -> Tensor:
     """Effective sample size, (sum_k w_k)^2 / sum_k w_k^2, between 1 and K (Kong 1992).
 
+    Near K, q is close to the posterior; near 1, one particle has all the weight.
+
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
 
@@ -100,7 +103,7 @@ def leave_one_out_log_mean_exp(log_w: Tensor) -> Tensor:
     """Logarithm of the mean of the other weights, log 1/(K - 1) sum_{l != k} w_l, for every k.
 
     Removing one particle from the sum is a well-conditioned subtraction for all but the largest weight, because at most
-    one normalized weight exceeds 1/2; for that one the others are summed anew. So two passes do the work of K.
+    one normalized weight exceeds 1/2; for that one the others are summed again. So it takes O(K), not O(K^2).
 
     Args:
         log_w: log-weights, shape [..., K], K >= 2.
@@ -126,7 +129,7 @@ class Centred(NamedTuple):
 def centre(log_w: Tensor, alpha: Alpha = 0.0) -> Centred:
     """Distances of the log-weights to the largest, tempered; 0 where both are the same infinity."""
     top = log_w.detach().amax(-1, keepdim=True)
-    # ties of infinities are what is not a number here (ten times as fast as a mask), save in rows that hold a NaN
+    # ties of infinities are what is not a number here (ten times as fast as a mask), except in rows that hold a NaN
     gaps = (log_w - top).nan_to_num(0.0, math.inf, -math.inf) + torch.where(top.isnan(), top, 0.0)
     return Centred(top, gaps * (1 - alpha))
 

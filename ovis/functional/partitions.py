@@ -12,7 +12,9 @@ CONFIGS = {"config1": (0.05, 0.2, 0.3), "config2": (0.01, 0.02, 0.03)}
 
 
 def tvo_partition(partitions: int, first: float | str, particles: int) -> list[float]:
-    """Knots 0 = b_0 < b_1 < ... < b_P = 1, the inner ones equally spaced in log b (Masrani et al. 2019).
+    """Knots 0 = b_0 < b_1 < ... < b_P = 1, the inner ones equally spaced in log b.
+
+    Masrani et al. (2019), https://arxiv.org/abs/1907.00031.
 
     >>> tvo_partition(2, "config1", particles=50)
     [0.0, 0.3, 1.0]

@@ -9,11 +9,11 @@ __all__ = ["RunningMoments", "cosine", "directional_ratios", "directional_snr", 
 
 
 class RunningMoments:
-    """Mean and variance of draws that are seen once, in float64 (Chan, Golub & LeVeque 1983).
+    """Mean and variance of draws that are given batch by batch, in float64 (Chan, Golub & LeVeque 1983).
 
     Args:
         size: D, entries of a draw.
-        device: where the draws are.
+        device: of the draws.
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu"):
@@ -22,7 +22,7 @@ class RunningMoments:
         self._squares = torch.zeros_like(self.mean)
 
     def update(self, draws: Tensor) -> None:
-        """Take in draws, shape [n, D]."""
+        """Add draws, shape [n, D]."""
         draws = draws.to(self.mean)
         n = len(draws)
         total = self.count + n
@@ -39,26 +39,37 @@ class RunningMoments:
 
 
 def signal_to_noise(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> Tensor:
-    """|mean| / max(sd, eps) of each entry, shape [D] (Rainforth et al. 2018)."""
+    """Signal-to-noise ratio of each entry, |mean| / max(sd, eps) (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537).
+
+    Args:
+        mean: shape [D].
+        variance: shape [D].
+        eps: smallest standard deviation.
+
+    Returns:
+        shape [D].
+    """
     return mean.abs() / variance.sqrt().clamp(min=eps)
 
 
 def directional_snr(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
     """Directional SNR: mean over draws of |g_par| / (eps + |g_perp|), parallel and normal to the mean.
 
-    (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better".) Arguments as for
-    :func:`directional_ratios`; returns a tensor without dimensions.
+    Rainforth et al. (2018), https://arxiv.org/abs/1802.04537. Arguments as for :func:`directional_ratios`.
+
+    Returns:
+        a tensor without dimensions.
     """
     return directional_ratios(draws, mean, eps).mean()
 
 
 def directional_ratios(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
-    """|g_par| / (eps + |g_perp|) of each draw.
+    """|g_par| / (eps + |g_perp|) of each draw, of which the mean is the directional SNR.
 
     Args:
         draws: shape [M, D].
-        mean: shape [D], of which the direction is taken.
-        eps: keeps a draw without normal part finite.
+        mean: shape [D], whose direction counts.
+        eps: keeps the ratio of a draw without a normal part finite.
 
     Returns:
         shape [M].

@@ -32,9 +32,10 @@ def multisample_loss(
 ) -> Tensor:
     """Loss of a multi-sample bound from the log-densities alone: call ``.mean().backward()`` on it.
 
-    Its value is minus the bound (TVO: minus the Riemann sum); its gradient is the estimator's. For the score-function
-    methods the samples need no graph; for ``iwae`` and ``vae`` they are reparameterized and both log-densities carry
-    the graph through z; for ``stl``, so, but log q is evaluated with the parameters of q detached.
+    For a model that is not written to :class:`ovis.models.Template`. Its value is minus the bound (TVO: minus the
+    Riemann sum); its gradient is the estimator's. For the score-function methods the samples need no graph. For ``iwae``
+    and ``vae`` they are reparameterized and both log-densities carry the graph through z; for ``stl`` too, but log q is
+    evaluated with the parameters of q detached.
 
     Args:
         log_p: log p(x, z_k), shape [..., K].
@@ -50,6 +51,10 @@ def multisample_loss(
 
     Raises:
         ValueError: an unknown or unsupported method, shapes that differ, too few particles, or alpha >= 1.
+
+    See also:
+        :func:`doubly_reparameterized_loss` for DReG; :func:`ovis.estimators.config.get_config` for modules that draw
+        and score the particles, too.
     """
     check_log_weights(log_p, name="log_p")
     check_log_weights(log_q, name="log_q")
@@ -70,8 +75,10 @@ def multisample_loss(
 def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: Alpha = 0.0) -> Tensor:
     """DReG: the pathwise gradient of the bound without its high-variance term (Tucker et al. 2019, eq. 8).
 
+    See https://arxiv.org/abs/1810.04152.
+
     The gradient through z_k has the factor v_k^2, tempered: alpha v_k + (1 - alpha) v_k^2; that of the parameters of
-    log p is v_k. Sets a hook on z: build one loss on one z.
+    log p has the factor v_k. Sets a hook on z: build only one loss on each z.
 
     Args:
         log_p: log p(x, z_k), shape [..., K].
@@ -121,6 +128,8 @@ def elbo_factors(log_w: Tensor) -> Factors:
 
 def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") -> Factors:
     """Covariance gradient of the thermodynamic variational objective (Masrani et al. 2019, eq. 13).
+
+    See https://arxiv.org/abs/1907.00031. With widths D_b of the Riemann sum:
 
     sum_b D_b [ sum_k w_k^b grad log w_k + K/(K - 1) sum_k w_k^b (log w_k - E_b) grad log pi_b(z_k) ], where w^b are the
     normalized weights of b log w, E_b = sum_k w_k^b log w_k, and log pi_b = b log p + (1 - b) log q. The covariance's

@@ -19,7 +19,7 @@ from problems import (
 from ovis.analysis.enumeration import latent_states
 from ovis.analysis.oracle import check_estimator, exact_gradient, exact_moments
 from ovis.estimators import GradientEstimator, get_config
-from ovis.estimators.score_function import Reinforce
+from ovis.estimators.reinforce import Reinforce
 from ovis.estimators.types import Estimate
 from ovis.functional.surrogates import score_factors
 

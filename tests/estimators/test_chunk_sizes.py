@@ -15,7 +15,7 @@ import torch
 from estimator_cases import make
 from torch import nn
 
-from ovis.estimators import memory
+from ovis.estimators import chunk_sizes
 from ovis.estimators.sampling import draw, encode
 from ovis.models import GaussianVAE, SigmoidBeliefNetwork
 
@@ -28,7 +28,7 @@ def network(pixels: int = 30, width: int = 20) -> nn.Module:
 
 def cost(model: nn.Module, rows: int, pixels: int) -> int:
     x = torch.rand(rows, pixels).round()
-    return memory.bytes_per_particle(model, x, lambda n: draw(model, x, n, encoded=encode(model, x)))
+    return chunk_sizes.bytes_per_particle(model, x, lambda n: draw(model, x, n, encoded=encode(model, x)))
 
 
 def test_a_particle_costs_what_its_graph_keeps() -> None:
@@ -45,7 +45,7 @@ def test_measuring_leaves_no_trace() -> None:
     model, x = network(), torch.rand(3, 30).round()
     state, mode = torch.get_rng_state(), model.training
     before = copy.deepcopy(model.state_dict())
-    make("vimco", iw=K).pass_sizes.of(model, x, lambda n: draw(model, x, n, encoded=encode(model, x)))
+    make("vimco", iw=K).chunk_sizes.of(model, x, lambda n: draw(model, x, n, encoded=encode(model, x)))
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training is mode
     assert all(p.grad is None for p in model.parameters())
@@ -68,23 +68,23 @@ class Counted(SigmoidBeliefNetwork):
 def test_auto_takes_what_fits(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """A power of two of particles, in a share of the memory at hand; measured once, and kept."""
     model, x, estimator = Counted(), torch.rand(3, 30).round(), make("vimco", iw=K, particles_per_pass="auto")
-    each = memory.PEAK * cost(model, 3, 30)
-    monkeypatch.setattr(memory, "available_memory", lambda device: int(each * (times + 0.5) / memory.SHARE))
+    each = chunk_sizes.PEAK * cost(model, 3, 30)
+    monkeypatch.setattr(chunk_sizes, "available_memory", lambda device: int(each * (times + 0.5) / chunk_sizes.SHARE))
     model.calls.clear()
     estimator(model, x, backward=True)
     probes, passes = model.calls[:2], model.calls[2:]
-    assert probes == [memory.FEW, memory.MORE]
+    assert probes == [chunk_sizes.FEW, chunk_sizes.MORE]
     size = 2 ** (times.bit_length() - 1)
     assert size <= times < 2 * size
     assert passes == 2 * ([size] * (K // size) + [K % size] * (K % size > 0))
-    monkeypatch.setattr(memory, "available_memory", lambda device: 0)
+    monkeypatch.setattr(chunk_sizes, "available_memory", lambda device: 0)
     model.calls.clear()
     estimator(model, x)
     assert model.calls[0] == size, "measured anew"
 
 
 def test_no_memory_at_all_still_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda device: 0)
+    monkeypatch.setattr(chunk_sizes, "available_memory", lambda device: 0)
     loss, _, _ = make("vimco", iw=5)(network(), torch.rand(3, 30).round(), backward=True, particles_per_pass="auto")
     assert torch.isfinite(loss).all()
 
@@ -117,7 +117,7 @@ def test_an_estimator_can_be_copied_and_sent() -> None:
 
 
 def test_the_memory_at_hand_is_that_of_the_machine() -> None:
-    found = memory.available_memory(torch.device("cpu"))
+    found = chunk_sizes.available_memory(torch.device("cpu"))
     assert 2**24 < found < 2**50
 
 
@@ -131,26 +131,26 @@ def test_a_container_may_leave_less(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "read_text", read)
     cpu = torch.device("cpu")
-    assert memory.available_memory(cpu) == 8000 * 1024
+    assert chunk_sizes.available_memory(cpu) == 8000 * 1024
     files.update({"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "500\n"})
-    assert memory.available_memory(cpu) == 8000 * 1024
+    assert chunk_sizes.available_memory(cpu) == 8000 * 1024
     files["/sys/fs/cgroup/memory.max"] = "600000\n"
-    assert memory.available_memory(cpu) == 599_500
+    assert chunk_sizes.available_memory(cpu) == 599_500
     files["/sys/fs/cgroup/memory.stat"] = "anon 7\ninactive_file 400\nactive_file 3\n"  # a cache that is given back
-    assert memory.available_memory(cpu) == 599_900
+    assert chunk_sizes.available_memory(cpu) == 599_900
     files["/sys/fs/cgroup/memory.current"] = "700000\n"
-    assert memory.available_memory(cpu) == 0
+    assert chunk_sizes.available_memory(cpu) == 0
     del files["/sys/fs/cgroup/memory.max"]
     files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "1000000\n"
     files["/sys/fs/cgroup/memory/memory.usage_in_bytes"] = "10\n"
     files["/sys/fs/cgroup/memory/memory.stat"] = "inactive_file 1\ntotal_inactive_file 4\n"
-    assert memory.available_memory(cpu) == 999_994
+    assert chunk_sizes.available_memory(cpu) == 999_994
 
 
 GAPS = """
 from pathlib import Path
 import torch
-from ovis.estimators.memory import give_back_freed_memory
+from ovis.estimators.chunk_sizes import release_freed_memory
 from ovis.experiments.training.buffers import keep_freed_memory
 
 def resident():
@@ -161,7 +161,7 @@ keep_freed_memory()
 blocks = [torch.zeros(2**20) for _ in range(50)]
 del blocks[:-1]  # the last one holds the heap's end where it is
 before = resident()
-give_back_freed_memory()
+release_freed_memory()
 print(before - resident())
 """
 

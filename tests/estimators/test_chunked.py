@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from chunked_reference import both_ways, close
 from estimator_cases import ALL, EXCLUSIVE, PATHWISE, make
-from passes_reference import both_ways, close
 from problems import OneNormal, ReadmeFormGivenZ, TwoBernoulli
 from torch import Tensor, nn
 

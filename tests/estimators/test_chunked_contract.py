@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from chunked_reference import close, from_the_same_stream, weights_of
 from estimator_cases import ALL, PATHWISE, make
-from passes_reference import close, from_the_same_stream, weights_of
 from problems import OneBernoulli, OneNormal, ParticleForm, ReadmeForm
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal

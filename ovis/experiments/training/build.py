@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import shutil
@@ -105,9 +104,8 @@ def seed_everything(seed: int) -> None:
 def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> GradientEstimator:
     """The estimator, with those options of the run that it has."""
     Estimator, config = get_config(settings.estimator)
-    valid = {item.name for item in dataclasses.fields(Estimator.Settings)}
     for name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
-        if name in valid:
+        if name not in Estimator.facts.lacks:
             config[name] = getattr(settings, name)
     config["particles_per_pass"] = parse_particles_per_pass(settings.particles_per_pass)
     if settings.estimator == "reinforce-baseline":

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ovis.estimators.ids import parse_estimator
-from ovis.estimators.memory import give_back_freed_memory
+from ovis.estimators.chunk_sizes import release_freed_memory
 from ovis.experiments.settings import SettingsError
 from ovis.paper.efficiency.measurement import (
     ESTIMATORS,
@@ -140,7 +140,7 @@ def test_memory_is_the_peak_and_not_what_is_left() -> None:
     early = torch.ones(80_000_000 // 4)
     del early
     gc.collect()
-    give_back_freed_memory()  # of earlier tests, which malloc might do just after the start
+    release_freed_memory()  # of earlier tests, which malloc might do just after the start
     memory.start()
     before = memory.peak()
     late = torch.ones(50_000_000 // 4)

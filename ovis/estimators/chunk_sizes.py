@@ -1,4 +1,4 @@
-"""How many particles fit into the memory at hand, and how what is freed becomes of use again."""
+"""``particles_per_pass="auto"``: how many particles fit into the memory at hand."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ovis.estimators.forward_context import Surroundings, each_particle_alone
+from ovis.estimators.forward_context import ForwardContext, independent_particles
 from ovis.estimators.types import Particles
 
-__all__ = ["PassSizes", "available_memory", "bytes_per_particle", "give_back_freed_memory"]
+__all__ = ["ChunkSizes", "available_memory", "bytes_per_particle", "release_freed_memory"]
 
-#: Share of the memory at hand that a pass may take: others want some, too.
+#: Fraction of the memory at hand that a chunk may take: other processes need some, too.
 SHARE = 0.25
 
 #: Peak of forward and backward, as a multiple of what the graph saves: measured 1.6 to 2.8, fragments included.
 PEAK = 3.0
 
-#: Particles of the two draws from which the cost of one more is told.
+#: Particles of the two draws from which the memory of one more is computed.
 FEW, MORE = 1, 3
 
 
-class PassSizes:
+class ChunkSizes:
     """``particles_per_pass="auto"``: measured at the first call with a model and a shape of x, then kept.
 
-    So the passes of a training do not change while it runs.
+    So the chunks of a training do not change while it runs.
     """
 
     def __init__(self) -> None:
@@ -59,10 +59,10 @@ def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Partic
         def save(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()  # kept, or its address would be given away again; itself, it would keep its graph
+            return tensor.detach()  # kept, as its address would be reused; detached, as it would keep its graph
 
         counting = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
-        with Surroundings(model, x.device).again(), each_particle_alone(model), torch.enable_grad(), counting:
+        with ForwardContext(model, x.device).restored(), independent_particles(model), torch.enable_grad(), counting:
             particles = draw(count)
         kept = sum(z.nbytes for z in particles.z)
         costs.append(kept + sum(sizes.values()))
@@ -77,11 +77,11 @@ def available_memory(device: torch.device) -> int:
     return min([_machine(), *_containers()])
 
 
-def give_back_freed_memory() -> None:
-    """Have glibc's malloc give back to the system what is free between blocks that stay. Others do nothing.
+def release_freed_memory() -> None:
+    """Have glibc's malloc return free memory between blocks in use to the system; does nothing elsewhere.
 
-    Numbers of all K particles that outlive a pass lie where its tensors were: those of the next do not fit between them
-    and are put elsewhere, while the gaps stay resident.
+    Values of all K particles that outlive a chunk lie between the memory that its tensors took. Those of the next chunk
+    don't fit into the gaps and are put elsewhere, while the gaps stay resident.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
@@ -95,12 +95,12 @@ def _machine() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        pass  # no Linux: half of all there is
+        pass  # not Linux: half of the total
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _containers() -> list[int]:
-    """What control groups leave, versions 2 and 1; the cache of files counts as used there, and is given back."""
+    """What control groups leave, versions 2 and 1; the file cache counts as used there, and would be given back."""
     left = []
     for folder, limit, usage, cache in (
         ("", "memory.max", "memory.current", "inactive_file"),
