@@ -33,9 +33,9 @@ def multisample_loss(
     """Loss of a multi-sample bound from the log-densities alone: call ``.mean().backward()`` on it.
 
     For a model that is not written to :class:`ovis.models.Template`. Its value is minus the bound (TVO: minus the
-    Riemann sum); its gradient is the estimator's. For the score-function methods the samples need no graph. For ``iwae``
-    and ``vae`` they are reparameterized and both log-densities carry the graph through z; for ``stl`` too, but log q is
-    evaluated with the parameters of q detached.
+    Riemann sum); its gradient is the estimator's. For the score-function methods the samples need no graph. For
+    ``iwae`` and ``vae`` they are reparameterized and both log-densities carry the graph through z; for ``stl`` too, but
+    log q is evaluated with the parameters of q detached.
 
     Args:
         log_p: log p(x, z_k), shape [..., K].
