@@ -1,4 +1,4 @@
-"""The gradient of one pass from the very particles that several passes drew."""
+"""The gradient of all particles at once from the very particles that several chunks drew."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def sizes(count: int, size: int) -> list[int]:
 
 
 def join(samples: Sequence[Tensor], rows: int, each: Sequence[int]) -> Tensor:
-    """Samples of several passes as one pass would have drawn them: [B, n, ...], [n, B, ...] or [B n, ...]."""
+    """Samples of several chunks as one draw would have made them: [B, n, ...], [n, B, ...] or [B n, ...]."""
     if all(s.shape[:2] == (n, rows) for s, n in zip(samples, each, strict=True)):
         return torch.cat(list(samples))
     return torch.cat([s.reshape(rows, n, -1) for s, n in zip(samples, each, strict=True)], 1)
 
 
-def by_pass(records: Sequence[Tensor], rows: int, each: Sequence[int]) -> list[Tensor]:
-    """Each of the draws of a pass, of all passes together."""
+def by_chunk(records: Sequence[Tensor], rows: int, each: Sequence[int]) -> list[Tensor]:
+    """Each of the draws of a chunk, of all chunks together."""
     step = len(records) // len(each)
     return [join(records[i::step], rows, each) for i in range(step)]
 
@@ -81,13 +81,13 @@ def weights_of(x: Tensor) -> Tensor:
 def both_ways(
     estimator: GradientEstimator, model: nn.Module, x: Tensor, size: int, depth: int, auxiliary: int = 0, **call: Any
 ) -> tuple[Result, Result]:
-    """The same draws in passes and in one pass.
+    """The same draws in chunks and all at once.
 
     Args:
         estimator: its settings say how many particles.
-        model: draws each layer of a pass at once.
+        model: draws each layer of a chunk at once.
         x: data, shape [B, *event].
-        size: particles of a pass.
+        size: particles of a chunk.
         depth: of the model.
         auxiliary: S, samples that the estimator draws on top for each bound.
         call: settings of the call.
@@ -106,9 +106,9 @@ def both_ways(
         again = records[len(first) :]
         assert len(again) == len(drawn) + len(dreams)
         assert all(torch.equal(a, b) for a, b in zip(again, drawn + dreams, strict=True))
-    script = by_pass(drawn, len(x), main)
-    script += by_pass(aside, len(x), extra) if aside else []
-    script += by_pass(dreams, len(x), main) if dreams else []
+    script = by_chunk(drawn, len(x), main)
+    script += by_chunk(aside, len(x), extra) if aside else []
+    script += by_chunk(dreams, len(x), main) if dreams else []
     with scripted(script):
         loss, diagnostics, _ = estimator(model, x, **call)
     return several, differentiate(estimator, model, x, loss, diagnostics, weights_of(x))
@@ -117,7 +117,7 @@ def both_ways(
 def from_the_same_stream(
     estimator: GradientEstimator, model: nn.Module, x: Tensor, size: int, seed: int
 ) -> tuple[Result, Result]:
-    """The same for any model, of which the graph of all passes is held at once. Not for DReG, which scales grad z."""
+    """The same for any model, of which the graph of all chunks is held at once. Not for DReG, which scales grad z."""
     settings = estimator.settings
     torch.manual_seed(seed)
     loss, diagnostics, _ = estimator(model, x, particles_per_pass=size)

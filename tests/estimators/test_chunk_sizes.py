@@ -72,11 +72,11 @@ def test_auto_takes_what_fits(monkeypatch: pytest.MonkeyPatch, times: int) -> No
     monkeypatch.setattr(chunk_sizes, "available_memory", lambda device: int(each * (times + 0.5) / chunk_sizes.SHARE))
     model.calls.clear()
     estimator(model, x, backward=True)
-    probes, passes = model.calls[:2], model.calls[2:]
+    probes, chunks = model.calls[:2], model.calls[2:]
     assert probes == [chunk_sizes.FEW, chunk_sizes.MORE]
     size = 2 ** (times.bit_length() - 1)
     assert size <= times < 2 * size
-    assert passes == 2 * ([size] * (K // size) + [K % size] * (K % size > 0))
+    assert chunks == 2 * ([size] * (K // size) + [K % size] * (K % size > 0))
     monkeypatch.setattr(chunk_sizes, "available_memory", lambda device: 0)
     model.calls.clear()
     estimator(model, x)

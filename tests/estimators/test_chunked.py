@@ -1,4 +1,4 @@
-"""Constant memory in K: the passes' gradient is that of one pass, for the same draws."""
+"""Constant memory in K: the gradient of several chunks is that of one, for the same particles."""
 
 from __future__ import annotations
 

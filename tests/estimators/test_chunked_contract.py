@@ -1,4 +1,4 @@
-"""What passes over the particles leave as it was, and what they refuse."""
+"""What a forward in chunks leaves unchanged, and what it refuses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_gradients_accumulate_and_hooks_run_once() -> None:
 
 
 def test_x_may_come_from_a_graph() -> None:
-    """It is run through once, whatever the passes."""
+    """It is run through once, however many chunks there are."""
     model, estimator = network(), make("ovis-gamma1", iw=K)
     shift, images_ = torch.zeros(6, dtype=torch.float64, requires_grad=True), images()
     found = []
@@ -148,7 +148,7 @@ def test_relaxed_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("change_mode", [False, True])
-def test_dropout_has_the_masks_of_the_first_pass(change_mode: bool) -> None:
+def test_dropout_has_the_masks_of_the_forward(change_mode: bool) -> None:
     """Also where the model's mode is another one by the time of the backward."""
     model, estimator, x = network(nlayers=1, hdim=5, dropout=0.5), make("ovis-gamma1", iw=K), images()
     close(*from_the_same_stream(estimator, model, x, 3, 1))
@@ -289,7 +289,7 @@ class Level(Normal):
 
 @pytest.mark.parametrize("worst", [-float("inf"), float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["reinforce", "vimco", "ovis-gamma1", "rws", "tvo-part2-config1"])
-def test_infinite_weights_do_what_they_do_in_one_pass(name: str, worst: float) -> None:
+def test_infinite_weights_do_what_they_do_in_one_chunk(name: str, worst: float) -> None:
     x = torch.ones(B, 1, dtype=torch.float64)
     several, one = from_the_same_stream(make(name, iw=K), Edges(worst), x, 3, 1)
     assert not all(torch.isfinite(v).all() for v in (one.loss, *one.grads.values())) or name == "rws" or worst < 0
@@ -405,7 +405,7 @@ def test_function_transforms_are_refused() -> None:
         grad(lambda values: functional_call(step, values, (x,)))(parameters)
 
 
-def test_samples_without_graph_are_refused_as_in_one_pass() -> None:
+def test_samples_without_graph_are_refused_as_in_one_chunk() -> None:
     class NoGraph(ReadmeForm):
         def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
             with torch.no_grad():
