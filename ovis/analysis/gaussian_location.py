@@ -19,12 +19,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ovis.analysis.seeding import fill_normal, stream
+from ovis.analysis.seeding import fill_normal, seeded_generator
 from ovis.estimators.base import EstimatorInput, GradientEstimator
 from ovis.estimators.reinforce import ReinforceBaseline
 from ovis.estimators.wake_sleep import WakeSleep
 
-__all__ = ["LocationDraws", "LocationModel", "has_plain_factors"]
+__all__ = ["LocationGradientSampler", "LocationModel", "has_plain_factors"]
 
 #: Particles held at once: their noise stays in the cache of a CPU; a GPU wants long kernels.
 PARTICLES = {"cpu": 2**15, "cuda": 2**22}
@@ -56,7 +56,7 @@ def has_plain_factors(estimators: Mapping[str, GradientEstimator], **config: Any
     return plain and not own and len({(s.mc, s.iw) for s in settings}) == 1
 
 
-class LocationDraws:
+class LocationGradientSampler:
     """Draws of the gradient of the mean loss of x with respect to the location, of several estimators.
 
     Draw number i depends on (seed, i) alone; the auxiliary samples of OVIS_MC have a stream of their own for each S. So
@@ -100,7 +100,9 @@ class LocationDraws:
         size = rows if together > 1 else min(rows, max(1, self.particles // (each * ROWS)) * ROWS)
         for first in range(start, stop, together):
             numbers = range(first, min(first + together, stop))
-            streams = {key: [stream(self.x.device, self.seed, key, i) for i in numbers] for key in self._streams()}
+            streams = {
+                key: [seeded_generator(self.x.device, self.seed, key, i) for i in numbers] for key in self._streams()
+            }
             total = torch.zeros(len(numbers), len(self.estimators), self.x.shape[1], dtype=torch.float64)
             total = total.to(self.x.device)
             for piece in self.x.split(_pieces(rows, size)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,19 +16,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from ovis.analysis.module_state import (
-    batch_statistics,
-    buffers_kept,
-    no_validation,
-    statistics_kept,
-    statistics_untracked,
+    batch_norm_modules,
+    frozen_batch_statistics,
+    no_argument_validation,
+    restored_buffers,
+    untracked_batch_statistics,
 )
 from ovis.analysis.output_tensors import output_tensors
-from ovis.analysis.random_inputs import Noise, Request, make_noise, record
+from ovis.analysis.random_inputs import RandomInputs, RandomInputSpec, make_random_inputs, record_random_inputs
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.sampling import encode
 from ovis.estimators.types import Particles
 
-__all__ = ["ParameterDraws", "TensorDraws", "select_parameters"]
+__all__ = ["ParameterGradientSampler", "TensorGradientSampler", "select_parameters"]
 
 #: Particles held at once where nothing is said.
 PARTICLES = 2**13
@@ -39,7 +40,7 @@ NUMBERS = 2**23
 #: Streams of random numbers: the particles, and whatever an estimator draws beside them.
 MAIN, AUXILIARY = 0, 1
 
-Section = tuple[int, tuple[Request, ...]]
+Section = tuple[int, tuple[RandomInputSpec, ...]]
 
 
 def select_parameters(model: nn.Module, key_filter: str) -> dict[str, nn.Parameter]:
@@ -87,11 +88,11 @@ class _Group(nn.Module):
 
     def losses(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Particles]:
         totals = []
-        with statistics_untracked(self.model):
-            with Noise(noise[0]):
+        with untracked_batch_statistics(self.model):
+            with RandomInputs(noise[0]):
                 encoded, particles = self._draw(x)
             for member, given in zip(self.members, noise[1:], strict=True):
-                with Noise(given):
+                with RandomInputs(given):
                     totals.append(self._loss(member, x, encoded, particles).sum())
         return torch.stack(totals), particles
 
@@ -103,15 +104,16 @@ class _Group(nn.Module):
         return member.estimator.loss(self.model, x, encoded, particles, member.settings)
 
     def _record(self, x: Tensor) -> list[Section]:
-        with statistics_kept(self.model), buffers_kept(self):  # one datum has none
-            requests, (encoded, particles) = record(lambda: self._draw(x))
+        with frozen_batch_statistics(self.model), restored_buffers(self):  # one datum has none
+            requests, (encoded, particles) = record_random_inputs(lambda: self._draw(x))
             sections = [(MAIN, requests)]
             for member in self.members:
-                sections.append((AUXILIARY, record(lambda m=member: self._loss(m, x, encoded, particles))[0]))  # type: ignore[misc]
+                loss = partial(self._loss, member, x, encoded, particles)
+                sections.append((AUXILIARY, record_random_inputs(loss)[0]))
         return sections
 
 
-class _Draws:
+class _GradientSampler:
     """What draws by parameter and by tensor have in common.
 
     Args:
@@ -143,7 +145,7 @@ class _Draws:
             groups.setdefault(key, []).append(_Member(place, estimator, settings))
         self.groups = [_Group(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
-        self.least = len(x) if batch_statistics(model) else 1
+        self.least = len(x) if batch_norm_modules(model) else 1
 
     @property
     def entries(self) -> int:
@@ -163,7 +165,8 @@ class _Draws:
         """Of all data, for the first estimator: those of its particles, and those of what it draws beside them.
 
         Returns:
-            for each request [draws, B, count], to be given to :class:`ovis.analysis.random_inputs.Noise` draw by draw.
+            for each request [draws, B, count]: one draw of them goes to a
+            :class:`~ovis.analysis.random_inputs.RandomInputs`.
         """
         return self._noise(self.groups[0], numbers, range(len(self.x)))[:2]
 
@@ -173,12 +176,12 @@ class _Draws:
         made: dict[Section, list[Tensor]] = {}
         for purpose, requests in group.sections:
             if (purpose, requests) not in made:
-                numbers_of = make_noise(requests, cells, self.x.device, self.seed, purpose)
+                numbers_of = make_random_inputs(requests, cells, self.x.device, self.seed, purpose)
                 made[purpose, requests] = [n.view(len(numbers), len(rows), -1) for n in numbers_of]
         return [made[section] for section in group.sections]
 
 
-class ParameterDraws(_Draws):
+class ParameterGradientSampler(_GradientSampler):
     """Draws of the gradient with respect to parameters, many at once under ``vmap``.
 
     A model that torch.func can't follow (it branches on values, writes into its buffers, has an autograd.Function
@@ -231,7 +234,7 @@ class ParameterDraws(_Draws):
         count = next((n.shape[0] for section in noise for n in section), 1)
         if self.mapped and count > 1:
             try:
-                with no_validation():
+                with no_argument_validation():
                     return self._mapped(group, x, noise)
             except (RuntimeError, ValueError, NotImplementedError):
                 self.mapped = False  # what is wrong with the model itself, the plain call says better
@@ -259,7 +262,7 @@ class ParameterDraws(_Draws):
     def _plain(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """One draw: noise [rows of x, numbers] -> [members, D]."""
         parameters = list(self.selected.values())
-        with torch.enable_grad(), buffers_kept(group):
+        with torch.enable_grad(), restored_buffers(group):
             losses, _ = group.losses(x, noise)
             found = []
             for loss in losses:
@@ -269,7 +272,7 @@ class ParameterDraws(_Draws):
         return torch.stack(found)
 
 
-class TensorDraws(_Draws):
+class TensorGradientSampler(_GradientSampler):
     """Draws of the gradient with respect to a tensor of the model's output, e.g. the logits of q: draw by draw.
 
     Args:
@@ -308,7 +311,7 @@ class TensorDraws(_Draws):
 
     def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
         """For each member [rows of x, numbers of a row]."""
-        with torch.enable_grad(), buffers_kept(group):
+        with torch.enable_grad(), restored_buffers(group):
             losses, particles = group.losses(x, noise)
             tensors = output_tensors(particles.output, self.key)
             found = []

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ovis.analysis.gaussian_location import LocationDraws, LocationModel, has_plain_factors
-from ovis.analysis.gradient_samples import ParameterDraws, TensorDraws, select_parameters
+from ovis.analysis.gaussian_location import LocationGradientSampler, LocationModel, has_plain_factors
+from ovis.analysis.gradient_samples import ParameterGradientSampler, TensorGradientSampler, select_parameters
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import GradientEstimator
 from ovis.functional.statistics import RunningMoments, cosine, directional_ratios, directional_snr, signal_to_noise
@@ -50,7 +50,7 @@ class GradientMeta:
     grads: Tensor | None
 
 
-class Draws(Protocol):
+class GradientSampler(Protocol):
     """Numbered draws of the gradients of E estimators."""
 
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
@@ -152,7 +152,7 @@ def compare_gradients(
     _check_arguments(estimators, mc_samples, samples_per_batch)
     if seed is None:
         seed = int(torch.randint(2**31, ()))
-    draws = make_draws(estimators, model, x, key_filter, seed, samples_per_batch, **config)
+    draws = make_sampler(estimators, model, x, key_filter, seed, samples_per_batch, **config)
     kept: list[Tensor] = []
     moments: list[RunningMoments] = []
     keep = return_grads
@@ -169,7 +169,7 @@ def compare_gradients(
             if keep:
                 kept.append(grads)
             advance(len(grads))
-    names = draws.names if isinstance(draws, ParameterDraws | TensorDraws) else (key_filter,)
+    names = draws.names if isinstance(draws, ParameterGradientSampler | TensorGradientSampler) else (key_filter,)
     if return_grads:
         kept = [torch.cat(kept)]
     dsnr = _dsnr(kept or draws(0, mc_samples), moments, eps) / mc_samples if compute_dsnr else None
@@ -209,7 +209,7 @@ def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:
     return Diagnostic({"grads": stats})
 
 
-def make_draws(
+def make_sampler(
     estimators: Mapping[str, GradientEstimator],
     model: nn.Module,
     x: Tensor,
@@ -217,13 +217,13 @@ def make_draws(
     seed: int,
     samples_per_batch: int | None = None,
     **config: Any,
-) -> Draws:
+) -> GradientSampler:
     """The fastest numbered draws that there are for this model and these entries."""
     if key_filter.startswith(TENSOR):
-        return TensorDraws(estimators, model, x, key_filter[len(TENSOR) :], seed, samples_per_batch, **config)
+        return TensorGradientSampler(estimators, model, x, key_filter[len(TENSOR) :], seed, samples_per_batch, **config)
     if isinstance(model, LocationModel) and key_filter == model.location and has_plain_factors(estimators, **config):
-        return LocationDraws(estimators, model, x, seed, samples_per_batch, **config)
-    return ParameterDraws(estimators, model, x, key_filter, seed, samples_per_batch, **config)
+        return LocationGradientSampler(estimators, model, x, seed, samples_per_batch, **config)
+    return ParameterGradientSampler(estimators, model, x, key_filter, seed, samples_per_batch, **config)
 
 
 def summary(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> dict[str, Tensor]:

@@ -10,16 +10,22 @@ from torch import nn
 from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batch_statistics", "buffers_kept", "no_validation", "statistics_kept", "statistics_untracked"]
+__all__ = [
+    "batch_norm_modules",
+    "frozen_batch_statistics",
+    "no_argument_validation",
+    "restored_buffers",
+    "untracked_batch_statistics",
+]
 
 
-def batch_statistics(model: nn.Module) -> list[_BatchNorm]:
+def batch_norm_modules(model: nn.Module) -> list[_BatchNorm]:
     """The modules whose result for one datum depends on the others, in the model's present mode."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
 
 
 @contextlib.contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
+def restored_buffers(module: nn.Module) -> Iterator[None]:
     """What the module writes into its buffers is undone."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     owners = [(owner, dict(owner._buffers)) for owner in module.modules()]  # a buffer may be replaced by another tensor
@@ -35,9 +41,9 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
+def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
     """Those modules use the statistics that they have, and leave them as they are."""
-    modules = batch_statistics(model)
+    modules = batch_norm_modules(model)
     for module in modules:
         module.eval()
     try:
@@ -48,9 +54,9 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def statistics_untracked(model: nn.Module) -> Iterator[None]:
+def untracked_batch_statistics(model: nn.Module) -> Iterator[None]:
     """Those modules use the batch's statistics and do not average them into their own: the model is left as found."""
-    modules = [module for module in batch_statistics(model) if module.track_running_stats]
+    modules = [module for module in batch_norm_modules(model) if module.track_running_stats]
     for module in modules:
         module.track_running_stats = False
     try:
@@ -61,7 +67,7 @@ def statistics_untracked(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_validation() -> Iterator[None]:
+def no_argument_validation() -> Iterator[None]:
     """torch's distributions read their arguments to check them, which vmap can't do; the first datum was checked."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)

@@ -1,6 +1,6 @@
 """The random numbers of a model as an input: recorded once by shape, then given, whatever is batched with what.
 
-A model's samples are functions of uniform and normal numbers. :class:`Noise` stands in front of torch's random
+A model's samples are functions of uniform and normal numbers. :class:`RandomInputs` stands in front of torch's random
 functions while a model runs: it hands out tensors that were made elsewhere, so they can be numbered by draw and datum,
 be shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Samples
 by rejection (gamma, Dirichlet, Poisson, binomial) take a generator of each datum, seeded by a uniform number. A random
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ovis.analysis.seeding import stream
+from ovis.analysis.seeding import seeded_generator
 
-__all__ = ["Noise", "Request", "make_noise", "record"]
+__all__ = ["RandomInputSpec", "RandomInputs", "make_random_inputs", "record_random_inputs"]
 
 
 @dataclass(frozen=True)
-class Request:
+class RandomInputSpec:
     """Random numbers that a model asks for, for one datum."""
 
     normal: bool  # else uniform in [0, 1)
@@ -32,7 +32,7 @@ class Request:
     dtype: torch.dtype
 
 
-class Noise(TorchFunctionMode):
+class RandomInputs(TorchFunctionMode):
     """Whatever is drawn inside takes these numbers, in this order.
 
     Args:
@@ -62,12 +62,12 @@ class Noise(TorchFunctionMode):
         return noise.reshape(torch.Size(shape))
 
 
-class _Recorder(Noise):
+class _Recorder(RandomInputs):
     """Writes down what was asked for, and refuses what torch's own generators answer."""
 
     def __init__(self) -> None:
         super().__init__(())
-        self.requests: list[Request] = []
+        self.requests: list[RandomInputSpec] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = _global_states()
@@ -83,7 +83,7 @@ class _Recorder(Noise):
 
     def take(self, normal: bool, shape: Sequence[int] | None, like: Tensor) -> Tensor:
         size = torch.Size((1,) if shape is None else shape)
-        self.requests.append(Request(normal, size.numel(), like.dtype))
+        self.requests.append(RandomInputSpec(normal, size.numel(), like.dtype))
         numbers = torch.empty(size, dtype=like.dtype, device=like.device)
         generator = torch.Generator(like.device).manual_seed(len(self.requests))
         return numbers.normal_(generator=generator) if normal else numbers.uniform_(generator=generator)
@@ -93,7 +93,7 @@ def _global_states() -> list[Tensor]:
     return [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])
 
 
-def record(run: Callable[[], Any]) -> tuple[tuple[Request, ...], Any]:
+def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec, ...], Any]:
     """What random numbers ``run`` asks for when it runs on one datum, and its result.
 
     The global random state is left as it was.
@@ -106,8 +106,8 @@ def record(run: Callable[[], Any]) -> tuple[tuple[Request, ...], Any]:
     return tuple(recorder.requests), result
 
 
-def make_noise(
-    requests: Sequence[Request], rows: Sequence[int], device: torch.device, seed: int, purpose: int
+def make_random_inputs(
+    requests: Sequence[RandomInputSpec], rows: Sequence[int], device: torch.device, seed: int, purpose: int
 ) -> list[Tensor]:
     """Numbers for each request, [rows, count]: row number r depends on (seed, purpose, r) alone.
 
@@ -120,7 +120,7 @@ def make_noise(
     """
     noise = [torch.empty(len(rows), request.count, dtype=request.dtype, device=device) for request in requests]
     for position, row in enumerate(rows if noise else ()):
-        generator = stream(device, seed, purpose, row)
+        generator = seeded_generator(device, seed, purpose, row)
         for request, numbers in zip(requests, noise, strict=True):
             fill = numbers[position].normal_ if request.normal else numbers[position].uniform_
             fill(generator=generator)

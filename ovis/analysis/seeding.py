@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["fill_normal", "stream"]
+__all__ = ["fill_normal", "seeded_generator"]
 
 
-def stream(device: torch.device, seed: int, *keys: int) -> torch.Generator:
+def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Generator:
     """A generator that is a function of the seed and the keys.
 
     The last key counts: as torch's CPU generator takes 32 bits of a seed, equal keys but the last never meet within

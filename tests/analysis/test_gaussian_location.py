@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ovis.analysis.closed_form import location_moments
-from ovis.analysis.gaussian_location import LocationDraws
-from ovis.analysis.seeding import fill_normal, stream
+from ovis.analysis.gaussian_location import LocationGradientSampler
+from ovis.analysis.seeding import fill_normal, seeded_generator
 from ovis.estimators import GradientEstimator, get_config
 from ovis.estimators.types import Particles
 from ovis.models import GaussianToyVAE
@@ -67,10 +67,12 @@ def test_equals_autograd_on_the_same_noise(name: str, mc: int) -> None:
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (estimator,) = make(name, iw=iw, mc=mc).values()
     count = {"ovis-S1-exclusive": 1, "ovis-S10-exclusive": 10}.get(name)
-    found = torch.cat(list(LocationDraws({name: estimator}, model, x, seed=6)(0, draws)))
+    found = torch.cat(list(LocationGradientSampler({name: estimator}, model, x, seed=6)(0, draws)))
     for i in range(draws):
-        main = fill_normal(torch.empty(7, 3, mc * iw, dtype=x.dtype), [stream(x.device, 6, 0, i)])
-        aux = fill_normal(torch.empty(7, 3, mc * (count or 1), dtype=x.dtype), [stream(x.device, 6, count or 0, i)])
+        main = fill_normal(torch.empty(7, 3, mc * iw, dtype=x.dtype), [seeded_generator(x.device, 6, 0, i)])
+        aux = fill_normal(
+            torch.empty(7, 3, mc * (count or 1), dtype=x.dtype), [seeded_generator(x.device, 6, count or 0, i)]
+        )
         expected = by_autograd(estimator, model, x, main, aux if count else None)
         torch.testing.assert_close(found[i, 0], expected, rtol=1e-8, atol=1e-12)
 
@@ -78,12 +80,14 @@ def test_equals_autograd_on_the_same_noise(name: str, mc: int) -> None:
 def test_chunks_make_the_same_draws() -> None:
     model, x = toy(), torch.randn(48, 3, dtype=torch.float64)
     estimators = make(*NAMES, iw=6)
-    whole = torch.cat(list(LocationDraws(estimators, model, x, seed=1)(0, 9)))
+    whole = torch.cat(list(LocationGradientSampler(estimators, model, x, seed=1)(0, 9)))
     for particles in (96, 192, 48 * 6 * 4):
-        found = torch.cat(list(LocationDraws(estimators, model, x, seed=1, samples_per_batch=particles)(0, 9)))
+        found = torch.cat(
+            list(LocationGradientSampler(estimators, model, x, seed=1, samples_per_batch=particles)(0, 9))
+        )
         torch.testing.assert_close(found, whole, rtol=1e-11, atol=1e-15)
     for name, estimator in estimators.items():
-        alone = torch.cat(list(LocationDraws({name: estimator}, model, x, seed=1)(4, 9)))
+        alone = torch.cat(list(LocationGradientSampler({name: estimator}, model, x, seed=1)(4, 9)))
         torch.testing.assert_close(alone[:, 0], whole[4:, list(estimators).index(name)], rtol=1e-11, atol=1e-15)
 
 
@@ -93,8 +97,8 @@ def test_chunks_make_the_same_draws_whatever_is_left_over(rows: int, D: int, iw:
     model = toy(offset=(0.1, -0.05, 0.0)[:D])
     x = torch.randn(rows, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     estimators = make("ovis-gamma0", "ovis-S1-exclusive", "iwae", iw=iw)
-    whole = torch.cat(list(LocationDraws(estimators, model, x, seed=1)(0, 3)))
-    found = torch.cat(list(LocationDraws(estimators, model, x, seed=1, samples_per_batch=16 * iw)(0, 3)))
+    whole = torch.cat(list(LocationGradientSampler(estimators, model, x, seed=1)(0, 3)))
+    found = torch.cat(list(LocationGradientSampler(estimators, model, x, seed=1, samples_per_batch=16 * iw)(0, 3)))
     torch.testing.assert_close(found, whole, rtol=1e-11, atol=1e-15)
 
 
@@ -103,7 +107,7 @@ def test_moments_agree_with_the_closed_form(scale: float) -> None:
     """K = 200, D = 3, within three standard errors, for every estimator that has one."""
     model, x, draws = toy(scale), torch.zeros(16, 3, dtype=torch.float64), 1500
     estimators = make(*NAMES, iw=200)
-    found = torch.cat(list(LocationDraws(estimators, model, x, seed=21)(0, draws)))
+    found = torch.cat(list(LocationGradientSampler(estimators, model, x, seed=21)(0, draws)))
     for place, name in enumerate(NAMES):
         theory = location_moments(model, x, name, 200)
         sample = found[:, place]
@@ -144,9 +148,9 @@ def test_log_weights_are_those_of_the_distributions() -> None:
 def test_what_has_no_plain_factors_is_refused() -> None:
     model, x = toy(), torch.zeros(2, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="more than factors"):
-        LocationDraws(make("wake-sleep", iw=3), model, x)
+        LocationGradientSampler(make("wake-sleep", iw=3), model, x)
     with pytest.raises(ValueError, match="more than factors"):
-        LocationDraws(make("iwae", iw=3, beta=0.5), model, x)
+        LocationGradientSampler(make("iwae", iw=3, beta=0.5), model, x)
     with pytest.raises(ValueError, match="no closed form"):
         location_moments(model, x, "tvo-part2-config1", 10)
     with pytest.raises(ValueError, match="fourth moment"):

@@ -10,9 +10,9 @@ from problems import BernoulliNormal, OneBernoulli, OneNormal, ParticleForm, Pro
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Beta, Dirichlet, Normal, kl_divergence
 
-from ovis.analysis.gradient_samples import ParameterDraws, TensorDraws
+from ovis.analysis.gradient_samples import ParameterGradientSampler, TensorGradientSampler
 from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
-from ovis.analysis.random_inputs import Noise, make_noise, record
+from ovis.analysis.random_inputs import RandomInputs, make_random_inputs, record_random_inputs
 from ovis.estimators import GradientEstimator, get_config
 from ovis.models import GaussianMixture, GaussianToyVAE, SigmoidBeliefNetwork
 from ovis.models.gaussian_vae import GaussianVAE
@@ -54,22 +54,22 @@ CASES = cases()
 @pytest.mark.parametrize("case", CASES)
 def test_draws_do_not_depend_on_their_grouping(case: str) -> None:
     model, x, key, names = CASES[case]
-    whole = torch.cat(list(ParameterDraws(make(*names), model, x, key, seed=3)(0, 7)))
+    whole = torch.cat(list(ParameterGradientSampler(make(*names), model, x, key, seed=3)(0, 7)))
     assert whole.shape[:2] == (7, len(names))
     assert (whole.std(0) > 0).any(-1).all(), "an estimator's draws are all the same"
     for particles in (8, 24, 2 * 8 * len(x)):  # a datum, three data, two draws at a time
-        draws = ParameterDraws(make(*names), model, x, key, seed=3, samples_per_batch=particles)
+        draws = ParameterGradientSampler(make(*names), model, x, key, seed=3, samples_per_batch=particles)
         torch.testing.assert_close(torch.cat(list(draws(0, 7))), whole, rtol=1e-11, atol=1e-13)
-    later = torch.cat(list(ParameterDraws(make(*names), model, x, key, seed=3)(5, 7)))
+    later = torch.cat(list(ParameterGradientSampler(make(*names), model, x, key, seed=3)(5, 7)))
     torch.testing.assert_close(later, whole[5:], rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_estimators_have_the_draws_of_separate_runs(case: str) -> None:
     model, x, key, names = CASES[case]
-    together = torch.cat(list(ParameterDraws(make(*names), model, x, key, seed=3)(0, 4)))
+    together = torch.cat(list(ParameterGradientSampler(make(*names), model, x, key, seed=3)(0, 4)))
     for place, (name, estimator) in enumerate(make(*names).items()):
-        alone = torch.cat(list(ParameterDraws({name: estimator}, model, x, key, seed=3)(0, 4)))
+        alone = torch.cat(list(ParameterGradientSampler({name: estimator}, model, x, key, seed=3)(0, 4)))
         torch.testing.assert_close(alone[:, 0], together[:, place], rtol=1e-11, atol=1e-13)
 
 
@@ -77,7 +77,7 @@ def test_estimators_have_the_draws_of_separate_runs(case: str) -> None:
 def test_the_models_of_the_package_are_mapped(case: str) -> None:
     """None of them falls back to one draw at a time, pathwise estimators included."""
     model, x, key, names = CASES[case]
-    draws = ParameterDraws(make(*names), model, x, key)
+    draws = ParameterGradientSampler(make(*names), model, x, key)
     list(draws(0, 3))
     assert draws.mapped
 
@@ -86,13 +86,13 @@ def test_the_models_of_the_package_are_mapped(case: str) -> None:
 def test_a_draw_is_what_a_plain_call_makes_of_the_same_noise(name: str) -> None:
     model, x, key, _ = CASES["gaussian vae"]
     (estimator,) = make(name).values()
-    requests, _ = record(lambda: estimator(model, x[:1]))
-    noise = make_noise(requests, range(2 * len(x), 3 * len(x)), x.device, seed=9, purpose=0)
-    with Noise(noise):
+    requests, _ = record_random_inputs(lambda: estimator(model, x[:1]))
+    noise = make_random_inputs(requests, range(2 * len(x), 3 * len(x)), x.device, seed=9, purpose=0)
+    with RandomInputs(noise):
         loss = estimator(model, x)[0].mean()
     parameters = [p for n, p in model.named_parameters() if key in n]
     plain = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-    (draw,) = ParameterDraws({name: estimator}, model, x, key, seed=9)(2, 3)
+    (draw,) = ParameterGradientSampler({name: estimator}, model, x, key, seed=9)(2, 3)
     torch.testing.assert_close(draw[0, 0], plain)
 
 
@@ -103,10 +103,10 @@ def test_a_model_that_can_not_be_mapped_is_drawn_one_by_one() -> None:
             return output if bool(output["z"][0].sum() > -1) else {}
 
     one = torch.ones(3, 1, dtype=torch.float64)
-    draws = ParameterDraws(make("vimco"), Branching(TwoBernoulli()), one, seed=1)
+    draws = ParameterGradientSampler(make("vimco"), Branching(TwoBernoulli()), one, seed=1)
     found = torch.cat(list(draws(0, 5)))
     assert not draws.mapped
-    expected = torch.cat(list(ParameterDraws(make("vimco"), ReadmeForm(TwoBernoulli()), one, seed=1)(0, 5)))
+    expected = torch.cat(list(ParameterGradientSampler(make("vimco"), ReadmeForm(TwoBernoulli()), one, seed=1)(0, 5)))
     torch.testing.assert_close(found, expected)
 
 
@@ -141,12 +141,12 @@ class Counting(ReadmeForm):
 def test_what_torch_func_can_not_differentiate_is_differentiated_and_buffers_are_left(in_place: bool) -> None:
     ones = torch.ones(3, 1, dtype=torch.float64)
     model = Counting(OneBernoulli(), in_place)
-    draws = ParameterDraws(make("vimco", "ovis-gamma1"), model, ones, seed=1)
+    draws = ParameterGradientSampler(make("vimco", "ovis-gamma1"), model, ones, seed=1)
     found = torch.cat(list(draws(0, 5)))
     assert not draws.mapped
-    expected = ParameterDraws(make("vimco", "ovis-gamma1"), ReadmeForm(OneBernoulli()), ones, seed=1)
+    expected = ParameterGradientSampler(make("vimco", "ovis-gamma1"), ReadmeForm(OneBernoulli()), ones, seed=1)
     torch.testing.assert_close(found, torch.cat(list(expected(0, 5))))
-    tensors = TensorDraws(make("vimco"), model, ones, "qlogits", seed=1)
+    tensors = TensorGradientSampler(make("vimco"), model, ones, "qlogits", seed=1)
     assert len(torch.cat(list(tensors(0, 2)))) == 2
     assert model.calls == 0
 
@@ -174,7 +174,7 @@ def test_a_q_of_which_the_samples_are_functions_of_autograd(law: Any) -> None:
     model, prior = Simplex(), Dirichlet(torch.ones(2)) if law is Dirichlet else Beta(torch.ones(1), torch.ones(1))
     (exact,) = torch.autograd.grad(kl_divergence(model.q(), prior).sum(), model.inference_network)
     x = torch.ones(1, 1, dtype=torch.float64)
-    draws = torch.cat(list(ParameterDraws(make("vae"), model, x, "inference_network", seed=1)(0, 300)))[:, 0]
+    draws = torch.cat(list(ParameterGradientSampler(make("vae"), model, x, "inference_network", seed=1)(0, 300)))[:, 0]
     draws = draws[:, :2]  # the others are the problem's own
     assert (draws.std(0) > 0).all()
     assert ((draws.mean(0) - exact).abs() < 4 * draws.std(0) / 300**0.5).all()
@@ -185,12 +185,14 @@ def test_gradients_of_tensors(key: str, entries: int) -> None:
     """Chunked or not, of one or several estimators; those of the logits of q(z_1|x) sum to the bias' gradient."""
     model, x, _, _ = CASES["belief network"]
     estimators = make("vimco", "ovis-gamma1")
-    whole = torch.cat(list(TensorDraws(estimators, model, x, key, seed=2)(0, 3)))
+    whole = torch.cat(list(TensorGradientSampler(estimators, model, x, key, seed=2)(0, 3)))
     assert whole.shape == (3, 2, entries)
-    chunked = torch.cat(list(TensorDraws(estimators, model, x, key, seed=2, samples_per_batch=8)(0, 3)))
+    chunked = torch.cat(list(TensorGradientSampler(estimators, model, x, key, seed=2, samples_per_batch=8)(0, 3)))
     torch.testing.assert_close(chunked, whole)
     if key == "qlogits":
-        bias = torch.cat(list(ParameterDraws(estimators, model, x, "inference_network.0.0.bias", seed=2)(0, 3)))
+        bias = torch.cat(
+            list(ParameterGradientSampler(estimators, model, x, "inference_network.0.0.bias", seed=2)(0, 3))
+        )
         torch.testing.assert_close(whole.view(3, 2, 5, -1)[..., :4].sum(2), bias)
 
 
@@ -252,6 +254,6 @@ def test_statistics_of_the_batch_are_those_of_all_data_and_the_model_keeps_its_o
     torch.testing.assert_close(grads[0], grads[1])
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert all(module.training for module in model.modules())
-    draws = ParameterDraws(make("vimco"), model, x, seed=1)
+    draws = ParameterGradientSampler(make("vimco"), model, x, seed=1)
     torch.testing.assert_close(torch.cat(list(draws(0, 3)))[:, 0], grads[0])
     assert draws.mapped

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovis.analysis import gradient_samples as drawing
 from ovis.analysis import gradients
-from ovis.analysis.gradient_samples import ParameterDraws
+from ovis.analysis.gradient_samples import ParameterGradientSampler
 from ovis.analysis.gradients import compare_gradients
 from ovis.estimators import get_config
 from ovis.models import SigmoidBeliefNetwork
@@ -54,10 +54,10 @@ def problem() -> tuple[dict[str, object], SigmoidBeliefNetwork, Tensor]:
 
 def test_draws_ride_together_as_far_as_their_gradients_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     estimators, model, x = problem()
-    whole = list(ParameterDraws(estimators, model, x, seed=1)(0, 7))  # type: ignore[arg-type]
+    whole = list(ParameterGradientSampler(estimators, model, x, seed=1)(0, 7))  # type: ignore[arg-type]
     assert [len(part) for part in whole] == [7]
     monkeypatch.setattr(drawing, "NUMBERS", 3 * 28 + 5)  # 4 x 6 weights, 4 biases
-    parts = list(ParameterDraws(estimators, model, x, seed=1)(0, 7))  # type: ignore[arg-type]
+    parts = list(ParameterGradientSampler(estimators, model, x, seed=1)(0, 7))  # type: ignore[arg-type]
     assert [len(part) for part in parts] == [3, 3, 1]
     torch.testing.assert_close(torch.cat(parts), whole[0], rtol=1e-11, atol=1e-13)
 
@@ -65,8 +65,10 @@ def test_draws_ride_together_as_far_as_their_gradients_are_few(monkeypatch: pyte
 def test_draws_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     estimators, model, x = problem()
     calls = []
-    call = ParameterDraws.__call__
-    monkeypatch.setattr(ParameterDraws, "__call__", lambda self, *span: calls.append(span) or call(self, *span))
+    call = ParameterGradientSampler.__call__
+    monkeypatch.setattr(
+        ParameterGradientSampler, "__call__", lambda self, *span: calls.append(span) or call(self, *span)
+    )
     for limit, drawn in ((7 * 28 * 8, 1), (7 * 28 * 8 - 1, 2)):  # float64
         monkeypatch.setattr(gradients, "KEPT", limit)
         calls.clear()

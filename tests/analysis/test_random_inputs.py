@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Beta, Binomial, Cauchy, Dirichlet, Gamma, Geometric, LogNormal, Poisson, StudentT
 from torch.nn import functional as F
 
-from ovis.analysis.gradient_samples import ParameterDraws
+from ovis.analysis.gradient_samples import ParameterGradientSampler
 from ovis.analysis.gradients import get_gradients_statistics
-from ovis.analysis.random_inputs import Noise, make_noise, record
+from ovis.analysis.random_inputs import RandomInputs, make_random_inputs, record_random_inputs
 from ovis.estimators import GradientEstimator, get_config
 from ovis.models import Template
 
@@ -41,8 +41,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 
 
 def run(function: Callable[[Tensor], Tensor], rows: range, seed: int = 3) -> Tensor:
-    requests, _ = record(lambda: function(torch.ones(1, 3)))
-    with Noise(make_noise(requests, rows, torch.device("cpu"), seed, 0)):
+    requests, _ = record_random_inputs(lambda: function(torch.ones(1, 3)))
+    with RandomInputs(make_random_inputs(requests, rows, torch.device("cpu"), seed, 0)):
         return function(torch.ones(len(rows), 3))
 
 
@@ -84,10 +84,10 @@ def make(name: str, **settings: Any) -> dict[str, GradientEstimator]:
 @pytest.mark.parametrize("name", ["vimco", "iwae"])
 def test_draws_of_a_gamma_do_not_depend_on_their_grouping(name: str) -> None:
     model, x = Drawn(nn.Dropout(0.5)).train(), torch.ones(3, 1, dtype=torch.float64)
-    whole = torch.cat(list(ParameterDraws(make(name, iw=4), model, x, seed=3)(0, 5)))
+    whole = torch.cat(list(ParameterGradientSampler(make(name, iw=4), model, x, seed=3)(0, 5)))
     assert (whole.std(0) > 0).all()
     torch.manual_seed(11)
-    parts = torch.cat(list(ParameterDraws(make(name, iw=4), model, x, seed=3, samples_per_batch=4)(0, 5)))
+    parts = torch.cat(list(ParameterGradientSampler(make(name, iw=4), model, x, seed=3, samples_per_batch=4)(0, 5)))
     torch.testing.assert_close(parts, whole)
 
 
@@ -100,13 +100,13 @@ def test_numbers_that_can_not_be_numbered_are_refused() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     get_gradients_statistics(estimator, model.eval(), x, 5, seed=1)
     with pytest.raises(ValueError, match="randperm draws"):
-        record(lambda: torch.randperm(4))
+        record_random_inputs(lambda: torch.randperm(4))
 
 
 def test_a_tensor_that_vmap_can_not_fill_holds_no_number() -> None:
     def statement(noise: Tensor) -> Tensor:
         tensor = torch.zeros(2)
-        with Noise([noise]):
+        with RandomInputs([noise]):
             tensor.normal_()
         return tensor * 1.0
 

@@ -21,7 +21,7 @@ from problems import (
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ovis.analysis.random_inputs import Noise
+from ovis.analysis.random_inputs import RandomInputs
 from ovis.estimators import GradientEstimator
 from ovis.models import SigmoidBeliefNetwork
 
@@ -99,7 +99,7 @@ def test_the_step_of_a_reparameterized_model(name: str) -> None:
     parameters = {key: item.detach() for key, item in step.named_parameters()}
 
     def one(noise: Tensor) -> dict[str, Tensor]:
-        with Noise([noise]):
+        with RandomInputs([noise]):
             return grad(lambda values: functional_call(step, values, (x,)))(parameters)
 
     noises = torch.randn(7, 2, 3, dtype=torch.float64)

@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ovis.analysis.closed_form import location_moments
-from ovis.analysis.gradients import make_draws, select_parameters, summary
+from ovis.analysis.gradients import make_sampler, select_parameters, summary
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.config import get_config
 from ovis.experiments.datasets.gaussian_toy_points import draw
@@ -94,7 +94,9 @@ def run_asymptotic(
     estimators = build_estimators(settings)
     try:
         parameters = select_parameters(model, settings.key_filter)
-        draws = make_draws(estimators, model, x, settings.key_filter, settings.seed, settings.samples_per_batch or None)
+        draws = make_sampler(
+            estimators, model, x, settings.key_filter, settings.seed, settings.samples_per_batch or None
+        )
     except ValueError as error:
         raise SettingsError(f"--key_filter: {error}") from None
     numbers = settings.draws

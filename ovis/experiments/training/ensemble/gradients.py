@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from ovis.analysis.gradient_samples import ParameterDraws, select_parameters
+from ovis.analysis.gradient_samples import ParameterGradientSampler, select_parameters
 from ovis.analysis.gradients import TENSOR, gradient_statistics
-from ovis.analysis.module_state import statistics_untracked
-from ovis.analysis.random_inputs import Noise
+from ovis.analysis.module_state import untracked_batch_statistics
+from ovis.analysis.random_inputs import RandomInputs
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.sampling import encode
 from ovis.experiments.training.ensemble.stacked_state import Parts, Stack
@@ -80,7 +80,7 @@ class GradientsTogether:
             yield from self.kept[seeds]
             return
         draws = [
-            ParameterDraws({"": run.estimator}, run.model, self.x, self.key, seed)
+            ParameterGradientSampler({"": run.estimator}, run.model, self.x, self.key, seed)
             for run, seed in zip(self.stack.runs, seeds, strict=True)
         ]
         of_particles, beside = draws[0].random_numbers(range(1))
@@ -123,11 +123,11 @@ class GradientsTogether:
     ) -> Tensor:
         """The sum over x of the loss of one draw."""
         settings = estimator.configured(**({"alpha": alpha[0]} if alpha else {}))
-        with statistics_untracked(model):
-            with Noise(noise[: self.of_particles]):
+        with untracked_batch_statistics(model):
+            with RandomInputs(noise[: self.of_particles]):
                 encoded = encode(model, x)
                 particles = estimator.draw(model, x, encoded, settings)
-            with Noise(noise[self.of_particles :]):
+            with RandomInputs(noise[self.of_particles :]):
                 return estimator.loss(model, x, encoded, particles, settings).sum()
 
 

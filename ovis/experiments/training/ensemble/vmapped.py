@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from ovis.analysis.module_state import buffers_kept, no_validation
+from ovis.analysis.module_state import no_argument_validation, restored_buffers
 from ovis.experiments.training.ensemble.rng import Reserve, Served, recorded
 from ovis.experiments.training.ensemble.stacked_state import NotTogetherError, Stack
 from ovis.experiments.training.random_state import random_state_of
@@ -91,7 +91,7 @@ class _Plan:
         leaves, self.inputs = tree_flatten((stack.values, stack.buffers, self.reserve.numbers, list(args)))
         self.lasting = leaves[: len(leaves) - len(args)]
         try:
-            with no_validation(), torch.no_grad():
+            with no_argument_validation(), torch.no_grad():
                 graph = make_fx(self._flat)(*leaves)
         except Exception as error:  # what torch.func can't follow it says in many ways
             raise NotTogetherError(f"torch.func can't follow this model: {_first_line(error)}") from error
@@ -122,7 +122,7 @@ class _Plan:
         def run() -> Any:
             return functional_call(stack.parts, dict(given), (self.together.function, *args))
 
-        with torch.no_grad(), buffers_kept(stack.parts):
+        with torch.no_grad(), restored_buffers(stack.parts):
             with random_state_of(theirs):
                 wanted = run()
             written = [name for name in stack.buffers if not torch.equal(given[name], stack.buffers[name][0])]
