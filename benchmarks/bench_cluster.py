@@ -54,8 +54,15 @@ def report(what: str, action: Callable[[], object], per: int = 1, unit: str = "m
 def measure_manager(folder: Path, n: int, running: int) -> None:
     """A transaction that finishes one run and claims another, and a look at all that are under way."""
     queue, owner = Queue(ExperimentPaths(folder / "lab")), new_owner()
-    arg = "--estimator=ovis-gamma1 --dataset=omniglot --model=sbm --iw=50 --lr=0.003 --seed=1 --nsteps=100000"
-    queue.add([Record(f"{number:012x}", f"run-{number:012x}", arg) for number in range(n)])
+    settings = {
+        "dataset": "omniglot",
+        "estimator": "ovis-gamma1",
+        "iw": 50,
+        "lr": 0.003,
+        "model": "sbm",
+        "nsteps": 100_000,
+    }
+    queue.add([Record(f"{number:012x}", f"run-{number:012x}", settings) for number in range(n)])
     under_way = queue.tick(owner, min(n, running + n // 2)).claimed
     ended, under_way = under_way[running:], under_way[:running]
     queue.tick(owner, 0, [Ended(record.key, 1, DONE) for record in ended])

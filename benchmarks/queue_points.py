@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -235,7 +234,7 @@ def drain(folder: Path, count: int, slots: int = 2) -> tuple[float, float]:
         raise RuntimeError(f"not all runs are done: {result.counts}")
     begin = time.perf_counter()
     with ThreadPoolExecutor(slots) as pool:
-        list(pool.map(lambda run: subprocess.run([*NOTHING, *shlex.split(run.identity.arg)], check=True), runs))
+        list(pool.map(lambda run: subprocess.run([*NOTHING, json.dumps(run.identity.settings)], check=True), runs))
     return managed, time.perf_counter() - begin
 
 

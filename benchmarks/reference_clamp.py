@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import torch
 
 from ovis.experiments.cli import train
 from ovis.experiments.runner.experiment_file import Run, load_experiment
+from ovis.experiments.runs.identity import option_words
 from ovis.functional import control_variates
 from ovis.functional.log_weights import Alpha, LeaveOneOut
 
@@ -41,13 +41,9 @@ def clamped(log_w: torch.Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
 def train_here(runs: Sequence[Run], folder: Path) -> None:
     """All seeds at once, in this process."""
     torch.set_num_threads(1)
-    words = []
-    for run in runs:
-        (folder / run.identity.name).mkdir()
-        (folder / run.identity.name / ".attempt").write_text("1")
-        words.append(f"{run.settings.seed}:1:{folder / run.identity.name}")
-    where = [f"--exp={folder.name}", f"--root={folder.parent}", "--device=cpu", "--ensemble", *words]
-    if train.main([*shlex.split(runs[0].record().arg), *where]):
+    options = {**runs[0].identity.settings, "exp": folder.name, "root": str(folder.parent), "device": "cpu"}
+    words = [word for name, value in options.items() for word in option_words(name, value)]
+    if train.main([*words, "--ensemble", *(str(run.settings.seed) for run in runs)]):
         raise SystemExit("a training failed")
 
 

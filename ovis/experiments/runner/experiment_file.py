@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.runs.identity import Identity, identify, words
+from ovis.experiments.runs.identity import Identity, identify, option_words
 from ovis.experiments.runs.status import Record
 from ovis.experiments.settings import SettingsError, TrainSettings, build_parser, parse_arguments
 from ovis.experiments.studies import STUDIES, AsymptoticSettings, Study
@@ -50,7 +50,7 @@ class Run:
 
     Attributes:
         settings: its options, as the file says.
-        identity: its key, its folder and its command line.
+        identity: its key, the name of its folder, and its settings that differ from the defaults.
         source: where in the file it comes from, for messages.
     """
 
@@ -64,7 +64,7 @@ class Run:
 
     def record(self) -> Record:
         """The run as it enters the queue."""
-        return Record(self.identity.key, self.identity.name, self.identity.arg)
+        return Record(self.identity.key, self.identity.name, self.identity.settings)
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def _value(name: str, value: Any, where: str, reader: _Reader) -> Any:
     if isinstance(value, bool) != (name in reader.booleans):
         wanted = "true or false" if name in reader.booleans else "a number or a string"
         raise GridError(f"{where}: expected {wanted}, got {json.dumps(value)}")
-    return getattr(_parse(words(name, value), where, reader), name)
+    return getattr(_parse(option_words(name, value), where, reader), name)
 
 
 def _parse(options: list[str], where: str, reader: _Reader) -> Any:

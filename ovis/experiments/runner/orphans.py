@@ -20,7 +20,7 @@ from pathlib import Path
 from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Row
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.atomic import TEMPORARY
-from ovis.experiments.runs.fencing import hold_run, is_held
+from ovis.experiments.runs.fencing import is_locked, lock_run
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import AttemptResult, State, read_outcome
 
@@ -133,7 +133,7 @@ def _judge(queue: Queue, known: _Known, path: Path) -> LeftoverKind | None:
     if path.name.startswith(TEMPORARY):
         if path.is_dir() or parent.name in known.running or not queue.leases.is_rubbish(path):
             return None
-        return None if parent != paths.folder and is_held(RunPaths(parent)) else LeftoverKind.TEMPORARY
+        return None if parent != paths.folder and is_locked(RunPaths(parent)) else LeftoverKind.TEMPORARY
     if parent != paths.folder or path.name in known.names or not path.is_dir():
         return None
     return LeftoverKind.TRASH if path.name.startswith(paths.trash("").name) else _judge_folder(queue, RunPaths(path))
@@ -143,7 +143,7 @@ def _judge_folder(queue: Queue, run: RunPaths) -> LeftoverKind | None:
     """What a folder is that no record knows."""
     if run.folder.is_symlink():
         return LeftoverKind.FOREIGN
-    if is_held(run):
+    if is_locked(run):
         return LeftoverKind.BUSY
     if not _entries(run.folder):  # perhaps of a process that is about to take its lock
         return LeftoverKind.FOLDER if queue.leases.is_rubbish(run.folder) else None
@@ -167,7 +167,7 @@ def _take_away(leftover: Leftover, aside: Path) -> bool:
     if leftover.kind is LeftoverKind.SNAPSHOT:
         path.rename(aside)
         return True
-    with hold_run(RunPaths(path)) as lock:  # who comes later finds no folder, and says so
+    with lock_run(RunPaths(path)) as lock:  # who comes later finds no folder, and says so
         if lock is not None:
             path.rename(aside)
         return lock is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from ovis.experiments.runs.identity import command_line
 from ovis.experiments.runs.status import Record
 
 __all__ = ["SelectionError", "find_runs", "pick_runs"]
@@ -26,7 +27,8 @@ def find_runs(records: Sequence[Record], text: str) -> list[Record]:
     words = text.casefold().split()
     if not words:
         raise SelectionError("there is no word to find; leave --find out to mean all runs")
-    return [r for r in records if all(word in f"{r.name} {r.key} {r.arg}".casefold() for word in words)]
+    texts = [f"{r.name} {r.key} {command_line(r.settings)}".casefold() for r in records]
+    return [record for record, text in zip(records, texts, strict=True) if all(word in text for word in words)]
 
 
 def pick_runs(records: Sequence[Record], texts: Iterable[str]) -> list[Record]:

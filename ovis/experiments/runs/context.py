@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from ovis.experiments.runs.paths import RunPaths
 
-__all__ = ["RunContext"]
+__all__ = ["RunContext", "WorkResult", "current_run"]
+
+#: The run that log records are about, where several are trained at once; None: all of them.
+current_run: ContextVar[RunPaths | None] = ContextVar("current_run", default=None)
 
 
 def _never() -> bool:
@@ -16,6 +20,19 @@ def _never() -> bool:
 
 def _nothing() -> None:
     return None
+
+
+@dataclass(frozen=True)
+class WorkResult:
+    """How the work of one attempt ended.
+
+    Attributes:
+        complete: whether nothing is left to do. False without an error: it was asked to stop.
+        error: what ended it.
+    """
+
+    complete: bool
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What keeps two processes out of one run: its lock on one host, its fence across hosts, and its outcome as an end."""
+"""Keeping two processes out of one run: its lock on one host, its fence across hosts; its outcome, the commit point."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ovis.experiments.runs.status import AttemptResult, Outcome, read_outcome
 __all__ = [
     "Superseded",
     "check_fence",
-    "hold_run",
-    "is_held",
+    "clear_outcome",
+    "is_locked",
+    "lock_run",
     "publish_outcome",
     "read_fence",
     "take_fence",
@@ -24,8 +25,8 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def hold_run(run: RunPaths) -> Iterator[int | None]:
-    """The run's lock, for the whole life of the job; None where another process has it."""
+def lock_run(run: RunPaths) -> Iterator[int | None]:
+    """Lock the run for the block: the descriptor of the lock file; None where another process has locked it."""
     handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         yield handle if _lock(handle, run) else None
@@ -33,16 +34,16 @@ def hold_run(run: RunPaths) -> Iterator[int | None]:
         os.close(handle)
 
 
-def is_held(run: RunPaths) -> bool:
+def is_locked(run: RunPaths) -> bool:
     """Whether a process is at work in the run's folder."""
     if not run.lock.exists():
         return False
-    with hold_run(run) as lock:
+    with lock_run(run) as lock:
         return lock is None
 
 
 def take_fence(run: RunPaths, attempt: int) -> bool:
-    """Say that from now on only this attempt may publish; False where a later one has said so already."""
+    """Let only this attempt publish from now on; False where a later attempt has taken the fence already."""
     if read_fence(run) > attempt:
         return False
     write_text(run.fence, f"{attempt}\n")
@@ -73,14 +74,20 @@ def check_fence(run: RunPaths, attempt: int) -> None:
 
 
 def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
-    """Write how the run ended, and the reference code's mark of success."""
+    """Write how the run ended, and an empty ``success.txt`` where it succeeded."""
     write_json(run.outcome, outcome.to_json())  # the commit point
     if outcome.status is AttemptResult.SUCCESS:
         write_text(run.success, "")
 
 
+def clear_outcome(run: RunPaths) -> None:
+    """Remove the outcome of an earlier attempt. Only for the process that has locked the run."""
+    run.success.unlink(missing_ok=True)
+    run.outcome.unlink(missing_ok=True)
+
+
 def withdraw_outcome(run: RunPaths, valid_from: int) -> None:
-    """Remove an outcome that no longer counts; while a job holds the run, that is the job's to do.
+    """Remove an outcome that no longer counts, unless a job has locked the run: it does so itself.
 
     Args:
         run: the run.
@@ -88,15 +95,14 @@ def withdraw_outcome(run: RunPaths, valid_from: int) -> None:
     """
     if not run.folder.is_dir():
         return
-    with hold_run(run) as lock:
+    with lock_run(run) as lock:
         outcome = read_outcome(run)
         if lock is not None and (outcome is None or outcome.attempt < valid_from):
-            run.success.unlink(missing_ok=True)
-            run.outcome.unlink(missing_ok=True)
+            clear_outcome(run)
 
 
 def _lock(handle: int, run: RunPaths) -> bool:
-    """Lock the open file; False where another process has, or where the folder was moved away since it was opened."""
+    """Lock the open file; False where another process has, or where the folder was moved since it was opened."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(handle), run.lock.stat())

@@ -1,4 +1,4 @@
-"""Who a run is: a hash of its declared differences from the defaults, and a folder name that people can read."""
+"""The identity of a run: its settings' differences from the defaults, a hash of them, and a readable folder name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,11 @@ from ovis.estimators.ids import parse_estimator
 from ovis.experiments.datasets import DATASETS
 from ovis.experiments.models import MODELS
 from ovis.experiments.runs.paths import is_safe_name
-from ovis.experiments.settings import TrainSettings, value_type
+from ovis.experiments.settings import SettingsError, TrainSettings, value_type
 from ovis.experiments.studies import AsymptoticSettings
+from ovis.suggestions import did_you_mean
 
-__all__ = ["Identity", "differences", "identify", "words"]
+__all__ = ["Identity", "command_line", "differences", "identify", "option_words", "restore_settings"]
 
 #: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
 KEY_LENGTH = 12
@@ -28,18 +30,18 @@ LABEL_LENGTH = 60
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a run is.
+    """The identity of a run.
 
     Attributes:
         key: twelve hexadecimal digits, equal for equal :func:`differences`.
         name: its folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``. Made of letters, digits and
             ``. _ + = -`` only and never hidden, whatever the label holds.
-        arg: the run as one command-line string: what differs from the defaults, and nothing about where to run.
+        settings: what differs from the defaults, and nothing about where to run; see :func:`differences`.
     """
 
     key: str
     name: str
-    arg: str
+    settings: Mapping[str, Any]
 
 
 def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
@@ -48,20 +50,21 @@ def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
     Raises:
         ValueError: no safe folder name can be made of the settings.
     """
-    found = differences(settings)
-    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    different = differences(settings)
+    text = json.dumps(different, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
-    arg = shlex.join(word for option, value in found.items() for word in words(option, value))
-    return Identity(key, _name(settings, key), arg)
+    return Identity(key, _name(settings, key), different)
 
 
 def differences(settings: Any) -> dict[str, Any]:
-    """What a run is: the options that differ from the defaults, sorted.
+    """The options that differ from the defaults, sorted by name: a JSON object that defines the run.
 
-    Left out are those that say only where to run, and those that nothing in this run reads (``--depth`` of a model with
-    one layer, say). The estimator is written in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
+    Options that only say where to run are left out, and so are those that nothing in this run reads (``--depth`` of a
+    model with one layer, say). The estimator is in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
+
+    See also :func:`restore_settings`, the way back.
     """
-    found: dict[str, Any] = {}
+    different: dict[str, Any] = {}
     idle = _idle(settings) if isinstance(settings, TrainSettings) else set()
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
@@ -73,8 +76,8 @@ def differences(settings: Any) -> dict[str, Any]:
             value = parse_estimator(value).canonical
         if value != item.default:
             real = value_type(settings.__class__, item.name) is float and value is not None
-            found[item.name] = float(value) if real else value
-    return found
+            different[item.name] = float(value) if real else value
+    return different
 
 
 def _idle(settings: TrainSettings) -> set[str]:
@@ -102,7 +105,29 @@ def _idle(settings: TrainSettings) -> set[str]:
     return idle
 
 
-def words(name: str, value: Any) -> list[str]:
+def restore_settings(kind: Any, options: Mapping[str, Any]) -> Any:
+    """Settings from a JSON object of options, such as :func:`differences` returns.
+
+    Args:
+        kind: the settings class of the study.
+        options: values by name; the rest is at its default.
+
+    Raises:
+        SettingsError: an unknown option, or an invalid value.
+    """
+    names = [item.name for item in dataclasses.fields(kind)]
+    for name in options:
+        if name not in names:
+            raise SettingsError(f"unknown option {name!r}{did_you_mean(name, names)}")
+    return kind(**options)
+
+
+def command_line(options: Mapping[str, Any]) -> str:
+    """The options as people would type them."""
+    return shlex.join(word for name, value in options.items() for word in option_words(name, value))
+
+
+def option_words(name: str, value: Any) -> list[str]:
     """The command-line words that set option ``name`` to ``value``; ``=`` keeps a value with a leading dash a value."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]

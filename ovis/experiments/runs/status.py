@@ -100,7 +100,7 @@ class Record:
     Attributes:
         key: hash of the run's settings; no two records share one.
         name: name of the run's folder.
-        arg: the run's settings as one command-line string.
+        settings: the run's settings that differ from the defaults, by name.
         state: where it stands.
         reason: why it stands there, if not by itself: ``aborted``, ``lost``, ``exception``, ``requeued``...
         attempt: number of the last attempt; only grows.
@@ -119,7 +119,7 @@ class Record:
 
     key: str
     name: str
-    arg: str
+    settings: Mapping[str, Any]
     state: State = State.QUEUED
     reason: str = ""
     attempt: int = 0

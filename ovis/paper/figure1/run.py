@@ -1,31 +1,35 @@
-"""One run of the asymptotic study: ``python -m ovis.paper.figure1.run --estimators ovis-gamma0,pathwise-iwae --iw 54``."""
+"""Make one run of the asymptotic study: ``python -m ovis.paper.figure1.run --estimators ovis-gamma0,vimco --iw 54``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from ovis.experiments.cli.train import run_study
-from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.context import RunContext, WorkResult
 from ovis.experiments.studies import AsymptoticSettings
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the gradient draws of one K, or one part of them, from where an earlier attempt stopped.
+    """Draw gradients of several estimators at one K, or one part of the draws, from where an earlier attempt stopped.
 
-    Exit codes and files as of :func:`ovis.experiments.cli.train.run_study`; what it finds: see ``ovis.paper.figure1.study``.
+    Exit codes and files: see :func:`ovis.experiments.cli.train.run_study`; the numbers: see
+    :mod:`ovis.paper.figure1.study`.
     """
-    return run_study("asymptotic", "Draw gradients of several estimators at one K.", _drawing, argv)
+    return run_study("asymptotic", "Draw gradients of several estimators at one K.", _draw, argv)
 
 
-def _drawing(
-    settings: AsymptoticSettings, paths: RunPaths, stop: Callable[[], bool], guard: Callable[[], None], bar: bool
-) -> tuple[str, Callable[[], bool]]:
+def _draw(
+    settings: Sequence[AsymptoticSettings], contexts: Sequence[RunContext], begin: Callable[[int, str], None]
+) -> Sequence[WorkResult]:
     from ovis.experiments.training.build import pick_device
     from ovis.paper.figure1.study import run_asymptotic
 
-    return str(pick_device(settings.device)), lambda: run_asymptotic(settings, paths, stop, guard, bar)
+    ((run, context),) = zip(settings, contexts, strict=True)
+    begin(0, str(pick_device(run.device)))
+    complete = run_asymptotic(run, context.paths, context.should_stop, context.check_ownership, context.show_progress)
+    return [WorkResult(complete)]
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_folders_that_are_no_runs_are_listed_with_a_reason(demo: Folder) -> None
 
 def queue(folder: Folder, states: dict[str, str]) -> None:
     """A ledger as the manager writes it."""
-    records = [Record(f"key{i}", name, "", State(state)) for i, (name, state) in enumerate(states.items())]
+    records = [Record(f"key{i}", name, {}, State(state)) for i, (name, state) in enumerate(states.items())]
     rows = {str(i + 1): record.to_row() for i, record in enumerate(records)}
     ExperimentPaths(folder.path).ledger.write_text(json.dumps({"runs": rows}))
 

@@ -112,7 +112,7 @@ class Lab:
 
 
 def record(key: str = "a" * 12, **changes: Any) -> Record:
-    return Record(**{"key": key, "name": f"run-{key}", "arg": "--estimator=vimco-arithmetic", **changes})
+    return Record(**{"key": key, "name": f"run-{key}", "settings": {"estimator": "vimco-arithmetic"}, **changes})
 
 
 def dead_owner() -> str:

@@ -1,13 +1,13 @@
-"""Stands in for ``ovis.experiments.cli.train --ensemble``: notes what it was told, and does as the environment says.
+"""Stands in for ``ovis.experiments.cli.train`` with several runs: notes its options, and does as the environment says.
 
 ``publish`` says how its first run ended; ``die`` kills itself; ``stop`` waits until it is told to; ``fence`` waits
 until another attempt may publish in its second run; ``fail`` ends with an error.
 """
 
+import argparse
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -17,13 +17,17 @@ from ovis.experiments.runs.status import AttemptResult, Outcome
 
 
 def main() -> int:
-    triples = [word.split(":", 2) for word in sys.argv[sys.argv.index("--ensemble") + 1 :]]
-    runs = [RunPaths(Path(folder)) for _, _, folder in triples]
-    for (seed, attempt, _), run in zip(triples, runs, strict=True):
-        (run.folder / "call.json").write_text(json.dumps([int(seed), int(attempt), len(runs)]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run_dir", type=Path, action="append", required=True)
+    parser.add_argument("--attempt", type=int, action="append", required=True)
+    parser.add_argument("--settings", type=json.loads, action="append", required=True)
+    options = parser.parse_args()
+    runs = [RunPaths(folder) for folder in options.run_dir]
+    for settings, attempt, run in zip(options.settings, options.attempt, runs, strict=True):
+        (run.folder / "call.json").write_text(json.dumps([settings.get("seed", 1), attempt, len(runs)]))
     does = os.environ["STUB"].split()
     if "publish" in does:
-        publish_outcome(runs[0], Outcome(AttemptResult.EXCEPTION, int(triples[0][1]), exit=1, message="its own"))
+        publish_outcome(runs[0], Outcome(AttemptResult.EXCEPTION, options.attempt[0], exit=1, message="its own"))
     if "die" in does:
         os.kill(os.getpid(), signal.SIGKILL)
     if "fence" in does:

@@ -1,6 +1,6 @@
 """Stands in for ``ovis.experiments.cli.train``: checkpoint, progress, exit codes; in milliseconds.
 
-It keeps a journal in the run's folder, which is what the tests believe. The label ``--id`` says how it behaves:
+It keeps a journal in the run's folder, which is what the tests believe. The setting ``id`` says how it behaves:
 ``fail`` leaves with an error at step 3; ``die`` kills itself there, in its first attempt; ``wait`` stays there until it
 is told to stop, in its first attempt; ``stubborn`` ignores SIGTERM; ``step250`` takes 250 ms for a step and notes each.
 """
@@ -24,13 +24,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run_dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--nsteps", type=int, default=5)
-    parser.add_argument("--id", default="")
-    parser.add_argument("--device", required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
     options, _ = parser.parse_known_args()
+    nsteps, label = options.settings.get("nsteps", 5), options.settings.get("id", "")
     folder: Path = options.run_dir
     (folder / "call.json").write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}))
-    pace = re.fullmatch(r"step(\d+)", options.id)
+    pace = re.fullmatch(r"step(\d+)", label)
     pause = int(pace[1]) / 1000 if pace else 0.01
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
@@ -47,21 +46,21 @@ def main() -> int:
         checkpoint = folder / "checkpoint.txt"
         begin = step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         note(f"start at {step} in")
-        while step < options.nsteps:
+        while step < nsteps:
             time.sleep(pause)
-            step += not (options.id == "wait" and step == 3 and options.attempt == 1)
+            step += not (label == "wait" and step == 3 and options.attempt == 1)
             print("step", step)
             if pace:
                 note(f"step {step} in")
             replace(checkpoint, str(step))
-            said = {"step": step, "nsteps": options.nsteps, "loss": 1 / step, "t": time.time(), "begin": begin}
+            said = {"step": step, "nsteps": nsteps, "loss": 1 / step, "t": time.time(), "begin": begin}
             replace(folder / "progress.json", json.dumps(said))
-            if options.id == "fail" and step == 3:
+            if label == "fail" and step == 3:
                 print("Traceback (most recent call last):\nValueError: the loss is not finite", file=sys.stderr)
                 return 1
-            if options.id == "die" and step == 3 and options.attempt == 1:
+            if label == "die" and step == 3 and options.attempt == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if stops and options.id != "stubborn":
+            if stops and label != "stubborn":
                 note("stopped in")
                 return 3
         note("done in")

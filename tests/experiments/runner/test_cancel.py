@@ -65,7 +65,7 @@ def test_a_manager_kills_a_cancelled_run_that_does_not_listen(lab: Lab, monkeypa
 
 def test_a_job_whose_manager_is_away_stops_at_its_next_sign_of_life(lab: Lab) -> None:
     queue = lab.queue
-    queue.add([record(arg="--id=stubborn --nsteps=100000")])
+    queue.add([record(settings={"id": "stubborn", "nsteps": 100000})])
     (claimed,) = queue.tick(ME, 1).claimed
     spec = JobSpec(lab.paths.folder, claimed.key, 1, heartbeat=0.3, command=STUB)
     with subprocess.Popen(spec.argv()) as job:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ovis.estimators.ids import example_ids
-from ovis.experiments.runs.identity import differences, identify
+from ovis.experiments.runs.identity import differences, identify, restore_settings
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.settings import TrainSettings, parse_arguments
 
@@ -84,7 +84,8 @@ def test_a_hostile_label_stays_in_the_run_root(label: str, tmp_path: Path) -> No
     folder = ExperimentPaths(tmp_path).run(name).folder
     assert folder.resolve().parent == tmp_path.resolve()
     folder.mkdir()  # not too long either
-    assert parse_arguments(shlex.split(identify(settings).arg)) == replace(settings, exp="sandbox")
+    stored = json.loads(json.dumps(identify(settings).settings))
+    assert restore_settings(TrainSettings, stored) == replace(settings, exp="sandbox")
 
 
 @pytest.mark.parametrize("name", ["..", "", ".", "a/b", "/a", ".a", "a\n", "a\0", "-a", "a" * 300])
@@ -98,9 +99,9 @@ def test_every_estimator_makes_a_folder(estimator: str) -> None:
     assert is_safe_name(identify(TrainSettings(estimator=estimator)).name)
 
 
-def test_the_arguments_are_the_differences() -> None:
+def test_settings_are_restored_from_their_differences() -> None:
     settings = replace(BASE, learn_prior=True, freebits=0.5, lr=3e-4, alpha=0.7, epochs=3, root="/elsewhere")
-    again = parse_arguments(shlex.split(identify(settings).arg))
+    again = restore_settings(TrainSettings, json.loads(json.dumps(identify(settings).settings)))
     assert differences(again) == differences(settings)
     assert again.root == TrainSettings().root
 

@@ -14,14 +14,16 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from laboratory import STUB, Lab, is_running, record
 
-from ovis.experiments.runner.acquire import Held, hold
-from ovis.experiments.runner.job import JobSpec, run_job
+from ovis.experiments.runner.acquire import AcquiredRun, acquire_run
+from ovis.experiments.runner.job import JobSpec, main, run_job
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.queue import Ended
+from ovis.experiments.runs.atomic import write_text
 from ovis.experiments.runs.process import new_owner, owner_is_dead, parent_guard
 from ovis.experiments.runs.status import BUSY, EXHAUSTED, STALE, AttemptResult, Outcome, Record, State, read_outcome
 
@@ -31,9 +33,9 @@ KEY = "a" * 12
 class Bench:
     """One claimed run and the job for it."""
 
-    def __init__(self, lab: Lab, arg: str = "--estimator=vimco-arithmetic", attempt: int = 1) -> None:
+    def __init__(self, lab: Lab, attempt: int = 1, **settings: Any) -> None:
         self.lab, self.queue = lab, lab.queue
-        self.queue.add([record(KEY, arg=arg, attempt=attempt - 1)])
+        self.queue.add([record(KEY, settings=settings, attempt=attempt - 1)])
         (self.record,) = self.queue.tick(new_owner(), 1).claimed
         self.run = self.queue.paths.run(self.record.name)
         self.spec = JobSpec(self.queue.paths.folder, KEY, attempt, heartbeat=0.05, ttl=60.0, command=STUB)
@@ -82,11 +84,11 @@ def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
     new, bench.spec = lab.paths.ledger.read_bytes(), replace(bench.spec, attempt=2)
     for old in (now, None):
         lab.paths.ledger.unlink() if old is None else lab.paths.ledger.write_bytes(old)
-        threading.Timer(1.5, lab.paths.ledger.write_bytes, [new]).start()
+        threading.Timer(1.5, write_text, [lab.paths.ledger, new.decode()]).start()
         with contextlib.ExitStack() as locks:
-            found = hold(lab.paths, KEY, 2, "", locks, lambda: False)
-            assert isinstance(found, Held)
-            assert found.attempt == 2
+            run = acquire_run(lab.paths, KEY, 2, "", locks, lambda: False)
+            assert isinstance(run, AcquiredRun)
+            assert run.attempt == 2
 
 
 def test_one_that_never_comes_means_that_the_attempt_is_not_there(lab: Lab) -> None:
@@ -109,7 +111,7 @@ def test_a_job_that_waits_for_the_ledger_hears_that_it_is_to_stop(lab: Lab) -> N
 
 
 def test_success_is_published(lab: Lab) -> None:
-    bench = Bench(lab, arg="--id='two words' --nsteps=4")
+    bench = Bench(lab, id="two words", nsteps=4)
     bench.spec = replace(bench.spec, data_root="/some data", device="cpu")
     assert bench.finish() == 0
     outcome = bench.outcome()
@@ -119,12 +121,15 @@ def test_success_is_published(lab: Lab) -> None:
     assert bench.run.log(1).read_text().splitlines() == [f"step {n}" for n in (1, 2, 3, 4)]
     call = json.loads((bench.run.folder / "call.json").read_text())
     folder = bench.queue.paths.folder
-    where = [f"--exp={folder.name}", f"--root={folder.parent}", "--device=cpu", "--data_root=/some data"]
-    assert call["argv"] == ["--id=two words", "--nsteps=4", *where, f"--run_dir={bench.run.folder}", "--attempt=1"]
+    assert call["argv"][:2] == [f"--run_dir={bench.run.folder}", "--attempt=1"]
+    assert json.loads(call["argv"][2].removeprefix("--settings=")) == {
+        **{"id": "two words", "nsteps": 4, "exp": folder.name, "root": str(folder.parent)},
+        **{"device": "cpu", "data_root": "/some data"},
+    }
 
 
 def test_an_error_is_published_with_its_last_line(lab: Lab) -> None:
-    bench = Bench(lab, arg="--id=fail")
+    bench = Bench(lab, id="fail")
     assert bench.finish() == 0
     outcome = bench.outcome()
     assert (outcome.status, outcome.exit) == (AttemptResult.EXCEPTION, 1)
@@ -133,7 +138,7 @@ def test_an_error_is_published_with_its_last_line(lab: Lab) -> None:
 
 
 def test_a_killed_training_is_no_error_of_its_own(lab: Lab) -> None:
-    bench = Bench(lab, arg="--id=die")
+    bench = Bench(lab, id="die")
     assert bench.finish() == 0
     assert (bench.outcome().status, bench.outcome().signal) == (AttemptResult.SIGNAL, signal.SIGKILL)
     assert "SIGKILL" in bench.outcome().message
@@ -182,14 +187,22 @@ def test_a_training_that_was_superseded_has_no_outcome(lab: Lab) -> None:
     assert not bench.run.outcome.exists()
 
 
-def test_an_option_no_process_can_take_is_an_error(lab: Lab) -> None:
-    bench = Bench(lab, arg="--id=a\0b")
+@pytest.mark.parametrize("label", ["a\0b", "a 'b\" c", "--id=x", "\udcff", "é"])
+def test_any_label_reaches_the_training(lab: Lab, label: str) -> None:
+    bench = Bench(lab, id=label)
     assert bench.finish() == 0
-    assert "can't start" in bench.outcome().message
+    call = json.loads((bench.run.folder / "call.json").read_text())
+    assert json.loads(call["argv"][2].removeprefix("--settings="))["id"] == label
+
+
+def test_a_job_without_a_valid_spec_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("", "{}", "[1]", '{"folder": "x", "companions": [], "command": []}'):
+        assert main([text]) == 2
+        assert capsys.readouterr().err == f"job: not the spec of a job: {text!r}\n"
 
 
 def test_sigterm_lets_the_training_checkpoint(lab: Lab) -> None:
-    bench = Bench(lab, arg="--nsteps=100000")
+    bench = Bench(lab, nsteps=100000)
     job = bench.start()
     bench.training()
     job.terminate()
@@ -219,7 +232,7 @@ def test_a_run_in_use_is_left_alone(lab: Lab) -> None:
 
 
 def test_two_jobs_never_share_a_run(lab: Lab) -> None:
-    bench = Bench(lab, arg="--id=wait")
+    bench = Bench(lab, id="wait")
     first = bench.start()
     bench.training()
     assert bench.finish() == BUSY
@@ -241,7 +254,7 @@ def test_an_orphaned_training_keeps_the_run(lab: Lab) -> None:
 
 
 def test_the_training_holds_the_lock(lab: Lab) -> None:
-    bench = Bench(lab, arg="--nsteps=100000")
+    bench = Bench(lab, nsteps=100000)
     bench.start()
     training = bench.training()
     held = {os.readlink(entry) for entry in Path(f"/proc/{training}/fd").iterdir()}
@@ -266,7 +279,7 @@ def test_a_later_fence_is_never_lowered(lab: Lab) -> None:
 
 
 def test_an_attempt_overtaken_while_it_ran_publishes_nothing(lab: Lab) -> None:
-    bench = Bench(lab, arg="--id=wait")
+    bench = Bench(lab, id="wait")
     job = bench.start()
     bench.training()
     bench.run.fence.write_text("2\n")
@@ -278,7 +291,7 @@ def test_an_attempt_overtaken_while_it_ran_publishes_nothing(lab: Lab) -> None:
 
 
 def test_a_revoked_lease_ends_the_training(lab: Lab) -> None:
-    bench = Bench(lab, arg="--nsteps=100000 --id=stubborn")
+    bench = Bench(lab, nsteps=100000, id="stubborn")
     job = bench.start()
     training = bench.training()
     bench.queue.leases.revoke(KEY, 1)
@@ -290,7 +303,7 @@ def test_a_revoked_lease_ends_the_training(lab: Lab) -> None:
 def test_a_lease_that_cannot_be_renewed_ends_the_training_before_the_queue_takes_it_for_lost(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(lab, arg="--nsteps=100000 --id=stubborn")
+    bench = Bench(lab, nsteps=100000, id="stubborn")
     bench.spec = replace(bench.spec, ttl=2.0)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # the tests' own stay
 
@@ -326,7 +339,7 @@ def test_a_manager_that_nobody_has_buried_is_dead(lab: Lab) -> None:
 
 
 def test_the_lease_is_kept_alive(lab: Lab) -> None:
-    bench = Bench(lab, arg="--nsteps=100000")
+    bench = Bench(lab, nsteps=100000)
     lease = bench.queue.paths.lease(KEY, 1)
     bench.start()
     bench.training()
@@ -335,7 +348,7 @@ def test_the_lease_is_kept_alive(lab: Lab) -> None:
 
 
 def test_the_training_dies_with_its_job(lab: Lab) -> None:
-    bench = Bench(lab, arg="--nsteps=100000 --id=stubborn")
+    bench = Bench(lab, nsteps=100000, id="stubborn")
     job = bench.start()
     training = bench.training()
     job.kill()

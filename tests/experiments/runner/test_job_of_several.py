@@ -16,7 +16,7 @@ from ovis.experiments.runner.experiment_file import parse_experiment
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runs.fencing import hold_run, read_fence
+from ovis.experiments.runs.fencing import lock_run, read_fence
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import BUSY, Outcome, Record, read_outcome
 
@@ -39,7 +39,7 @@ def claimed(queue) -> list[Record]:
 
 def start(queue: Queue, records: list[Record], does: str = "", **more: int) -> subprocess.Popen[bytes]:
     first, *others = records
-    companions = tuple(f"{record.key}.{record.attempt}" for record in others)
+    companions = tuple((record.key, record.attempt) for record in others)
     spec = JobSpec(queue.paths.folder, first.key, first.attempt, heartbeat=0.1, companions=companions, command=STUB)
     return subprocess.Popen(spec.argv(), env={**os.environ, "STUB": does}, **more)
 
@@ -115,7 +115,7 @@ def test_when_all_are_revoked_it_is_killed(queue, claimed):
 def test_a_run_that_another_process_holds_is_left_out(queue, claimed):
     second = paths_of(queue, claimed)[1]
     second.folder.mkdir(exist_ok=True)
-    with hold_run(second):
+    with lock_run(second):
         job = start(queue, claimed, stderr=subprocess.PIPE)
         _, said = job.communicate(timeout=30)
     assert job.returncode == 0
@@ -126,7 +126,7 @@ def test_a_run_that_another_process_holds_is_left_out(queue, claimed):
 
 
 def test_where_none_can_be_held_it_says_so(queue, claimed):
-    locks = [hold_run(run) for run in paths_of(queue, claimed) if run.folder.mkdir(exist_ok=True) is None]
+    locks = [lock_run(run) for run in paths_of(queue, claimed) if run.folder.mkdir(exist_ok=True) is None]
     for lock in locks:
         lock.__enter__()
     assert start(queue, claimed).wait(30) == BUSY

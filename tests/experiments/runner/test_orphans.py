@@ -19,7 +19,7 @@ from ovis.experiments.runner.orphans import LeftoverKind, find_leftovers, remove
 from ovis.experiments.runner.queue import queue as queue_module
 from ovis.experiments.runner.queue.ledger import LedgerError, Row
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runs.fencing import hold_run, publish_outcome
+from ovis.experiments.runs.fencing import lock_run, publish_outcome
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import AttemptResult, Outcome, State
 
@@ -106,7 +106,7 @@ def test_what_is_left_over(queue: Queue) -> None:
 def test_a_folder_with_a_process_in_it_stays(queue: Queue) -> None:
     run = by_hand(queue, "by-hand")
     found = find_leftovers(queue)
-    with hold_run(run) as lock:
+    with lock_run(run) as lock:
         assert lock is not None
         assert remove_leftovers(queue, found) == []  # it came after the listing
         assert kinds(queue) == {"by-hand": LeftoverKind.BUSY}

@@ -192,7 +192,7 @@ def test_the_ledger_leaves_out_what_is_at_its_default(queue: Queue) -> None:
     (claimed,) = queue.tick(ME, 1).claimed
     settle(queue, claimed, AttemptResult.SUCCESS)
     done, *waiting = json.loads(queue.paths.ledger.read_text())["runs"].values()
-    assert all(row.keys() == {"key", "name", "arg", "state", "created"} for row in waiting)
+    assert all(row.keys() == {"key", "name", "settings", "state", "created"} for row in waiting)
     # Its owner, which it had, is gone again.
     assert done.keys() - waiting[0].keys() == {"attempt", "started", "ended", "error"}
 
@@ -253,7 +253,7 @@ queue = Queue(ExperimentPaths(Path(sys.argv[1])))
 size = queue.paths.ledger.stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, size + 1000))
 try:
-    queue.add([Record(key=f"{n:012x}", name=f"run{n}", arg="x") for n in range(100, 400)])
+    queue.add([Record(key=f"{n:012x}", name=f"run{n}", settings={}) for n in range(100, 400)])
 except LedgerError as error:
     raise SystemExit(str(error))
 """
@@ -274,7 +274,7 @@ from pathlib import Path
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runs.status import Record
-print(Queue(ExperimentPaths(Path(sys.argv[1]))).add([Record(f"{n:012x}", f"run{n}", "x") for n in range(300)]))
+print(Queue(ExperimentPaths(Path(sys.argv[1]))).add([Record(f"{n:012x}", f"run{n}", {}) for n in range(300)]))
 """
 
 
@@ -327,7 +327,9 @@ def test_a_queue_has_its_limit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     assert lab.queue.read() == []
 
 
-@pytest.mark.parametrize("change", [{"attempt": None}, {"owner": 3}, {"arg": []}, {"state": "gone"}, {"priority": "1"}])
+@pytest.mark.parametrize(
+    "change", [{"attempt": None}, {"owner": 3}, {"settings": []}, {"state": "gone"}, {"priority": "1"}]
+)
 def test_a_field_of_a_wrong_type_is_named(queue: Queue, change: dict[str, Any]) -> None:
     data = json.loads(queue.paths.ledger.read_text())
     data["runs"]["2"].update(change)

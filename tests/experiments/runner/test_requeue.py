@@ -11,7 +11,7 @@ from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
-from ovis.experiments.runs.fencing import hold_run, take_fence, withdraw_outcome
+from ovis.experiments.runs.fencing import lock_run, take_fence, withdraw_outcome
 from ovis.experiments.runs.status import AttemptResult, State
 
 
@@ -76,7 +76,7 @@ def test_clearing_waits_for_whoever_is_at_work(queue: Queue) -> None:
     """A training by hand, whose run the queue has never started."""
     run = queue.paths.run(record(KEYS[3]).name)
     run.folder.mkdir()
-    with hold_run(run), pytest.raises(LedgerError, match=f"a process is at work in {run.folder}: stop it first"):
+    with lock_run(run), pytest.raises(LedgerError, match=f"a process is at work in {run.folder}: stop it first"):
         queue.clear()
     assert run.folder.exists()
     assert len(queue.read()) == len(KEYS)
@@ -97,10 +97,10 @@ def test_a_lock_whose_folder_is_moved_away_at_that_moment_is_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", move)
-        with hold_run(run) as lock:
+        with lock_run(run) as lock:
             assert lock is None
     run.folder.mkdir()
-    with hold_run(run) as lock:
+    with lock_run(run) as lock:
         assert lock is not None
 
 
@@ -206,7 +206,7 @@ def test_an_outcome_is_withdrawn_only_where_no_job_is_at_work(queue: Queue) -> N
     (r,) = queue.tick(ME, 1).claimed
     publish(queue, r, AttemptResult.SUCCESS)
     run = queue.paths.run(r.name)
-    with hold_run(run):
+    with lock_run(run):
         withdraw_outcome(run, valid_from=2)
         assert run.outcome.exists()
     withdraw_outcome(run, valid_from=1)

@@ -14,7 +14,7 @@ from fake_slurm import specs
 
 import ovis
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
-from ovis.experiments.runner.engines.slurm_job import _environment, _to_json, batch_script, main
+from ovis.experiments.runner.engines.slurm_job import _environment, batch_script, main
 from ovis.experiments.runner.engines.versions import difference, installed
 
 
@@ -81,7 +81,7 @@ def test_runs_share_the_gpus_and_cores_of_a_job(monkeypatch: pytest.MonkeyPatch)
 def run_two_that_fail(root: Path, folder: JobsFolder) -> None:
     """Run the process of a Slurm job whose two runs have no ledger: each ends with code 1 and a line."""
     (root / "lab").write_text("no folder")
-    batch = folder.write_specs([[_to_json(job) for job in specs(root, 2)]])
+    batch = folder.write_specs([[job.to_json() for job in specs(root, 2)]])
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert main([str(folder.path), f"{batch}-0"]) == 0

@@ -133,9 +133,9 @@ def test_running_and_failed_runs_come_first_on_a_small_screen() -> None:
 
 
 RECORDS = [
-    record("1a2b00000000", name="first-1a2b00000000", arg="--estimator=vimco-arithmetic --iw=10"),
-    record("1a2c00000000", name="Second-1a2c00000000", arg="--estimator=ovis-gamma1 --iw=10 '--id=a b'"),
-    record("9f0000000000", name="third-9f0000000000", arg="--estimator=vimco-arithmetic --iw=5"),
+    record("1a2b00000000", name="first-1a2b00000000", settings={"estimator": "vimco-arithmetic", "iw": 10}),
+    record("1a2c00000000", name="Second-1a2c00000000", settings={"estimator": "ovis-gamma1", "iw": 10, "id": "a b"}),
+    record("9f0000000000", name="third-9f0000000000", settings={"estimator": "vimco-arithmetic", "iw": 5}),
 ]
 
 

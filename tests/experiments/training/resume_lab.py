@@ -1,7 +1,7 @@
 """Training runs to be killed, and what is left of them.
 
-A run is a process that calls ``ovis.experiments.cli.train``'s main, forked from one that has torch loaded already, so that a test
-can afford dozens. Run as a script, this file is that process.
+A run is a process that calls ``ovis.experiments.cli.train``'s main, forked from one that has torch loaded already, so
+that a test can afford dozens. Run as a script, this file is that process.
 """
 
 from __future__ import annotations

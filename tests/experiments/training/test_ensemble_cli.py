@@ -1,4 +1,4 @@
-"""``python -m ovis.experiments.cli.train --ensemble``: exit codes, outcomes and logs of each run; a kill in the middle."""
+"""The option ``--ensemble`` of the training: exit codes, outcomes and logs of each run; a kill in the middle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ensemble_cases import GMM, check_same
 
 from ovis.experiments.cli.train import main
-from ovis.experiments.runs.fencing import hold_run
+from ovis.experiments.runs.fencing import lock_run
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import BUSY
 
@@ -71,7 +71,7 @@ def test_one_run_that_fails_does_not_stop_the_other(tmp_path):
     assert "no whole checkpoint" not in runs_in(tmp_path)[1].log(2).read_text()
 
 
-@pytest.mark.parametrize("seeds", [["1", "1"], ["x"], ["1:2"], ["1:a:b"]])
+@pytest.mark.parametrize("seeds", [["1", "1"], ["x"], ["1:2"], ["1.5"]])
 def test_seeds_that_make_no_sense_are_refused(seeds, tmp_path, capsys):
     assert main(words(tmp_path, *seeds)) == 2
     assert "--ensemble" in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, capsys):
     assert main(words(tmp_path, "1", "2")) == 0
     run = runs_in(tmp_path)[2]
     before = run.outcome.read_bytes()
-    with hold_run(run):
+    with lock_run(run):
         assert main(words(tmp_path, "1", "2")) == BUSY
     assert run.name in capsys.readouterr().err
     assert run.outcome.read_bytes() == before

@@ -11,7 +11,7 @@ import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, left_by, unequal, words_of
 
-from ovis.experiments.cli import train as door
+from ovis.experiments.runs.attempt import describe_file_error
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import STALE
 from ovis.experiments.training.sinks import Sinks
@@ -103,8 +103,8 @@ def test_what_is_cut_when_a_run_goes_on(tmp_path):
         (OSError(), "OSError"),
     ],
 )
-def test_what_is_said_of_a_file(error, said):
-    assert door._told(error) == said
+def test_the_description_of_a_file_error(error, said):
+    assert describe_file_error(error) == said
 
 
 SMALL_DISK = """

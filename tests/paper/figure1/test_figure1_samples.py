@@ -62,7 +62,7 @@ def test_runs_without_draws_are_told(demo: Folder) -> None:
     (demo.path / "notes").mkdir()
     training = demo.add("vimco", [1.0])
     paths = ExperimentPaths(demo.path)
-    Queue(paths).add([Record("0" * 12, "asymptotic-iw9-000000000000", "--iw 9")])
+    Queue(paths).add([Record("0" * 12, "asymptotic-iw9-000000000000", {"iw": 9})])
     study = read_study(demo.path)
     assert (study.runs, dict(study.states)) == (1, {"done": 1, "queued": 1, "failed": 1})
     assert {(s.name, s.reason, s.state) for s in study.skipped} == {

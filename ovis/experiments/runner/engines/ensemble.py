@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.status import Record
-from ovis.experiments.settings import TrainSettings, parse_arguments
+from ovis.experiments.settings import TrainSettings
 
 __all__ = ["EnsembleEngine"]
 
@@ -147,12 +146,12 @@ class EnsembleEngine:
 
 def _joined(jobs: Sequence[JobSpec]) -> JobSpec:
     first, *others = jobs
-    return replace(first, companions=tuple(f"{job.key}.{job.attempt}" for job in others))
+    return replace(first, companions=tuple((job.key, job.attempt) for job in others))
 
 
 def _configuration(record: Record) -> object:
     """What runs have in common that may be trained at once: their options but for the seed, and their code."""
-    return _without_seed(parse_arguments(shlex.split(record.arg))), record.snapshot
+    return frozenset((name, value) for name, value in record.settings.items() if name != "seed"), record.snapshot
 
 
 def _without_seed(settings: TrainSettings) -> TrainSettings:

@@ -87,7 +87,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
     place = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
     with paths.jobs_log.open("ab") as log, _interrupts() as interrupts:
         process = subprocess.Popen(
-            replace(job, parent=os.getpid(), place=place, command=command).argv(),
+            replace(job, parent=os.getpid(), location=place, command=command).argv(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

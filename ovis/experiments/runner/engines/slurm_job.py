@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -69,7 +69,7 @@ def submit_array(
     array = {"array": f"0-{len(packs) - 1}%{min(len(packs), options.array_parallelism)}"} if len(packs) > 1 else {}
     lead = LEAD if not options.time else min(LEAD, options.time * 60 // 4)
     fixed = {"job-name": f"{JOB_NAME_PREFIX}{packs[0][0].folder.name}", "signal": f"B:TERM@{lead}"}
-    batch = folder.write_specs([[_to_json(job) for job in pack] for pack in packs])
+    batch = folder.write_specs([[job.to_json() for job in pack] for pack in packs])
     script = batch_script({**fixed, **array, **request}, folder.path, batch)
     overridden = {f"SBATCH_{name}" for name in [*OVERRIDDEN, *(["TIMELIMIT"] if options.time else [])]}
     environment = {
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path, specs = sys.argv[1:] if argv is None else argv
     folder = JobsFolder(Path(path))
     try:
-        jobs = [_from_json(text) for text in folder.take_specs(specs)]
+        jobs = [JobSpec.from_json(text) for text in folder.take_specs(specs)]
     except OSError as error:
         print(f"this job has no runs: {error}", file=sys.stderr)
         return 1
@@ -156,7 +156,7 @@ def run_jobs(jobs: Sequence[JobSpec], folder: JobsFolder) -> None:
     folder.mark_node(node)
     children = []  # a Popen object that is collected would reap its process
     for index, job in enumerate(jobs):
-        words = replace(job, place=node).argv()
+        words = replace(job, location=node).argv()
         environment = _environment(index, len(jobs))
         children.append(subprocess.Popen(words, env=environment, preexec_fn=parent_guard()))
         running[children[-1].pid] = job
@@ -177,16 +177,6 @@ def _environment(index: int, jobs: int) -> dict[str, str]:
     cores = os.environ.get("SLURM_CPUS_ON_NODE", "")
     threads = max(1, int(cores) // jobs) if cores.isdigit() else 1
     return job_environment(threads, **({"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}))
-
-
-def _to_json(job: JobSpec) -> str:
-    return json.dumps({**asdict(job), "folder": str(job.folder)})
-
-
-def _from_json(text: str) -> JobSpec:
-    fields = json.loads(text)
-    lists = {name: tuple(fields[name]) for name in ("companions", "command")}
-    return JobSpec(**{**fields, **lists, "folder": Path(fields["folder"])})
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def _is_numbered(table: Iterable[str]) -> bool:
 
 
 def _check_row(row: Any, where: str) -> None:
+    if isinstance(row, dict) and "settings" not in row and "arg" in row:
+        raise ValueError("it is of an earlier version, which kept a run's settings as one string")
     _check_fields(row, TABLE, where)
     for name in (row["name"], row["key"]):
         if not is_safe_name(name):
@@ -130,7 +132,8 @@ _STATES = frozenset(state.value for state in State)
 _NUMBER: tuple[type, ...] = (int, float)
 _KINDS: dict[str, dict[str, tuple[type, ...]]] = {
     TABLE: {
-        **dict.fromkeys(("key", "name", "arg", "state", "owner", "reason", "error", "device", "snapshot"), (str,)),
+        **dict.fromkeys(("key", "name", "state", "owner", "reason", "error", "device", "snapshot"), (str,)),
+        "settings": (dict,),
         **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
         **dict.fromkeys(("created", "started", "ended"), _NUMBER),
     },

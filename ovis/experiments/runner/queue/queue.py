@@ -18,7 +18,7 @@ from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Ledger, LedgerError,
 from ovis.experiments.runner.queue.transitions import RUNNING, Policy, RequeueLevel
 from ovis.experiments.runner.snapshot import Snapshot
 from ovis.experiments.runs.failpoints import failpoint
-from ovis.experiments.runs.fencing import is_held, read_fence, withdraw_outcome
+from ovis.experiments.runs.fencing import is_locked, read_fence, withdraw_outcome
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.process import owner_is_dead
 from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, read_outcome
@@ -283,7 +283,7 @@ class Queue:
                 raise LedgerError(f"{_are_running([record.name for record in running])}: {remedy}")
             names = {*(record.name for record in records), *others}
             # A training by hand, or a cancelled one on its way out: it would go on in the new run's folder.
-            busy = [run.folder for name in names if is_held(run := self.paths.run(name))]
+            busy = [run.folder for name in names if is_locked(run := self.paths.run(name))]
             if busy:
                 raise LedgerError(f"a process is at work in {busy[0]}: stop it first, or wait for it")
             trash.mkdir()

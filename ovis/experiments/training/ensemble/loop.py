@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from ovis.estimators.base import GradientEstimator
 from ovis.experiments.datasets.splits import Splits
+from ovis.experiments.runs.context import current_run
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training import loop
@@ -35,12 +35,9 @@ from ovis.experiments.training.journal import Journal
 from ovis.experiments.training.step import LearningRates, estimator_config
 from ovis.models.template import ParticleModel
 
-__all__ = ["Member", "loss_of_batch", "speaker", "train_together"]
+__all__ = ["Member", "loss_of_batch", "train_together"]
 
 log = logging.getLogger(__name__)
-
-#: The files of the run that is speaking, in the log; None: all of them.
-speaker: ContextVar[RunPaths | None] = ContextVar("speaker", default=None)
 
 
 class Member:
@@ -92,7 +89,7 @@ class Member:
     @contextlib.contextmanager
     def speaking(self) -> Iterator[None]:
         """For a block: what is logged is this run's, the global random states are its own, its errors end it alone."""
-        token = speaker.set(self.paths)
+        token = current_run.set(self.paths)
         try:
             if self.run is not None:
                 kind = self.run.device.type
@@ -101,7 +98,7 @@ class Member:
         except Exception as error:  # whatever it is, the other runs go on
             self.error = error
         finally:
-            speaker.reset(token)
+            current_run.reset(token)
 
 
 def train_together(members: Sequence[Member], stop: Callable[[], bool] = lambda: False, bar: bool = False) -> None:
