@@ -238,14 +238,14 @@ class Clone:
 def clone(tmp_path: Path) -> Clone:
     clone = Clone(tmp_path / "clone")
     shutil.copytree(live_package(), clone.package, ignore=shutil.ignore_patterns("__pycache__"))
-    (clone.package / "cli" / "train.py").write_text(TRAINING)
+    (clone.package / "experiments" / "cli" / "train.py").write_text(TRAINING)
     return clone
 
 
 def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
     clone.write(args=[""], parameters=SEEDS)
     assert "differs" not in clone.run("--max_jobs", "1")
-    clone.edit("cli/train.py", '"first"', '"second"')
+    clone.edit("experiments/cli/train.py", '"first"', '"second"')
     (clone.package / "functional" / "stray.py").write_text("")
     said = clone.run("--max_jobs", "1")
     (line,) = [line for line in said.splitlines() if "code" in line]
@@ -258,7 +258,7 @@ def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
     for told in (first, second):
         assert told["code"] == "first"
         assert told["ovis"] == str(place / "ovis" / "__init__.py")
-        assert told["settings"] == str(place / "ovis" / "settings.py")
+        assert told["settings"] == str(place / "ovis" / "experiments" / "settings.py")
         assert told["cwd"] == str(place)
     assert [record.snapshot for record in clone.records()] == [snapshot.id, snapshot.id, ""]
 
@@ -266,7 +266,7 @@ def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
 def test_a_python_path_and_safe_paths_change_nothing(clone: Clone) -> None:
     clone.write(args=[""], parameters=SEEDS)
     clone.run("--max_jobs", "1")
-    clone.edit("cli/train.py", '"first"', '"second"')
+    clone.edit("experiments/cli/train.py", '"first"', '"second"')
     clone.run("--max_jobs", "1", PYTHONPATH=f"{clone.folder}:{live_package().parent}")
     clone.run("--max_jobs", "1", PYTHONPATH=str(clone.folder), PYTHONSAFEPATH="1")
     assert [told["code"] for told in clone.told()] == ["first"] * 3
@@ -276,7 +276,7 @@ def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
     clone.write(args=["--id half", ""])
     clone.run("--max_jobs", "1")
     assert clone.records()[0].state is State.QUEUED
-    clone.edit("cli/train.py", '"first"', '"second"')
+    clone.edit("experiments/cli/train.py", '"first"', '"second"')
     planned = clone.run("--update_lib", "--dry_run")
     said = clone.run("--update_lib")
     for text in (planned, said):
@@ -293,7 +293,7 @@ def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
 def test_a_dry_run_with_other_code_writes_nothing(clone: Clone) -> None:
     clone.write(args=[""])
     clone.run()
-    clone.edit("cli/train.py", '"first"', '"second"')
+    clone.edit("experiments/cli/train.py", '"first"', '"second"')
     before = contents(clone.folder / "runs")
     assert "it differs from the code here" in clone.run("--dry_run")
     assert "attempts start on the code here" in clone.run("--update_lib", "--dry_run")
@@ -325,7 +325,7 @@ def test_runs_that_mean_something_else_to_the_snapshot_are_refused(clone: Clone)
     clone.write(args=[""], parameters={"lr": [0.5]})
     clone.run()
     default = plan_module.option_defaults()["lr"]
-    path = clone.package / "settings.py"
+    path = clone.package / "experiments" / "settings.py"
     path.write_text(re.sub(r"    lr: float = option\([^,]+,", "    lr: float = option(0.25,", path.read_text()))
     assert "1 done" in clone.run()  # nothing is added
     clone.write(args=[""], parameters={"lr": [0.5, 0.25]})
@@ -351,13 +351,13 @@ start_plan(make_plan(Path("lab.json"), queue), queue)
 
 def test_the_real_training_runs_on_its_snapshot(clone: Clone) -> None:
     """The package breaks after the run was queued; the run does not notice."""
-    shutil.copy(live_package() / "cli" / "train.py", clone.package / "cli" / "train.py")
+    shutil.copy(live_package() / "experiments" / "cli" / "train.py", clone.package / "experiments" / "cli" / "train.py")
     clone.edit("__init__.py", f'__version__ = "{ovis.__version__}"', '__version__ = "7.7.7"')
     options = "--estimator vimco --iw 2 --nsteps 2 --mini --max_eval 8 --iw_valid 2 --iw_test 2 --grad_samples 0"
     clone.write(args=[options])
     subprocess.run([sys.executable, "-c", QUEUE], cwd=clone.folder, check=True)
     clone.edit("__init__.py", '"7.7.7"', '"8.8.8"')
-    (clone.package / "training" / "loop.py").write_text("raise ImportError('half edited')\n")
+    (clone.package / "experiments" / "training" / "build.py").write_text("raise ImportError('half edited')\n")
     said = clone.run()
     assert "(version 7.7.7); it differs" in said
     assert "1 done" in said, said

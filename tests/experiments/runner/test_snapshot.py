@@ -17,7 +17,7 @@ from ovis.experiments.runner import plan as plan_module
 from ovis.experiments.runner import snapshot
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.snapshot import Snapshot, is_intact, read_code, take_snapshot
+from ovis.experiments.runner.snapshot import Snapshot, is_intact, live_package, read_code, take_snapshot
 from ovis.experiments.runs.process import new_owner
 from ovis.experiments.runs.status import read_outcome
 
@@ -30,6 +30,8 @@ def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = lab.folder / "clone" / "ovis"
     write(package / "__init__.py", "version = 1\n")
     write(package / "models" / "vae.py", "width = 10\n")
+    name = Path("experiments", "runs", "failpoints.py")  # which the stub of the training imports
+    write(package / name, (live_package() / name).read_text())
     monkeypatch.setattr(plan_module, "live_package", lambda: package)
     return package
 
@@ -75,8 +77,8 @@ def test_a_copy_holds_the_package_and_nothing_else(lab: Lab, live: Path) -> None
     (live / "broken").symlink_to("nowhere")
     os.mkfifo(live / "pipe")
     taken = take(lab, live)
-    names = ["ovis/__init__.py", "ovis/models/vae.py", "ovis/new/data.json", "ovis/py.typed"]
-    assert sorted(contents(lab.paths.snapshot(taken.id))) == ["changes.diff", *names]
+    names = ["__init__.py", "experiments/runs/failpoints.py", "models/vae.py", "new/data.json", "py.typed"]
+    assert sorted(contents(lab.paths.snapshot(taken.id))) == ["changes.diff", *(f"ovis/{name}" for name in names)]
     assert taken.digest.startswith(taken.id)
     assert len(taken.id) == 12
     assert copies(lab) == {taken.id}
