@@ -63,7 +63,7 @@ def test_latex(table: pd.DataFrame) -> None:
     lines = latex_table(table, KEYS).splitlines()
     assert lines[0] == r"\begin{tabular}{llrrrrr}"
     assert lines[2] == (
-        r" &  & \multicolumn{2}{c}{test bound $L_{K}$ [nats]} & \multicolumn{1}{c}{train SNR} & "
+        r"\multicolumn{2}{c}{} & \multicolumn{2}{c}{test bound $L_{K}$ [nats]} & \multicolumn{1}{c}{train SNR} & "
         r"\multicolumn{1}{c}{time [s]} &  \\"
     )
     assert lines[6] == (

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.metrics import Metric, Pivot
@@ -54,33 +51,6 @@ def _metric_rows(curves: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return curves[curves["metric"] == metric.name]
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """Runs that are averaged.
-
-    Attributes:
-        number: the group of each run, indexed by the run's name.
-        seed: of each run, as text, indexed by the run's name; a run without one is a seed of its own.
-        about: one row per group: its keys, ``of`` (its seeds), ``runs`` (how many it has) and ``done`` (how many of
-            these are).
-    """
-
-    number: pd.Series[int]
-    seed: pd.Series[str]
-    about: pd.DataFrame
-
-
-def _group(runs: pd.DataFrame, keys: list[str]) -> _Groups:
-    groups = runs.groupby(keys, dropna=False, sort=False) if keys else runs.groupby(np.zeros(len(runs), dtype=int))
-    names = runs["run"].astype(str)
-    number = pd.Series(groups.ngroup().to_numpy(), index=names)
-    seeds = runs["seed"].where(runs["seed"].notna(), names) if "seed" in runs else names
-    seed = pd.Series(seeds.astype(str).to_numpy(), index=names)
-    about = runs[keys].groupby(number.to_numpy()).head(1).reset_index(drop=True)
-    done = (runs["state"] == "done").groupby(number.to_numpy())
-    return _Groups(number, seed, about.assign(of=seed.groupby(number).nunique(), runs=done.size(), done=done.sum()))
-
-
 def pivot_table(experiment: ExperimentData, keys: Sequence[str], pivots: Sequence[Pivot]) -> pd.DataFrame:
     """Mean over seeds and its standard error (std / sqrt(seeds), NaN for one seed), the best group first.
 
@@ -96,56 +66,68 @@ def pivot_table(experiment: ExperimentData, keys: Sequence[str], pivots: Sequenc
         seed; see :func:`_clip`), ``seeds`` (with this metric), ``of`` (seeds of the group), ``runs`` (of the group),
         ``done`` (how many of these).
     """
-    groups = _group(experiment.runs, list(keys))
-    tables = [
-        _over_seeds(run_values(experiment, pivot), groups, pivot.metric.kind.log).assign(pivot=pivot.name)
-        for pivot in pivots
-    ]
-    order = _best_first(groups.about, tables[0]["mean"], pivots[0])
-    rows = pd.concat([table.loc[[group]] for group in order for table in tables])
+    keys, names = list(keys), [pivot.name for pivot in pivots]
+    groups = experiment.runs[keys].drop_duplicates().reset_index(drop=True) if keys else pd.DataFrame(index=[0])
+    labels = _label_runs(experiment.runs, groups)
+    by_group = labels.groupby("group")
+    about = groups.assign(of=by_group["seed"].nunique(), runs=by_group.size(), done=by_group["done"].sum())
+    values = pd.concat([run_values(experiment, pivot).to_frame("value").assign(pivot=pivot.name) for pivot in pivots])
+    values = values.join(labels)
+    table = _over_seeds(values, ["group", "pivot"])
+    by_pivot = values.groupby(["group", "pivot"])
+    table["seeds"] = by_pivot["seed"].nunique()
+    diverged = by_pivot["value"].count() < by_pivot.size()  # a NaN among the values makes a NaN
+    table.loc[diverged, ["mean", "std"]] = math.nan
+
+    table = table.reindex(pd.MultiIndex.from_product([groups.index, names], names=["group", "pivot"])).reset_index()
+    logarithmic = table["pivot"].isin([pivot.name for pivot in pivots if pivot.metric.kind.log])
+    table["se"] = table["std"] / np.sqrt(table["seeds"])
+    table["low"] = _clip(table["mean"] - 0.5 * table["std"], table["min"], logarithmic)
+    table["high"] = table["mean"] + 0.5 * table["std"]
+    table["seeds"] = table["seeds"].fillna(0).astype(int)
+    rank = _best_first(about, table.loc[table["pivot"] == names[0]].set_index("group")["mean"], pivots[0])
+    table = table.sort_values("group", key=lambda group: group.map(rank), kind="stable")
     columns = [*keys, "pivot", "mean", "se", "low", "high", "seeds", "of", "runs", "done"]
-    return rows.join(groups.about)[columns].reset_index(drop=True)
+    return table.join(about, on="group")[columns].reset_index(drop=True)
 
 
-def _over_seeds(values: pd.Series[float], groups: _Groups, log: bool) -> pd.DataFrame:
-    """Columns mean, se, low, high, seeds, one row per group; a NaN among the values makes a NaN."""
-    number, seed = groups.number.reindex(values.index), groups.seed.reindex(values.index)
-    found: dict[int, dict[str, list[float]]] = {}
-    for group, name, value in zip(number, seed, values, strict=True):
-        found.setdefault(int(group), {}).setdefault(name, []).append(float(value))
-    rows = [
-        _mean_and_error(np.array([np.mean(runs) for runs in found.get(group, {}).values()]), log)
-        for group in groups.about.index
-    ]
-    return pd.DataFrame(rows, columns=["mean", "se", "low", "high", "seeds"], index=groups.about.index)
+def _label_runs(runs: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """``group``, ``seed`` and ``done`` of each run, indexed by its name; a run without a seed is a seed of its own.
+
+    Args:
+        runs: of an experiment.
+        groups: one row per group, one column per key; its index numbers the groups.
+    """
+    names, keys = runs["run"].astype(str), list(groups.columns)
+    number = runs[keys].merge(groups.assign(_group=groups.index), on=keys, how="left")["_group"] if keys else 0
+    seeds = runs["seed"].where(runs["seed"].notna(), names) if "seed" in runs else names
+    labels = pd.DataFrame({"seed": seeds.astype(str), "done": runs["state"] == "done"})
+    return labels.assign(group=np.asarray(number)).set_index(names)
 
 
-def _mean_and_error(values: NDArray[np.floating[Any]], log: bool) -> tuple[float, float, float, float, int]:
-    n = len(values)
-    with np.errstate(invalid="ignore"):  # inf - inf: a diverged run has no standard error
-        std = float(values.std(ddof=1)) if n > 1 else math.nan
-    mean = float(values.mean()) if n else math.nan
-    low = float(_clip(np.array([mean - 0.5 * std]), values.min(initial=math.inf), log)[0])
-    return mean, std / math.sqrt(max(n, 1)), low, mean + 0.5 * std, n
+def _over_seeds(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """``mean, std, count, min`` over seeds of each group of values; runs of one seed are averaged first."""
+    per_seed = values.groupby([*by, "seed"], observed=True)["value"].mean()
+    return per_seed.groupby(level=by).agg(["mean", "std", "count", "min"])
 
 
-def _clip(low: NDArray[np.float64], smallest: Any, log: Any) -> NDArray[np.float64]:
+def _best_first(about: pd.DataFrame, mean: pd.Series[float], pivot: Pivot) -> dict[int, int]:
+    """Group -> its rank by this value, the best first and NaN last; data sets, and then K, one after the other."""
+    ascending = pivot.metric.kind.sign < 0 or (pivot.metric.kind.sign == 0 and pivot.aggregate == "min")
+    by = [name for name in ("dataset", "iw") if name in about]
+    table = about.assign(_value=mean)
+    table = table.sort_values([*by, "_value"], ascending=[*(True for _ in by), ascending], kind="stable")
+    return {int(group): rank for rank, group in enumerate(table.index)}
+
+
+def _clip(low: pd.Series[float], smallest: pd.Series[float], log: pd.Series[bool]) -> pd.Series[float]:
     """The lower end of a band, no lower than the smallest seed where the axis is logarithmic.
 
     There a mean minus its spread, near zero or below, would be a spike of decades that no seed has seen. On other axes
     only a band of positive values that would reach below zero ends at the smallest seed.
     """
-    beyond = np.where(log, low < smallest, (low <= 0) & (smallest > 0))  # a NaN is never beyond
-    return np.where(beyond, smallest, low)
-
-
-def _best_first(about: pd.DataFrame, mean: pd.Series[float], pivot: Pivot) -> list[int]:
-    """The groups by their value, the best first and NaN last; data sets, and then K, one after the other."""
-    ascending = pivot.metric.kind.sign < 0 or (pivot.metric.kind.sign == 0 and pivot.aggregate == "min")
-    table = about.assign(_value=mean)
-    by = [name for name in ("dataset", "iw") if name in about.columns]
-    table = table.sort_values([*by, "_value"], ascending=[*(True for _ in by), ascending], kind="stable")
-    return [int(group) for group in table.index]
+    beyond = (log & (low < smallest)) | (~log & (low <= 0) & (smallest > 0))  # a NaN is never beyond
+    return low.mask(beyond, smallest)
 
 
 def curve_table(
@@ -164,47 +146,23 @@ def curve_table(
         columns ``*keys, metric, step, mean, std, low, high, seeds``; low and high are NaN where there is no band.
     """
     keys, names = list(keys), [metric.name for metric in metrics]
-    groups = _group(experiment.runs, keys)
-    rows = experiment.curves[experiment.curves["metric"].isin(names)]
-    folders = rows["run"].astype(str)
-    rows = rows.assign(
-        group=folders.map(groups.number), seed=folders.map(groups.seed), metric=rows["metric"].astype(str)
-    )
-    # Runs of one seed are no repetitions: they are averaged first.
-    values = rows.groupby(["group", "metric", "step", "seed"])["value"].mean()
-    table = values.groupby(level=[0, 1, 2]).agg(["mean", "std", "count", "min"]).reset_index()
-    logarithmic = {metric.name for metric in metrics if metric.kind.log}
-    table["low"], table["high"] = _band(table, band, table["metric"].isin(logarithmic))
-    wanted = order[keys].drop_duplicates().reset_index(drop=True)
-    rank = _rank_groups(groups.about[keys], wanted)
-    table = table.assign(_rank=table["group"].map(rank), _metric=table["metric"].map(names.index))
-    table = table.sort_values(["_rank", "_metric", "step"]).join(groups.about[keys], on="group")
-    table = table.rename(columns={"count": "seeds"})
+    groups = order[keys].drop_duplicates().reset_index(drop=True) if keys else pd.DataFrame(index=[0])
+    rows = experiment.curves[experiment.curves["metric"].isin(names)].astype({"run": str, "metric": str})
+    rows = rows.join(_label_runs(experiment.runs, groups), on="run")
+    table = _over_seeds(rows, ["group", "metric", "step"]).reset_index()
+    table["low"], table["high"] = _band(table, band, [metric.name for metric in metrics if metric.kind.log])
+    table = table.assign(_place=table["metric"].map(names.index)).sort_values(["group", "_place", "step"])
+    table = table.join(groups, on="group").rename(columns={"count": "seeds"})
     return table[[*keys, "metric", "step", "mean", "std", "low", "high", "seeds"]].reset_index(drop=True)
 
 
-def _rank_groups(keys: pd.DataFrame, wanted: pd.DataFrame) -> dict[int, int]:
-    """Group -> its place in ``wanted``."""
-    places = {_hashable(row): place for place, row in enumerate(wanted.itertuples(index=False))}
-    return {int(str(group)): places[_hashable(row)] for group, *row in keys.itertuples()}
-
-
-def _hashable(row: Sequence[object]) -> tuple[str, ...]:
-    """Text in place of values: NaN, a setting that an older run does not have, equals itself."""
-    return tuple(str(value) for value in row)
-
-
-def _band(table: pd.DataFrame, band: str, log: pd.Series[bool]) -> tuple[NDArray[np.float64], pd.Series[float]]:
-    seeds = table["count"].to_numpy()
-    if band == "std":
-        half = 0.5 * table["std"]
-    elif band == "ci":
-        quantile = np.where(seeds > len(STUDENT), 1.96 + 2.5 / seeds, STUDENT[np.clip(seeds - 2, 0, len(STUDENT) - 1)])
-        half = table["std"] * quantile / np.sqrt(seeds)
-    else:
-        half = table["std"] * math.nan
-    low = (table["mean"] - half).to_numpy(np.float64)
-    return _clip(low, table["min"].to_numpy(np.float64), log.to_numpy(bool)), table["mean"] + half
+def _band(table: pd.DataFrame, band: str, logarithmic: Sequence[str]) -> tuple[pd.Series[float], pd.Series[float]]:
+    seeds = table["count"]
+    quantile = np.where(seeds > len(STUDENT), 1.96 + 2.5 / seeds, STUDENT[(seeds - 2).clip(0, len(STUDENT) - 1)])
+    width = {"std": 0.5, "ci": quantile / np.sqrt(seeds), "none": math.nan}[band]
+    half = table["std"] * width
+    low = _clip(table["mean"] - half, table["min"], table["metric"].isin(logarithmic))
+    return low, table["mean"] + half
 
 
 def smooth_runs(curves: pd.DataFrame, weight: float) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ovis.experiments.reporting.figures.legend import add_legend, add_stacked_legend
+from ovis.experiments.reporting.figures.legend import add_grouped_legend, add_legend
 from ovis.experiments.reporting.figures.panels import (
     AxisLimits,
     count_columns,
@@ -89,7 +89,7 @@ def draw_curves(
         text = "; ".join(text for text in (caption, cut_text(cut, series), unseen_text(figure.axes, series)) if text)
         if several and "iw" in shown and len(series) <= LONGEST_LEGEND:
             parts_of = groupby(series, key=lambda item: item.estimator)
-            add_stacked_legend(figure, [[item.look for item in part] for _, part in parts_of], text)
+            add_grouped_legend(figure, [[item.look for item in part] for _, part in parts_of], text)
         else:
             add_legend(figure, legend_looks(series), text)
     return figure
