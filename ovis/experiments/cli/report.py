@@ -183,7 +183,7 @@ def _read(options: argparse.Namespace) -> ExperimentData:
 
 
 def _select(options: argparse.Namespace, everything: ExperimentData) -> ExperimentData:
-    """The runs that were asked for; says what was read and what was not."""
+    """The runs that were asked for; prints what was read and what was not."""
     from ovis.experiments.reporting.data.filters import filter_runs, parse_condition, split_estimators
     from ovis.experiments.reporting.data.select import select_runs
 
@@ -215,17 +215,17 @@ def _print_counts(experiment: ExperimentData, everything: ExperimentData) -> Non
     _print_skipped(experiment)
 
 
-def _print_skipped(experiment: ExperimentData, most: int = 10) -> None:
-    for item in experiment.skipped[:most]:
+def _print_skipped(experiment: ExperimentData, limit: int = 10) -> None:
+    for item in experiment.skipped[:limit]:
         print(f"skipped {item.name}: {item.reason} ({item.state})")
-    if len(experiment.skipped) > most:
-        print(f"skipped {len(experiment.skipped) - most} more")
-    for run in experiment.runs[experiment.runs["state"] == "failed"].to_dict("records")[:most]:
+    if len(experiment.skipped) > limit:
+        print(f"skipped {len(experiment.skipped) - limit} more")
+    for run in experiment.runs[experiment.runs["state"] == "failed"].to_dict("records")[:limit]:
         print(f"failed {run['run']}: {run['message'] or 'no message'} (drawn as far as it came)")
 
 
 def _choose(options: argparse.Namespace, experiment: ExperimentData) -> ReportSpec:
-    """What to show; says what a reader should know of it."""
+    """What to show; prints the notes on it."""
     from ovis.experiments.reporting.presets import preset_of
     from ovis.experiments.reporting.report_spec import ReportRequest, make_report_spec
 

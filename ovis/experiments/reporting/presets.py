@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Preset", "preset_of"]
 
-#: Modules with a function ``find_preset(exp)``; named, not imported: they stand above this package.
+#: Modules with a function ``find_preset(exp)``; by name, as this package must not import them.
 MODULES = ("ovis.paper.presets",)
 
 
@@ -23,7 +23,7 @@ class Preset:
     """What an experiment's report shows beyond the defaults.
 
     Attributes:
-        metrics, detailed_metrics, pivot_metrics, ylims: as on the command line of report.py; empty: nothing said.
+        metrics, detailed_metrics, pivot_metrics, ylims: as on the command line of report.py; empty: the defaults.
         figures: further figures, made from the selected runs.
         verdicts: on what a publication says of the experiment, from all of its runs.
     """
@@ -37,7 +37,7 @@ class Preset:
 
 
 def preset_of(exp: str) -> Preset:
-    """The preset of an experiment by its name; of an unknown one, a preset that says nothing."""
+    """The preset of an experiment by its name; of an unknown one, an empty preset."""
     for module in MODULES:
         preset: Preset | None = importlib.import_module(module).find_preset(exp)
         if preset is not None:

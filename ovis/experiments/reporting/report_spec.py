@@ -1,4 +1,4 @@
-"""What a report shows: as asked for, else as the paper's figure of this experiment, else what the runs have."""
+"""What a report shows: what was asked for, else the preset of the experiment, else what the runs have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ovis.experiments.reporting.presets import Preset
 
 __all__ = ["ReportRequest", "ReportSpec", "make_report_spec"]
 
-#: What is drawn and computed where nothing else is said: as far as the runs have it.
+#: Defaults, as far as the runs have them.
 KEYS = ("dataset", "estimator", "iw")
 METRICS = ("train:loss/L_k", "test:loss/L_k", "train:grads/snr")
 PIVOTS = (
@@ -39,7 +39,7 @@ Item = TypeVar("Item", Metric, Pivot)
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """The options of the command line that say what to show; empty ones say nothing.
+    """The options of the command line that choose what to show; empty ones leave it to the preset.
 
     Attributes:
         merge_args: settings that make a series of their own; None: those in which its runs differ.
@@ -132,8 +132,8 @@ def _notes_on_metrics(experiment: ExperimentData, evaluated: Evaluated, request:
     """What was asked for and is not there, or not as one may think."""
     present = experiment.metrics
     curves = dict.fromkeys([*request.metrics, *request.detailed_metrics])
-    wanted = dict.fromkeys([*curves, *(parse_pivot(text).metric.name for text in request.pivot_metrics)])
-    absent = [name for name in wanted if name not in present and name != "time"]
+    asked = dict.fromkeys([*curves, *(parse_pivot(text).metric.name for text in request.pivot_metrics)])
+    absent = [name for name in asked if name not in present and name != "time"]
     points = [name for name in curves if name in evaluated.once]
     notes = {
         "no run has measured this yet": absent,
@@ -174,7 +174,7 @@ def _curves(
     def has_curve(name: str) -> bool:
         return name in experiment.metrics and name not in evaluated.once
 
-    names = [name for wanted in default if (name := _stand_in(wanted, has_curve))]
+    names = [name for usual in default if (name := _stand_in(usual, has_curve))]
     if default and not names:
         names = experiment.metrics[: len(METRICS)]
     return check_metrics(experiment, names)
@@ -190,15 +190,15 @@ def _pivots(experiment: ExperimentData, evaluated: Evaluated, request: ReportReq
         return name in experiment.metrics or name == "time"
 
     for default in (preset.pivot_metrics, PIVOTS):
-        found: list[str] = []
+        names: list[str] = []
         for pivot in map(parse_pivot, default):
             name = _stand_in(pivot.metric.name, is_there)
             # All aggregates of a metric that is measured once are one number.
-            if name and not (name in evaluated.once and any(text.endswith(f":{name}") for text in found)):
-                found.append(f"{pivot.aggregate}:{name}")
-        if found:
+            if name and not (name in evaluated.once and any(text.endswith(f":{name}") for text in names)):
+                names.append(f"{pivot.aggregate}:{name}")
+        if names:
             break
-    return check_pivots(experiment, map(parse_pivot, found))
+    return check_pivots(experiment, map(parse_pivot, names))
 
 
 def _stand_in(name: str, usable: Callable[[str], bool]) -> str:
@@ -207,13 +207,13 @@ def _stand_in(name: str, usable: Callable[[str], bool]) -> str:
     return next((each for each in (name, other) if each and usable(each)), "")
 
 
-def _refuse_nothing(found: list[Item], experiment: ExperimentData, option: str) -> list[Item]:
-    if not found:
+def _refuse_nothing(items: list[Item], experiment: ExperimentData, option: str) -> list[Item]:
+    if not items:
         raise ValueError(f"{option}: no run has measured any of these; there: {', '.join(experiment.metrics)}")
-    return found
+    return items
 
 
 def _one_each(pivots: Sequence[Pivot]) -> list[Pivot]:
-    """The first number of each metric, and no times: panels that look alike say nothing more."""
+    """The first number of each metric, and no times: panels that look alike add nothing."""
     first = {pivot.metric.name: pivot for pivot in reversed(pivots)}
     return [pivot for pivot in pivots if first[pivot.metric.name] == pivot and pivot.metric.name != "time"]

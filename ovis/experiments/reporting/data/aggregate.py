@@ -140,7 +140,7 @@ def curve_table(
         keys: settings that tell curves apart.
         metrics: what to average.
         band: a key of :data:`BANDS`.
-        order: a pivot table: its groups, in the order in which the curves are wanted.
+        order: a pivot table: its groups, in the order of the curves.
 
     Returns:
         columns ``*keys, metric, step, mean, std, low, high, seeds``; low and high are NaN where there is no band.
@@ -194,9 +194,9 @@ def thin_curves(table: pd.DataFrame, keys: Sequence[str], points: int) -> pd.Dat
         points: 2 or more.
     """
     parts = table.groupby([*keys, "metric"], dropna=False, sort=False, observed=True)
-    place, size = parts.cumcount().to_numpy(), parts["step"].transform("size").to_numpy()
-    # Point number i of n is kept where the grid of so many places over 0 ... n - 1 has a point nearest to it.
+    position, size = parts.cumcount().to_numpy(), parts["step"].transform("size").to_numpy()
+    # Point number i of n is kept where the grid of so many points over 0 ... n - 1 has a point nearest to it.
     spacing = np.maximum((size - 1) / (points - 1), 1.0)
-    nearest = np.round(np.round(place / spacing) * spacing).astype(int)
-    kept: pd.DataFrame = table.loc[nearest == place]
+    nearest = np.round(np.round(position / spacing) * spacing).astype(int)
+    kept: pd.DataFrame = table.loc[nearest == position]
     return kept.reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Conditions on settings, ``--filter iw=50,dataset=binmnist``: which runs a report is about."""
+"""Which runs a report is about: ``--filter iw=50,dataset=binmnist``, and the settings that estimator ids hold."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from ovis.estimators.ids import EstimatorId, parse_estimator
+from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.run_folders import canonical_estimator
 from ovis.experiments.reporting.data.select import keep_runs
@@ -32,7 +33,7 @@ class Condition:
     value: str
 
     def holds(self, value: object) -> bool:
-        """Whether a run with this value of the setting is meant: numbers as numbers, names in any spelling."""
+        """Whether a run with this value is selected: numbers are compared as numbers, names in any case."""
         if self.key == "estimator":
             return canonical_estimator(self.value) == value
         text = value_text(value)
@@ -54,9 +55,9 @@ def parse_condition(text: str) -> Condition:
 
 
 def filter_runs(experiment: ExperimentData, conditions: Sequence[Condition]) -> ExperimentData:
-    """The runs whose settings are as wanted: of conditions on one setting any must hold, of several settings all.
+    """The runs that fulfil the conditions: any of those on one setting, and all settings.
 
-    What could not be read stays listed, whatever its settings: they are not known.
+    Runs that could not be read stay listed, as their settings are not known.
 
     Raises:
         ValueError: no such setting, or a value that no run has.
@@ -70,12 +71,11 @@ def filter_runs(experiment: ExperimentData, conditions: Sequence[Condition]) -> 
         if not any(condition.holds(value) for value in values):
             there = sorted((value_text(value) for value in values), key=lambda text: (len(text), text))
             raise ValueError(f"--filter: no run has {condition.key}={condition.value}; there: {', '.join(there)}")
-    kept = [True] * len(experiment.runs)
-    for key in dict.fromkeys(condition.key for condition in conditions):
-        wanted = [condition for condition in conditions if condition.key == key]
-        held = [any(condition.holds(value) for condition in wanted) for value in experiment.runs[key]]
-        kept = [one and other for one, other in zip(kept, held, strict=True)]
-    return keep_runs(experiment, kept)
+    kept = np.full(len(experiment.runs), True)
+    for key in {condition.key for condition in conditions}:
+        alternatives = [condition for condition in conditions if condition.key == key]
+        kept &= [any(condition.holds(value) for condition in alternatives) for value in experiment.runs[key]]
+    return keep_runs(experiment, kept.tolist())
 
 
 def _is_number(text: str) -> bool:
@@ -90,7 +90,7 @@ def split_estimators(experiment: ExperimentData) -> ExperimentData:
     """Add the columns :data:`COLUMNS` to the runs: what their estimator's id fixes, empty where it does not.
 
     ``ovis-S10-exclusive`` has family ovis-S, S 10 and exclusive True; ``tvo-part5-config2`` has P 5 and tvo_beta
-    config2. An id that nobody knows is a family of its own.
+    config2. An unknown id is a family of its own.
     """
     if "estimator" not in experiment.runs:
         return experiment
@@ -103,10 +103,6 @@ def _arguments(name: str) -> dict[str, object]:
     try:
         known = parse_estimator(name)
     except ValueError:
-        known = EstimatorId(name, name, {})
-    found = {column: known.config[NAMES.get(column, column)] for column in COLUMNS if _has(known, column)}
-    return {"family": known.family, **found}
-
-
-def _has(known: EstimatorId, column: str) -> bool:
-    return NAMES.get(column, column) in known.config
+        return {"family": name}
+    settings = {column: known.config.get(NAMES.get(column, column)) for column in COLUMNS}
+    return {"family": known.family, **{column: value for column, value in settings.items() if value is not None}}

@@ -25,10 +25,10 @@ from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 
 __all__ = ["ExperimentData", "Skipped", "list_experiments", "read_experiment"]
 
-#: What a line of metrics.jsonl says about itself.
+#: Entries of a line of metrics.jsonl that are no metrics.
 NOT_METRICS = ("step", "time", "epoch")
 
-#: Steps beyond this are not ours (and would not fit an int64).
+#: Larger steps are no steps of a training (and would not fit an int64).
 LARGEST_STEP = 2**53
 
 
@@ -113,10 +113,10 @@ def _run_settings(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped
     settings = read_config(run, queued)
     if isinstance(settings, Skipped):
         return settings
-    found = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
-    if "estimator" in found:
-        found["estimator"] = canonical_estimator(str(found["estimator"]))
-    return found
+    columns = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
+    if "estimator" in columns:
+        columns["estimator"] = canonical_estimator(str(columns["estimator"]))
+    return columns
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""What every report asks of an experiment's folder: which runs there are, their settings, and where they stand."""
+"""The folder of an experiment as every report reads it: its runs, their settings, and their states."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Skipped:
     Attributes:
         name: of the folder.
         reason: why, in a few words.
-        state: ``foreign`` (not a run), ``unreadable``, or where the queue says that the run stands.
+        state: ``foreign`` (not a run), ``unreadable``, or the run's state in the queue.
     """
 
     name: str
@@ -102,9 +103,5 @@ def read_state(run: RunPaths, queued: str | None) -> tuple[str, str]:
 
 def count_states(states: Iterable[str]) -> dict[str, int]:
     """How many runs there are in each state, foreign folders aside."""
-    found = [state for state in states if state != "foreign"]
-    return {state: found.count(state) for state in dict.fromkeys(sorted(found, key=_state_order))}
-
-
-def _state_order(state: str) -> int:
-    return STATE_ORDER.index(state) if state in STATE_ORDER else len(STATE_ORDER)
+    counts = Counter(state for state in states if state != "foreign")
+    return {state: counts[state] for state in dict.fromkeys([*STATE_ORDER, *sorted(counts)]) if state in counts}

@@ -27,13 +27,13 @@ __all__ = [
     "shared_particles",
 ]
 
-#: Settings that say where and not what was computed, and the seed: runs that differ here only are averaged.
+#: The seed, and settings of where a run was made: runs that differ only in these are averaged.
 AVERAGED = {"seed", *(item.name for item in dataclasses.fields(TrainSettings) if not item.metadata["identity"])}
 
-#: Settings that say more than the others about what differs, the most first.
+#: Settings that describe a difference best, in order of preference.
 TELLING = ("alpha", "warmup", "tau", "beta", "mc", "lr", "bs", "optimizer", "gamma", "S", "P")
 
-#: Settings that say what others say better.
+#: Settings that describe a difference only where no other one does.
 VAGUE = ("estimator", "id")
 
 
@@ -48,14 +48,16 @@ def select_runs(experiment: ExperimentData, include: Sequence[str] = (), exclude
         exclude: parts of names.
     """
 
-    def wanted(*names: str) -> bool:
+    def is_selected(*names: str) -> bool:
         text = "\n".join(names)
         return (not include or any(part in text for part in include)) and not any(part in text for part in exclude)
 
     rows = experiment.runs
     columns = [rows[name].astype(str) for name in ("run", "id", "estimator") if name in rows]
-    kept = [wanted(_without_hash(run), *others) for run, *others in zip(*columns, strict=True)] if len(rows) else []
-    skipped = tuple(s for s in experiment.skipped if s.state == "foreign" or wanted(_without_hash(s.name)))
+    kept = (
+        [is_selected(_without_hash(run), *others) for run, *others in zip(*columns, strict=True)] if len(rows) else []
+    )
+    skipped = tuple(s for s in experiment.skipped if s.state == "foreign" or is_selected(_without_hash(s.name)))
     return dataclasses.replace(keep_runs(experiment, kept), skipped=skipped)
 
 
@@ -126,8 +128,9 @@ def check_pivots(experiment: ExperimentData, pivots: Iterable[Pivot]) -> list[Pi
         ValueError: no training has such a metric.
     """
     pivots = list(dict.fromkeys(pivots))
-    found = check_metrics(experiment, (p.metric.name for p in pivots if p.metric.name != "time"), "--pivot_metrics")
-    named = {metric.name: metric for metric in found} | {"time": make_metric("time")}
+    names = [pivot.metric.name for pivot in pivots if pivot.metric.name != "time"]
+    metrics = check_metrics(experiment, names, "--pivot_metrics")
+    named = {metric.name: metric for metric in metrics} | {"time": make_metric("time")}
     return [Pivot(p.aggregate, named[p.metric.name]) for p in pivots if p.metric.name in named]
 
 
@@ -148,12 +151,12 @@ def differing_settings(experiment: ExperimentData, keys: Sequence[str]) -> list[
     one stands for all.
     """
     mixed = mixed_settings(experiment, keys)
-    order = [*(name for name in TELLING if name in mixed), *(name for name in mixed if name not in (*TELLING, *VAGUE))]
-    found: list[str] = []
-    for name in [*order, *(name for name in VAGUE if name in mixed)]:
-        if _count_groups(experiment, [*keys, *found, name]) > _count_groups(experiment, [*keys, *found]):
-            found.append(name)
-    return found
+    others = [name for name in mixed if name not in (*TELLING, *VAGUE)]
+    differing: list[str] = []
+    for name in (name for name in (*TELLING, *others, *VAGUE) if name in mixed):
+        if _count_groups(experiment, [*keys, *differing, name]) > _count_groups(experiment, [*keys, *differing]):
+            differing.append(name)
+    return differing
 
 
 def _count_groups(experiment: ExperimentData, keys: Sequence[str]) -> int:
@@ -162,17 +165,17 @@ def _count_groups(experiment: ExperimentData, keys: Sequence[str]) -> int:
 
 def shared_particles(experiment: ExperimentData) -> dict[str, int]:
     """Split -> the number of particles it is evaluated with; without the splits in which the runs differ."""
-    found = {split: experiment.runs[name] for split, name in PARTICLES.items() if name in experiment.runs}
+    columns = {split: experiment.runs[name] for split, name in PARTICLES.items() if name in experiment.runs}
     # An older run may lack the setting, and a foreign one may hold anything.
     return {
         split: int(column.iloc[0])
-        for split, column in found.items()
+        for split, column in columns.items()
         if column.nunique(dropna=False) == 1 and pd.api.types.is_integer_dtype(column)
     }
 
 
 def how_evaluated(experiment: ExperimentData) -> Evaluated:
-    """With how many particles, how often, and chosen by what: what the labels of this experiment's metrics must say."""
+    """How this experiment's metrics were evaluated: with how many particles, how often, and chosen by which split."""
     runs = experiment.runs
     chosen = [str(name) for name in runs["select_on"].unique()] if "select_on" in runs else []
     return Evaluated(shared_particles(experiment), _measured_once(experiment), chosen[0] if len(chosen) == 1 else "")

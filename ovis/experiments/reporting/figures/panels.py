@@ -1,4 +1,4 @@
-"""What the figures of a report have in common: lines with bands in a panel, limits, what an axis cuts, the legend."""
+"""Parts that the figures of a report share: lines with bands in a panel, limits, and what an axis cuts off."""
 
 from __future__ import annotations
 

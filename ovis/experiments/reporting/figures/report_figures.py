@@ -1,4 +1,4 @@
-"""The figures of a report: which there are, what their captions say, and what those who can't see them are told."""
+"""The figures of a report, with their captions and alternative texts."""
 
 from __future__ import annotations
 
@@ -137,13 +137,17 @@ def _leaders(table: pd.DataFrame, keys: Sequence[str], pivot: Pivot) -> str:
     series = {
         tuple(map(str, item.keys.values())): item.look.label for item in make_series(table[shown].drop_duplicates())
     }
-    found = []
+    leaders = []
     for name, part in _by_data_set(rows):
         best = part.sort_values("mean", ascending=pivot.metric.kind.sign < 0).iloc[0]
         where = f" ({panel_title('dataset', name)})" if name else ""
-        found.append(f"{series[tuple(map(str, best[shown]))]}, {format(best['mean'], pivot.metric.kind.digits)}{where}")
+        leaders.append(
+            f"{series[tuple(map(str, best[shown]))]}, {format(best['mean'], pivot.metric.kind.digits)}{where}"
+        )
     return (
-        f"The best {pivot.phrase.removeprefix('best ')} at K = {table['iw'].max()}: {_listed(found)}." if found else ""
+        f"The best {pivot.phrase.removeprefix('best ')} at K = {table['iw'].max()}: {_listed(leaders)}."
+        if leaders
+        else ""
     )
 
 

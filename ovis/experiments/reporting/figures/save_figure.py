@@ -39,7 +39,7 @@ class ReportFigure:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``name.png`` and ``name.pdf``; whoever looks at them meanwhile sees the old ones or the new ones.
+    """Write ``name.png`` and ``name.pdf`` atomically: a reader sees the old ones or the new ones.
 
     Returns:
         the files.
@@ -58,7 +58,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def _shrink(path: Path) -> None:
-    """Save a PNG with a palette of its 256 best colours: a third of the size, and nobody sees a difference."""
+    """Save a PNG with a palette of its 256 best colours: a third of the size, without a visible difference."""
     with Image.open(path) as image:
         small = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(path, format="PNG", optimize=True, dpi=(DPI, DPI))

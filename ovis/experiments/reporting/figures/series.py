@@ -1,4 +1,4 @@
-"""The series of a figure: which look each group of runs gets, and what the legend has to say about them."""
+"""The series of a figure: which look each group of runs gets, and what the legend says about them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TITLES = {
     "gaussian-toy": "Gaussian toy",
 }
 
-#: Settings whose value says enough.
+#: Settings whose value alone identifies them.
 PLAIN = ("dataset", "model", "id", "prior", "optimizer")
 
 #: Values that go without saying beside the name of an estimator.
@@ -69,7 +69,7 @@ class Series:
 
 
 def make_series(groups: pd.DataFrame) -> list[Series]:
-    """Give every group of runs a look: the colour and marker say the estimator, the dashes the other settings.
+    """Give every group of runs a look: colour and marker stand for the estimator, dashes for the other settings.
 
     Settings in which no two groups differ are left out of the labels. Of settings that make another series of one
     estimator (alpha, its warm-up) the usual value is solid and goes without saying, as in the paper's Figure 4; of

@@ -12,7 +12,7 @@ __all__ = ["label_decades"]
 #: Logarithmic axes that span fewer powers of ten have labels in between.
 DECADES = 2.5
 
-#: Of a range smaller than this (a factor of 5), 1, 2 and 5 times the powers of ten may mark one place or none.
+#: Of a range smaller than this (a factor of 5), 1, 2 and 5 times the powers of ten may give one tick or none.
 NARROW = 0.7
 
 

@@ -14,7 +14,7 @@ from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["ABSENT", "Column", "Page", "Problem", "Provenance", "Setting", "Table", "TableCell"]
 
-#: What a cell says where there is nothing.
+#: The text of a cell where there is nothing.
 ABSENT = "–"
 
 #: States of runs that are in trouble.
@@ -65,7 +65,7 @@ class Table:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def choices(self, column: Column) -> list[str]:
-        """What the cells of a column say, each once, numbers by their size."""
+        """The texts of a column's cells, each once, numbers by their size."""
         values = self.rows[column.name]
         if pd.api.types.is_numeric_dtype(values):
             values = values.sort_values()
@@ -93,7 +93,7 @@ def make_cell(value: object, column: Column) -> TableCell:
     """A value of a table's row in the format of its column; None is missing, NaN is a number."""
     if value is None:
         return TableCell(ABSENT, "")
-    text = value_text(value) or ABSENT  # a setting that is empty shows that it is
+    text = value_text(value) or ABSENT  # an empty setting is shown as such
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return TableCell(text)
     return TableCell(format(float(value), column.digits) if column.digits else text, repr(float(value)))
@@ -101,7 +101,7 @@ def make_cell(value: object, column: Column) -> TableCell:
 
 @dataclass(frozen=True)
 class Problem:
-    """A run with something to say: it failed, could not be read, or has nothing to show yet."""
+    """A run that is not in the figures: it failed, could not be read, or has nothing to show yet."""
 
     name: str
     state: str

@@ -1,4 +1,4 @@
-"""What the runs of a folder say about themselves: their options, and the code and machine that made them."""
+"""Where the runs of a folder come from: their options, and the code and machine that made them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ovis.experiments.settings import TrainSettings
 
 __all__ = ["experiment_description", "list_environment", "list_settings", "read_provenance"]
 
-#: What a run's config.json says of where it was made, and how people call it.
+#: Entries of a run's config.json about where it was made, and their labels.
 RECORDED = {
     "version": "ovis",
     "python": "Python",
@@ -30,7 +30,7 @@ RECORDED = {
 
 
 def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any = TrainSettings) -> Provenance:
-    """Read what the runs of an experiment say about themselves; what says nothing is passed over.
+    """Read where the runs of an experiment come from; files that can't be read are skipped.
 
     Args:
         folder: of the experiment.
@@ -38,8 +38,8 @@ def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any
         kind: class of the runs' options, for their defaults.
     """
     paths = ExperimentPaths(folder)
-    found = [_read(run.config) for run in paths.runs() if runs is None or run.name in runs]
-    configurations = [configuration for configuration in found if isinstance(configuration.get("settings"), dict)]
+    read = [_read(run.config) for run in paths.runs() if runs is None or run.name in runs]
+    configurations = [configuration for configuration in read if isinstance(configuration.get("settings"), dict)]
     if not configurations:
         return Provenance()
     return Provenance(
@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) -> tuple[Setting, ...]:
-    """Options that say what was computed; where it was is the environment's to say.
+    """The options that define what was computed, without those of where it was computed.
 
     Args:
         runs: the options of each run.
@@ -81,14 +81,14 @@ def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) 
 
 def _distinct(values: Iterable[Any]) -> tuple[str, ...]:
     """Each value once, as text, numbers by their size."""
-    found = {value_text(value): value for value in values}
+    by_text = {value_text(value): value for value in values}
 
     def order(text: str) -> tuple[bool, float, str]:
-        value = found[text]
+        value = by_text[text]
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return not number, float(value) if number else 0.0, text
 
-    return tuple(sorted(found, key=order))
+    return tuple(sorted(by_text, key=order))
 
 
 def _code(paths: ExperimentPaths) -> list[tuple[str, str]]:
@@ -107,7 +107,7 @@ def _described(snapshot: Snapshot) -> str:
 
 
 def list_environment(configurations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Label and value of what the runs recorded of their surroundings, keyed as in :data:`RECORDED`."""
+    """Label and value of what the runs recorded of their environment, keyed as in :data:`RECORDED`."""
     rows = []
     for name, label in RECORDED.items():
         counts = Counter(str(item[name]) for item in configurations if item.get(name))

@@ -39,7 +39,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def write_page(folder: Path, page: Page) -> Path:
-    """Write ``index.html``: whoever looks at it meanwhile sees the old page or the new one.
+    """Write ``index.html`` atomically: a reader sees the old page or the new one.
 
     Args:
         folder: of the report; the figures' PNGs are there.

@@ -133,7 +133,7 @@ def plain_table(
 ) -> Table:
     """Any table of a report: numbers in one format, columns of few texts as filters.
 
-    A column that says the same in all rows is said once, in the caption.
+    A column with the same value in all rows is mentioned once, in the caption.
 
     Args:
         title: of its section.
@@ -155,8 +155,8 @@ def plain_table(
         few = name in ALWAYS or not pd.api.types.is_numeric_dtype(rows[name])
         choices = few and 1 < rows[name].nunique(dropna=False) <= CHOICES
         columns.append(Column(name, heads[name], digits if measured else "", choices))
-        if measured:  # of such a table, NaN says that there is nothing
+        if measured:  # in such a table NaN means that there is no value
             rows[name] = rows[name].astype(object).where(np.isfinite(table[name]) | np.isinf(table[name]), None)
     values = {heads[name]: value_text(rows[name].iloc[0]) for name in constant}
-    said = [f"{heading} {value}" for heading, value in values.items() if value not in ("", "?")]
-    return Table(title, f"{caption} In all rows: {', '.join(said)}." if said else caption, tuple(columns), rows, things)
+    same = [f"{heading} {value}" for heading, value in values.items() if value not in ("", "?")]
+    return Table(title, f"{caption} In all rows: {', '.join(same)}." if same else caption, tuple(columns), rows, things)
