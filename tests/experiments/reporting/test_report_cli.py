@@ -125,6 +125,17 @@ def test_runs_without_the_usual_metrics(demo: Folder, capsys: pytest.CaptureFixt
     assert set(table["metric"]) == {"test:gmm/prior_mse"}
 
 
+def test_an_estimator_of_another_version_is_drawn_in_a_default_look(demo: Folder) -> None:
+    for iw in (5, 10):
+        demo.add("of-another-version", [-2.0, -1.0], iw=iw)
+        demo.add("vimco", [-3.0, -2.0], iw=iw)
+    assert run(demo) == 0
+    folder = demo.root.parent / "reports" / "demo"
+    assert {"pivots.png", "curves.png"} <= {path.name for path in folder.iterdir()}
+    assert "of-another-version" in (folder / "table.txt").read_text(encoding="utf-8")
+    assert "of-another-version" in (folder / "index.html").read_text(encoding="utf-8")
+
+
 def test_limits_that_hold_nothing_are_pointed_out(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     demo.add("vimco", [-3.0, -2.0])
     assert run(demo, f"--ylims={METRIC}:5:6") == 0
@@ -133,11 +144,11 @@ def test_limits_that_hold_nothing_are_pointed_out(demo: Folder, capsys: pytest.C
     assert "note:" not in capsys.readouterr().out
 
 
-def test_an_experiment_of_another_door(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_experiment_of_another_command(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     write_draws(demo.path, 3, {"iwae": power_law(3, (1.0, 0.5), (1.0, -1), n=20)})
     assert run(demo) == 1
-    said = f"report: no run has any evaluation in {demo.path}: its runs are for python report_asymptotic_variance.py"
-    assert capsys.readouterr().err == f"{said} --exp demo\n"
+    message = f"report: no run has any evaluation in {demo.path}: its runs are for python report_asymptotic_variance.py"
+    assert capsys.readouterr().err == f"{message} --exp demo\n"
 
 
 def test_no_such_experiment(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +215,7 @@ def test_a_report_that_can_not_be_written(quickstart: Folder, capsys: pytest.Cap
     assert capsys.readouterr().err.startswith("report: ")
 
 
-def test_the_door(quickstart: Folder) -> None:
+def test_the_command_as_a_process(quickstart: Folder) -> None:
     command = [sys.executable, str(REPOSITORY / "report.py"), "--exp", "demo", "--root", str(quickstart.root)]
     # A terminal without Greek letters must not end in a traceback.
     done = subprocess.run(

@@ -62,12 +62,9 @@ def test_no_two_looks_of_the_table_are_alike() -> None:
         assert (one.marker, one.dash) != (other.marker, other.dash), f"{one.label} and {other.label} in grey"
 
 
-def test_quickstart_is_told_apart_by_markers_alone() -> None:
-    assert len({estimator_look(name).marker for name in QUICKSTART}) == len(QUICKSTART)
-
-
-def test_quickstart_is_told_apart_by_dashes_alone() -> None:
-    assert len({estimator_look(name).dash for name in QUICKSTART}) == len(QUICKSTART)
+@pytest.mark.parametrize("attribute", ["marker", "dash"])
+def test_quickstart_is_told_apart_without_colour(attribute: str) -> None:
+    assert len({getattr(estimator_look(name), attribute) for name in QUICKSTART}) == len(QUICKSTART)
 
 
 def test_quickstart_is_told_apart_by_colour_blind_readers() -> None:
