@@ -7,35 +7,29 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovis.experiments.reporting.figures.legend import add_grouped_legend, add_legend
 from ovis.experiments.reporting.figures.panels import (
     AxisLimits,
     count_columns,
-    cut_lines,
     cut_text,
-    draw_lines,
-    fitting_limits,
+    draw_row,
+    join_notes,
     label_steps,
     new_figure,
-    settled_limits,
     unseen_text,
-    use_scale,
     values_of,
 )
 from ovis.experiments.reporting.figures.series import (
     LONGEST_LEGEND,
-    Series,
     by_family,
     legend_looks,
     make_series,
     panel_title,
 )
 from ovis.experiments.reporting.figures.style import house_style
-from ovis.experiments.reporting.figures.ticks import label_decades
-from ovis.experiments.reporting.metrics import Evaluated, Metric, make_metric
+from ovis.experiments.reporting.metrics import Evaluated, make_metric
 
 __all__ = ["draw_curves"]
 
@@ -82,31 +76,17 @@ def draw_curves(
         for axis, (metric, name) in zip(axes.flat, panels, strict=False):
             part = table.loc[table["metric"] == metric.name]
             part = part.loc[part[rows].astype(str) == name] if name else part
-            cut |= _draw_panel(axis, part, shown, series, metric, limits or {})
+            cut |= draw_row([axis], [part], shown, series, metric, limits or {})
+            axis.set_xlabel("training steps")
+            axis.set_ylabel(metric.label)
+            label_steps(axis)
             axis.set_title(panel_title(rows, name), fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        text = "; ".join(text for text in (caption, cut_text(cut, series), unseen_text(figure.axes, series)) if text)
+        text = join_notes(caption, cut_text(cut, series), unseen_text(figure.axes, series))
         if several and "iw" in shown and len(series) <= LONGEST_LEGEND:
             parts_of = groupby(series, key=lambda item: item.estimator)
             add_grouped_legend(figure, [[item.look for item in part] for _, part in parts_of], text)
         else:
             add_legend(figure, legend_looks(series), text)
     return figure
-
-
-def _draw_panel(
-    axis: Axes, table: pd.DataFrame, keys: Sequence[str], series: Sequence[Series], metric: Metric, limits: AxisLimits
-) -> set[str]:
-    """One metric in one panel: all lines with their bands, scales and labels; returns the lines the axis cuts."""
-    use_scale(axis, table, metric)
-    draw_lines(axis, table, keys, series, "step")
-    axis.set_xlabel("training steps")
-    axis.set_ylabel(metric.label)
-    label_steps(axis)
-    held = fitting_limits(table, metric, limits) or settled_limits(table, metric)
-    if held:
-        axis.set_ylim(*held)
-    if axis.get_yscale() == "log":
-        label_decades(axis)
-    return cut_lines(axis) if held else set()

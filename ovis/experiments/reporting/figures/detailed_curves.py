@@ -10,19 +10,15 @@ from matplotlib.figure import Figure
 from ovis.experiments.reporting.figures.legend import add_grouped_legend
 from ovis.experiments.reporting.figures.panels import (
     AxisLimits,
-    cut_lines,
     cut_text,
-    draw_lines,
-    fitting_limits,
+    draw_row,
+    join_notes,
     label_steps,
     new_figure,
-    settled_limits,
     unseen_text,
-    use_scale,
 )
 from ovis.experiments.reporting.figures.series import by_family, make_series, panel_title
 from ovis.experiments.reporting.figures.style import house_style
-from ovis.experiments.reporting.figures.ticks import label_decades
 from ovis.experiments.reporting.metrics import Evaluated, make_metric
 
 __all__ = ["draw_detailed"]
@@ -65,23 +61,15 @@ def draw_detailed(
         cut: set[str] = set()
         for row, metric in zip(axes, metrics, strict=True):
             whole = table.loc[table["metric"] == metric.name]
-            use_scale(row[0], whole, metric)
-            for axis, count in zip(row, counts, strict=True):
-                part = whole if count is None else whole.loc[whole["iw"] == count]
-                draw_lines(axis, part, shown, series, "step", MARKS)
-                if metric is metrics[0] and count is not None:
-                    axis.set_title(panel_title("iw", str(count)), fontsize="medium")
-            held = fitting_limits(whole, metric, limits or {}) or settled_limits(whole, metric)
-            if held:
-                row[0].set_ylim(*held)
-                cut |= {label for axis in row for label in cut_lines(axis)}
-            if row[0].get_yscale() == "log":
-                label_decades(row[0])
+            parts = [whole if count is None else whole.loc[whole["iw"] == count] for count in counts]
+            cut |= draw_row(row, parts, shown, series, metric, limits or {}, MARKS)
             row[0].set_ylabel(metric.wrapped_label)
+        for axis, count in zip(axes[0], counts, strict=True):
+            axis.set_title("" if count is None else panel_title("iw", str(count)), fontsize="medium")
         label_steps(axes[-1, 0])
         for axis in axes[-1]:
             axis.set_xlabel("training steps")
-        noted = [caption, cut_text(cut, series), unseen_text(figure.axes, series)]
         looks = [[item.look for item in family] for family in families]
-        add_grouped_legend(figure, looks, "; ".join(text for text in noted if text))
+        notes = join_notes(caption, cut_text(cut, series), unseen_text(figure.axes, series))
+        add_grouped_legend(figure, looks, notes)
     return figure

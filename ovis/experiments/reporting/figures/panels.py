@@ -15,19 +15,19 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ovis.experiments.reporting.figures.series import Series
+from ovis.experiments.reporting.figures.ticks import label_decades
 from ovis.experiments.reporting.metrics import Metric
 
 __all__ = [
     "NARROWEST",
     "AxisLimits",
     "count_columns",
-    "cut_lines",
     "cut_text",
     "draw_lines",
-    "fitting_limits",
+    "draw_row",
+    "join_notes",
     "label_steps",
     "new_figure",
-    "settled_limits",
     "unseen_text",
     "use_scale",
     "values_of",
@@ -107,6 +107,39 @@ def draw_lines(
             )
 
 
+def draw_row(
+    axes: Sequence[Axes],
+    parts: Sequence[pd.DataFrame],
+    keys: Sequence[str],
+    series: Sequence[Series],
+    metric: Metric,
+    limits: AxisLimits,
+    marks: int = MARKS,
+) -> set[str]:
+    """Curves of one metric in panels that share their vertical axis, its scale and limits.
+
+    Args:
+        axes: the panels.
+        parts: the rows of a table of curves that each of them shows.
+        keys, series, marks: see :func:`draw_lines`.
+        metric: that is drawn.
+        limits: that were asked for, by metric.
+
+    Returns:
+        the labels of the lines that the limits cut.
+    """
+    table = pd.concat(parts)
+    use_scale(axes[0], table, metric)
+    for axis, part in zip(axes, parts, strict=True):
+        draw_lines(axis, part, keys, series, "step", marks)
+    held = fitting_limits(table, metric, limits) or settled_limits(table, metric)
+    if held:
+        axes[0].set_ylim(*held)
+    if axes[0].get_yscale() == "log":
+        label_decades(axes[0])
+    return {label for axis in axes for label in cut_lines(axis)} if held else set()
+
+
 def _marked(values: NDArray[np.float64], place: int, marks: int) -> list[int]:
     """Which points of a line have markers: the last one, and a few that are not at the steps of the other lines'."""
     every = max(1, round(len(values) / marks))
@@ -127,6 +160,11 @@ def label_steps(axis: Axes) -> None:
     """Ticks of a horizontal axis of training steps: 0, 50k, 100k."""
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def join_notes(*notes: str) -> str:
+    """The notes of a caption in one line, without those that are empty."""
+    return "; ".join(note for note in notes if note)
 
 
 def cut_lines(axis: Axes) -> set[str]:

@@ -14,6 +14,7 @@ from ovis.experiments.reporting.figures.legend import add_grouped_legend
 from ovis.experiments.reporting.figures.panels import (
     count_columns,
     draw_lines,
+    join_notes,
     new_figure,
     unseen_text,
     use_scale,
@@ -76,8 +77,8 @@ def draw_pivots(
                 axis.set_title(panel_title("dataset", name), fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        noted = "; ".join(text for text in (caption, unseen_text(figure.axes, series)) if text)
-        add_grouped_legend(figure, [[item.look for item in family] for family in by_family(series)], noted)
+        looks = [[item.look for item in family] for family in by_family(series)]
+        add_grouped_legend(figure, looks, join_notes(caption, unseen_text(figure.axes, series)))
     return figure
 
 

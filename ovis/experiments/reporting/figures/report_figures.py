@@ -10,7 +10,7 @@ from ovis.experiments.reporting.data.aggregate import BANDS
 from ovis.experiments.reporting.data.results import Results
 from ovis.experiments.reporting.figures.curves import draw_curves
 from ovis.experiments.reporting.figures.detailed_curves import draw_detailed
-from ovis.experiments.reporting.figures.panels import values_of
+from ovis.experiments.reporting.figures.panels import join_notes, values_of
 from ovis.experiments.reporting.figures.pivots import draw_pivots
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.series import LONGEST_LEGEND, make_series, panel_title
@@ -37,7 +37,7 @@ def draw_report(results: Results, band: str = "std") -> Iterator[ReportFigure]:
 def _pivots(results: Results) -> ReportFigure:
     spec = results.spec
     table = results.pivot[results.pivot["pivot"].isin([pivot.name for pivot in spec.drawn])]
-    caption = _joined(seeds_text(table["seeds"], "std"), _unfinished(results.pivot))
+    caption = join_notes(seeds_text(table["seeds"], "std"), _unfinished(results.pivot))
     budgeted = "estimator" in table and is_budgeted(map(str, table["estimator"].unique()))
     particles = "budget of particles K'" if budgeted else "number of particles K"
     figure = draw_pivots(table, spec.keys, caption, spec.evaluated)
@@ -58,9 +58,9 @@ def _curves(results: Results, band: str) -> Iterator[ReportFigure]:
     several = "iw" in table and table["iw"].nunique() > 1
     if len(lines) <= LONGEST_LEGEND or not several:
         order = "" if several else f"ordered by {spec.pivots[0].phrase}"
-        yield _curve_figure(results, table, "curves", _joined(about[0], order, about[1]), "dataset")
+        yield _curve_figure(results, table, "curves", join_notes(about[0], order, about[1]), "dataset")
         return
-    caption = _joined(*about)
+    caption = join_notes(*about)
     for name, part in _by_data_set(table):
         yield _curve_figure(results, part, f"curves{name and '-'}{name}", caption, "iw")
 
@@ -83,7 +83,7 @@ def _detailed(results: Results) -> Iterator[ReportFigure]:
     about = seeds_text(results.detailed["seeds"], "ci")
     if "band" in about and any(metric.kind.log for metric in spec.detailed):
         about += ", on logarithmic axes not below the smallest seed"
-    caption = _joined(about, _unfinished(results.pivot))
+    caption = join_notes(about, _unfinished(results.pivot))
     for name, part in _by_data_set(results.detailed):
         figure = draw_detailed(part, spec.keys, spec.limits, caption, spec.evaluated)
         metrics = [metric.text for metric in spec.detailed if metric.name in set(part["metric"])]
@@ -149,10 +149,6 @@ def _leaders(table: pd.DataFrame, keys: Sequence[str], pivot: Pivot) -> str:
         if leaders
         else ""
     )
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
 
 
 def _listed(words: Sequence[object]) -> str:
