@@ -16,6 +16,8 @@ DOORS = [
     ["report_figure3.py"],
     ["measure_efficiency.py"],
     ["example.py"],
+    ["-m", "ovis"],
+    ["-m", "ovis.cli.train"],  # its former path
     ["-m", "ovis.experiments.cli.train"],
     ["-m", "ovis.experiments.runner.job"],
 ]

@@ -30,6 +30,8 @@ LEVELS = {
     "experiments.reporting": 8,
     "experiments.cli": 9,
     "paper": 20,
+    "__main__": 30,
+    "cli": 30,  # the former path of the training
 }
 FILES = sorted((ROOT / "ovis").rglob("*.py"))
 ENTRY_POINTS = sorted(path for path in ROOT.glob("*.py") if path.name not in ("setup.py", "example.py"))
