@@ -1,4 +1,12 @@
-"""Gradient estimators for importance-weighted bounds, and the runner that turns an experiment file into a figure."""
+"""Gradient estimators for importance-weighted bounds, and the runner that turns an experiment file into a figure.
+
+``ovis.functional``, ``ovis.models``, ``ovis.estimators`` and ``ovis.analysis`` are the library: torch and NumPy only.
+``ovis.experiments`` trains, resumes and reports; ``ovis.paper`` holds what belongs to one paper.
+
+    >>> from ovis import get_config
+    >>> Estimator, config = get_config("ovis-gamma1")
+    >>> estimator = Estimator(iw=16, **config)  # then: loss, diagnostics, output = estimator(model, x)
+"""
 
 from __future__ import annotations
 
