@@ -1,4 +1,4 @@
-"""Every file name of an experiment and of a run, in one place."""
+"""The names of all files of an experiment and of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        """What was run, and on what: written once, before the first step."""
+        """The settings and the machine, written at the start of each attempt."""
         return self.folder / "config.json"
 
     @property
@@ -39,7 +39,7 @@ class RunPaths:
 
     @property
     def progress(self) -> Path:
-        """``{"step", "nsteps", "loss", "t"}``, renewed about once a second for whoever watches."""
+        """``{"step", "nsteps", "loss", "t"}``, renewed about once a second for the status table."""
         return self.folder / "progress.json"
 
     @property
@@ -48,7 +48,7 @@ class RunPaths:
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The checkpoint before; used where the last one is missing or corrupt."""
+        """The checkpoint before the last; used where the last is missing or corrupt."""
         return self.folder / "checkpoint.previous.pt"
 
     @property
@@ -58,7 +58,7 @@ class RunPaths:
 
     @property
     def best_mark(self) -> Path:
-        """``{"step", "sha256"}``: of which step ``best.pt`` is, and its checksum."""
+        """``{"step", "sha256"}`` of ``best.pt``."""
         return self.folder / "best.json"
 
     @property
@@ -72,7 +72,7 @@ class RunPaths:
         return self.folder / "reconstructions.png"
 
     def log(self, attempt: int) -> Path:
-        """What attempt number ``attempt`` printed."""
+        """The output of an attempt."""
         return self.folder / f"log.{attempt}.txt"
 
     @property
@@ -82,12 +82,12 @@ class RunPaths:
 
     @property
     def success(self) -> Path:
-        """An empty mark of success, as the reference code leaves it."""
+        """An empty file that marks success, as in the reference code."""
         return self.folder / "success.txt"
 
     @property
     def lock(self) -> Path:
-        """Held (flock) by the job for its whole life."""
+        """Locked (flock) by the job, or by a training started by hand, as long as it lives."""
         return self.folder / ".run.lock"
 
     @property
@@ -139,11 +139,11 @@ class ExperimentPaths:
 
     @property
     def jobs_log(self) -> Path:
-        """What the job wrappers themselves print: empty unless one of them fails."""
+        """What the jobs print, beside their trainings: empty unless one of them fails."""
         return self.folder / ".jobs.log"
 
     def trash(self, token: str) -> Path:
-        """Where runs wait for their deletion."""
+        """Folder of runs that are about to be deleted."""
         return self.folder / f".trash-{token}"
 
     def run(self, name: str) -> RunPaths:

@@ -35,14 +35,14 @@ ABORTED = 3
 EXHAUSTED = 74
 #: Exit code of a job that found another process in its run's folder.
 BUSY = 75
-#: What a job of several runs says of one of them that another process has.
+#: Message of a job of several runs about one that another process has locked.
 HELD = "another process holds the run's folder"
 #: Exit code of a job whose attempt was revoked: another one may be running.
 STALE = 76
 
 
 class State(str, Enum):
-    """Where a run stands in the queue."""
+    """State of a run in the queue."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -52,20 +52,20 @@ class State(str, Enum):
 
 
 class AttemptResult(str, Enum):
-    """How one attempt at a run ended."""
+    """Result of one attempt at a run."""
 
     SUCCESS = "success"
     EXCEPTION = "exception"  # the training left with an exit code of its own
     EXHAUSTED = "exhausted"  # the machine ran out of something, which is not the training's fault: a full disk
     SIGNAL = "signal"  # the training was killed
-    LOST = "lost"  # the job vanished without a word
+    LOST = "lost"  # the job vanished
     ORPHANED = "orphaned"  # its manager ended, and it with it
     ABORTED = "aborted"  # asked to stop, checkpointed
-    BUSY = "busy"  # another process still holds the run's folder
+    BUSY = "busy"  # another process has locked the run
 
     @property
     def final(self) -> bool:
-        """Whether the training came to its own end: such an outcome stands whoever reports it."""
+        """Whether the training ended by itself: such an outcome counts, whichever process reports it."""
         return self in (AttemptResult.SUCCESS, AttemptResult.EXCEPTION)
 
 
@@ -74,7 +74,7 @@ class Outcome:
     """How an attempt ended: the content of ``outcome.json``.
 
     Attributes:
-        status: the ending.
+        status: the result.
         attempt: number of the attempt.
         exit: exit code of the training, if it left by itself.
         signal: number of the signal that ended it, if one did.
@@ -101,8 +101,8 @@ class Record:
         key: hash of the run's settings; no two records share one.
         name: name of the run's folder.
         settings: the run's settings that differ from the defaults, by name.
-        state: where it stands.
-        reason: why it stands there, if not by itself: ``aborted``, ``lost``, ``exception``, ``requeued``...
+        state: its state.
+        reason: of the state, if there is one: ``aborted``, ``lost``, ``exception``, ``requeued``...
         attempt: number of the last attempt; only grows.
         valid_from: outcomes of earlier attempts no longer count.
         failures: how often it failed by an error of its own.
@@ -150,7 +150,7 @@ class Record:
 _RECORD_FIELDS = frozenset(item.name for item in fields(Record))
 _STATES = {state.value: state for state in State}
 
-#: What a row of the ledger need not say. To change one of these is to change what ledgers of before mean.
+#: Defaults of the fields that a row of the ledger may leave out. Changing one changes the meaning of existing ledgers.
 DEFAULTS = {item.name: item.default for item in fields(Record) if item.default is not MISSING and item.name != "state"}
 
 
@@ -162,8 +162,8 @@ class Progress:
         step: steps taken.
         nsteps: steps in all.
         loss: the last one; None where it is not finite.
-        t: when this was said, in seconds since 1970.
-        begin: the step that this attempt began at; None where that is not said.
+        t: time of writing, in seconds since 1970.
+        begin: the step that this attempt began at; None: not known.
     """
 
     step: int
@@ -201,23 +201,23 @@ def read_outcome(run: RunPaths) -> Outcome | None:
 
 
 def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
-    """The run's progress; None where it has not said any.
+    """The run's progress; None where none was written.
 
     Args:
         run: its folder.
-        since: when its attempt started. What was said before then is where it began, as far as is known.
+        since: when its attempt started. Progress written earlier tells where the attempt began.
     """
     data = _read_object(run.progress)
     try:
         if data is None:
             return None
-        loss, said = data.get("loss"), float(data.get("t", 0.0))
-        begin = data["step"] if said < since else data.get("begin")
+        loss, written = data.get("loss"), float(data.get("t", 0.0))
+        begin = data["step"] if written < since else data.get("begin")
         return Progress(
             int(data["step"]),
             int(data["nsteps"]),
             None if loss is None else float(loss),
-            said,
+            written,
             None if begin is None else int(begin),
         )
     except (KeyError, TypeError, ValueError, OverflowError):  # int of an infinity

@@ -327,6 +327,16 @@ def test_a_queue_has_its_limit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     assert lab.queue.read() == []
 
 
+def test_a_ledger_of_an_earlier_version_is_refused_in_one_line(queue: Queue) -> None:
+    data = json.loads(queue.paths.ledger.read_text())
+    for row in data["runs"].values():
+        del row["settings"]
+        row["arg"] = "--estimator=vimco"
+    queue.paths.ledger.write_text(json.dumps(data))
+    with pytest.raises(LedgerError, match=r"of an earlier version.*; move it aside, and manager.py makes it anew"):
+        queue.read()
+
+
 @pytest.mark.parametrize(
     "change", [{"attempt": None}, {"owner": 3}, {"settings": []}, {"state": "gone"}, {"priority": "1"}]
 )

@@ -78,6 +78,23 @@ def test_seeds_that_make_no_sense_are_refused(seeds, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--settings=[]"], "must be a JSON object"),
+        (['--settings={"estimater": "vimco"}'], "did you mean 'estimator'"),
+        (['--settings={"iw": "many"}'], "--iw: expected int"),
+        (['--settings={"estimator": "vimco", "iw": 1}'], "at least 2"),
+        (["--attempt=1", "--attempt=2"], "--attempt: there are 1 runs, got 2"),
+    ],
+)
+def test_settings_of_jobs_that_make_no_sense_are_refused(more, message, tmp_path, capsys):
+    assert main([f"--root={tmp_path}", *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_in_use_is_left_alone(tmp_path, capsys):
     assert main(words(tmp_path, "1", "2")) == 0
     run = runs_in(tmp_path)[2]
