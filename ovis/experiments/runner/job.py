@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -95,7 +95,7 @@ class JobSpec:
 
     def to_json(self) -> str:
         """The job as a JSON object."""
-        return json.dumps({**asdict(self), "folder": os.path.abspath(self.folder)})  # it may start in another folder
+        return json.dumps({**vars(self), "folder": os.path.abspath(self.folder)})  # it may start in another folder
 
     @classmethod
     def from_json(cls, text: str) -> JobSpec:

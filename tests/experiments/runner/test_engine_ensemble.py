@@ -1,4 +1,4 @@
-"""Ensembles in the manager: one job for runs that differ only in the seed, each with its own record and outcome."""
+"""Ensembles in the manager: one job for runs that differ only in the seed, each with its own outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILE = {
 
 
 class FakeEngine:
-    """Takes two jobs at once, and does what it is told."""
+    """Accepts two jobs at a time, which do what a test sets."""
 
     kind, detached, location, slots = "fake", False, "nowhere", 2
 
@@ -84,7 +84,7 @@ def engine():
 
 
 @pytest.fixture
-def packed(engine, queue, experiment):
+def ensembles(engine, queue, experiment):
     return EnsembleEngine(engine, queue, experiment.runs)
 
 
@@ -97,56 +97,56 @@ def seeds(queue: Queue, job: JobSpec) -> list[str]:
     return [queue.find(key).name.split("seed")[1][0] for key, _ in job.attempts]
 
 
-def test_each_slot_of_the_engine_accepts_an_ensemble(packed):
-    assert packed.capacity() == 6
-    assert packed.slots == 6
-    assert "3" in packed.location
+def test_each_slot_of_the_engine_accepts_an_ensemble(ensembles):
+    assert ensembles.capacity() == 6
+    assert ensembles.slots == 6
+    assert "3" in ensembles.location
 
 
-def test_runs_that_differ_only_in_the_seed_become_one_job(packed, engine, queue):
-    handles = packed.submit(jobs_of(queue, 6))
+def test_runs_that_differ_only_in_the_seed_become_one_job(ensembles, engine, queue):
+    handles = ensembles.submit(jobs_of(queue, 6))
     assert len({handle.id for handle in handles}) == 6
     assert [handle.device for handle in handles] == ["a device"] * 6
     assert [seeds(queue, job) for job in engine.jobs.values()] == [["1", "2", "3"]] * 2
     names = [{queue.find(key).name.split("-iw")[0] for key, _ in job.attempts} for job in engine.jobs.values()]
     assert [len(found) for found in names] == [1, 1]
-    assert packed.capacity() == 0
+    assert ensembles.capacity() == 0
 
 
-def test_runs_with_other_code_are_another_job(packed, engine, queue, monkeypatch):
+def test_runs_with_other_code_are_another_job(ensembles, engine, queue, monkeypatch):
     jobs = jobs_of(queue, 3)
     records = [replace(record, snapshot="x" * (record.key == jobs[1].key)) for record in queue.read()]
     monkeypatch.setattr(Queue, "read", lambda self: records)
-    packed.submit(jobs)
+    ensembles.submit(jobs)
     assert [len(job.attempts) for job in engine.jobs.values()] == [2, 1]
 
 
-def test_ensembles_wait_for_a_free_slot(packed, engine, queue):
+def test_ensembles_wait_for_a_free_slot(ensembles, engine, queue):
     first = jobs_of(queue, 1)
     second = jobs_of(queue, 1)
     third = jobs_of(queue, 1)
-    ids = [packed.submit(jobs)[0].id for jobs in (first, second, third)]
-    assert packed.capacity() == 0
-    assert [packed.poll(ids)[id].phase for id in ids] == [JobPhase.RUNNING, JobPhase.RUNNING, JobPhase.PENDING]
+    ids = [ensembles.submit(jobs)[0].id for jobs in (first, second, third)]
+    assert ensembles.capacity() == 0
+    assert [ensembles.poll(ids)[id].phase for id in ids] == [JobPhase.RUNNING, JobPhase.RUNNING, JobPhase.PENDING]
     engine.ended.add("job0")
-    assert packed.poll(ids)[ids[0]].phase is JobPhase.ENDED
-    assert packed.poll(ids[1:])[ids[2]] == JobStatus(JobPhase.RUNNING, device="a device")
+    assert ensembles.poll(ids)[ids[0]].phase is JobPhase.ENDED
+    assert ensembles.poll(ids[1:])[ids[2]] == JobStatus(JobPhase.RUNNING, device="a device")
 
 
-def test_the_end_of_a_job_is_the_end_of_all_its_runs(packed, engine, queue):
-    ids = [handle.id for handle in packed.submit(jobs_of(queue, 3))]
+def test_the_end_of_a_job_is_the_end_of_all_its_runs(ensembles, engine, queue):
+    ids = [handle.id for handle in ensembles.submit(jobs_of(queue, 3))]
     engine.ended.add("job0")
-    assert {status.phase for status in packed.poll(ids).values()} == {JobPhase.ENDED}
-    assert packed.capacity() == 6
+    assert {status.phase for status in ensembles.poll(ids).values()} == {JobPhase.ENDED}
+    assert ensembles.capacity() == 6
 
 
-def test_a_job_is_cancelled_with_the_last_of_its_runs(packed, engine, queue):
-    ids = [handle.id for handle in packed.submit(jobs_of(queue, 3))]
-    packed.cancel(ids[:2])
+def test_a_job_is_cancelled_with_the_last_of_its_runs(ensembles, engine, queue):
+    ids = [handle.id for handle in ensembles.submit(jobs_of(queue, 3))]
+    ensembles.cancel(ids[:2])
     assert engine.cancelled == []
-    packed.cancel(ids[2:])
+    ensembles.cancel(ids[2:])
     assert engine.cancelled == [("job0", False)]
-    packed.cancel(ids, force=True)
+    ensembles.cancel(ids, force=True)
     assert engine.cancelled[1:] == [("job0", True)]
 
 

@@ -295,7 +295,7 @@ def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypat
     calls = [json.loads((run.folder / "call.json").read_text()) for run in lab.runs()]
     assert sorted(call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls) == ["GPU-0", "GPU-1"]
     assert {call["env"][name] for call in calls for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"3"}
-    assert all("--device=cuda" in call["argv"] for call in calls)
+    assert all('"device": "cuda"' in call["argv"][2] for call in calls)
     assert sorted(record.device for record in lab.records()) == ["cuda:0", "cuda:1"]
 
 

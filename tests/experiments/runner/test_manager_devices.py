@@ -44,7 +44,7 @@ def test_the_manager_waits_for_the_gpus_and_uses_both(
     calls = [json.loads((run.folder / "call.json").read_text()) for run in lab.runs()]
     assert {call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls} == {"0", "1"}
     assert {call["env"]["CUDA_DEVICE_ORDER"] for call in calls} == {"PCI_BUS_ID"}
-    assert all("--device=cuda" in call["argv"] for call in calls)
+    assert all('"device": "cuda"' in call["argv"][2] for call in calls)
     assert {record.device for record in lab.records()} == {"cuda:0", "cuda:1"}
     shown = capsys.readouterr()
     reason = "cuda:0 load 97 %, memory 41 %; cuda:1 load 0 %, memory 80 %"

@@ -61,7 +61,7 @@ def test_a_job_runs_and_notes_its_node_in_its_lease(lab: Lab, monkeypatch: pytes
     assert call["env"]["CUDA_VISIBLE_DEVICES"] == "2"
     assert call["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert call["env"]["OMP_NUM_THREADS"] == "1"
-    assert "--device=cuda" in call["argv"]
+    assert '"device": "cuda"' in call["argv"][2]
 
 
 def test_a_run_on_the_cpu_sees_no_gpu(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

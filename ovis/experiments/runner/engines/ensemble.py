@@ -1,62 +1,62 @@
-"""Ensembles on any engine: jobs whose runs differ only in the seed are started as one, and watched as many."""
+"""Ensembles on any engine: runs that differ only in the seed become one job, whose status is that of each run."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ovis.experiments.runner.engines.base import Engine, EngineError, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.experiment_file import Run
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runs.status import Record
 from ovis.experiments.settings import TrainSettings
 
 __all__ = ["EnsembleEngine"]
 
 
 @dataclass
-class _Pack:
-    """Jobs that are one for the engine."""
+class _Ensemble:
+    """The jobs of several runs that are one job of the wrapped engine."""
 
     jobs: list[JobSpec]
-    inner: JobHandle | None = None  # None: not started yet
+    handle: JobHandle | None = None  # None: not started yet
     status: JobStatus = field(default_factory=lambda: JobStatus(JobPhase.PENDING))
-    unwanted: set[str] = field(default_factory=set)  # our ids of those that were cancelled
+    cancelled: set[str] = field(default_factory=set)  # the ids of its cancelled runs
+
+    def joint_job(self) -> JobSpec:
+        first, *others = self.jobs
+        return replace(first, companions=tuple((job.key, job.attempt) for job in others))
 
 
 class EnsembleEngine:
-    """An engine that packs what it is given.
+    """Wraps an engine and gives it one job for all runs that differ only in the seed.
 
-    A run that is cancelled alone is dropped by its job, which finds the lease gone; only when nothing is left of a pack
-    is its job cancelled.
+    If one run of an ensemble is cancelled, its job finds that the run's lease is gone and drops the run. The job itself
+    is cancelled with the last of its runs.
 
     Args:
-        engine: starts the packs.
-        queue: knows the runs' options.
-        runs: of the experiment: the largest pack is what a place of the engine takes.
+        engine: starts the ensembles.
+        queue: the queue with the runs' settings.
+        runs: the runs of the experiment, which determine the size of the largest ensemble.
 
     Raises:
-        EngineError: an engine whose jobs outlive their manager.
+        EngineError: the engine's jobs outlive the manager.
     """
 
     detached = False
 
     def __init__(self, engine: Engine, queue: Queue, runs: Sequence[Run]) -> None:
         if engine.detached:
-            raise EngineError(
-                f"--ensemble: jobs of --engine {engine.kind} are of one run each; leave one of the two out"
-            )
+            raise EngineError(f"--ensemble: jobs of --engine {engine.kind} have one run each; leave out one of the two")
         self._engine, self._queue = engine, queue
-        settings = [run.settings for run in runs]
-        sizes = Counter(_without_seed(each) for each in settings if isinstance(each, TrainSettings))
-        self._largest = max(sizes.values(), default=1)
+        settings = [run.record().settings for run in runs if isinstance(run.settings, TrainSettings)]
+        self._largest = max(Counter(map(_without_seed, settings)).values(), default=1)
         self._numbers = itertools.count(1)
-        self._packs: dict[str, _Pack] = {}  # by our id of each run
+        self._ensembles: dict[str, _Ensemble] = {}  # by the id of each run
 
     @property
     def kind(self) -> str:
@@ -74,7 +74,7 @@ class EnsembleEngine:
         self._engine.check(root)
 
     def capacity(self) -> int:
-        waiting = any(pack.inner is None for pack in self._packs.values())
+        waiting = any(ensemble.handle is None for ensemble in self._ensembles.values())
         return 0 if waiting else self._engine.capacity() * self._largest
 
     def waiting(self) -> str:
@@ -82,77 +82,69 @@ class EnsembleEngine:
 
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
         records = {record.key: record for record in self._queue.read()}
-        packs: dict[object, _Pack] = {}
+        ensembles: dict[object, _Ensemble] = {}
         ids = []
         for job in jobs:
-            pack = packs.setdefault(_configuration(records[job.key]), _Pack([]))
-            pack.jobs.append(job)
-            ids.append(f"{next(self._numbers)}")
-            self._packs[ids[-1]] = pack
+            record = records[job.key]
+            ensemble = ensembles.setdefault((_without_seed(record.settings), record.snapshot), _Ensemble([]))
+            ensemble.jobs.append(job)
+            ids.append(str(next(self._numbers)))
+            self._ensembles[ids[-1]] = ensemble
         self._start_waiting()
         return [self._handle(id) for id in ids]
 
     def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         self._start_waiting()
-        packs = {id: self._packs[id] for id in ids if id in self._packs}
-        started = {pack.inner.id: pack for pack in packs.values() if pack.inner is not None}
-        for inner, status in self._engine.poll(list(started)).items():
-            handle = started[inner].inner
+        ensembles = {id: self._ensembles[id] for id in ids if id in self._ensembles}
+        started = {each.handle.id: each for each in ensembles.values() if each.handle is not None}
+        for id, status in self._engine.poll(list(started)).items():
+            handle = started[id].handle
             device = status.device or (handle.device if handle is not None else "")
-            started[inner].status = replace(status, device=device)
-        found = {id: packs[id].status if id in packs else JobStatus(JobPhase.ENDED) for id in ids}
-        for id, status in found.items():
+            started[id].status = replace(status, device=device)
+        statuses = {id: ensembles[id].status if id in ensembles else JobStatus(JobPhase.ENDED) for id in ids}
+        for id, status in statuses.items():
             if status.phase is JobPhase.ENDED:
-                self._packs.pop(id, None)
-        return found
+                self._ensembles.pop(id, None)
+        return statuses
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
-        told = set()
-        for id in ids:
-            if id in self._packs:
-                self._packs[id].unwanted.add(id)
-        for id, pack in self._packs.items():
-            if id in ids and len(pack.unwanted) == len(pack.jobs):
-                if pack.inner is None:
-                    pack.status = JobStatus(JobPhase.ENDED)
+        ensembles = {id: self._ensembles[id] for id in ids if id in self._ensembles}
+        for id, ensemble in ensembles.items():
+            ensemble.cancelled.add(id)
+        jobs = set()
+        for ensemble in ensembles.values():
+            if len(ensemble.cancelled) == len(ensemble.jobs):
+                if ensemble.handle is None:
+                    ensemble.status = JobStatus(JobPhase.ENDED)
                 else:
-                    told.add(pack.inner.id)
-        if told:
-            self._engine.cancel(told, force)
+                    jobs.add(ensemble.handle.id)
+        if jobs:
+            self._engine.cancel(jobs, force)
 
     def attach(self, ids: Collection[str]) -> Collection[str]:
         return []
 
     def close(self) -> None:
         self._engine.close()
-        self._packs.clear()
+        self._ensembles.clear()
 
     def _start_waiting(self) -> None:
-        """Start as many packs as the engine takes now."""
-        waiting = {id(pack): pack for pack in self._packs.values() if pack.inner is None}
-        ready = [pack for pack in waiting.values() if pack.status.phase is JobPhase.PENDING]
+        """Start as many of the waiting ensembles as the engine accepts now."""
+        waiting = {id(each): each for each in self._ensembles.values() if each.handle is None}
+        ready = [each for each in waiting.values() if each.status.phase is JobPhase.PENDING]
         ready = ready[: max(0, self._engine.capacity())] if ready else []
-        handles = self._engine.submit([_joined(pack.jobs) for pack in ready]) if ready else []
-        for pack, handle in zip(ready, handles, strict=True):
+        handles = self._engine.submit([each.joint_job() for each in ready]) if ready else []
+        for ensemble, handle in zip(ready, handles, strict=True):
             if isinstance(handle, JobHandle):
-                pack.inner = handle
+                ensemble.handle = handle
             else:
-                pack.status = JobStatus(JobPhase.ENDED, message=f"can't start the job: {handle}")
+                ensemble.status = JobStatus(JobPhase.ENDED, message=f"can't start the job: {handle}")
 
     def _handle(self, id: str) -> JobHandle:
-        inner = self._packs[id].inner
-        return JobHandle(id, "" if inner is None else inner.device)
+        handle = self._ensembles[id].handle
+        return JobHandle(id, "" if handle is None else handle.device)
 
 
-def _joined(jobs: Sequence[JobSpec]) -> JobSpec:
-    first, *others = jobs
-    return replace(first, companions=tuple((job.key, job.attempt) for job in others))
-
-
-def _configuration(record: Record) -> object:
-    """What runs have in common that may be trained at once: their options but for the seed, and their code."""
-    return frozenset((name, value) for name, value in record.settings.items() if name != "seed"), record.snapshot
-
-
-def _without_seed(settings: TrainSettings) -> TrainSettings:
-    return dataclasses.replace(settings, seed=0)
+def _without_seed(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    """The settings that the runs of an ensemble share."""
+    return frozenset((name, value) for name, value in settings.items() if name != "seed")
