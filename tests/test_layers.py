@@ -102,7 +102,10 @@ def test_runs_runner_and_reporting_do_not_import_torch(path):
 
 COMMANDS = (
     *(f"ovis.experiments.cli.{name}" for name in ("manager", "dbutils", "train", "report")),
-    *(f"ovis.paper.{name}" for name in ("figure1.run", "figure1.cli", "figure3.cli", "efficiency.cli")),
+    *(
+        f"ovis.paper.{name}"
+        for name in ("figure1.run", "figure1.figure1_cli", "figure3.figure3_cli", "efficiency.efficiency_cli")
+    ),
 )
 
 

@@ -123,7 +123,7 @@ STUDIES = {
         AsymptoticSettings,
         check_asymptotic,
         "ovis.paper.figure1.run",
-        report="ovis.paper.figure1.cli",
+        report="ovis.paper.figure1.figure1_cli",
         report_script="report_asymptotic_variance.py",
     ),
 }

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ovis.experiments.reporting.presets import Preset
 from ovis.paper.claims.paper_verdicts import TRAINING_CLAIMS, training_verdicts
-from ovis.paper.figure3.picture import figure3_pictures
+from ovis.paper.figure3.figure3_plot import figure3_pictures
 
 __all__ = ["PRESETS", "find_preset"]
 

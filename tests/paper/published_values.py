@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovis.paper.figure3.tables import FINAL_STEP
+from ovis.paper.figure3.figure3_tables import FINAL_STEP
 from ovis.paper.published.published_numbers import read_published
 
 

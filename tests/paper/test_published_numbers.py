@@ -10,9 +10,9 @@ from published_values import published_costs, published_final
 
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.figures.style import estimator_look
-from ovis.paper.efficiency.measurement import IW
-from ovis.paper.figure1.tables import HEADINGS
-from ovis.paper.figure3.tables import FINAL_STEP
+from ovis.paper.efficiency.cost_measurement import IW
+from ovis.paper.figure1.asymptotic_tables import HEADINGS
+from ovis.paper.figure3.figure3_tables import FINAL_STEP
 from ovis.paper.published.published_numbers import read_published
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results.md"

@@ -32,10 +32,12 @@ COMMANDS = {
     ),
     "report": Command("ovis.experiments.cli.report", "report", "draw an experiment's figures (report.py)"),
     "train": Command("ovis.experiments.cli.train", "experiments", "train one model"),
-    "figure1": Command("ovis.paper.figure1.cli", "report", "draw Figure 1 (report_asymptotic_variance.py)"),
-    "figure3": Command("ovis.paper.figure3.cli", "report", "draw Figure 3 (report_figure3.py)"),
+    "figure1": Command("ovis.paper.figure1.figure1_cli", "report", "draw Figure 1 (report_asymptotic_variance.py)"),
+    "figure3": Command("ovis.paper.figure3.figure3_cli", "report", "draw Figure 3 (report_figure3.py)"),
     "efficiency": Command(
-        "ovis.paper.efficiency.cli", "experiments", "measure memory and time of estimators (measure_efficiency.py)"
+        "ovis.paper.efficiency.efficiency_cli",
+        "experiments",
+        "measure memory and time of estimators (measure_efficiency.py)",
     ),
 }
 

@@ -28,7 +28,7 @@ class CostNumbers:
     of K between the two largest K.
 
     Attributes:
-        table: see :func:`ovis.paper.efficiency.points.cost_table`.
+        table: see :func:`ovis.paper.efficiency.cost_tables.cost_table`.
     """
 
     table: pd.DataFrame

@@ -28,8 +28,8 @@ class GradientNumbers:
     of its logarithm over log K between the two largest K that are more than noise.
 
     Attributes:
-        statistics: see :func:`ovis.paper.figure1.statistics.statistics_table`.
-        slopes: see :func:`ovis.paper.figure1.statistics.slope_table`.
+        statistics: see :func:`ovis.paper.figure1.asymptotic_statistics.statistics_table`.
+        slopes: see :func:`ovis.paper.figure1.asymptotic_statistics.slope_table`.
     """
 
     statistics: pd.DataFrame

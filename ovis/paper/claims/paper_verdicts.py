@@ -58,8 +58,8 @@ def gradient_verdicts(statistics: pd.DataFrame, slopes: pd.DataFrame) -> list[Cl
     """The verdicts on the asymptotic study, for each of its toys; ± is the standard error by the draws.
 
     Args:
-        statistics: see :func:`ovis.paper.figure1.statistics.statistics_table`.
-        slopes: see :func:`ovis.paper.figure1.statistics.slope_table`.
+        statistics: see :func:`ovis.paper.figure1.asymptotic_statistics.statistics_table`.
+        slopes: see :func:`ovis.paper.figure1.asymptotic_statistics.slope_table`.
     """
     toys = list(statistics["toy"].unique())
     verdicts = []
@@ -74,7 +74,7 @@ def cost_verdicts(costs: pd.DataFrame, device: str = "") -> list[ClaimVerdict]:
     """The verdicts on memory and time, on one device.
 
     Args:
-        costs: see :func:`ovis.paper.efficiency.points.cost_table`.
+        costs: see :func:`ovis.paper.efficiency.cost_tables.cost_table`.
         device: whose costs they are, where there are several.
     """
     return [judge(claim, CostNumbers(costs), "repetitions", device) for claim in EFFICIENCY]

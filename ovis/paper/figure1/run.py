@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw gradients of several estimators at one K, or one part of the draws, from where an earlier attempt stopped.
 
     Exit codes and files: see :func:`ovis.experiments.cli.train.run_study`; the numbers: see
-    :mod:`ovis.paper.figure1.study`.
+    :mod:`ovis.paper.figure1.asymptotic_study`.
     """
     return run_study("asymptotic", "Draw gradients of several estimators at one K.", _draw, argv)
 
@@ -24,7 +24,7 @@ def _draw(
     settings: Sequence[AsymptoticSettings], contexts: Sequence[RunContext], begin: Callable[[int, str], None]
 ) -> Sequence[WorkResult]:
     from ovis.experiments.training.build import pick_device
-    from ovis.paper.figure1.study import run_asymptotic
+    from ovis.paper.figure1.asymptotic_study import run_asymptotic
 
     ((run, context),) = zip(settings, contexts, strict=True)
     begin(0, str(pick_device(run.device)))

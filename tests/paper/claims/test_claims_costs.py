@@ -11,7 +11,7 @@ from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 from ovis.paper.claims.efficiency_claims import GAMMA1, REINFORCE, TVO, VIMCO
 from ovis.paper.claims.paper_verdicts import cost_verdicts
-from ovis.paper.efficiency.points import COLUMNS, cost_table
+from ovis.paper.efficiency.cost_tables import COLUMNS, cost_table
 
 NAMES = [configuration.estimator for configuration in (GAMMA1, REINFORCE, TVO, VIMCO)]
 

@@ -16,8 +16,8 @@ from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
 from ovis.experiments.reporting.verdict_table import COLUMNS, claims_table, claims_text, count_verdicts
 from ovis.paper.claims.figure1_claims import FIGURE1
 from ovis.paper.claims.paper_verdicts import gradient_verdicts
-from ovis.paper.figure1.samples import Sample
-from ovis.paper.figure1.statistics import measure, slope_table, statistics_table
+from ovis.paper.figure1.asymptotic_runs import Sample
+from ovis.paper.figure1.asymptotic_statistics import measure, slope_table, statistics_table
 
 HOLDS, FAILS, OPEN = ClaimStatus.HOLDS, ClaimStatus.FAILS, ClaimStatus.OPEN
 

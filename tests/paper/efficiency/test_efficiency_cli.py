@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import ovis.paper.efficiency.measurement as efficiency
-from ovis.paper.efficiency.cli import main
-from ovis.paper.efficiency.measurement import EPOCH_STEPS, Cost, Point
-from ovis.paper.efficiency.points import read_points
-from ovis.paper.efficiency.process import Answer
+import ovis.paper.efficiency.cost_measurement as efficiency
+from ovis.paper.efficiency.cost_measurement import EPOCH_STEPS, Cost, Point
+from ovis.paper.efficiency.cost_tables import read_points
+from ovis.paper.efficiency.efficiency_cli import main
+from ovis.paper.efficiency.isolated_process import CallResult
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -26,12 +26,12 @@ class Fake:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
-        self.instead: Callable[[Point], Answer | None] = lambda point: None
+        self.instead: Callable[[Point], CallResult | None] = lambda point: None
 
-    def __call__(self, point: Point, device: str) -> Answer:
+    def __call__(self, point: Point, device: str) -> CallResult:
         self.asked.append((point.estimator, point.iw, point.seed))
         cost = Cost(2e6 * point.iw, 1e-3 * point.iw, "synthetic")
-        return self.instead(point) or Answer("ok", value=cost)
+        return self.instead(point) or CallResult("ok", value=cost)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_what_is_measured_is_not_measured_again(fake: Fake, capsys: pytest.Captu
 
 
 def test_stopped_and_started_again(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    def stop(point: Point) -> Answer | None:
+    def stop(point: Point) -> CallResult | None:
         if len(fake.asked) == 4:
             raise KeyboardInterrupt
         return None
@@ -130,7 +130,7 @@ def test_stopped_and_started_again(fake: Fake, capsys: pytest.CaptureFixture[str
 
 
 def test_out_of_memory_is_recorded_and_larger_k_are_left_out(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    beyond = Answer("memory", "CUDA out of memory")
+    beyond = CallResult("memory", "CUDA out of memory")
     fake.instead = lambda point: beyond if point.estimator == "vimco-arithmetic" and point.iw >= 79 else None
     assert run("--iw=10,79,158") == 0
     assert ("vimco-arithmetic", 79, 1) in fake.asked
@@ -148,19 +148,19 @@ def test_out_of_memory_is_recorded_and_larger_k_are_left_out(fake: Fake, capsys:
 
 
 def test_a_failure_is_told_and_tried_again(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.instead = lambda point: Answer("failed", "ValueError: x") if point.iw == 79 else None
+    fake.instead = lambda point: CallResult("failed", "ValueError: x") if point.iw == 79 else None
     assert run() == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "report: 2 points failed, the first: ovis-gamma1 at K = 79: ValueError: x"
     assert (FOLDER / "efficiency_cpu.png").exists()
     fake.instead = lambda point: None
     assert run() == 0
-    fake.instead = lambda point: Answer("failed", "ValueError: x")
+    fake.instead = lambda point: CallResult("failed", "ValueError: x")
     assert run("--iw=5") == 1
 
 
 def test_nothing_measured_is_one_line(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.instead = lambda point: Answer("time", "too slow")
+    fake.instead = lambda point: CallResult("time", "too slow")
     assert run() == 1
     assert "nothing to draw" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in FOLDER.iterdir()] == ["points.jsonl"]
@@ -197,7 +197,7 @@ def test_the_command_line_is_refused_in_one_line(fake: Fake, capsys: pytest.Capt
 def test_help_comes_at_once() -> None:
     code = (
         "import sys\n"
-        "from ovis.paper.efficiency.cli import main\n"
+        "from ovis.paper.efficiency.efficiency_cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: print([m for m in ('pandas', 'matplotlib', 'torch', 'numpy') if m in sys.modules])"
     )

@@ -15,7 +15,7 @@ from synthetic_runs import Folder
 
 from ovis.experiments.cli import report_errors
 from ovis.experiments.studies import STUDIES
-from ovis.paper.figure1.cli import main
+from ovis.paper.figure1.figure1_cli import main
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -168,7 +168,7 @@ def test_the_door_and_what_its_help_imports(tmp_path: Path) -> None:
     assert done.stderr == f"report: no experiment 'asymptotic-analysis' in {tmp_path}/; there: none\n"
     code = (
         "import sys\n"
-        "from ovis.paper.figure1.cli import main\n"
+        "from ovis.paper.figure1.figure1_cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: print([m for m in ('pandas', 'matplotlib', 'torch', 'numpy') if m in sys.modules])"
     )

@@ -12,9 +12,9 @@ from published_values import published_final
 from synthetic_runs import Folder, write_run
 
 from ovis.experiments.reporting.data.read import read_experiment
-from ovis.paper.figure3.cli import main
-from ovis.paper.figure3.picture import figure3_pictures
-from ovis.paper.figure3.tables import FINAL_STEP, SETTINGS
+from ovis.paper.figure3.figure3_cli import main
+from ovis.paper.figure3.figure3_plot import figure3_pictures
+from ovis.paper.figure3.figure3_tables import FINAL_STEP, SETTINGS
 
 REPOSITORY = Path(__file__).parents[3]
 METRIC = "train:loss/L_k"
@@ -155,7 +155,7 @@ def test_the_door_draws_without_torch(demo: Folder) -> None:
     run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0, -89.0])
     code = (
         "import sys\n"
-        "from ovis.paper.figure3.cli import main\n"
+        "from ovis.paper.figure3.figure3_cli import main\n"
         "code = main(sys.argv[1:])\n"
         "sys.exit(code or 'torch' in sys.modules)"
     )
@@ -167,7 +167,7 @@ def test_the_door_draws_without_torch(demo: Folder) -> None:
 def test_help_comes_at_once() -> None:
     code = (
         "import sys\n"
-        "from ovis.paper.figure3.cli import main\n"
+        "from ovis.paper.figure3.figure3_cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: print([m for m in ('pandas', 'matplotlib', 'torch', 'numpy') if m in sys.modules])"
     )

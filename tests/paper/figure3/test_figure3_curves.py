@@ -10,8 +10,15 @@ import pytest
 from synthetic_runs import Folder
 
 from ovis.experiments.reporting.data.read import ExperimentData, read_experiment
-from ovis.paper.figure3.curves import WINDOW, curve_table, hann_smooth, select_panel, smoothing_text
-from ovis.paper.figure3.tables import FINAL_STEP, final_table, final_text, step_table, step_text, strange_settings
+from ovis.paper.figure3.figure3_curves import WINDOW, curve_table, hann_smooth, select_panel, smoothing_text
+from ovis.paper.figure3.figure3_tables import (
+    FINAL_STEP,
+    final_table,
+    final_text,
+    step_table,
+    step_text,
+    strange_settings,
+)
 
 METRIC = "train:loss/L_k"
 

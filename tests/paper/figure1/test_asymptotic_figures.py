@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from synthetic_draws import power_law
 
 from ovis.experiments.reporting.figures.style import estimator_look
-from ovis.paper.figure1.density import density_table, pick_entry
-from ovis.paper.figure1.figures import draw_distributions, draw_statistics
-from ovis.paper.figure1.samples import Sample
-from ovis.paper.figure1.statistics import SHOWN, measure, statistics_table
+from ovis.paper.figure1.asymptotic_figures import density_table, draw_distributions, draw_statistics, pick_entry
+from ovis.paper.figure1.asymptotic_runs import Sample
+from ovis.paper.figure1.asymptotic_statistics import SHOWN, measure, statistics_table
 
 TOY = {"epsilon": 0.01, "D": 3, "npoints": 100, "q_scale": "std", "seed": 10, "key_filter": "b", "id": ""}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ovis.experiments.reporting.figures.series import NEUTRAL
+from ovis.experiments.reporting.data.read import ExperimentData
+from ovis.experiments.reporting.data.select import how_evaluated
+from ovis.experiments.reporting.figures.report_figures import seeds_text
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
+from ovis.experiments.reporting.figures.series import NEUTRAL, make_series
 from ovis.experiments.reporting.figures.style import (
     DASHDOT,
     DASHDOTDOT,
@@ -32,9 +36,19 @@ from ovis.experiments.reporting.figures.style import (
     house_style,
     style_order,
 )
-from ovis.paper.figure3.curves import KEYS
+from ovis.experiments.reporting.metrics import Metric, make_metric
+from ovis.paper.figure3.figure3_curves import KEYS, PANELS, curve_table, select_panel, smoothing_text
 
-__all__ = ["PAPER_LIMITS", "draw_figure3", "panel_limits", "particle_styles"]
+__all__ = [
+    "DATASET",
+    "METRIC",
+    "PAPER_LIMITS",
+    "draw_figure3",
+    "figure3_picture",
+    "figure3_pictures",
+    "panel_limits",
+    "particle_styles",
+]
 
 #: Inches, the legend included.
 SIZE = (6.6, 3.9)
@@ -71,7 +85,7 @@ def draw_figure3(
     Lines and markers of OVIS-MC are thin and hollow, so that the blocks of the legend differ in grey print too.
 
     Args:
-        table: see :func:`ovis.paper.figure3.curves.curve_table`.
+        table: see :func:`ovis.paper.figure3.figure3_curves.curve_table`.
         ylabel: of the vertical axis.
         caption: lines over the panel; which curves lie below it is added.
         limits: of the vertical axis; None: the paper's where they fit, otherwise the data's.
@@ -211,3 +225,58 @@ def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, 
     for text in legend.get_texts():
         if text.get_text() in blocks:
             text.set_fontweight("bold")
+
+
+#: What the paper shows.
+DATASET, METRIC = "binmnist", "train:loss/L_k"
+
+
+def figure3_pictures(experiment: ExperimentData) -> Iterator[ReportFigure]:
+    """The panels of Figure 3 of which an experiment has runs."""
+    for figure in PANELS:
+        panel = select_panel(experiment, figure, DATASET)
+        curves = curve_table(panel, METRIC)
+        if len(curves):
+            yield figure3_picture(panel, curves, figure, DATASET, METRIC)
+
+
+def figure3_picture(
+    experiment: ExperimentData,
+    curves: pd.DataFrame,
+    figure: str,
+    dataset: str,
+    metric: str,
+    limits: tuple[float, float] | None = None,
+) -> ReportFigure:
+    """Draw one panel.
+
+    Args:
+        experiment: the panel's runs, of :func:`ovis.paper.figure3.figure3_curves.select_panel`.
+        curves: their curves, of :func:`ovis.paper.figure3.figure3_curves.curve_table`.
+        figure: ``left`` or ``right``.
+        dataset: of the runs.
+        metric: that is drawn.
+        limits: of the vertical axis; None: the paper's where most curves end there.
+    """
+    known = make_metric(metric, how_evaluated(experiment))
+    names = [series.look.label for series in make_series(curves[["estimator"]].drop_duplicates())]
+    counts = ", ".join(map(str, sorted(curves["iw"].unique())))
+    alt = (
+        f"{known.text} of {dataset} against training steps, smoothed; one line for each of "
+        f"{', '.join(names)} at each of K = {counts}."
+    )
+    drawn = draw_figure3(curves, _ylabel(known), _caption(curves, figure, dataset), limits)
+    return ReportFigure(f"figure3_{figure}", f"Figure 3, {figure}", alt, drawn)
+
+
+def _ylabel(metric: Metric) -> str:
+    """``log p-hat(x), train``, as the paper writes it; another metric has its own label."""
+    if not metric.name.endswith(":loss/L_k"):
+        return metric.label
+    bound = "" if metric.particles is None else f" ($L_{{{metric.particles}}}$)"
+    return rf"$\log\,\hat{{p}}(x)$, {metric.split}{bound} [nats]"
+
+
+def _caption(curves: pd.DataFrame, figure: str, dataset: str) -> str:
+    """What the runs train on, and what a line is."""
+    return f"{dataset}, {PANELS[figure].about}\n{seeds_text(curves['seeds'], 'none')}; {smoothing_text(curves)}"

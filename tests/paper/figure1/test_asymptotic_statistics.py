@@ -12,8 +12,15 @@ from synthetic_draws import power_law, standard_draws
 
 from ovis.analysis.gradients import summary
 from ovis.functional.statistics import directional_snr
-from ovis.paper.figure1.samples import Sample
-from ovis.paper.figure1.statistics import GROUPS, STATISTICS, Measured, measure, slope_table, statistics_table
+from ovis.paper.figure1.asymptotic_runs import Sample
+from ovis.paper.figure1.asymptotic_statistics import (
+    GROUPS,
+    STATISTICS,
+    Measured,
+    measure,
+    slope_table,
+    statistics_table,
+)
 
 TOY = {"epsilon": 0.01, "D": 3, "npoints": 100, "q_scale": "std", "seed": 10, "key_filter": "b", "id": ""}
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.figures.style import estimator_looks, style_order
-from ovis.paper.figure3.curves import KEYS
+from ovis.paper.figure3.figure3_curves import KEYS
 from ovis.paper.published.published_numbers import read_published
 
 __all__ = ["FINAL_STEP", "SETTINGS", "final_table", "final_text", "step_table", "step_text", "strange_settings"]
@@ -44,7 +44,7 @@ def final_table(curves: pd.DataFrame, experiment: ExperimentData, figure: str) -
     """Where each curve ends.
 
     Args:
-        curves: see :func:`ovis.paper.figure3.curves.curve_table`.
+        curves: see :func:`ovis.paper.figure3.figure3_curves.curve_table`.
         experiment: the runs that they are of.
         figure: ``left`` or ``right``.
 

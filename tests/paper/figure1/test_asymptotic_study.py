@@ -15,9 +15,9 @@ from ovis.experiments.runner.experiment_file import GridError, load_experiment, 
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
 from ovis.experiments.studies import AsymptoticSettings, check_asymptotic
-from ovis.paper.figure1 import study as asymptotic
+from ovis.paper.figure1 import asymptotic_study as asymptotic
+from ovis.paper.figure1.asymptotic_study import GRADIENTS, PARTIAL, RESULTS, build_estimators, build_toy, run_asymptotic
 from ovis.paper.figure1.run import main
-from ovis.paper.figure1.study import GRADIENTS, PARTIAL, RESULTS, build_estimators, build_toy, run_asymptotic
 
 SMALL = AsymptoticSettings(
     estimators="ovis-gamma0,ovis-S2-exclusive,iwae,vimco", iw=7, mc_samples=30, npoints=20, D=3, samples_per_batch=400

@@ -19,14 +19,14 @@ import torch
 
 from ovis.experiments.runs.process import die_with_parent
 
-__all__ = ["Answer", "PeakMemory", "peak_memory", "run_apart"]
+__all__ = ["CallResult", "PeakMemory", "peak_memory", "run_apart"]
 
 #: What allocators say in a RuntimeError.
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
-class Answer:
+class CallResult:
     """What came of a call in another process.
 
     Attributes:
@@ -40,7 +40,7 @@ class Answer:
     value: Any = None
 
 
-def run_apart(function: Callable[..., Any], arguments: tuple[Any, ...], limit: float) -> Answer:
+def run_apart(function: Callable[..., Any], arguments: tuple[Any, ...], limit: float) -> CallResult:
     """Call a function in a fresh process.
 
     The processes are forked from a server that has torch imported and has done nothing with it: each starts in
@@ -59,14 +59,14 @@ def run_apart(function: Callable[..., Any], arguments: tuple[Any, ...], limit: f
     sender.close()
     try:
         if not receiver.poll(limit):
-            return Answer("time", f"took more than {limit:g} s")
-        answer: Answer = receiver.recv()
+            return CallResult("time", f"took more than {limit:g} s")
+        answer: CallResult = receiver.recv()
         return answer
     except EOFError:  # it ended without a word
         child.join()
         if child.exitcode == -signal.SIGKILL:
-            return Answer("memory", "killed by the system, which was out of memory")
-        return Answer("failed", f"ended with exit code {child.exitcode}")
+            return CallResult("memory", "killed by the system, which was out of memory")
+        return CallResult("failed", f"ended with exit code {child.exitcode}")
     finally:
         child.kill()
         child.join()
@@ -80,11 +80,11 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...], sender: Co
     with contextlib.suppress(OSError):  # where memory runs out, it is this process that has to go
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
-        answer = Answer("ok", value=function(*arguments))
+        answer = CallResult("ok", value=function(*arguments))
     except Exception as error:
         words = (str(error).splitlines() or [""])[0][:300]
         full = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in FULL)
-        answer = Answer("memory", words) if full else Answer("failed", f"{type(error).__name__}: {words}")
+        answer = CallResult("memory", words) if full else CallResult("failed", f"{type(error).__name__}: {words}")
     sender.send(answer)
 
 

@@ -68,9 +68,9 @@ def report(options: argparse.Namespace) -> None:
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.figures.save_figure import save_figure
     from ovis.experiments.runs.atomic import write_text
-    from ovis.paper.figure3.curves import PANELS, curve_table
-    from ovis.paper.figure3.picture import figure3_picture
-    from ovis.paper.figure3.tables import final_table, final_text, step_table, step_text
+    from ovis.paper.figure3.figure3_curves import PANELS, curve_table
+    from ovis.paper.figure3.figure3_plot import figure3_picture
+    from ovis.paper.figure3.figure3_tables import final_table, final_text, step_table, step_text
 
     experiment = _read(options)
     curves = curve_table(experiment, options.metric)
@@ -118,7 +118,7 @@ def _read(options: argparse.Namespace) -> ExperimentData:
     """The runs of the panel; says what was read and what was not."""
     from ovis.experiments.reporting.data.read import list_experiments, read_experiment
     from ovis.experiments.runs.paths import is_safe_name
-    from ovis.paper.figure3.curves import PANELS, select_panel
+    from ovis.paper.figure3.figure3_curves import PANELS, select_panel
 
     root = Path(options.root)
     if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
@@ -147,8 +147,8 @@ def _read(options: argparse.Namespace) -> ExperimentData:
 def _print_notes(experiment: ExperimentData) -> None:
     """What a reader of the numbers should know."""
     from ovis.experiments.reporting.data.select import mixed_settings
-    from ovis.paper.figure3.curves import KEYS
-    from ovis.paper.figure3.tables import strange_settings
+    from ovis.paper.figure3.figure3_curves import KEYS
+    from ovis.paper.figure3.figure3_tables import strange_settings
 
     mixed = mixed_settings(experiment, KEYS)
     if mixed:

@@ -13,7 +13,7 @@ from synthetic_runs import Folder
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import Record, State
-from ovis.paper.figure1.samples import read_study, select_estimators, toy_name
+from ovis.paper.figure1.asymptotic_runs import read_study, select_estimators, toy_name
 
 DRAWS = standard_draws(10, 3)
 

@@ -9,9 +9,9 @@ import pytest
 from published_values import published_points
 from synthetic_draws import power_law
 
-from ovis.paper.figure1.samples import Sample
-from ovis.paper.figure1.statistics import SHOWN, Measured, fit_slope, measure, slope_table, statistics_table
-from ovis.paper.figure1.tables import (
+from ovis.paper.figure1.asymptotic_runs import Sample
+from ovis.paper.figure1.asymptotic_statistics import SHOWN, Measured, fit_slope, measure, slope_table, statistics_table
+from ovis.paper.figure1.asymptotic_tables import (
     SOURCES,
     add_references,
     comparison_table,

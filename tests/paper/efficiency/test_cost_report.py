@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 
 from ovis.experiments.reporting.figures.style import estimator_look
-from ovis.paper.efficiency.figure import draw_costs
-from ovis.paper.efficiency.points import COLUMNS, cost_table
+from ovis.paper.efficiency.cost_report import draw_costs
+from ovis.paper.efficiency.cost_tables import COLUMNS, cost_table
 
 DEVICE = "cpu: a machine, 2 threads"
 IW = (10, 19, 39, 79, 158, 315, 629, 1256, 2506, 5000)

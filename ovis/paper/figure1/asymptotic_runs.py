@@ -1,6 +1,7 @@
 """Reads an experiment of the asymptotic study: draws of gradients, the parts of one K joined.
 
-``ovis.paper.figure1.study`` says what a run leaves. Of a run that is not finished, what it has saved is read.
+A run's files are those of :mod:`ovis.paper.figure1.asymptotic_study`. Of an unfinished run, the draws saved so far are
+read.
 """
 
 from __future__ import annotations

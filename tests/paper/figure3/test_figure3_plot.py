@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from published_values import published_final
 
 from ovis.experiments.reporting.figures.style import DASHED, DOTTED, SOLID, estimator_look
-from ovis.paper.figure3.figure import PAPER_LIMITS, draw_figure3, panel_limits, particle_styles
+from ovis.paper.figure3.figure3_plot import PAPER_LIMITS, draw_figure3, panel_limits, particle_styles
 
 LABELS = ["OVIS-MC (S=1)", "OVIS-MC (S=10)", "OVIS-MC (S=50)", "OVIS~ (γ=1)", "OVIS~ (γ=0)", "VIMCO"]
 

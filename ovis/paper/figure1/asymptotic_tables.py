@@ -1,4 +1,4 @@
-"""The asymptotic study beside the paper: tables that compare, and how people read them (Markdown)."""
+"""The tables of the asymptotic study beside the paper: comparison and slopes, as Markdown and for the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pandas as pd
 
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.reporting.figures.style import estimator_looks, style_order
-from ovis.paper.figure1.statistics import SHOWN, fit_slope
+from ovis.experiments.reporting.page.content import Table
+from ovis.experiments.reporting.page.runs_table import plain_table
+from ovis.paper.figure1.asymptotic_statistics import SHOWN, fit_slope
 from ovis.paper.published.published_numbers import read_published
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "add_references",
     "comparison_table",
     "comparison_text",
+    "page_tables",
     "slope_text",
     "theory_slope",
 ]
@@ -66,7 +69,7 @@ def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
     """Our statistics beside the published ones: one row per value that has been published of such a toy.
 
     Args:
-        statistics: see :func:`ovis.paper.figure1.statistics.statistics_table`.
+        statistics: see :func:`ovis.paper.figure1.asymptotic_statistics.statistics_table`.
 
     Returns:
         columns ``toy, source, statistic, estimator, iw, draws, ours, ours_se, published, accuracy`` (relative error of
@@ -98,7 +101,7 @@ def add_references(slopes: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFra
     The authors' slopes are fitted as ours are, at the K that ours are fitted at, where they show all of these.
 
     Args:
-        slopes: see :func:`ovis.paper.figure1.statistics.slope_table`.
+        slopes: see :func:`ovis.paper.figure1.asymptotic_statistics.slope_table`.
         comparison: of the same experiment.
 
     Returns:
@@ -231,3 +234,50 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (w + 1) + ":" for w in widths[1:])])
     return "\n".join([line(heads), f"|{rule}|", *map(line, rows), ""])
+
+
+#: What the columns are called.
+WORDS = {
+    **HEADINGS,
+    **{f"{name}_se": f"± {heading}" for name, heading in HEADINGS.items()},
+    **{f"noise_{name}": f"{heading} is noise" for name, heading in HEADINGS.items()},
+    **{name: f"slope in {title}" for name, (title, _) in SOURCES.items()},
+    "points": "points fitted",
+    "fitted": "fitted at K =",
+    "slope_se": "± slope, by the draws",
+    "fit_se": "± slope, by the distance from a line",
+    "last": "slope of the last two K",
+    "last_se": "± slope of the last two K",
+    "theory": "slope in theory",
+    "ours_se": "± ours",
+    "accuracy": "error of reading [%]",
+    "difference": "difference [%]",
+}
+
+PERCENT = ("accuracy", "difference")
+
+
+def page_tables(statistics: pd.DataFrame, slopes: pd.DataFrame, comparison: pd.DataFrame) -> tuple[Table, ...]:
+    """Statistics, slopes with references, and our values beside the published ones; without those that are empty."""
+    words = (
+        ("Statistics", "One row per estimator and K; ± is a standard error by the draws.", "points", statistics),
+        ("Slopes", "Of the logarithm of a statistic over log K, by least squares.", "slopes", slopes),
+        ("Beside the paper", "One row per value that has been published of such a toy.", "values", comparison),
+    )
+    return tuple(
+        plain_table(title, caption, _readable(table), things=things, words=WORDS)
+        for title, caption, things, table in words
+        if len(table)
+    )
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Names of statistics and figures written out, relative numbers in percent."""
+    shown = table.copy()
+    for name in (name for name in PERCENT if name in shown):
+        shown[name] = 100 * shown[name]
+    if "statistic" in shown:
+        shown["statistic"] = shown["statistic"].map(HEADINGS)
+    if "source" in shown:
+        shown["source"] = [SOURCES[name][0] for name in shown["source"]]
+    return shown

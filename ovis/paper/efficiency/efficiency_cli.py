@@ -17,8 +17,8 @@ from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ovis.paper.efficiency.measurement import Point
-    from ovis.paper.efficiency.process import Answer
+    from ovis.paper.efficiency.cost_measurement import Point
+    from ovis.paper.efficiency.isolated_process import CallResult
 
 __all__ = ["main"]
 
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> None:
     Raises:
         ReportError: no such estimator or device, or a point failed.
     """
-    from ovis.paper.efficiency.points import read_points
+    from ovis.paper.efficiency.cost_tables import read_points
 
     wanted, device = _plan(options)
     folder = Path(options.output) / "efficiency"
@@ -91,7 +91,14 @@ def _plan(options: argparse.Namespace) -> tuple[list[Point], str]:
     from ovis.estimators.ids import parse_estimator
     from ovis.experiments.settings import SettingsError
     from ovis.experiments.training.build import pick_device
-    from ovis.paper.efficiency.measurement import ESTIMATORS, IW, Point, default_steps, describe_device, point_settings
+    from ovis.paper.efficiency.cost_measurement import (
+        ESTIMATORS,
+        IW,
+        Point,
+        default_steps,
+        describe_device,
+        point_settings,
+    )
 
     iw = options.iw or list(IW)
     try:
@@ -111,8 +118,8 @@ def _plan(options: argparse.Namespace) -> tuple[list[Point], str]:
 
 def _measure(wanted: Sequence[Point], on: str, device: str, path: Path) -> list[str]:
     """Measure what the file lacks; returns what failed."""
-    from ovis.paper.efficiency.measurement import measure_apart, measure_missing, point_seconds
-    from ovis.paper.efficiency.points import add_point, known_limits, read_points
+    from ovis.paper.efficiency.cost_measurement import measure_apart, measure_missing, point_seconds
+    from ovis.paper.efficiency.cost_tables import add_point, known_limits, read_points
 
     known = read_points(path)
     limits = known_limits(known, device)
@@ -144,7 +151,7 @@ def _missing(wanted: Iterable[Point], known: pd.DataFrame, device: str) -> list[
 
 
 def _announce(count: int, seconds: float) -> None:
-    from ovis.paper.efficiency.measurement import has_data, point_settings
+    from ovis.paper.efficiency.cost_measurement import has_data, point_settings
 
     print(f"measuring {count} more, each in a process of its own: about {max(seconds / 60, 0.1):.1f} min, if free")
     if not has_data(point_settings("reinforce", 2)):
@@ -159,12 +166,12 @@ def _bar(seconds: float) -> Any:
     return tqdm(total=seconds, desc="measure", bar_format=shape, disable=None)
 
 
-def _record(point: Point, answer: Answer, device: str) -> dict[str, Any]:
+def _record(point: Point, answer: CallResult, device: str) -> dict[str, Any]:
     """A line of the file."""
     import torch
 
     from ovis import __version__
-    from ovis.paper.efficiency.measurement import EPOCH_STEPS, point_settings
+    from ovis.paper.efficiency.cost_measurement import EPOCH_STEPS, point_settings
 
     cost = answer.value
     return {
@@ -191,9 +198,9 @@ def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: 
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.verdict_table import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
-    from ovis.paper.efficiency.measurement import point_settings
-    from ovis.paper.efficiency.page import draw_part, efficiency_page
-    from ovis.paper.efficiency.points import cost_table, last_devices
+    from ovis.paper.efficiency.cost_measurement import point_settings
+    from ovis.paper.efficiency.cost_report import draw_part, efficiency_page
+    from ovis.paper.efficiency.cost_tables import cost_table, last_devices
 
     points = points[points["estimator"].isin([point.estimator for point in wanted])]
     if cost_table(points, device).empty:

@@ -26,7 +26,7 @@ from ovis.experiments.settings import TrainSettings, check_combination
 from ovis.experiments.training.build import Run, build_estimator, build_optimizer, pick_device, seed_everything
 from ovis.experiments.training.loop import batches
 from ovis.experiments.training.step import TrainingStep
-from ovis.paper.efficiency.process import Answer, peak_memory, run_apart
+from ovis.paper.efficiency.isolated_process import CallResult, peak_memory, run_apart
 
 __all__ = [
     "EPOCH_STEPS",
@@ -87,7 +87,7 @@ class Cost:
     """What was measured of a point.
 
     Attributes:
-        memory: peak of the steps, bytes, see :mod:`ovis.paper.efficiency.process`.
+        memory: peak of the steps, bytes, see :mod:`ovis.paper.efficiency.isolated_process`.
         seconds: of one step, on average.
         data: ``binmnist``, or ``synthetic``: random images in its place.
     """
@@ -144,8 +144,8 @@ def _processor() -> str:
 
 
 def measure_missing(
-    points: Iterable[Point], limits: dict[str, int], measure: Callable[[Point], Answer]
-) -> Iterator[tuple[Point, Answer | None]]:
+    points: Iterable[Point], limits: dict[str, int], measure: Callable[[Point], CallResult]
+) -> Iterator[tuple[Point, CallResult | None]]:
     """Measure points; where one of an estimator ends without a cost, its larger K (and this one) are left out.
 
     Args:
@@ -166,7 +166,7 @@ def measure_missing(
         yield point, answer
 
 
-def measure_apart(point: Point, device: str) -> Answer:
+def measure_apart(point: Point, device: str) -> CallResult:
     """Measure a point in a process of its own; the answer's value is its :class:`Cost`."""
     return run_apart(measure_point, (point, device), LONGEST)
 

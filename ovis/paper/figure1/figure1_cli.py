@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ovis.experiments.reporting.figures.save_figure import ReportFigure
     from ovis.experiments.reporting.page.content import Page
     from ovis.experiments.reporting.verdict import ClaimVerdict
-    from ovis.paper.figure1.samples import GradientStudy, Sample
-    from ovis.paper.figure1.statistics import Measured
+    from ovis.paper.figure1.asymptotic_runs import GradientStudy, Sample
+    from ovis.paper.figure1.asymptotic_statistics import Measured
 
 __all__ = ["main"]
 
@@ -71,8 +71,8 @@ def report(options: argparse.Namespace) -> None:
     from ovis.experiments.reporting.verdict_table import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
     from ovis.paper.claims.paper_verdicts import gradient_verdicts
-    from ovis.paper.figure1.statistics import measure, slope_table, statistics_table
-    from ovis.paper.figure1.tables import add_references, comparison_table, comparison_text, slope_text
+    from ovis.paper.figure1.asymptotic_statistics import measure, slope_table, statistics_table
+    from ovis.paper.figure1.asymptotic_tables import add_references, comparison_table, comparison_text, slope_text
 
     exp = _locate(options)
     study, samples = _read(options, exp)
@@ -109,8 +109,7 @@ def _draw(samples: Sequence[Sample], statistics: pd.DataFrame) -> list[ReportFig
     """The figures."""
     from ovis.experiments.reporting.figures.save_figure import ReportFigure
     from ovis.experiments.reporting.figures.style import estimator_looks
-    from ovis.paper.figure1.density import density_table
-    from ovis.paper.figure1.figures import draw_distributions, draw_statistics
+    from ovis.paper.figure1.asymptotic_figures import density_table, draw_distributions, draw_statistics
 
     caption = _caption(samples)
     names = ", ".join(look.label for look in estimator_looks(dict.fromkeys(s.estimator for s in samples)).values())
@@ -138,7 +137,7 @@ def _page(
     from ovis.experiments.reporting.page.provenance import experiment_description, read_provenance
     from ovis.experiments.reporting.page.runs_table import list_problems
     from ovis.experiments.studies import AsymptoticSettings
-    from ovis.paper.figure1.page import page_tables
+    from ovis.paper.figure1.asymptotic_tables import page_tables
 
     source = Path(options.root) / exp
     return Page(
@@ -179,7 +178,7 @@ def _locate(options: argparse.Namespace) -> str:
 
 def _read(options: argparse.Namespace, exp: str) -> tuple[GradientStudy, list[Sample]]:
     """The study, and the draws that were asked for; says what was read and what was not."""
-    from ovis.paper.figure1.samples import read_study, select_estimators
+    from ovis.paper.figure1.asymptotic_runs import read_study, select_estimators
 
     folder = Path(options.root) / exp
     study = read_study(folder)
@@ -229,7 +228,7 @@ def _span(counts: set[int]) -> str:
 
 def _print_far(comparison: pd.DataFrame) -> None:
     """Say how far we are from the paper, and where it is far."""
-    from ovis.paper.figure1.tables import FAR
+    from ovis.paper.figure1.asymptotic_tables import FAR
 
     if comparison.empty:
         print("the paper shows no such toy: nothing to compare with\n")

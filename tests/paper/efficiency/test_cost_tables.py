@@ -11,8 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ovis.paper.efficiency.points import COLUMNS, add_point, cost_table, growth_table, known_limits, read_points
-from ovis.paper.efficiency.tables import cost_text, limit_text
+from ovis.paper.efficiency.cost_tables import (
+    COLUMNS,
+    add_point,
+    cost_table,
+    cost_text,
+    growth_table,
+    known_limits,
+    limit_text,
+    read_points,
+)
 
 DEVICE = "cpu: a machine, 2 threads"
 

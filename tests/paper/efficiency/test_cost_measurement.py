@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovis.estimators.ids import parse_estimator
 from ovis.estimators.chunk_sizes import release_freed_memory
+from ovis.estimators.ids import parse_estimator
 from ovis.experiments.settings import SettingsError
-from ovis.paper.efficiency.measurement import (
+from ovis.paper.efficiency.cost_measurement import (
     ESTIMATORS,
     IW,
     Cost,
@@ -28,7 +28,7 @@ from ovis.paper.efficiency.measurement import (
     point_seconds,
     point_settings,
 )
-from ovis.paper.efficiency.process import Answer, peak_memory, run_apart
+from ovis.paper.efficiency.isolated_process import CallResult, peak_memory, run_apart
 
 CPU = torch.device("cpu")
 
@@ -100,9 +100,9 @@ def test_larger_k_are_left_out_where_one_was_too_much() -> None:
     wanted = points(("a", 10), ("a", 20), ("a", 40), ("b", 10), ("b", 40), ("a", 10), ("a", 20))
     asked: list[tuple[str, int]] = []
 
-    def measure(point: Point) -> Answer:
+    def measure(point: Point) -> CallResult:
         asked.append((point.estimator, point.iw))
-        return Answer("memory" if point.estimator == "a" and point.iw >= 20 else "ok", value=Cost(1.0, 1.0, "x"))
+        return CallResult("memory" if point.estimator == "a" and point.iw >= 20 else "ok", value=Cost(1.0, 1.0, "x"))
 
     limits: dict[str, int] = {}
     found = list(measure_missing(wanted, limits, measure))
@@ -162,7 +162,7 @@ def test_a_point(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_measured_is_a_training_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One step of the small one, then those of the warm-up and the measured ones, on batches of the whole data."""
-    import ovis.paper.efficiency.measurement as efficiency
+    import ovis.paper.efficiency.cost_measurement as efficiency
 
     taken: list[tuple[str, int, tuple[int, ...]]] = []
     step = efficiency.TrainingStep.__call__

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ovis.paper.figure1.samples import Sample, toy_name
+from ovis.paper.figure1.asymptotic_runs import Sample, toy_name
 
 __all__ = ["SHOWN", "STATISTICS", "Measured", "fit_slope", "measure", "slope_table", "statistics_table"]
 
@@ -37,7 +37,7 @@ STATISTICS = (*SHOWN, *(f"snr_p{p}" for p in PERCENTILES), "keep_ratio")
 
 GROUPS = 100
 
-#: An entry with less variance is left out of the averages, as in ``ovis.paper.figure1.study``.
+#: An entry with less variance is left out of the averages, as in ``ovis.paper.figure1.asymptotic_study``.
 EPSILON = 1e-30
 
 #: Keeps a draw without any part normal to the mean finite, as in ``ovis.functional.statistics``.
