@@ -1,11 +1,11 @@
-"""What grows with the number of runs and of GPUs: the manager's work, the engines', and the reading of results.
+"""The costs that grow with the number of runs and of GPUs: the manager, the engines, and reading results.
 
     python benchmarks/bench_cluster.py manager --n 10000 --running 1000
     python benchmarks/bench_cluster.py read --n 1000
     python benchmarks/bench_cluster.py drain --runs 200 -- --engine slurm --device cpu
 
-The first two write to a temporary folder and print medians of five, after a warm-up, and minima. ``drain`` brings runs
-that do nothing to their ends by the manager, with the options after ``--``: what a run costs beside its training.
+The first two write to a temporary folder and print medians and minima of five measurements, after a warm-up. ``drain``
+executes empty runs by the manager, with the options after ``--``: the overhead of a run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def report(what: str, action: Callable[[], object], per: int = 1, unit: str = "m
 
 
 def measure_manager(folder: Path, n: int, running: int) -> None:
-    """A transaction that finishes one run and claims another, and a look at all that are under way."""
+    """A transaction that finishes one run and claims another, and reading the progress of all running ones."""
     queue, owner = Queue(ExperimentPaths(folder / "lab")), new_owner()
     settings = {
         "dataset": "omniglot",
@@ -84,7 +84,7 @@ def measure_manager(folder: Path, n: int, running: int) -> None:
 
 
 def measure_reading(folder: Path, n: int) -> None:
-    """An experiment of ``n`` copies of one run with twenty evaluations, read as a report does."""
+    """Read an experiment of ``n`` copies of one run with twenty evaluations, as a report does."""
     train([*RUN, "--root", str(folder), "--exp", "one", "--data_root", str(folder / "data"), "--device", "cpu"])
     (one,) = (path for path in (folder / "one").iterdir() if path.is_dir() and not path.name.startswith("."))
     for number in range(n):
@@ -99,7 +99,7 @@ def measure_reading(folder: Path, n: int) -> None:
 
 
 def measure_drain(folder: Path, runs: int, options: list[str]) -> int:
-    """Runs that do nothing, from the first claim to the last mark."""
+    """Execute empty runs, from the first claim to the last end."""
     path = folder / "lab.json"
     path.write_text(json.dumps({"args": ["--estimator vimco --iw 2"], "seeds": runs}))
     begin = time.perf_counter()
@@ -114,8 +114,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["manager", "read", "drain"])
     parser.add_argument("--n", type=int, default=1000, help="runs in the ledger, or to be read")
-    parser.add_argument("--running", type=int, default=100, help="runs under way")
-    parser.add_argument("--runs", type=int, default=100, help="runs to be drained")
+    parser.add_argument("--running", type=int, default=100, help="running runs")
+    parser.add_argument("--runs", type=int, default=100, help="empty runs to execute")
     words = sys.argv[1:]
     middle = words.index("--") if "--" in words else len(words)  # what follows is for manager.py
     options = parser.parse_args(words[:middle])
