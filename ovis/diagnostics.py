@@ -1,4 +1,4 @@
-"""What is measured: a dict of dicts, and its running mean over batches. Nothing here makes the device wait."""
+"""Measurements as a dict of dicts, and their running mean over batches, without host-device synchronization."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 __all__ = ["Aggregator", "Diagnostic"]
 
-Leaf = Tensor | float | int
+Measurement = Tensor | float | int
 
 
 class Diagnostic(dict[str, dict[str, Any]]):
     """Measurements by group and name, e.g. ``{"loss": {"L_k": tensor of shape [B]}}``.
 
-    A leaf is a number, or a tensor of which the first dimension is the data.
+    A measurement is a number, or a tensor of which the first dimension is the data.
 
     >>> summary = Diagnostic({"loss": {"L_k": torch.tensor([1.0, 3.0])}})
     >>> summary.update({"grads": {"snr": 0.5}})
@@ -25,30 +25,31 @@ class Diagnostic(dict[str, dict[str, Any]]):
     """
 
     def update(self, other: Mapping[str, Mapping[str, Any]]) -> None:  # type: ignore[override]
-        """Add the leaves of another one; a leaf of the same group and name is replaced."""
-        for group, leaves in other.items():
-            self.setdefault(group, {}).update(leaves)
+        """Add the measurements of another one; those of the same group and name are replaced."""
+        for group, values in other.items():
+            self.setdefault(group, {}).update(values)
 
     def to(self, device: torch.device | str) -> Diagnostic:
         """A copy with every tensor on the device, detached."""
         move = {
             group: {
-                name: leaf.detach().to(device) if isinstance(leaf, Tensor) else leaf for name, leaf in leaves.items()
+                name: value.detach().to(device) if isinstance(value, Tensor) else value
+                for name, value in values.items()
             }
-            for group, leaves in self.items()
+            for group, values in self.items()
         }
         return Diagnostic(move)
 
     def flat(self, prefix: str = "") -> dict[str, float]:
-        """The mean of each leaf under the name ``prefix + group/name``."""
+        """The mean of each measurement under the name ``prefix + group/name``."""
         return {
-            f"{prefix}{group}/{name}": float(leaf.double().mean()) if isinstance(leaf, Tensor) else float(leaf)
-            for group, leaves in self.items()
-            for name, leaf in leaves.items()
+            f"{prefix}{group}/{name}": float(value.double().mean()) if isinstance(value, Tensor) else float(value)
+            for group, values in self.items()
+            for name, value in values.items()
         }
 
     def log(self, writer: Any, global_step: int) -> None:
-        """Write the mean of each leaf to TensorBoard.
+        """Write the mean of each measurement to a log, TensorBoard's for example.
 
         Args:
             writer: a ``torch.utils.tensorboard.SummaryWriter``, or anything with its ``add_scalar``.
@@ -59,7 +60,9 @@ class Diagnostic(dict[str, dict[str, Any]]):
 
 
 class Aggregator:
-    """Running mean of diagnostics over batches, weighted by their number of data.
+    """Running mean of diagnostics over batches, weighted by the number of data in each.
+
+    The means stay on the device until they are read.
 
     >>> agg = Aggregator()
     >>> agg.update({"loss": {"L_k": torch.tensor([1.0, 2.0])}})
@@ -72,22 +75,23 @@ class Aggregator:
         self.initialize()
 
     def initialize(self) -> None:
-        """Forget everything."""
+        """Start anew, without measurements."""
         self._mean = Diagnostic()
         self._count: dict[tuple[str, str], int] = {}
 
-    def update(self, diagnostics: Mapping[str, Mapping[str, Leaf | None]]) -> None:
-        """Take in one batch. Leaves that are None are skipped; new ones may join at any time.
+    def update(self, diagnostics: Mapping[str, Mapping[str, Measurement | None]]) -> None:
+        """Add one batch. Measurements that are None are skipped; new ones may join at any time.
 
         Args:
-            diagnostics: leaves of shape [B, ...], averaged over B; numbers and tensors without dimensions count as one.
+            diagnostics: measurements of shape [B, ...], averaged over B; numbers and tensors without dimensions count
+                as one.
         """
-        for group, leaves in diagnostics.items():
+        for group, values in diagnostics.items():
             means = self._mean.setdefault(group, {})
-            for name, leaf in leaves.items():
-                if leaf is None:
+            for name, value in values.items():
+                if value is None:
                     continue
-                batch, size = _mean_and_size(leaf)
+                batch, size = _mean_and_size(value)
                 if size == 0:
                     continue
                 total = self._count.get((group, name), 0) + size
@@ -97,12 +101,12 @@ class Aggregator:
     @property
     def data(self) -> Diagnostic:
         """The means so far."""
-        return Diagnostic({group: dict(leaves) for group, leaves in self._mean.items()})
+        return Diagnostic({group: dict(values) for group, values in self._mean.items()})
 
 
-def _mean_and_size(leaf: Leaf) -> tuple[Leaf, int]:
-    if not isinstance(leaf, Tensor):
-        return leaf, 1
-    leaf = leaf.detach()
-    leaf = leaf if leaf.is_floating_point() else leaf.float()
-    return (leaf.clone(), 1) if leaf.dim() == 0 else (leaf.mean(0), len(leaf))
+def _mean_and_size(value: Measurement) -> tuple[Measurement, int]:
+    if not isinstance(value, Tensor):
+        return value, 1
+    value = value.detach()
+    value = value if value.is_floating_point() else value.float()
+    return (value.clone(), 1) if value.dim() == 0 else (value.mean(0), len(value))

@@ -16,7 +16,8 @@ __all__ = ["active_units"]
 def active_units(
     model: ParticleModel, x: Tensor, mc_samples: int = 1000, threshold: float = 1e-3, max_rows: int = 65536
 ) -> Diagnostic:
-    """Number of dimensions d with Var_x(E_q[z_d | x]) above a threshold (Burda et al. 2016).
+    """Number of dimensions d with Var_x(E_q[z_d | x]) above a threshold (Burda et al. 2016,
+    https://arxiv.org/abs/1509.00519): the latent dimensions that a trained model uses.
 
     Only the inference network runs, and each datum is encoded once. E_q[z_d | x] is the mean of the conditional means
     of q(z_l | z_{l-1}), exact for the first layer; the variance that the samples themselves add is taken off.
@@ -32,7 +33,7 @@ def active_units(
         ``active_units/`` au, over all layers, and au_1, au_2, ... of each, the one nearest to x first.
 
     Raises:
-        ValueError: fewer than two data, no sample, or a model that is no ``ParticleModel``.
+        ValueError: fewer than two data, no sample, or a model that is not a ``ParticleModel``.
     """
     if not isinstance(model, ParticleModel):
         raise ValueError(f"{type(model).__name__} is no ParticleModel: its inference network can't be run alone")

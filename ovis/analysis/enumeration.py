@@ -23,7 +23,7 @@ __all__ = ["ExactMoments", "exact_gradient", "exact_moments", "latent_states"]
 MAX_TUPLES = 2**18
 
 #: Combinations of which the gradients are held at once.
-TOGETHER = 2**12
+BATCH = 2**12
 
 
 class ExactMoments(NamedTuple):
@@ -151,12 +151,12 @@ def exact_moments(
 
         def one(chosen: Tensor, row: Tensor = row, states: list[Tensor] = states) -> Tensor:
             script = [[layer[part].unsqueeze(0) for layer in states] for part in chosen.split(sizes)]
-            found = grad(lambda values: functional_call(holder, {**constant, **values}, (row, script, config)))(
+            grads = grad(lambda values: functional_call(holder, {**constant, **values}, (row, script, config)))(
                 selected
             )
-            return torch.cat([item.flatten() for item in found.values()])
+            return torch.cat([item.flatten() for item in grads.values()])
 
-        gradients = torch.cat([vmap(one)(part) for part in index.split(TOGETHER)]).double()
+        gradients = torch.cat([vmap(one)(part) for part in index.split(BATCH)]).double()
         mean = probability @ gradients
         means.append(mean)
         variances.append(probability @ (gradients - mean).square())

@@ -1,4 +1,4 @@
-"""Gradients with respect to the location of a Gaussian q, many draws at once: no graph, sums over particles first.
+"""Fast gradients with respect to the location of a Gaussian q: without a graph, many draws at once.
 
 With z_k = m + s e_k, every estimator's gradient with respect to m is, for its factors a_k of grad log p and b_k of
 grad log q,
@@ -49,19 +49,19 @@ class LocationModel(Protocol):
 
 
 def has_plain_factors(estimators: Mapping[str, GradientEstimator], **config: Any) -> bool:
-    """Whether these estimators share mc and iw and have no beta, free bits or losses of their own."""
+    """Whether these estimators share mc and iw and have plain factors: no beta, no free bits, no special loss."""
     settings = [estimator.configured(**config) for estimator in estimators.values()]
     plain = all(getattr(s, "beta", 1) == 1 and getattr(s, "freebits", None) is None for s in settings)
-    own = any(isinstance(estimator, WakeSleep | ReinforceBaseline) for estimator in estimators.values())
-    return plain and not own and len({(s.mc, s.iw) for s in settings}) == 1
+    special = any(isinstance(estimator, WakeSleep | ReinforceBaseline) for estimator in estimators.values())
+    return plain and not special and len({(s.mc, s.iw) for s in settings}) == 1
 
 
 class LocationGradientSampler:
-    """Draws of the gradient of the mean loss of x with respect to the location, of several estimators.
+    """Samples gradients of the mean loss of x with respect to the location, for several estimators.
 
-    Draw number i depends on (seed, i) alone; the auxiliary samples of OVIS_MC have a stream of their own for each S. So
-    a study of several estimators has exactly the draws of separate ones. (On a GPU, where a call's numbers depend on
-    its size, for equal ``samples_per_batch``.)
+    Draw number i depends on (seed, i) alone; the auxiliary samples of OVIS_MC come from a separate generator for each
+    S, so a study of several estimators has exactly the draws of separate ones. (On a GPU, where a call's numbers depend
+    on its size, for equal ``samples_per_batch``.)
 
     Args:
         estimators: all of the same mc and iw.
@@ -72,7 +72,7 @@ class LocationGradientSampler:
         config: settings for these draws, of all estimators.
 
     Raises:
-        ValueError: :func:`has_plain_factors` says no.
+        ValueError: :func:`has_plain_factors` is false.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class LocationGradientSampler:
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
         """Draws number start, ..., stop - 1, a few at a time: [n, E, D] in float64, in order."""
         rows, each = len(self.x), self.mc * self.iw
-        together = max(1, self.particles // (rows * each))
-        size = rows if together > 1 else min(rows, max(1, self.particles // (each * ROWS)) * ROWS)
-        for first in range(start, stop, together):
-            numbers = range(first, min(first + together, stop))
+        batch = max(1, self.particles // (rows * each))
+        size = rows if batch > 1 else min(rows, max(1, self.particles // (each * ROWS)) * ROWS)
+        for first in range(start, stop, batch):
+            numbers = range(first, min(first + batch, stop))
             streams = {
                 key: [seeded_generator(self.x.device, self.seed, key, i) for i in numbers] for key in self._streams()
             }

@@ -1,7 +1,7 @@
-"""Draws of the gradient of the mini-batch's mean loss, for any model: by parameter, or by a tensor of its output.
+"""Samplers of the gradient of the mini-batch's mean loss with respect to parameters, or to a tensor of the output.
 
-Draw number i depends on (seed, i, datum) alone: not on how draws and data are grouped, nor on what other estimators are
-drawn beside. Estimators that draw their particles in the same way share them, with their log-weights and their graph.
+Draw number i depends on (seed, i, datum) alone: neither on how draws and data are batched nor on the other estimators.
+Estimators that draw their particles in the same way share them, with their log-weights and their graph.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ovis.estimators.types import Particles
 
 __all__ = ["ParameterGradientSampler", "TensorGradientSampler", "select_parameters"]
 
-#: Particles held at once where nothing is said.
+#: Particles held at once by default.
 PARTICLES = 2**13
 
 #: Numbers of the gradients that are held at once (32 MB in float32; differentiation holds a few copies): a few
@@ -59,9 +59,9 @@ def select_parameters(model: nn.Module, key_filter: str) -> dict[str, nn.Paramet
 
 @dataclass(frozen=True)
 class _Member:
-    """One estimator of a group: where it stands among all, and its settings for these draws."""
+    """One estimator of a group: its index among all estimators, and its settings for these draws."""
 
-    place: int
+    index: int
     estimator: GradientEstimator
     settings: Any
 
@@ -114,11 +114,11 @@ class _Group(nn.Module):
 
 
 class _GradientSampler:
-    """What draws by parameter and by tensor have in common.
+    """The common part of both samplers: groups of estimators, batches of draws, random numbers.
 
     Args:
         estimators: by name.
-        model: their model. Its mode, its gradients and the global random state are left as found.
+        model: their model. Its mode, its gradients and the global random state are left unchanged.
         x: the mini-batch, shape [B, *event].
         seed: of the random numbers.
         samples_per_batch: particles whose graph is held at once, at least those of one datum, and of all data where
@@ -137,12 +137,12 @@ class _GradientSampler:
     ):
         self.model, self.x, self.seed, self.count = model, x, seed, len(estimators)
         groups: dict[Any, list[_Member]] = {}
-        for place, estimator in enumerate(estimators.values()):
+        for index, estimator in enumerate(estimators.values()):
             settings = estimator.configured(**config)
-            # the leaves that detach q scale the gradient into z, each in its own way
-            alone = place if estimator.detached_q else None
+            # estimators that detach q scale the gradient into z differently: each is a group of its own
+            alone = index if estimator.detached_q else None
             key = (estimator.reparameterized, settings.mc * settings.iw, settings.tau, alone)
-            groups.setdefault(key, []).append(_Member(place, estimator, settings))
+            groups.setdefault(key, []).append(_Member(index, estimator, settings))
         self.groups = [_Group(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
         self.least = len(x) if batch_norm_modules(model) else 1
@@ -153,13 +153,13 @@ class _GradientSampler:
         return 1
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[range, list[range]]]:
-        """Numbers of the draws that ride together, and the rows of x of each piece."""
+        """Numbers of the draws of each batch, and the rows of x of each piece."""
         rows, each = len(self.x), max(group.particles for group in self.groups)
-        together = max(1, min(self.particles // (rows * each), NUMBERS // (self.count * self.entries)))
+        batch = max(1, min(self.particles // (rows * each), NUMBERS // (self.count * self.entries)))
         size = min(rows, max(self.least, self.particles // each))
         pieces = [range(first, min(first + size, rows)) for first in range(0, rows, size)]
-        for first in range(start, stop, together):
-            yield range(first, min(first + together, stop)), pieces
+        for first in range(start, stop, batch):
+            yield range(first, min(first + batch, stop)), pieces
 
     def random_numbers(self, numbers: range) -> list[list[Tensor]]:
         """Of all data, for the first estimator: those of its particles, and those of what it draws beside them.
@@ -182,7 +182,7 @@ class _GradientSampler:
 
 
 class ParameterGradientSampler(_GradientSampler):
-    """Draws of the gradient with respect to parameters, many at once under ``vmap``.
+    """Samples gradients with respect to parameters, many at once under ``vmap``.
 
     A model that torch.func can't follow (it branches on values, writes into its buffers, has an autograd.Function
     without vmap or samples by rejection) is differentiated draw by draw, by autograd.
@@ -221,11 +221,11 @@ class ParameterGradientSampler(_GradientSampler):
             for rows in pieces:
                 x = self.x[rows.start : rows.stop]
                 for group in self.groups:
-                    found = self._gradients(group, x, self._noise(group, numbers, rows))
+                    grads = self._gradients(group, x, self._noise(group, numbers, rows))
                     if totals is None:
-                        totals = found.new_zeros(len(numbers), self.count, self.entries)
-                    totals[:, [member.place for member in group.members]] += found
-                    del found  # before the next is made
+                        totals = grads.new_zeros(len(numbers), self.count, self.entries)
+                    totals[:, [member.index for member in group.members]] += grads
+                    del grads  # before the next are made
             if totals is not None:
                 yield totals.div_(len(self.x))
 
@@ -237,7 +237,7 @@ class ParameterGradientSampler(_GradientSampler):
                 with no_argument_validation():
                     return self._mapped(group, x, noise)
             except (RuntimeError, ValueError, NotImplementedError):
-                self.mapped = False  # what is wrong with the model itself, the plain call says better
+                self.mapped = False  # an error of the model itself is clearer from the plain call
         return torch.stack(
             [self._plain(group, x, [[n[i] for n in section] for section in noise]) for i in range(count)]
         )
@@ -264,16 +264,16 @@ class ParameterGradientSampler(_GradientSampler):
         parameters = list(self.selected.values())
         with torch.enable_grad(), restored_buffers(group):
             losses, _ = group.losses(x, noise)
-            found = []
+            rows = []
             for loss in losses:
                 grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
                 filled = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
-                found.append(torch.cat([g.flatten() for g in filled]))
-        return torch.stack(found)
+                rows.append(torch.cat([g.flatten() for g in filled]))
+        return torch.stack(rows)
 
 
 class TensorGradientSampler(_GradientSampler):
-    """Draws of the gradient with respect to a tensor of the model's output, e.g. the logits of q: draw by draw.
+    """Samples gradients with respect to a tensor of the model's output, e.g. the logits of q, draw by draw.
 
     Args:
         key: see :func:`ovis.analysis.output_tensors.output_tensors`.
@@ -304,9 +304,9 @@ class TensorGradientSampler(_GradientSampler):
                 for rows in pieces:
                     for group in self.groups:
                         noise = [[n[0] for n in s] for s in self._noise(group, range(number, number + 1), rows)]
-                        found = self._gradients(group, self.x[rows.start : rows.stop], noise)
-                        for member, part in zip(group.members, found, strict=True):
-                            parts[member.place].append(part)
+                        grads = self._gradients(group, self.x[rows.start : rows.stop], noise)
+                        for member, part in zip(group.members, grads, strict=True):
+                            parts[member.index].append(part)
                 yield torch.stack([torch.cat(part).flatten() for part in parts]).unsqueeze(0) / len(self.x)
 
     def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
@@ -314,9 +314,9 @@ class TensorGradientSampler(_GradientSampler):
         with torch.enable_grad(), restored_buffers(group):
             losses, particles = group.losses(x, noise)
             tensors = output_tensors(particles.output, self.key)
-            found = []
+            rows = []
             for loss in losses:
                 grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
                 filled = [torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)]
-                found.append(torch.cat([g.reshape(len(x), -1) for g in filled], 1))
-        return found
+                rows.append(torch.cat([g.reshape(len(x), -1) for g in filled], 1))
+        return rows

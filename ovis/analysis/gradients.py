@@ -1,4 +1,4 @@
-"""How good is a gradient? Variance, signal-to-noise ratio and direction of an estimator's gradient, from many draws."""
+"""Variance, signal-to-noise ratios and direction of an estimator's gradient, from many draws."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = [
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
-#: Bytes of the draws that are kept for the directional SNR (512 MB); beyond, they are drawn twice.
-KEPT = 2**29
+#: Draws of up to 512 MB are kept for the directional SNR; more are drawn twice.
+MAX_KEPT_BYTES = 2**29
 
 TENSOR = "tensor:"
 
 
 @dataclass(frozen=True)
 class GradientMeta:
-    """What the statistics were computed from. D is the number of selected entries.
+    """The moments that statistics were computed from. D is the number of selected entries of the gradient.
 
     Attributes:
         names: selected parameters, or ``tensor:...``.
@@ -74,9 +74,12 @@ def get_gradients_statistics(
 ) -> tuple[Diagnostic, GradientMeta]:
     """Statistics of the gradient of the mini-batch's mean loss over independent draws of the particles.
 
-    Moments are taken entry by entry over the draws, then averaged over the entries with variance above eps. The model's
-    mode and its ``.grad`` are left as they are. Draw number i depends on (seed, i, datum) alone, so the results do not
-    depend on ``samples_per_batch``, but for rounding.
+    Use it to compare estimators, or to follow the quality of a gradient while a model trains. For each entry g of the
+    gradient, SNR = |E g| / sd(g); DSNR = E |g_par| / |g_perp|, where par and perp are the parts of the whole gradient
+    parallel and orthogonal to its mean (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537). Moments are taken
+    entry by entry over the draws, then averaged over the entries with variance above eps. The model's mode and its
+    ``.grad`` are left as they are. Draw number i depends on (seed, i, datum) alone, so the results do not depend on
+    ``samples_per_batch``, but for rounding.
 
     Args:
         estimator: of which the gradient is analysed.
@@ -104,12 +107,16 @@ def get_gradients_statistics(
     Raises:
         ValueError: no parameter has such a name; fewer than two draws; an oracle of another shape; a model whose random
             numbers can't be numbered, see :mod:`ovis.analysis.random_inputs`.
+
+    See also:
+        :func:`compare_gradients` for several estimators on common random numbers,
+        :func:`ovis.analysis.oracle.check_estimator` for bias.
     """
-    found = compare_gradients(
+    results = compare_gradients(
         {"": estimator}, model, x, mc_samples, key_filter, oracle_grad, return_grads, compute_dsnr, samples_per_batch,
         eps, progress, seed, **config,
     )  # fmt: skip
-    return found[""]
+    return results[""]
 
 
 def _check_arguments(
@@ -140,8 +147,9 @@ def compare_gradients(
 ) -> dict[str, tuple[Diagnostic, GradientMeta]]:
     """:func:`get_gradients_statistics` of several estimators, from common random numbers.
 
-    The particles and their log-weights are made once for all estimators that draw alike; only the signals differ.
-    Auxiliary samples have streams of their own: the numbers are those of separate calls with the same seed.
+    Estimators that draw their particles in the same way share them and their log-weights; only the learning signals
+    differ. Auxiliary samples come from separate generators, so the results are those of separate calls with the same
+    seed.
 
     Args:
         estimators: by name; the other arguments are those of :func:`get_gradients_statistics`.
@@ -163,7 +171,7 @@ def compare_gradients(
                     expected, got = list(grads.shape[2:]), list(oracle_grad.shape)
                     raise ValueError(f"oracle_grad must have shape {expected}, as the gradient has, got {got}")
                 moments = [RunningMoments(grads.shape[2], x.device) for _ in estimators]
-                keep = return_grads or (compute_dsnr and mc_samples * grads[0].nbytes <= KEPT)
+                keep = return_grads or (compute_dsnr and mc_samples * grads[0].nbytes <= MAX_KEPT_BYTES)
             for moment, part in zip(moments, grads.unbind(1), strict=True):
                 moment.update(part)
             if keep:
@@ -173,17 +181,17 @@ def compare_gradients(
     if return_grads:
         kept = [torch.cat(kept)]
     dsnr = _dsnr(kept or draws(0, mc_samples), moments, eps) / mc_samples if compute_dsnr else None
-    found = {}
-    for place, name in enumerate(estimators):
-        grads_of = kept[0][:, place] if return_grads else None
-        meta = GradientMeta(names, moments[place].mean, moments[place].variance, grads_of)
+    results = {}
+    for index, name in enumerate(estimators):
+        grads_of = kept[0][:, index] if return_grads else None
+        meta = GradientMeta(names, moments[index].mean, moments[index].variance, grads_of)
         stats = summary(meta.mean, meta.variance, eps)
         if dsnr is not None:
-            stats["dsnr"] = dsnr[place]
+            stats["dsnr"] = dsnr[index]
         if oracle_grad is not None:
             stats["direction"] = cosine(meta.mean, oracle_grad.flatten())
-        found[name] = Diagnostic({"grads": stats}), meta
-    return found
+        results[name] = Diagnostic({"grads": stats}), meta
+    return results
 
 
 @contextlib.contextmanager
@@ -201,7 +209,7 @@ def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
 
 
 def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:
-    """``grads/`` of :func:`get_gradients_statistics`, but for direction, from all draws [M, D] of a gradient."""
+    """``grads/`` of :func:`get_gradients_statistics` without direction, from given draws [M, D] of a gradient."""
     moments = RunningMoments(grads.shape[1], grads.device)
     moments.update(grads)
     stats = summary(moments.mean, moments.variance, eps)
@@ -218,7 +226,7 @@ def make_sampler(
     samples_per_batch: int | None = None,
     **config: Any,
 ) -> GradientSampler:
-    """The fastest numbered draws that there are for this model and these entries."""
+    """The fastest sampler for this model and these entries of its gradient."""
     if key_filter.startswith(TENSOR):
         return TensorGradientSampler(estimators, model, x, key_filter[len(TENSOR) :], seed, samples_per_batch, **config)
     if isinstance(model, LocationModel) and key_filter == model.location and has_plain_factors(estimators, **config):
@@ -229,8 +237,8 @@ def make_sampler(
 def summary(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> dict[str, Tensor]:
     """variance, magnitude, snr, its percentiles and keep_ratio, from the moments [D] of each entry.
 
-    Averages are taken over the entries with variance above eps, and are NaN where one of them has none: a gradient that
-    is not a number is not taken for one that does not vary.
+    Averages are taken over the entries with variance above eps. An entry whose variance is NaN counts among them and
+    makes the averages NaN.
     """
     snr = signal_to_noise(mean, variance, eps)
     keep = ~(variance <= eps)

@@ -1,4 +1,4 @@
-"""How far importance weights can be trusted: effective sample size and Pareto shape of their tail."""
+"""Reliability of importance weights: effective sample size and Pareto shape of their tail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_TAIL = 5
 
 
 def pareto_k(log_w: Tensor) -> Tensor:
-    """Shape of the generalized Pareto distribution of the largest weights, k-hat of PSIS (Vehtari et al. 2024).
+    """Shape of the generalized Pareto distribution of the largest weights, k-hat of PSIS (Vehtari et al. 2024, https://arxiv.org/abs/1507.02646).
 
     The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them; of them those that are above
     it, where weights tie. Weights have moments of order below 1/k: means are reliable for k < 0.7, their variance is
@@ -78,7 +78,7 @@ def pareto_shape(excess: Tensor) -> Tensor:
 
 @torch.no_grad()
 def weight_diagnostics(model: nn.Module, x: Tensor, iw: int, max_rows: int = 65536) -> Diagnostic:
-    """Effective sample size and Pareto k of the weights of fresh particles.
+    """Effective sample size and Pareto k of the weights of fresh particles: is K large enough for this q?
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""What leaves a model as it was found: its buffers, the statistics of its batch normalization, torch's checks."""
+"""Contexts that leave a model unchanged: its buffers, its batch-normalization statistics, torch's argument checks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = [
 
 
 def batch_norm_modules(model: nn.Module) -> list[_BatchNorm]:
-    """The modules whose result for one datum depends on the others, in the model's present mode."""
+    """The batch-normalization modules in training mode: their result for one datum depends on the others."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
 
 
 @contextlib.contextmanager
 def restored_buffers(module: nn.Module) -> Iterator[None]:
-    """What the module writes into its buffers is undone."""
+    """Restore the buffers of the module at the end."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     owners = [(owner, dict(owner._buffers)) for owner in module.modules()]  # a buffer may be replaced by another tensor
     try:
@@ -42,7 +42,7 @@ def restored_buffers(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Those modules use the statistics that they have, and leave them as they are."""
+    """Make batch normalization use its running statistics, unchanged, instead of the batch's."""
     modules = batch_norm_modules(model)
     for module in modules:
         module.eval()
@@ -55,7 +55,7 @@ def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untracked_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Those modules use the batch's statistics and do not average them into their own: the model is left as found."""
+    """Make batch normalization use the batch's statistics without updating its running ones."""
     modules = [module for module in batch_norm_modules(model) if module.track_running_stats]
     for module in modules:
         module.track_running_stats = False
@@ -68,7 +68,7 @@ def untracked_batch_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_argument_validation() -> Iterator[None]:
-    """torch's distributions read their arguments to check them, which vmap can't do; the first datum was checked."""
+    """Switch off the argument checks of torch's distributions: they read values, which vmap does not allow."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:

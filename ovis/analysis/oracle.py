@@ -1,4 +1,4 @@
-"""Is an estimator right? Its gradient against the exact one, with errors: ``check_estimator(estimator, model, x)``."""
+"""Check an estimator: its mean gradient against the exact one, with errors (:func:`check_estimator`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ELBO_PARTICLES = 8
 
 @dataclass(frozen=True)
 class EstimatorCheck:
-    """What :func:`check_estimator` found. ``print`` it for a table.
+    """The result of :func:`check_estimator`. ``print`` it for a table.
 
     Attributes:
         estimator: its class.
@@ -99,15 +99,16 @@ def check_estimator(
     seed: int = 0,
     **config: Any,
 ) -> EstimatorCheck:
-    """Draw gradients of an estimator and compare their mean with the gradient of the bound that it claims.
+    """Test whether an estimator's gradient is that of the bound it claims; use it on every new estimator.
 
-    That is what its ``unbiased_for`` says, with its alpha, beta and free bits: L_K, L_{K-S} or the ELBO; L_K where it
-    claims none. The truth comes from enumeration where the latents are discrete and few; elsewhere from ten times as
-    many draws of an unbiased estimator, of which the error is taken into account: OVIS~ with gamma = 0, or, for one
-    particle, the ELBO's score function with leave-one-out baseline (TVO with one partition).
+    Gradients are drawn, and their mean is compared with the true gradient, entry by entry. The claim is what its
+    ``unbiased_for`` says, with its alpha, beta and free bits: L_K, L_{K-S} or the ELBO; L_K where it claims none. The
+    truth comes from enumeration where the latents are discrete and few; elsewhere from ten times as many draws of an
+    unbiased estimator, of which the error is taken into account: OVIS~ with gamma = 0, or, for one particle, the ELBO's
+    score function with leave-one-out baseline (TVO with one partition).
 
     Args:
-        estimator: any estimator, your own too.
+        estimator: any estimator, also one that is not part of ovis.
         model: a model with few latents, best in float64.
         x: a few data, shape [B, *event].
         mc_samples: draws.
@@ -116,7 +117,7 @@ def check_estimator(
         config: settings of the estimator, e.g. ``alpha``.
 
     Raises:
-        ValueError: an estimator or a model that don't go together.
+        ValueError: an estimator and a model that can't be combined.
     """
     bound = _claimed_bound(estimator, estimator.configured(**config))
     stats, meta = get_gradients_statistics(
@@ -137,7 +138,7 @@ def check_estimator(
 
 @dataclass(frozen=True)
 class _Bound:
-    """What a verdict is about."""
+    """The bound that an estimator is checked against."""
 
     claim: str | None
     particles: int
@@ -181,7 +182,7 @@ def _truth(
 
 
 def _cost(estimator: GradientEstimator, model: nn.Module, x: Tensor, config: dict[str, Any], calls: int = 9) -> float:
-    """Median seconds of a call and its backward pass; gradients and random state are left as found."""
+    """Median seconds of a call and its backward pass; gradients and random state are left unchanged."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     times = []
     with torch.random.fork_rng():

@@ -1,10 +1,10 @@
-"""The random numbers of a model as an input: recorded once by shape, then given, whatever is batched with what.
+"""The random numbers of a model as an input: their shapes are recorded once, then the numbers are supplied.
 
-A model's samples are functions of uniform and normal numbers. :class:`RandomInputs` stands in front of torch's random
-functions while a model runs: it hands out tensors that were made elsewhere, so they can be numbered by draw and datum,
-be shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Samples
+A model's samples are functions of uniform and normal numbers. While a model runs, :class:`RandomInputs` replaces the
+random functions of torch by ones that return given tensors, so that the numbers can be numbered by draw and datum, be
+shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Samples
 by rejection (gamma, Dirichlet, Poisson, binomial) take a generator of each datum, seeded by a uniform number. A random
-function that is neither is refused: its numbers would be torch's own, whatever the seed.
+function that is neither is refused: its numbers would not depend on the seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["RandomInputSpec", "RandomInputs", "make_random_inputs", "record_rand
 
 @dataclass(frozen=True)
 class RandomInputSpec:
-    """Random numbers that a model asks for, for one datum."""
+    """Shape and distribution of random numbers that a model needs for one datum."""
 
     normal: bool  # else uniform in [0, 1)
     count: int
@@ -33,7 +33,7 @@ class RandomInputSpec:
 
 
 class RandomInputs(TorchFunctionMode):
-    """Whatever is drawn inside takes these numbers, in this order.
+    """A context in which torch's random functions return these numbers, in this order.
 
     Args:
         given: for each request, numbers [rows, count]: the rows are the data, their order the model's.
@@ -63,7 +63,7 @@ class RandomInputs(TorchFunctionMode):
 
 
 class _Recorder(RandomInputs):
-    """Writes down what was asked for, and refuses what torch's own generators answer."""
+    """Records the specs of what is drawn, and refuses functions that draw from torch's own generators."""
 
     def __init__(self) -> None:
         super().__init__(())
@@ -94,12 +94,12 @@ def _global_states() -> list[Tensor]:
 
 
 def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec, ...], Any]:
-    """What random numbers ``run`` asks for when it runs on one datum, and its result.
+    """The specs of the random numbers that ``run`` draws for one datum, and its result.
 
     The global random state is left as it was.
 
     Raises:
-        ValueError: a random function that takes no numbers from here.
+        ValueError: a random function that can't be given its numbers.
     """
     with torch.random.fork_rng(), _Recorder() as recorder:
         result = run()
@@ -112,11 +112,11 @@ def make_random_inputs(
     """Numbers for each request, [rows, count]: row number r depends on (seed, purpose, r) alone.
 
     Args:
-        requests: what the model asks for, for one datum.
+        requests: the specs for one datum.
         rows: numbers of the rows.
-        device: where.
+        device: of the result.
         seed: of the study.
-        purpose: stream.
+        purpose: separates independent sets of numbers of one seed.
     """
     noise = [torch.empty(len(rows), request.count, dtype=request.dtype, device=device) for request in requests]
     for position, row in enumerate(rows if noise else ()):
@@ -223,11 +223,11 @@ def _by_rejection(func: Callable[..., Tensor], event: int = 0) -> Callable[..., 
         row_shape = (len(seeds), -1, *shape[len(shape) - event :])
         rows = zip(*(p.expand(shape).reshape(row_shape) for p in parameters), strict=True)
         device = parameters[0].device
-        found = [
+        samples = [
             func(*row, generator=torch.Generator(device).manual_seed(int(seed)))
             for row, seed in zip(rows, seeds, strict=True)
         ]
-        return torch.stack(found).view(shape)
+        return torch.stack(samples).view(shape)
 
     return sample
 

@@ -1,4 +1,4 @@
-"""Random numbers by number: a generator for each draw, so that no result depends on how the draws are grouped."""
+"""A generator for each draw, seeded by its number, so that no result depends on how draws are batched."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["fill_normal", "seeded_generator"]
 
 
 def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Generator:
-    """A generator that is a function of the seed and the keys.
+    """A generator seeded by a function of the seed and the keys.
 
-    The last key counts: as torch's CPU generator takes 32 bits of a seed, equal keys but the last never meet within
-    2^32 counts.
+    The last key is a counter: with the other keys equal, 2^32 values of it give different seeds, as many as torch's CPU
+    generator distinguishes.
 
     Args:
         device: of the generator.
         seed: of the study.
-        keys: what the numbers are for, e.g. the stream and the number of the draw.
+        keys: what the numbers are for, e.g. the purpose and the number of the draw.
     """
     *purpose, count = keys
     state = seed
@@ -28,9 +28,9 @@ def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Gener
     return torch.Generator(device).manual_seed(_mix((_mix(state) + count) & 0xFFFFFFFF))
 
 
-def fill_normal(rows: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-    """Fill rows [R, ...] with standard normal numbers, an equal share of the rows from each stream in turn."""
-    for share, generator in zip(rows.chunk(len(streams)), streams, strict=True):
+def fill_normal(rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Fill rows [R, ...] with standard normal numbers, an equal share of the rows from each generator in turn."""
+    for share, generator in zip(rows.chunk(len(generators)), generators, strict=True):
         share.normal_(generator=generator)
     return rows
 

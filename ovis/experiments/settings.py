@@ -1,4 +1,4 @@
-"""Every option of a training run, once: command line, defaults, validation and the run's identity are read from here.
+"""Every option of a training run: command line, defaults, validation and the run's identity are read from here.
 
 No torch: the manager and the reports import this in milliseconds.
 """
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class SettingsError(ValueError):
-    """An option that does not exist or a value that can't be: one line that names it and what would be valid."""
+    """An option that does not exist or an invalid value: one line that names it and what would be valid."""
 
 
 def option(
@@ -51,7 +51,7 @@ def option(
     """A field of a settings class.
 
     Args:
-        default: the value where nothing is said.
+        default: the value where the option is not given.
         help: one line, shown by ``--help``.
         choices: the valid values, if they can be listed.
         low: the smallest valid number.
@@ -203,7 +203,7 @@ def check_fields(settings: Any) -> None:
 
 
 def check_combination(settings: TrainSettings) -> None:
-    """Refuse options that are valid one by one but not together.
+    """Refuse options that are valid one by one but can't be combined.
 
     Raises:
         SettingsError: an option that the estimator does not have, too few particles for it, a model it can't train.
@@ -293,7 +293,7 @@ def value_type(kind: type, name: str) -> type:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of leaving the process: a whole grid is validated in one process."""
+    """Raises an error instead of exiting: a whole grid is validated in one process."""
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError(message)
@@ -345,7 +345,7 @@ def parse_arguments(
         argv: e.g. ``["--estimator", "vimco", "--iw", "10"]``.
         parser: a parser to reuse when many runs are parsed (building one takes longer than using it), or one with
             further options, which are not looked at here.
-        partial: these are only some of a run's options: whether they go together is not asked yet.
+        partial: these are only some of a run's options: combinations are not checked.
         kind: settings class of the study, of which the result is.
 
     Raises:

@@ -71,18 +71,18 @@ class AsymptoticSettings:
 
     @property
     def work(self) -> int:
-        """Particles of all draws, with what a draw costs beside them."""
+        """Estimated cost of the run: particles of all draws, and ten more for each draw."""
         return len(self.draws) * (self.iw + 10)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the run's folder is called after."""
+        """The parts of the run's folder name."""
         part = f"part{self.part}of{self.parts}" if self.parts > 1 else ""
         return self.id, "asymptotic", f"iw{self.iw}", part, f"seed{self.seed}"
 
 
 def check_asymptotic(settings: AsymptoticSettings) -> None:
-    """Refuse options that are valid one by one but not together."""
+    """Refuse options that are valid one by one but can't be combined."""
     if settings.part > settings.parts:
         raise SettingsError(f"--part: must be at most --parts, {settings.parts}, got {settings.part}")
     if settings.mc_samples < 2 * settings.parts:
@@ -94,7 +94,7 @@ def check_asymptotic(settings: AsymptoticSettings) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """What an experiment's runs are.
+    """A kind of experiment: the options of its runs, and the modules that make and draw them.
 
     Attributes:
         settings: the class of a run's options.

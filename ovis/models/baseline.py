@@ -1,4 +1,4 @@
-"""Neural baseline of REINFORCE (Mnih and Gregor 2014)."""
+"""Neural baseline of REINFORCE (Mnih and Gregor 2014, https://arxiv.org/abs/1402.0030)."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class BernoulliVector(Distribution):
 
 
 def _expands(small: Tensor, large: Tensor) -> bool:
-    """Whether ``small`` broadcasts to the shape of ``large``; ``torch.broadcast_shapes`` tells it, too, but slowly."""
+    """Whether ``small`` broadcasts to the shape of ``large``; faster than ``torch.broadcast_shapes``."""
     shapes = zip(reversed(small.shape), reversed(large.shape), strict=False)
     return small.dim() <= large.dim() and all(a in (1, b) for a, b in shapes)
 
@@ -100,7 +100,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class OneHotVector(OneHotCategorical):
-    """A one-hot categorical variable that never makes the device wait.
+    """A one-hot categorical variable without host-device synchronization.
 
     Torch checks the parameters, and draws with ``multinomial``, which looks at the probabilities on the host; here
     nothing is checked, and the inverse of the distribution function is taken at one uniform number.

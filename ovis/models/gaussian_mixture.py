@@ -1,4 +1,4 @@
-"""Gaussian mixture with a learned prior (Le et al. 2019, "Revisiting reweighted wake-sleep", section 5.2; Figure 2)."""
+"""Gaussian mixture with a learned prior (Le et al. 2019, https://arxiv.org/abs/1805.10469, section 5.2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GaussianMixture"]
 class _Classes(Categorical):
     """Classes of which all particles of a datum share one table of probabilities.
 
-    Torch's own looks them up in a copy of the table for each particle, and its gradient fills as many.
+    torch's Categorical copies the table for each particle, in the backward pass too.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ class _Classes(Categorical):
         elif table.dim() == index.dim() + 1 and table.shape[-2] == 1:
             table = table.squeeze(-2)
         else:
-            found: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-            return found
+            log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+            return log_prob
         return table.gather(-1, index)
 
 

@@ -1,4 +1,4 @@
-"""Gaussian toy model with a known optimum, Figure 1 (Rainforth et al. 2018, "Tighter variational bounds ...")."""
+"""Gaussian toy model with a known optimum (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gaussian VAE of the paper's Figure 4."""
+"""Gaussian VAE with perceptrons, as in the figures of the OVIS paper (https://arxiv.org/abs/2008.01998)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GaussianVAE(SingleLayerModel):
     """p(x, z) = Bernoulli(x; MLP(z)) N(z; 0, I), q(z|x) = N(z; m, diag s^2) with (m, log s) = MLP((x - mean + 1)/2).
 
     With the default sizes the encoder is 784-200-200-(200, 200) and the decoder 200-200-200-784 on 28x28 images, with
-    tanh, as the non-linear model of Masrani et al. 2019 ("The thermodynamic variational objective"). The decoder's bias
+    tanh, as the non-linear model of Masrani et al. 2019 (https://arxiv.org/abs/1907.00031). The decoder's bias
     starts at the logits of the mean observation.
 
     Args:

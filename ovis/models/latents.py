@@ -3,10 +3,10 @@
 A family turns a vector of parameters into a distribution. The encoder's output is such a vector, q(z|x), and so is the
 prior's, p(z); zeros stand for N(0, I) or for the uniform distribution.
 
-Relaxed discrete samples (Maddison, Mnih and Teh 2017) stay unconstrained: z is the logit of the relaxed Bernoulli, or
-the logarithm of the relaxed one-hot vector, with the densities of these. In float32 the values themselves soon round to
-0 or 1, where their density is lost; the change of variables is the same for q and p, so log p(z) - log q(z|x) is what
-the densities of the relaxed values would give (their appendix C.3).
+Relaxed discrete samples (Maddison, Mnih and Teh 2017, https://arxiv.org/abs/1611.00712) stay unconstrained: z is the
+logit of the relaxed Bernoulli, or the logarithm of the relaxed one-hot vector, with the densities of these. In float32
+the values themselves soon round to 0 or 1, where their density is lost; the change of variables is the same for q and
+p, so log p(z) - log q(z|x) is what the densities of the relaxed values would give (their appendix C.3).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Latents(ABC):
 
     @abstractmethod
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:
-        """What a sample says to the decoder, same shape; ``tau`` > 0: the sample is a relaxed one."""
+        """What the decoder sees of a sample, same shape; ``tau`` > 0: the sample is a relaxed one."""
 
     def embedding(self) -> nn.Module:
         """Values, [..., *event] -> [..., width]: the decoder's first module."""

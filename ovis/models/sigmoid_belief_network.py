@@ -108,7 +108,7 @@ class SigmoidBeliefNetwork(ParticleModel):
 
 
 def _signs(bits: Tensor) -> Tensor:
-    """2 z - 1, in one pass over the memory."""
+    """2 z - 1, in one kernel."""
     return torch.rsub(bits, -1, alpha=-2)
 
 

@@ -1,4 +1,4 @@
-"""What all models with one stochastic layer and binary observations share."""
+"""Base class of the models with one stochastic layer and binary observations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SingleLayerModel", "start_at_mean"]
 class SingleLayerModel(ParticleModel):
     """p(x, z) = Bernoulli(x; decoder(z)) p(z) and q(z|x), where p(z) and q(z|x) are of one family.
 
-    A leaf builds ``inference_network``, which gives the parameters of q, and ``generative_model``, which takes a
+    A subclass builds ``inference_network``, which gives the parameters of q, and ``generative_model``, which takes a
     sample's values, [R, *event], to the logits of x, R times the pixels of x.
 
     Args:

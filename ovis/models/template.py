@@ -18,7 +18,7 @@ __all__ = ["Output", "ParticleModel", "Template"]
 
 
 class Output(TypedDict, total=False):
-    """What a model returns; the lists have one entry for each stochastic layer, the one nearest to x first."""
+    """Output of a model; the lists have one entry for each stochastic layer, the one nearest to x first."""
 
     px: Distribution  # p(x|z)
     z: list[Tensor]  # samples
@@ -29,7 +29,8 @@ class Output(TypedDict, total=False):
 class Template(nn.Module, ABC):
     """A latent-variable model p(x, z) with its inference network q(z|x).
 
-    Name the modules of q with ``inference_network``: the gradient analysis selects parameters by name.
+    Write to this class where a model can't be split into stages; prefer :class:`ParticleModel`, which encodes each
+    datum once. Name the modules of q with ``inference_network``: the gradient analysis selects parameters by name.
     """
 
     @abstractmethod
@@ -57,7 +58,7 @@ class Template(nn.Module, ABC):
 class ParticleModel(Template):
     """A model that encodes x once and draws any number of particles from the encoding.
 
-    A leaf gives three stages; :meth:`forward` connects them. ``lead`` below is [B], or [B, N] with particles.
+    A subclass defines three stages; :meth:`forward` connects them. ``lead`` below is [B], or [B, N] with particles.
     """
 
     @abstractmethod

@@ -222,7 +222,7 @@ def test_the_directional_snr_is_the_same_where_draws_are_not_kept(monkeypatch: p
     model, x, key, _ = CASES["mixture"]
     (estimator,) = make("vimco").values()
     kept, _ = get_gradients_statistics(estimator, model, x, 30, key, seed=4)
-    monkeypatch.setattr(gradients, "KEPT", 0)
+    monkeypatch.setattr(gradients, "MAX_KEPT_BYTES", 0)
     again, _ = get_gradients_statistics(estimator, model, x, 30, key, seed=4)
     assert again["grads"]["dsnr"].item() == pytest.approx(kept["grads"]["dsnr"].item(), rel=1e-12)
 

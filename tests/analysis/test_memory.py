@@ -70,7 +70,7 @@ def test_draws_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch)
         ParameterGradientSampler, "__call__", lambda self, *span: calls.append(span) or call(self, *span)
     )
     for limit, drawn in ((7 * 28 * 8, 1), (7 * 28 * 8 - 1, 2)):  # float64
-        monkeypatch.setattr(gradients, "KEPT", limit)
+        monkeypatch.setattr(gradients, "MAX_KEPT_BYTES", limit)
         calls.clear()
         compare_gradients(estimators, model, x, 7, seed=1)  # type: ignore[arg-type]
         assert len(calls) == drawn

@@ -1,4 +1,4 @@
-"""What was made of a data set's files, kept as one file of bytes, so that the next run starts at once."""
+"""Cache of prepared data sets: one file of bytes for each, so that the next run starts at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Arrays", "cached"]
 
 log = logging.getLogger(__name__)
 
-#: Part of the files' names: raise it when the same published files are made into something else.
+#: Part of the files' names: raise it when the same published files are prepared in another way.
 VERSION = 1
 
 Arrays = Mapping[str, NDArray[np.uint8]]
@@ -49,7 +49,7 @@ def cached(root: Path, name: str, make: Callable[[Path], Arrays]) -> Arrays:
         log.warning("%s is not cached: %s: %s", name, path.parent, error.strerror or error)
         return make(root)
     try:
-        arrays = _read(path)  # somebody may have made it while we waited
+        arrays = _read(path)  # another process may have made it meanwhile
         if arrays is None:
             arrays = make(root)
             _write(path, arrays)
@@ -67,7 +67,7 @@ def _acquire(lock: FileLock, name: str) -> None:
 
 
 def _read(path: Path) -> Arrays | None:
-    """None: there is none, or none that is whole."""
+    """None where there is no cache, or a damaged one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("train", "valid", "test")}  # zip checksums each of them

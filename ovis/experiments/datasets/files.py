@@ -1,6 +1,6 @@
-"""The files of a data set: found in the data folder or downloaded into it, and used only if they are as published.
+"""The files of a data set: read from the data folder or downloaded into it, and used only if they are as published.
 
-Only https is spoken here. Nothing is unpacked onto the disk: a gzip stream is read into memory, where it is checked.
+Downloads use https only. Nothing is unpacked onto the disk: a gzip stream is read into memory, where it is checked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PATIENCE = 30.0
 
 
 class DataError(OSError):
-    """A data set that can't be had: one line that names the file and what to do."""
+    """A data set that can't be loaded: one line that names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def content(root: Path, source: Source) -> bytes:
     try:
         return _download(source, path)
     except (OSError, HTTPException, ValueError) as error:
-        told = f"{path} is missing and can't be downloaded from {source.url}: {_reason(error)}"
-        raise DataError(f"{told}; put it there by hand, or say --data_root") from None
+        message = f"{path} is missing and can't be downloaded from {source.url}: {_reason(error)}"
+        raise DataError(f"{message}; put it there by hand, or say --data_root") from None
 
 
 def find(root: Path, source: Source) -> Path | None:
@@ -84,14 +84,14 @@ def find(root: Path, source: Source) -> Path | None:
 
 
 def _download(source: Source, path: Path) -> bytes:
-    """Fetch a file under a name of its own; it gets its real one once its content is known to be right."""
+    """Download to a temporary name; the file is renamed once its checksum is verified."""
     if not source.url.startswith(tuple(f"{scheme}:" for scheme in SCHEMES)):
         raise ValueError("not an https address")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     log.info("downloading %s to %s", source.url, path)
     try:
-        with urllib.request.build_opener(_StaysEncrypted).open(source.url, timeout=PATIENCE) as response:
+        with urllib.request.build_opener(_HttpsRedirectHandler).open(source.url, timeout=PATIENCE) as response:
             length = int(response.headers.get("Content-Length") or 0)
             with part.open("wb") as file, _bar(path.name, length) as bar:
                 for chunk in _chunks(response):
@@ -119,13 +119,13 @@ def verified(path: Path, source: Source) -> bytes:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"the file is corrupt ({error})") from None
     algorithm, _, expected = source.checksum.partition(":")
-    found = hashlib.new(algorithm, data).hexdigest()
-    if found != expected:
-        raise ValueError(f"this is not the published file, its {algorithm} is {found}, expected {expected}")
+    digest = hashlib.new(algorithm, data).hexdigest()
+    if digest != expected:
+        raise ValueError(f"this is not the published file, its {algorithm} is {digest}, expected {expected}")
     return data
 
 
-class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
+class _HttpsRedirectHandler(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         if newurl.split(":")[0] not in SCHEMES:
             raise URLError(f"redirected to {newurl}, which is not https")

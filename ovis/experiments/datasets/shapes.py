@@ -35,8 +35,8 @@ def draw(n: int, generator: Generator) -> Tensor:
     disc = across**2 + down**2 <= 1
     triangle = rectangle & (across.abs() <= (down + 1) / 2)  # its tip is above
     cross = rectangle & ((across.abs() <= 1 / 3) | (down.abs() <= 1 / 3))
-    every = torch.stack([rectangle, disc, triangle, cross])
-    return every[kind.flatten(), torch.arange(n)].to(torch.uint8).unsqueeze(1)
+    kinds = torch.stack([rectangle, disc, triangle, cross])
+    return kinds[kind.flatten(), torch.arange(n)].to(torch.uint8).unsqueeze(1)
 
 
 def load() -> Splits:

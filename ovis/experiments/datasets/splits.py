@@ -1,4 +1,4 @@
-"""What a data set is: whole tensors on one device, or a way to draw fresh points there.
+"""A data set in memory: whole tensors on one device, or a function that draws fresh points there.
 
 A batch is one ``index_select`` or one draw: no worker processes, no item-wise loading. No function here touches the
 global random state.

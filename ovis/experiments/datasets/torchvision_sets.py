@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def download_missing(root: Path, name: str, sources: Sequence[Source]) -> None:
     """Put those of the files that are missing into the data folder, packed. torchvision is imported only for that.
 
-    torchvision downloads into a folder of its own, ``ROOT/.NAME.part``, so that nothing is ever half there.
+    torchvision downloads into ``ROOT/.NAME.part``; files are moved from there once they are verified.
 
     Args:
         root: the data folder.
@@ -56,9 +56,9 @@ def download_missing(root: Path, name: str, sources: Sequence[Source]) -> None:
             os.replace(path, target)
     except (OSError, EOFError, HTTPException, RuntimeError, ValueError) as error:
         files = " and ".join(_packed(root, source).name for source in missing)
-        told = f"missing in {_packed(root, missing[0]).parent}: {files}; torchvision: {_one_line(error)}"
+        message = f"missing in {_packed(root, missing[0]).parent}: {files}; torchvision: {_one_line(error)}"
         address = missing[0].url.rpartition("/")[0]
-        raise DataError(f"{told}; put them there by hand, from {address}/, or say --data_root") from None
+        raise DataError(f"{message}; put them there by hand, from {address}/, or say --data_root") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -89,16 +89,16 @@ def _torchvision_class(name: str) -> Any:
 
 
 def _fetch(torchvision_class: Any, part: Path) -> None:
-    """Have torchvision download a set; what a killed process has left is no use."""
+    """Have torchvision download a set, from the start: what a killed process left can't be resumed."""
     shutil.rmtree(part, ignore_errors=True)
     log.info("torchvision downloads %s", part.name.strip(".").removesuffix(".part"))
-    with _well_behaved():
+    with _quiet_with_timeout():
         torchvision_class(str(part), download=True)
 
 
 @contextlib.contextmanager
-def _well_behaved() -> Iterator[None]:
-    """No prints, a bar on a terminal but not in the log of a job, and a server that stays silent is given up."""
+def _quiet_with_timeout() -> Iterator[None]:
+    """No prints, a progress bar on a terminal only, and a timeout for a server that does not answer."""
     bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
