@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.cli.options import OneLineParser, find_experiment
+from ovis.experiments.cli.options import OneLineParser, confirm, find_experiment
 from ovis.experiments.runner.display.status_table import default_limits, plain_status
 from ovis.experiments.runner.display.text import is_drawable, make_console, runs_text
 from ovis.experiments.runner.orphans import Leftover, LeftoverKind, find_leftovers, remove_leftovers
@@ -32,7 +32,7 @@ RICH_ROWS = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Inspect the runs of an experiment, or change what shall become of them.
+    """Inspect the runs of an experiment, put them back, cancel them, or clean up.
 
     Args:
         argv: the command line; None: this process's.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 0 if options.watch else 130
-    except BrokenPipeError:  # a pager that was left early; Python shall not complain at its exit either
+    except BrokenPipeError:  # a pager that was left early; without this Python complains at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (LedgerError, SelectionError) as error:
         print(f"dbutils.py: {error}", file=sys.stderr)
@@ -128,11 +128,11 @@ def _open(options: argparse.Namespace) -> Queue:
 
 def _look(queue: Queue, options: argparse.Namespace) -> Overview:
     records = queue.read()
-    return take_overview(queue.paths, _meant(records, options), len(records))
+    return take_overview(queue.paths, _selected(records, options), len(records))
 
 
-def _meant(records: list[Record], options: argparse.Namespace) -> list[Record]:
-    """The runs that the command line speaks of."""
+def _selected(records: list[Record], options: argparse.Namespace) -> list[Record]:
+    """The runs selected on the command line."""
     if options.find is not None:
         return find_runs(records, options.find)
     keys = options.requeue or options.cancel
@@ -140,11 +140,11 @@ def _meant(records: list[Record], options: argparse.Namespace) -> list[Record]:
 
 
 def _change(queue: Queue, options: argparse.Namespace) -> list[Record]:
-    """Put back or cancel what was asked for, and say so."""
+    """Put back or cancel runs as requested, and report it."""
     if options.requeue_level is None and not options.requeue and not options.cancel:
         return []
-    meant = _meant(queue.read(), options)
-    keys = {record.key for record in meant}
+    selected = _selected(queue.read(), options)
+    keys = {record.key for record in selected}
     if options.cancel:
         verb, changed = "cancelled", queue.cancel(keys)
     elif options.requeue:
@@ -190,17 +190,10 @@ def _clean(queue: Queue, options: argparse.Namespace) -> None:
         print(f"{queue.paths.folder}: nothing to remove")
     elif not options.yes and not sys.stdin.isatty():
         print("nothing was removed: say --yes where there is no terminal to ask at")
-    elif options.yes or _ask(f"remove these {len(going)}? [y/N] "):
+    elif options.yes or confirm(f"remove these {len(going)}? [y/N] "):
         print(f"removed {len(remove_leftovers(queue, going))}")
     else:
         print("nothing was removed")
-
-
-def _ask(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def _print_leftovers(title: str, leftovers: Sequence[Leftover]) -> None:

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ovis.experiments.cli.engine_options import add_engine_options, read_engine_options
-from ovis.experiments.cli.options import OneLineParser, whole_number
+from ovis.experiments.cli.options import OneLineParser, confirm, whole_number
 from ovis.experiments.cli.report_errors import ReportError, require_packages
 from ovis.experiments.runner.display.progress import make_display
 from ovis.experiments.runner.display.text import clock, counts_text, runs_text
@@ -64,14 +64,14 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
         policy: the queue's times and limits; None: the usual ones for the file system.
 
     Returns:
-        0: every run is done; 1: some are not; 2: the request makes no sense, and nothing was changed; 130: interrupted.
+        0: every run is done; 1: some are not; 2: the request is invalid, and nothing was changed; 130: interrupted.
     """
     parser = _parser()
     options = parser.read(argv)
     engine_options = read_engine_options(parser, options)
     try:
-        with ExitStack() as leaving:
-            return _run(options, engine_options, training, policy, leaving)
+        with ExitStack() as exit_stack:
+            return _run(options, engine_options, training, policy, exit_stack)
     except (GridError, PlanError, DeviceError, EngineError, LedgerError, ReportError) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
 
 
 def _mute_broken_streams() -> None:
-    """Where a reader has left, as ``tee`` does at Ctrl-C, Python's last flush would change the exit code."""
+    """Keep Python's last flush from changing the exit code where a reader has left, as ``tee`` does at Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -133,7 +133,7 @@ def _run(
     engine_options: EngineOptions,
     training: Sequence[str] | None,
     policy: Policy | None,
-    leaving: ExitStack,
+    exit_stack: ExitStack,
 ) -> int:
     if options.report:
         require_packages("--report")  # now, and not after hours of training
@@ -150,7 +150,7 @@ def _run(
     known = {record.key: record for record in queue.read()}
     device = options.device or experiment.device or "auto"
     engine = create_engine(engine_options, EngineRequest(device, options.processes))
-    leaving.callback(engine.close)
+    exit_stack.callback(engine.close)
     if options.ensemble:
         if experiment.script != "train":
             raise EngineError(f"--ensemble: packs trainings, and {name} is of gradients at one K")
@@ -161,16 +161,16 @@ def _run(
         print(f"not free now: {busy}", flush=True)
     for note in plan.notes:
         print(note, flush=True)
-    doomed = _doomed(experiment, queue, known) if options.rf else {}
-    if doomed and not _confirm_deletion(queue, doomed, options):
+    deleted = _deleted_runs(experiment, queue, known) if options.rf else {}
+    if deleted and not _confirm_deletion(queue, deleted, options):
         return 0 if options.dry_run else 1
     if options.dry_run:
         return 0
     Path(options.root).mkdir(parents=True, exist_ok=True)
     engine.check(Path(options.root))
-    if doomed:
-        queue.clear(doomed)
-        print(f"deleted {runs_text(len(doomed))}")
+    if deleted:
+        queue.clear(deleted)
+        print(f"deleted {runs_text(len(deleted))}")
     start_plan(plan, queue)
     keys = {run.key for run in experiment.runs}
     level = RequeueLevel.LOST if options.resume and options.requeue_level is None else options.requeue_level
@@ -183,7 +183,7 @@ def _run(
     template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command)
     begin = time.monotonic()
     result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
-    with suppress(OSError):  # the exit code tells the truth, though nobody listens any more
+    with suppress(OSError):  # the exit code is right even if nobody reads the output
         _print_result(result, queue, name, time.monotonic() - begin)
     if result.interrupted:
         return INTERRUPTED
@@ -237,7 +237,7 @@ def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], 
 
 
 def _estimate(experiment: Experiment, known: dict[str, Record], slots: int) -> str:
-    """How long the plan will take, by the runs that are done; empty where that can't be told."""
+    """How long the plan will take, judging by the runs that are done; empty where none is."""
     found = [known[run.key] for run in experiment.runs if run.key in known]
     done = [record for record in found if record.state is State.DONE and record.started]
     waiting = len(experiment.runs) - sum(record.state in SETTLED for record in found)
@@ -247,31 +247,28 @@ def _estimate(experiment: Experiment, known: dict[str, Record], slots: int) -> s
     return f", about {clock(each * math.ceil(waiting / slots))} in all, judging by {runs_text(len(done))}"
 
 
-def _doomed(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:
-    """What ``--rf`` deletes: names of runs, and where they stand."""
+def _deleted_runs(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:
+    """The runs that ``--rf`` deletes: names and states."""
     names = [run.identity.name for run in experiment.runs if run.key not in known]
     strays = {name: "not in the queue" for name in names if queue.paths.run(name).folder.exists()}
     return {**{record.name: record.state.value for record in known.values()}, **strays}
 
 
-def _confirm_deletion(queue: Queue, doomed: dict[str, str], options: argparse.Namespace) -> bool:
+def _confirm_deletion(queue: Queue, deleted: dict[str, str], options: argparse.Namespace) -> bool:
     """List what ``--rf`` deletes, and ask."""
     if not (options.yes or options.dry_run or sys.stdin.isatty()):
         raise PlanError(
-            f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}: "
+            f"--rf deletes {runs_text(len(deleted))} of {queue.paths.folder}: "
             f"say --yes where there is no terminal to ask at, --dry_run lists them"
         )
-    print(f"--rf deletes {runs_text(len(doomed))} of {queue.paths.folder}:")
-    for name, state in doomed.items():
+    print(f"--rf deletes {runs_text(len(deleted))} of {queue.paths.folder}:")
+    for name, state in deleted.items():
         print(f"  {name}  {state}")
     if options.dry_run:
         return False
     if options.yes:
         return True
-    try:
-        return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    return confirm("delete them? [y/N] ")
 
 
 def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What the doors share in reading a command line: errors of one line, and which experiment is meant."""
+"""Shared by the commands: a parser with errors of one line, types of options, questions, the experiment's folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ovis.experiments.runs.paths import is_safe_name
 from ovis.experiments.studies import ALIASES
 from ovis.suggestions import did_you_mean
 
-__all__ = ["OneLineParser", "find_experiment", "fraction", "whole_number"]
+__all__ = ["OneLineParser", "confirm", "find_experiment", "fraction", "whole_number"]
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Refuses in one line: the usage, half a screen of it, is for ``--help``."""
+    """A parser whose errors are one line, without the usage, which ``--help`` prints."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}\n")
@@ -30,7 +30,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def whole_number(text: str) -> int:
-    """For options that count something: 1 or more."""
+    """The type of options that count something: 1 or more."""
     try:
         value = int(text)
     except ValueError:
@@ -41,7 +41,7 @@ def whole_number(text: str) -> int:
 
 
 def fraction(text: str) -> float:
-    """For options that are a part of a whole: 0 to 1."""
+    """The type of options that are a fraction: 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -51,8 +51,16 @@ def fraction(text: str) -> float:
     return value
 
 
+def confirm(question: str) -> bool:
+    """Ask on the terminal; no answer means no."""
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def find_experiment(root: Path, name: str) -> Path | None:
-    """The folder of an experiment in ``root``: as it is called, or what that is another name of; None: not there."""
+    """The folder of an experiment in ``root``, by its name or an alias; None: there is none."""
     for known in (name, ALIASES.get(name, name)):
         if is_safe_name(known) and (root / known).is_dir():
             return root / known

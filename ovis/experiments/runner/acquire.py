@@ -72,7 +72,7 @@ def acquire_run(
     record = _find(Queue(paths), key, attempt, is_late)
     if record is None or record.state is not State.RUNNING or record.attempt != attempt:
         return STALE
-    if location and not Leases(paths).occupy(key, attempt, location):
+    if location and not Leases(paths).set_location(key, attempt, location):
         return STALE
     run = paths.run(record.name)
     run.folder.mkdir(exist_ok=True)

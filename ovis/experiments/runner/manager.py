@@ -1,4 +1,4 @@
-"""The manager: claims runs from the queue, hands them to an engine, records how they end, and shows it all."""
+"""The manager: claims runs from the queue, submits them to an engine, records how they end, shows the progress."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ GRACE = 20.0
 
 @dataclass(frozen=True)
 class Result:
-    """How an experiment stands when its manager ends.
+    """The state of an experiment when its manager ends.
 
     Attributes:
         counts: its runs by state.
         failed: the records of the failed ones.
-        gone: how many are no longer in the queue: somebody has deleted them.
+        gone: how many are no longer in the queue, because somebody deleted them.
         interrupted: whether it was asked to stop.
     """
 
@@ -88,21 +88,21 @@ def run_experiment(
 
     Raises:
         LedgerError: the queue can't be read or written.
-        EngineError: the cluster is gone; what waited in its queue is put back. In both cases the jobs were told to
-            stop, unless they outlive their manager.
+        EngineError: the cluster is gone; runs that waited in its queue are put back. In both cases the jobs were asked
+            to stop, unless they outlive their manager.
     """
     manager = _Manager(runs, queue, engine, display, template, max_jobs)
     with StopSignals() as stop:
         try:
             queue.remove_stale()
-            manager.adopt()
+            manager.attach_jobs()
             while manager.step(stop.count):
                 time.sleep(interval)
         except EngineError as error:
-            manager.note(error)
+            manager.record_engine_failure(error)
             raise
         finally:
-            manager.abandon()
+            manager.close()
             display.close()
     records = [record for record in queue.read() if record.key in manager.weights]
     failed = [record for record in records if record.state is State.FAILED]
@@ -132,43 +132,43 @@ class _Manager:
         self.queue, self.engine, self.display, self.template = queue, engine, display, template
         self.messages = RunMessages(display.print, queue.paths)
         self.owner = new_owner()
-        # In the ledger from the claim on: of a dead manager's runs it says whether they can still be alive.
-        self.mark = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
+        # In the ledger from the claim on: it says whether the runs of a dead manager can still be alive.
+        self.engine_entry = {"kind": engine.kind, "detached": "yes"} if engine.detached else {"kind": engine.kind}
         self.weights = run_weights(runs)
         self.jobs: dict[str, _Job] = {}  # by the engine's id
         self.budget = max_jobs if max_jobs is not None else len(runs) * 1000
-        self.launched: dict[str, Launched] = {}  # by the engine's id: what the ledger is to be told of them
+        self.launched: dict[str, Launched] = {}  # by the engine's id: not yet in the ledger
         self.ended: list[Ended] = []
-        self.given_up: dict[str, float] = {}  # jobs that were told to stop, and when they are killed
-        self.told, self.last_stop = 0, 0.0  # how often we were asked to stop, and when
+        self.kill_times: dict[str, float] = {}  # jobs that were asked to stop: when they are killed
+        self.stops, self.last_stop = 0, 0.0  # how often the user has asked to stop, and when
         self.states: dict[str, State] = {}
-        self.counts, self.settled = count_states(()), 0.0  # of these, and the weight of those that are settled
-        self.next_due: float | None = 0.0
-        self.last_tick = self.next_view = self.last_beat = float("-inf")
-        self.carried: dict[str, float] = {}  # what of the runs was there when their attempts began
+        self.counts, self.settled = count_states(()), 0.0  # runs by state; weight of the settled ones
+        self.next_start: float | None = 0.0
+        self.last_tick = self.next_view = self.last_renewal = float("-inf")
+        self.carried: dict[str, float] = {}  # by key: progress before this attempt
 
     def step(self, stops: int) -> bool:
-        """Look at the jobs once and do what is due; False when there is nothing left to do.
+        """Look at the jobs once and act on it; False when there is nothing left to do.
 
         Args:
             stops: how often the user has asked to stop.
         """
-        self._heed(stops)
+        self._handle_stop(stops)
         self._collect()
-        self._beat()
-        if self._due():
+        self._renew_leases()
+        if self._is_tick_due():
             self._tick()
         else:
-            self._explain_wait()
+            self._report_wait()
         more = self._has_more()
         if not more or time.monotonic() > self.next_view:
             begin = time.monotonic()
-            self.display.show(self._view())  # reads a file of each run under way: a thousand of them take their time
+            self.display.show(self._view())  # reads a file of each running run, which takes its time for a thousand
             self.next_view = begin + max(VIEW_INTERVAL, 10 * (time.monotonic() - begin))
         return more
 
-    def adopt(self) -> None:
-        """Take over what a dead manager's jobs are doing, where they have outlived it."""
+    def attach_jobs(self) -> None:
+        """Take over the jobs of a dead manager that have outlived it."""
         if not self.engine.detached:
             return
         found = {}
@@ -184,16 +184,16 @@ class _Manager:
             else:
                 self._put_back([record], f"its job {id} is gone", AttemptResult.LOST)
 
-    def note(self, error: EngineError) -> None:
-        """The engine is gone: what waited in its queue is put back, and the ledger knows of what it has started."""
-        with suppress(LedgerError, OSError):  # then the leases say it, later
+    def record_engine_failure(self, error: EngineError) -> None:
+        """Put back the runs that waited in the queue of an engine that is gone, and record the others as started."""
+        with suppress(LedgerError, OSError):  # the leases expire later
             waiting = [job.record for job in self.jobs.values() if not job.device]
-            begun = self.queue.leases.place  # since it was last looked at
-            self._put_back([r for r in waiting if not begun(r.key, r.attempt)], str(error), AttemptResult.ORPHANED)
-            self._tell(self._write(0), stopping=True)
+            location = self.queue.leases.location  # it may have started since the last look
+            self._put_back([r for r in waiting if not location(r.key, r.attempt)], str(error), AttemptResult.ORPHANED)
+            self._report_ends(self._transact(0), stopping=True)
 
-    def abandon(self) -> None:
-        """After an error: let the jobs write their checkpoints, for a while; then kill them. Detached ones go on."""
+    def close(self) -> None:
+        """Close the engine. Jobs that still run, after an error, get time to write checkpoints; detached ones go on."""
         with suppress(EngineError):
             if not self.engine.detached:
                 self.engine.cancel(list(self.jobs))
@@ -207,107 +207,112 @@ class _Manager:
         if self.jobs or self.ended:
             return True
         open_runs = len(self.states) - sum(self.counts[state] for state in SETTLED)
-        return open_runs > 0 and self.budget > 0 and not self.told
+        return open_runs > 0 and self.budget > 0 and not self.stops
 
-    def _heed(self, stops: int) -> None:
-        if stops <= self.told:
+    def _handle_stop(self, stops: int) -> None:
+        """Ctrl-C once: the jobs write checkpoints and end; twice: they are killed."""
+        if stops <= self.stops:
             return
-        if not self.told:
+        if not self.stops:
             self.display.print(
                 f"stopping, {runs_text(len(self.jobs))} under way: checkpoints are written; once more to kill"
             )
-        if self.told < 2:
+        if self.stops < 2:
             self.last_stop = time.monotonic()
-        self.told = stops
+        self.stops = stops
         self.engine.cancel(list(self.jobs), force=stops > 1)
 
     def _collect(self) -> None:
-        """Ask the engine where the jobs stand; kill those that should have ended."""
+        """Ask the engine for the state of the jobs; kill those that should have ended."""
         for id, status in self.engine.poll(list(self.jobs)).items():
             if status.phase is JobPhase.ENDED:
                 record = self.jobs.pop(id).record
-                self.given_up.pop(id, None)
-                outcome = unreported_outcome(record, status, self.queue.paths.jobs_log, stopping=self.told > 0)
+                self.kill_times.pop(id, None)
+                outcome = unreported_outcome(record, status, self.queue.paths.jobs_log, stopping=self.stops > 0)
                 self.ended.append(Ended(record.key, record.attempt, outcome))
                 failpoint("finish.seen")
             elif status.phase is JobPhase.RUNNING and not self.jobs[id].device:
                 self._follow(id, replace(self.jobs[id], device=status.device or "running", since=time.monotonic()))
-        late = [id for id, deadline in self.given_up.items() if deadline < time.monotonic()]
+        late = [id for id, deadline in self.kill_times.items() if deadline < time.monotonic()]
         if late:
             self.engine.cancel(late, force=True)
-        if self.told > 1 and self.jobs and time.monotonic() - self.last_stop > GRACE:
-            # Their cluster does not answer. Their leases go with the attempts: where they live, they end by that.
-            told = "killed on request, and not heard of since"
-            self._put_back([job.record for job in self.jobs.values()], told, AttemptResult.ORPHANED)
+        if self.stops > 1 and self.jobs and time.monotonic() - self.last_stop > GRACE:
+            # The cluster does not answer. The attempts lose their leases, so jobs that still run stop themselves.
+            message = "killed on request, and not heard of since"
+            self._put_back([job.record for job in self.jobs.values()], message, AttemptResult.ORPHANED)
             self.jobs.clear()
 
     def _follow(self, id: str, job: _Job) -> None:
-        """Watch a job from now on, and have the ledger say where it runs, and since when."""
+        """Watch a job from now on, and record where it runs and since when."""
         self.jobs[id] = job
         started = time.time() if job.device and not job.record.device else 0.0
-        self.launched[id] = Launched(job.record.key, job.record.attempt, {**self.mark, "id": id}, job.device, started)
+        self.launched[id] = Launched(
+            job.record.key, job.record.attempt, {**self.engine_entry, "id": id}, job.device, started
+        )
 
-    def _beat(self) -> None:
-        """A job that waits in the cluster's queue can't renew its lease itself."""
-        if time.monotonic() - self.last_beat < self.queue.policy.heartbeat:
+    def _renew_leases(self) -> None:
+        """Renew the leases of jobs that wait in the cluster's queue: they can't do it themselves."""
+        if time.monotonic() - self.last_renewal < self.queue.policy.heartbeat:
             return
-        self.last_beat = time.monotonic()
+        self.last_renewal = time.monotonic()
         for job in self.jobs.values():
             if not job.device:
-                with suppress(OSError):  # may pass
+                with suppress(OSError):  # tried again at the next heartbeat
                     self.queue.leases.beat(job.record.key, job.record.attempt)
 
-    def _room(self) -> int:
-        return 0 if self.told else max(0, min(self.engine.capacity(), self.budget))
+    def _free_slots(self) -> int:
+        return 0 if self.stops else max(0, min(self.engine.capacity(), self.budget))
 
     def _is_waiting(self) -> bool:
-        """Whether a queued run could start, were there a device."""
-        return self.next_due is not None and self.next_due <= time.time()
+        """Whether a queued run could start if a device were free."""
+        return self.next_start is not None and self.next_start <= time.time()
 
-    def _explain_wait(self) -> None:
-        """Say why queued runs don't start."""
-        if not self.told and self.budget > 0 and self._is_waiting():
+    def _report_wait(self) -> None:
+        """Report why queued runs don't start."""
+        if not self.stops and self.budget > 0 and self._is_waiting():
             self.messages.waiting(self.engine.waiting())
 
-    def _due(self) -> bool:
+    def _is_tick_due(self) -> bool:
         """Whether a transaction is worth its cost: at 10,000 runs it reads and writes 2 MB."""
         since = time.monotonic() - self.last_tick
-        if self.ended or (self._is_waiting() and self._room() > 0):
+        if self.ended or (self._is_waiting() and self._free_slots() > 0):
             return True
-        # More often while something is to be noted, or while all there is to wait for are another manager's runs.
+        # More often while something is to be recorded, or while only runs of another manager are left.
         return since > (2.0 if self.launched or not self.jobs else self.queue.policy.heartbeat / 2)
 
-    def _write(self, room: int) -> Tick:
-        """Tell the queue all that it is to know, and claim up to ``room`` runs."""
-        tick = self.queue.tick(self.owner, room, self.ended, self.launched.values(), self.weights.keys(), self.mark)
+    def _transact(self, slots: int) -> Tick:
+        """Record what has happened since the last transaction, and claim up to ``slots`` runs."""
+        tick = self.queue.tick(
+            self.owner, slots, self.ended, self.launched.values(), self.weights.keys(), self.engine_entry
+        )
         self.ended, self.launched = [], {}
         return tick
 
-    def _tell(self, tick: Tick, stopping: bool) -> None:
+    def _report_ends(self, tick: Tick, stopping: bool) -> None:
         self.messages.ends([event for event in tick.events if event.record.key in self.weights], stopping)
 
     def _tick(self) -> None:
-        tick = self._write(self._room())
-        self.states, self.next_due, self.last_tick = tick.states, tick.next_due, time.monotonic()
+        tick = self._transact(self._free_slots())
+        self.states, self.next_start, self.last_tick = tick.states, tick.next_start, time.monotonic()
         self.counts = count_states(tick.states.values())
         self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)
-        self._tell(tick, stopping=self.told > 0)
-        self._give_up(tick)
+        self._report_ends(tick, stopping=self.stops > 0)
+        self._stop_void_attempts(tick)
         if tick.claimed:
             failpoint("claim.committed")
             self._launch(tick.claimed)
 
-    def _give_up(self, tick: Tick) -> None:
-        """Stop the jobs whose attempts no longer count: cancelled, or taken for lost. Nor does what they still say."""
+    def _stop_void_attempts(self, tick: Tick) -> None:
+        """Stop the jobs whose attempts no longer count, as they were cancelled or considered lost."""
         for id, job in self.jobs.items():
             record = job.record
-            if tick.attempts.get(record.key) != record.attempt and id not in self.given_up:
+            if tick.attempts.get(record.key) != record.attempt and id not in self.kill_times:
                 cancelled = tick.states.get(record.key) is State.CANCELLED
                 self.display.print(
                     f"{'cancelled' if cancelled else 'given up'}: {record.name}, its job is being stopped"
                 )
                 self.engine.cancel([id])
-                self.given_up[id] = time.monotonic() + GRACE
+                self.kill_times[id] = time.monotonic() + GRACE
 
     def _launch(self, records: Sequence[Record]) -> None:
         jobs = [replace(self.template, key=record.key, attempt=record.attempt) for record in records]
@@ -326,7 +331,7 @@ class _Manager:
                 self._put_back([record], f"can't start the job: {handle}", ending)
 
     def _put_back(self, records: Iterable[Record], message: str, ending: AttemptResult) -> None:
-        """Note that nothing runs, or shall run, for these attempts. Should an orphaned one succeed, that counts."""
+        """Record that these attempts do not run, or must not. An orphaned one that succeeds all the same counts."""
         now = time.time()
         self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]
 

@@ -1,11 +1,11 @@
-"""What an experiment's folder holds that no run of its queue needs: found, listed, and removed.
+"""Files and folders that no run of the queue needs: how they are found, listed and removed.
 
-What may go is decided twice: when it is listed, from what can be read without a lock; and when it is removed, within a
-transaction, where nobody adds or claims a run. There folders are only moved aside; they are deleted after it.
+Each is judged twice: when it is listed, without a lock; and when it is removed, within a transaction, where nobody adds
+or claims a run. There folders are only moved aside; they are deleted after it.
 
-A folder that no record knows may be a training that somebody started by hand, or all that is left of a queue that was
-lost. Its checkpoint can be the only copy of days of work, so it goes only where that was asked for, and never while a
-process is at work in it. A folder that no training of ours can have made belongs to somebody else.
+A folder without a record may be a training that somebody started by hand, or all that is left of a lost queue. Its
+checkpoint can be the only copy of days of work, so it is removed only on request, and never while a process works in
+it. A folder that no training can have made is left alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Leftover", "LeftoverKind", "find_leftovers", "remove_leftovers"]
 
 
 class LeftoverKind(str, Enum):
-    """What is left over."""
+    """Kinds of leftovers."""
 
     LEASE = "lease of no running attempt"
     TEMPORARY = "temporary file"
@@ -66,7 +66,7 @@ def find_leftovers(queue: Queue) -> list[Leftover]:
 
 
 def remove_leftovers(queue: Queue, leftovers: Iterable[Leftover]) -> list[Leftover]:
-    """Remove them, except those that are none any more, and those that always stay.
+    """Remove leftovers, except those that are none any more and those that always stay.
 
     Returns:
         those removed.
@@ -91,7 +91,7 @@ def remove_leftovers(queue: Queue, leftovers: Iterable[Leftover]) -> list[Leftov
 
 @dataclass(frozen=True)
 class _Known:
-    """What the ledger knows: names of runs, of those running, of leases in use, ids of snapshots."""
+    """The ledger's names of runs, of running runs, of leases in use, and ids of snapshots."""
 
     names: frozenset[str]
     running: frozenset[str]
@@ -124,14 +124,14 @@ def _candidates(paths: ExperimentPaths, known: _Known) -> Iterator[Path]:
 
 
 def _judge(queue: Queue, known: _Known, path: Path) -> LeftoverKind | None:
-    """What is left over there; None: nothing, or it is too young to tell."""
+    """The kind of leftover at this path; None: it is none, or too young to tell."""
     paths, parent = queue.paths, path.parent
     if parent == paths.leases:
-        return LeftoverKind.LEASE if path.name not in known.leases and queue.leases.is_rubbish(path) else None
+        return LeftoverKind.LEASE if path.name not in known.leases and queue.leases.is_stale(path) else None
     if parent == paths.snapshots:
-        return LeftoverKind.SNAPSHOT if path.name not in known.snapshots and queue.leases.is_rubbish(path) else None
+        return LeftoverKind.SNAPSHOT if path.name not in known.snapshots and queue.leases.is_stale(path) else None
     if path.name.startswith(TEMPORARY):
-        if path.is_dir() or parent.name in known.running or not queue.leases.is_rubbish(path):
+        if path.is_dir() or parent.name in known.running or not queue.leases.is_stale(path):
             return None
         return None if parent != paths.folder and is_locked(RunPaths(parent)) else LeftoverKind.TEMPORARY
     if parent != paths.folder or path.name in known.names or not path.is_dir():
@@ -140,13 +140,13 @@ def _judge(queue: Queue, known: _Known, path: Path) -> LeftoverKind | None:
 
 
 def _judge_folder(queue: Queue, run: RunPaths) -> LeftoverKind | None:
-    """What a folder is that no record knows."""
+    """The kind of a folder without a record."""
     if run.folder.is_symlink():
         return LeftoverKind.FOREIGN
     if is_locked(run):
         return LeftoverKind.BUSY
     if not _entries(run.folder):  # perhaps of a process that is about to take its lock
-        return LeftoverKind.FOLDER if queue.leases.is_rubbish(run.folder) else None
+        return LeftoverKind.FOLDER if queue.leases.is_stale(run.folder) else None
     marks = (run.lock, run.fence, run.config, run.outcome, run.success)
     if not any(mark.exists() for mark in marks):
         return LeftoverKind.FOREIGN
@@ -167,7 +167,7 @@ def _take_away(leftover: Leftover, aside: Path) -> bool:
     if leftover.kind is LeftoverKind.SNAPSHOT:
         path.rename(aside)
         return True
-    with lock_run(RunPaths(path)) as lock:  # who comes later finds no folder, and says so
+    with lock_run(RunPaths(path)) as lock:  # a later process finds no folder, and reports that
         if lock is not None:
             path.rename(aside)
         return lock is not None

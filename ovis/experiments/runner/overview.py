@@ -1,4 +1,4 @@
-"""How an experiment stands, as far as reading tells: no lock is taken, nothing is written."""
+"""The status of an experiment as data, read without a lock; nothing is written."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ class RunningRun:
 
 @dataclass(frozen=True)
 class Overview:
-    """The runs of an experiment, or those of them that were asked for, at one moment.
+    """The runs of an experiment, or a selection of them, at one moment.
 
     Attributes:
         paths: the experiment's files.
         records: the runs.
         total: how many the experiment has.
-        running: those under way, by key, with their progress.
+        running: the running ones by key, with their progress.
         orphans: the keys of those that only seem to run: their manager is known to be gone, and they ended with it.
-            The next manager, or putting runs back, settles them.
+            The next manager, or a requeue, puts them back.
         now: when, in seconds since 1970.
     """
 
@@ -119,7 +119,7 @@ class Overview:
 
 
 def take_overview(paths: ExperimentPaths, records: Sequence[Record], total: int) -> Overview:
-    """Look at the runs: the files of those that are under way are read, and no others.
+    """Read the status of runs; of the running ones also their progress files.
 
     Args:
         paths: the experiment's files.

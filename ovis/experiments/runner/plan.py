@@ -1,6 +1,6 @@
-"""What a manager starts with: which runs and which code, where the experiment file or the code has changed since.
+"""The plan of a manager: which runs and which code, also where the experiment file or the code has changed.
 
-A sweep goes on with what it was queued with, until it is told otherwise.
+A sweep goes on with the runs and the code it was queued with, unless an option says otherwise.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class PlanError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a manager is about to do. Nothing is written yet.
+    """What a manager is about to do; nothing is written yet.
 
     Attributes:
         experiment: the runs.
-        code: the code to take a snapshot of; None: the sweep has one, and stays on it.
-        notes: what the user should know of all this, a line each.
+        code: the code to take a snapshot of; None: the sweep keeps its snapshot.
+        notes: lines for the user.
     """
 
     experiment: Experiment
@@ -48,20 +48,20 @@ def make_plan(
     update_exp: bool = False,
     update_lib: bool = False,
 ) -> Plan:
-    """Find out which runs and which code to go on with. Writes nothing.
+    """Decide which runs and which code to go on with. Writes nothing.
 
     Args:
         path: the experiment file.
         queue: the experiment's queue.
-        fresh: all that was there will be deleted first.
-        resume: go on with the runs that were queued, whatever the file says now.
+        fresh: everything the experiment has will be deleted first.
+        resume: go on with the queued runs, even if the file has changed.
         update_exp: take the file as it is now.
         update_lib: take the code as it is here.
 
     Raises:
         GridError: the file, or the copy of it, can't be read or is invalid.
         LedgerError: the ledger can't be read.
-        PlanError: the file has changed and it was not said what to do; or the code was lost, or does not fit.
+        PlanError: the file has changed and no option says what to do; or the code was lost, or does not fit.
         OSError: the code can't be read.
     """
     known = set() if fresh else {record.key for record in queue.read()}
@@ -89,7 +89,7 @@ def make_plan(
 
 
 def start_plan(plan: Plan, queue: Queue) -> None:
-    """Write down what the sweep runs on: the snapshot, then the ledger, then the copy of the experiment file.
+    """Write the snapshot, then the ledger, then the copy of the experiment file.
 
     In this order a kill in between leaves no run without its code, and no copy of a file whose runs are not queued.
 
@@ -107,12 +107,12 @@ def start_plan(plan: Plan, queue: Queue) -> None:
 
 
 def option_defaults() -> dict[str, Any]:
-    """The defaults of the options that say what a run is: what a run's command line leaves unsaid."""
+    """The defaults of the options that define a run; a run's settings list only the differences from them."""
     return {item.name: item.default for item in fields(TrainSettings) if item.metadata["identity"]}
 
 
 def _choose_runs(path: Path, kept: Path | None, resume: bool) -> tuple[Experiment, list[str]]:
-    """The runs to go on with; ``kept`` is the copy of the experiment file that has a say in it, if there is one."""
+    """The runs to go on with; ``kept`` is the copy of the experiment file as queued, None where it does not matter."""
     if kept is None:
         return load_experiment(path), []
     if resume:
@@ -151,7 +151,7 @@ def _describe_update(current: Snapshot, same: bool) -> str:
 
 
 def _check_defaults(current: Snapshot, new: set[str]) -> None:
-    """Refuse to queue runs whose command lines mean something else to the code that would run them."""
+    """Refuse to queue runs whose settings mean something else to the code that would run them."""
     for name, value in option_defaults().items():
         if new and name in current.defaults and current.defaults[name] != value:
             raise PlanError(

@@ -1,4 +1,4 @@
-"""Which runs a person means: by key, by name, or by words that they contain. Pure."""
+"""Runs selected on the command line: by key, by name, or by words that they contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 3
 
 
 class SelectionError(ValueError):
-    """No run, or more than one, is meant: one line that says which ones could be."""
+    """No run, or more than one, matches: one line that names candidates."""
 
 
 def find_runs(records: Sequence[Record], text: str) -> list[Record]:
@@ -32,10 +32,10 @@ def find_runs(records: Sequence[Record], text: str) -> list[Record]:
 
 
 def pick_runs(records: Sequence[Record], texts: Iterable[str]) -> list[Record]:
-    """The runs meant by ``texts``: keys, starts of keys that only one run has, or names, several with commas between.
+    """The runs named by ``texts``: keys, unambiguous beginnings of keys, or names; several are separated by commas.
 
     Raises:
-        SelectionError: one of them means no run, or more than one.
+        SelectionError: one of them matches no run, or more than one.
     """
     by_name = {name: record for record in records for name in (record.name, record.key)}
     words = [word.strip() for text in texts for word in text.split(",")]

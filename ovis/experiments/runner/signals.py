@@ -1,4 +1,4 @@
-"""The user's requests to stop, counted."""
+"""Ctrl-C and other signals to stop the manager."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["StopSignals"]
 
 
 class StopSignals:
-    """Counts the user's requests to stop, instead of being interrupted by them.
+    """Counts the user's requests to stop instead of raising KeyboardInterrupt.
 
     A logout sends SIGHUP and SIGTERM at once: of signals other than Ctrl-C's, those of one second are one request.
     """
@@ -27,7 +27,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in self.NAMES if hasattr(signal, name)):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stands
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
                     self._previous[number] = signal.signal(number, self._note)
         return self
 

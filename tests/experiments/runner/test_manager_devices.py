@@ -130,9 +130,9 @@ def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
     assert at(301, "") == 3  # in use by our own runs
     assert at(302, "cuda:1 load 9 %") == 4
     assert said[-1] == "waiting: cuda:1 load 9 %"
-    manager.next_due = None
+    manager.next_start = None
     assert at(900, "cuda:0 load 97 %") == 4  # nothing waits
-    manager.next_due, manager.told = 0.0, 1
+    manager.next_start, manager.stops = 0.0, 1
     assert at(900, "cuda:0 load 97 %") == 4  # nothing will be started
 
 

@@ -74,7 +74,7 @@ def test_a_job_that_had_begun_as_the_cluster_went_away_is_left_to_its_end(lab: L
 
     def play(engine: HandMade) -> None:
         if engine.jobs:
-            assert lab.queue.leases.occupy(run.key, 1, "n1")
+            assert lab.queue.leases.set_location(run.key, 1, "n1")
             raise EngineError("--engine toy: refuses the jobs")
 
     with pytest.raises(EngineError, match="refuses the jobs"):

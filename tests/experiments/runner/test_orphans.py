@@ -136,7 +136,7 @@ def test_a_lease_made_for_a_claim_under_way_stays(queue: Queue, monkeypatch: pyt
         go_on.wait(10)
 
     monkeypatch.setattr(queue.leases, "create", slowly)
-    monkeypatch.setattr("ovis.experiments.runner.queue.leases.RUBBISH", -1.0)  # even if it looks old
+    monkeypatch.setattr("ovis.experiments.runner.queue.leases.STALE_AFTER", -1.0)  # even if it looks old
     manager = threading.Thread(target=queue.tick, args=(ME, 1))
     manager.start()
     leased.wait(10)

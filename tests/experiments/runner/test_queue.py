@@ -162,9 +162,9 @@ def test_what_was_launched_is_noted(queue: Queue) -> None:
     assert (get(queue, r.key).engine, get(queue, r.key).device) == ({"kind": "local", "id": "77"}, "cuda:1")
 
 
-def test_the_next_due_time_is_known(queue: Queue) -> None:
-    assert queue.tick(ME, 0).next_due == 0.0
-    assert queue.tick(ME, 99).next_due is None
+def test_the_next_start_time_is_known(queue: Queue) -> None:
+    assert queue.tick(ME, 0).next_start == 0.0
+    assert queue.tick(ME, 99).next_start is None
 
 
 def test_sweeping_removes_strays_only(queue: Queue) -> None:

@@ -123,7 +123,7 @@ def test_a_job_is_pending_until_its_lease_names_a_node(tmp_path: Path) -> None:
     handles = engine.submit([JobSpec(tmp_path, "k", 1), JobSpec(tmp_path, "l", 1)])
     ids = [handle.id for handle in handles if isinstance(handle, JobHandle)]
     assert [status.phase for status in engine.poll(ids).values()] == [JobPhase.PENDING] * 2
-    assert leases.occupy("l", 1, "b1 cuda:3")
+    assert leases.set_location("l", 1, "b1 cuda:3")
     first, second = engine.poll(ids).values()
     assert (first.phase, second.phase, second.device) == (JobPhase.PENDING, JobPhase.RUNNING, "box cuda:3")
     cluster.reports[1] = RayReport(0, node="b1")
@@ -140,7 +140,7 @@ def test_the_name_of_a_node_that_has_just_joined(tmp_path: Path) -> None:
     (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
     assert isinstance(handle, JobHandle)
     cluster.alive.append(RayNode("d4", "fresh", 1.0, 1.0))  # less than LOOK ago
-    leases.occupy("k", 1, "d4 cuda:0")
+    leases.set_location("k", 1, "d4 cuda:0")
     assert engine.poll([handle.id])[handle.id].device == "fresh cuda:0"
 
 
@@ -159,7 +159,7 @@ def test_the_reason_for_a_job_s_end(tmp_path: Path) -> None:
     leases.create("k", 1)
     (handle,) = engine.submit([JobSpec(tmp_path, "k", 1)])
     assert isinstance(handle, JobHandle)
-    leases.occupy("k", 1, "b1 cuda:0")
+    leases.set_location("k", 1, "b1 cuda:0")
     engine.poll([handle.id])
     cluster.reports[0] = RayReport(None, "its node was lost")
     status = engine.poll([handle.id])[handle.id]

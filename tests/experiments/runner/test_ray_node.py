@@ -56,7 +56,7 @@ def test_a_job_runs_and_notes_its_node_in_its_lease(lab: Lab, monkeypatch: pytes
     outcome = read_outcome(run)
     assert outcome is not None
     assert outcome.status is AttemptResult.SUCCESS
-    assert lab.queue.leases.place(key, 1) == "n7 cuda:2"
+    assert lab.queue.leases.location(key, 1) == "n7 cuda:2"
     call = json.loads((run.folder / "call.json").read_text())
     assert call["env"]["CUDA_VISIBLE_DEVICES"] == "2"
     assert call["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
@@ -69,7 +69,7 @@ def test_a_run_on_the_cpu_sees_no_gpu(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     assert run_here(JobSpec(lab.paths.folder, key, 1, device="cpu", command=STUB), installed(), "", "n7").code == 0
     assert json.loads((lab.runs()[0].folder / "call.json").read_text())["env"]["CUDA_VISIBLE_DEVICES"] == ""
-    assert lab.queue.leases.place(key, 1) == "n7"
+    assert lab.queue.leases.location(key, 1) == "n7"
 
 
 def test_a_killed_worker_leaves_no_processes(lab: Lab) -> None:
@@ -117,7 +117,7 @@ def test_a_revoked_attempt_does_not_start(lab: Lab) -> None:
     key = claim(lab, "--nsteps 3")
     lab.queue.leases.revoke(key, 1)
     assert run_here(JobSpec(lab.paths.folder, key, 1, command=STUB), installed(), "", "n7").code != 0
-    assert not lab.queue.leases.place(key, 1)
+    assert not lab.queue.leases.location(key, 1)
     assert not list(lab.paths.folder.glob("*/call.json"))
 
 

@@ -1,4 +1,4 @@
-"""What a manager says beside its progress bar: how attempts ended, and why queued runs don't start."""
+"""Messages of a manager beside its progress: how attempts ended, and why queued runs don't start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ovis.experiments.runs.status import AttemptResult, State
 
 __all__ = ["RunMessages"]
 
-#: Seconds between two lines that say why queued runs don't start.
+#: Seconds between two messages on why queued runs don't start.
 WAIT_INTERVAL = 60.0
 
-#: A figure in such a line, which changes from look to look; not the number of a device.
+#: A figure in such a message, which changes all the time; not the number of a device.
 FIGURE = re.compile(r"(?<![\w:.-])\d+")
 
 #: Runs put back for the same reason that are named one by one.
@@ -25,39 +25,39 @@ MANY = 4
 
 
 class RunMessages:
-    """Turns what happens to runs into lines.
+    """Prints what happens to runs.
 
     Args:
-        say: shows a line.
+        print_line: shows a line.
         paths: where the runs' logs are.
     """
 
-    def __init__(self, say: Callable[[str], None], paths: ExperimentPaths) -> None:
-        self._say, self._paths = say, paths
+    def __init__(self, print_line: Callable[[str], None], paths: ExperimentPaths) -> None:
+        self._print, self._paths = print_line, paths
         self._wait, self._last_wait = "", float("-inf")
         self._refusal = ""
 
     def waiting(self, text: str) -> None:
-        """Say why queued runs don't start: once, and again when the reason is another one, at most once a minute.
+        """Report why queued runs don't start: once, and again when the reason changes, at most once a minute.
 
         Args:
-            text: the reason, as of the engine; empty: there is none but our own jobs.
+            text: the engine's reason; empty: only this manager's own jobs are in the way.
         """
         reason, now = FIGURE.sub("", text), time.monotonic()
         if not reason:
             self._wait = ""
         elif reason != self._wait and now - self._last_wait >= WAIT_INTERVAL:
             self._wait, self._last_wait = reason, now
-            self._say(f"waiting: {text}")
+            self._print(f"waiting: {text}")
 
     def ends(self, events: Sequence[Event], stopping: bool) -> None:
-        """Say how attempts ended, a line each; many that were put back for the same reason share one.
+        """Report how attempts ended, a line each; many that were put back for the same reason share one.
 
-        That no more can be started for a reason that was said last is not said again: it is tried every minute.
+        A reason why no more jobs can be started is not repeated: it is tried again every minute.
 
         Args:
             events: the attempts.
-            stopping: the user has asked to stop: that runs are put back goes without saying.
+            stopping: the user has asked to stop, so runs that are put back are not reported.
         """
         back = [event for event in events if event.record.state is State.QUEUED and not stopping]
         alike = Counter(map(_reason, back))
@@ -68,12 +68,12 @@ class RunMessages:
             record, outcome = event.record, event.outcome
             if record.state is State.FAILED:
                 log = self._paths.run(record.name).log(outcome.attempt)
-                self._say(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
+                self._print(f"FAILED {record.name}: {outcome.message}\n       log: {log}")
             elif record.state is State.QUEUED and 0 < alike[_reason(event)] <= MANY:
-                self._say(f"put back {record.name}, attempt {outcome.attempt} {_reason(event)}")
+                self._print(f"put back {record.name}, attempt {outcome.attempt} {_reason(event)}")
         for reason, count in alike.items():
             if count > MANY:
-                self._say(f"put back {runs_text(count)}, each {reason}")
+                self._print(f"put back {runs_text(count)}, each {reason}")
 
 
 def _reason(event: Event) -> str:

@@ -158,7 +158,7 @@ class RayEngine:
         for task in waiting[:READ]:
             leases = Leases(ExperimentPaths(task.job.folder))
             # in a job of several runs, the first may have been cancelled before it started
-            place = next(filter(None, (leases.place(*run) for run in task.job.attempts)), "")
+            place = next(filter(None, (leases.location(*run) for run in task.job.attempts)), "")
             if place:
                 node, _, device = place.partition(" ")
                 task.device = " ".join(filter(None, [self._name(node), device]))

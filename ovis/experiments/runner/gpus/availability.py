@@ -1,4 +1,4 @@
-"""Which devices are free for another run, by their real load: looked at anew, but at most once a second."""
+"""Which GPUs are free for another run, by their load and memory, read at most once a second."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ECHO = 2.0
 
 @dataclass(frozen=True)
 class GpuLimits:
-    """What this manager takes of a machine that is shared.
+    """How much of a shared machine a manager may use.
 
     Attributes:
         max_gpus: GPUs in use at once; None: all.
-        max_load: a GPU that is busy for a larger fraction of the time, 0..1, is somebody else's.
-        max_memory: one whose memory is in use to a larger fraction, 0..1, too.
+        max_load: a GPU with a larger load, 0..1, counts as used by somebody else.
+        max_memory: so does one with a larger fraction of its memory in use, 0..1.
     """
 
     max_gpus: int | None = None
@@ -45,7 +45,7 @@ class Availability:
 
     Attributes:
         free: whether it can.
-        reason: why not, for people; empty where that passes in a moment.
+        reason: why not; empty where that passes in a moment.
     """
 
     free: bool
@@ -54,7 +54,7 @@ class Availability:
 
 @dataclass(frozen=True)
 class _Look:
-    """A GPU when last looked at: its reading or what was wrong, and what processes that aren't ours use of it."""
+    """The last reading of a GPU or its error, and what processes of others use."""
 
     until: float
     reading: Reading | None
@@ -65,15 +65,15 @@ class _Look:
 class DeviceSource:
     """The devices of this machine, and which of them are free.
 
-    The rule: a GPU without runs of ours is free when neither its load nor its memory passes the limits. Where we have
-    runs these figures are our own, fresh runs show none, so our slots are counted instead; and what other processes use
-    there is held against the limits, if NVML's process ids are ours to read, as they are not in most containers. A
+    A GPU without runs of this manager is free when neither its load nor its memory exceeds the limits. With runs of
+    this manager the figures mean little, as new runs show none: its slots are counted instead, and only the use by other
+    processes is compared with the limits, where NVML's process ids can be read (in most containers they can't). A
     figure that NVML doesn't support doesn't count; a GPU that can't be read at all isn't free until it can.
 
     Args:
         devices: the devices; those without a GPU's name are always free.
-        limits: what to take of them.
-        reservations: how managers of one user keep from starting on one GPU at the same moment.
+        limits: how much of them may be used.
+        reservations: keep managers of one user from starting runs on one GPU at the same moment.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class DeviceSource:
             availability = Availability(True)
         else:
             availability = self._judge(look.reading.load, look.reading.memory)
-            if just_left:  # not a word while it may be the load of our own run
+            if just_left:  # no reason while it may be the load of our own run
                 availability = Availability(availability.free)
         if availability.free and self._reservations.is_taken(device.gpu):
             return Availability(False, "another manager has just started a run there")
@@ -160,7 +160,7 @@ class DeviceSource:
         except NvmlError as error:
             return _Look(time.monotonic() + RETRY, None, ProcessUse(None, None), str(error))
         descent = {pid: _is_ours(pid) for pid in reading.processes}
-        # One process id of ours there, and we know that NVML and we count processes alike.
+        # One process id of ours in the reading shows that NVML's ids are those of this namespace.
         self._sees_processes |= any(descent.values())
         others = [use for pid, use in reading.processes.items() if descent[pid] is False]
         use = ProcessUse(sum(use.load or 0.0 for use in others), sum(use.memory or 0.0 for use in others))

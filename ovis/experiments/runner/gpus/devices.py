@@ -1,4 +1,4 @@
-"""Which devices there are for runs, found out without torch. Whether one is free is told by availability.py."""
+"""The devices for runs, listed without torch. Whether one is free: availability.py."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ NO_GPU = ("", "-1", "NoDevFiles", "none", "void")
 
 
 class DeviceError(ValueError):
-    """A device that isn't there, or can't be made out: one line that names it."""
+    """A device that isn't there or can't be identified: one line that names it."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A place for runs.
+    """A device for runs.
 
     Attributes:
-        label: what people read: ``cpu`` or ``cuda:3``.
-        kind: what the training is told by ``--device``: ``cpu`` or ``cuda``.
+        label: its name for people: ``cpu`` or ``cuda:3``.
+        kind: the training's ``--device``: ``cpu`` or ``cuda``.
         environment: the variables that show a process this device and no other.
-        gpu: NVML's name for it, a UUID; empty: the CPU, or a GPU whose load can't be told.
+        gpu: its UUID in NVML; empty: the CPU, or a GPU whose load can't be read.
     """
 
     label: str
@@ -87,7 +87,7 @@ def _cuda_devices(environment: Mapping[str, str]) -> list[Device]:
     try:
         gpus = nvml.gpus()
     except NvmlMissingError:
-        gpus = [""] * _count_device_files()  # they may well work: only, their load can't be told
+        gpus = [""] * _count_device_files()  # they may well work, but their load can't be read
     except NvmlError as error:
         if _count_device_files() == 0:
             return []
@@ -102,22 +102,22 @@ def _cuda_devices(environment: Mapping[str, str]) -> list[Device]:
         gpu = _find(token, gpus, nvml)
         if gpu is None:  # CUDA ignores an invalid one and what follows
             break
-        variables = {"CUDA_VISIBLE_DEVICES": token}  # as it was inherited: Slurm's and Ray's word stands
+        variables = {"CUDA_VISIBLE_DEVICES": token}  # as inherited, e.g. from Slurm or Ray
         if token.isdigit() and order is None:
-            # CUDA's own order is "fastest first", which only CUDA knows; NVML counts by PCI bus. Who wrote the number
-            # read it from nvidia-smi, or is Slurm or Ray, and both count as NVML does. So the child is made to count
-            # that way too: the GPU it gets is then for certain the one whose load we looked at.
+            # CUDA's own order is "fastest first", which only CUDA knows; NVML counts by PCI bus, and so do nvidia-smi,
+            # Slurm and Ray, where the number comes from. The training is made to count that way too: it then gets the
+            # GPU whose load was read.
             variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         elif token.isdigit() and order != "PCI_BUS_ID":
-            gpu = ""  # somebody insists on CUDA's order: we can't tell which GPU that is
+            gpu = ""  # CUDA's own order was requested: which GPU that is can't be told
         devices.append(Device(f"cuda:{len(devices)}", "cuda", variables, gpu))
-    if not devices and tokens[0] not in NO_GPU:  # a slip, and no reason to train on the CPU for a week
+    if not devices and tokens[0] not in NO_GPU:  # a mistake: better an error than a week on the CPU
         raise DeviceError(f"CUDA_VISIBLE_DEVICES: there is no GPU {tokens[0]!r} here; valid: {_names(gpus)}, or empty")
     return devices
 
 
 def _find(token: str, gpus: Sequence[str], nvml: Nvml) -> str | None:
-    """The GPU that a word of CUDA_VISIBLE_DEVICES names; empty: it can't be told which; None: there is no such one."""
+    """The GPU that an entry of CUDA_VISIBLE_DEVICES names; empty: unknown which; None: there is none."""
     if token.isdigit():
         return gpus[int(token)] if int(token) < len(gpus) else None
     if token.startswith("MIG-"):

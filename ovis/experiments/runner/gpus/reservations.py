@@ -1,4 +1,4 @@
-"""Tells the other managers of this user on this machine that a run has just been started on a GPU."""
+"""Reservations of GPUs among the managers of one user on one machine, for the first seconds of a run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Reservations:
 
     def is_taken(self, gpu: str) -> bool:
         """Whether another manager has just started a run on this GPU."""
-        self._let_go()
+        self._release()
         return gpu not in self._held and not self._try(gpu, fcntl.LOCK_SH)  # shared: lookers do not see each other
 
     def take(self, gpu: str) -> None:
-        """Say that this manager has just started a run on this GPU."""
+        """Reserve a GPU on which this manager has just started a run."""
         until = time.monotonic() + SETTLE
         if gpu in self._held:
             self._held[gpu] = self._held[gpu][0], until
@@ -44,10 +44,10 @@ class Reservations:
             self._try(gpu, fcntl.LOCK_EX, until)
 
     def close(self) -> None:
-        """Let go of everything: the runs have ended."""
-        self._let_go(float("inf"))
+        """Release all reservations: the runs have ended."""
+        self._release(float("inf"))
 
-    def _let_go(self, now: float | None = None) -> None:
+    def _release(self, now: float | None = None) -> None:
         now = time.monotonic() if now is None else now
         for gpu in [gpu for gpu, (_, until) in self._held.items() if until <= now]:
             os.close(self._held.pop(gpu)[0])

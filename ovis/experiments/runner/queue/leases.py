@@ -14,8 +14,8 @@ from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["Leases"]
 
-#: Seconds after which a file that nobody claims is rubbish.
-RUBBISH = 60.0
+#: Seconds after which a file that nobody claims is stale.
+STALE_AFTER = 60.0
 
 
 class Leases:
@@ -29,7 +29,7 @@ class Leases:
 
     def __init__(self, paths: ExperimentPaths) -> None:
         self.paths = paths
-        self._seen: dict[str, tuple[float, float]] = {}  # mtime, and our own clock when it was first seen
+        self._seen: dict[str, tuple[float, float]] = {}  # mtime, and the monotonic clock when it was first seen
 
     def create(self, key: str, attempt: int) -> None:
         """Make the lease; before the claim is written, so that a running record always has one."""
@@ -51,8 +51,8 @@ class Leases:
             return False
         return True
 
-    def occupy(self, key: str, attempt: int, place: str) -> bool:
-        """Say in the lease where the attempt runs now: called by the job as it begins.
+    def set_location(self, key: str, attempt: int, location: str) -> bool:
+        """Write into the lease where the attempt runs: called by the job as it begins.
 
         Returns:
             False where the lease was revoked.
@@ -65,21 +65,21 @@ class Leases:
         except FileNotFoundError:
             return False
         with open(handle, "w", encoding="utf-8") as file:
-            file.write(place)
+            file.write(location)
         return True
 
-    def place(self, key: str, attempt: int) -> str:
-        """Where the attempt runs; empty: it has not begun, or did not say."""
+    def location(self, key: str, attempt: int) -> str:
+        """Where the attempt runs; empty: it has not begun, or did not write it."""
         try:
             return self.paths.lease(key, attempt).read_text(encoding="utf-8")
         except OSError:
             return ""
 
     def silent(self, key: str, attempt: int, ttl: float, confirm: float) -> bool:
-        """Whether an attempt has given no sign of life for ``ttl`` seconds, ``confirm`` of them before our eyes.
+        """Whether an attempt had no heartbeat for ``ttl`` seconds, ``confirm`` of them while we watched.
 
-        A clock that is set forward, or a machine that slept, makes every lease look old at once: whoever lives renews
-        his within ``confirm`` seconds of our own clock, which neither of the two moves.
+        A clock that is set forward, or a machine that slept, makes every lease look old at once. Jobs that live renew
+        theirs within ``confirm`` seconds of the monotonic clock, which neither of the two moves.
         """
         path = self.paths.lease(key, attempt)
         try:
@@ -89,11 +89,11 @@ class Leases:
         seen = self._seen.get(path.name)
         if seen is None or seen[0] != mtime:
             seen = self._seen[path.name] = (mtime, time.monotonic())
-        # Our own clock first: the file system's is asked, by a write, only where a lease has stood still.
+        # The monotonic clock first: reading the file system's takes a write.
         return time.monotonic() - seen[1] >= confirm and self._now() - mtime > ttl
 
     def revoke(self, key: str, attempt: int) -> None:
-        """Take the lease away: the job, should it still live, stops at its next heartbeat."""
+        """Take the lease away: a job that still lives stops at its next heartbeat."""
         path = self.paths.lease(key, attempt)
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, path.with_name(path.name + ".expired"))
@@ -103,25 +103,25 @@ class Leases:
         self.paths.lease(key, attempt).unlink(missing_ok=True)
 
     def remove_stale(self, running: Container[str]) -> None:
-        """Remove what a kill may have left behind: leases nobody runs under, temporary files, run folders in the trash.
+        """Remove what a kill may have left behind: leases without a job, temporary files, run folders in the trash.
 
         Args:
             running: names ``<key>.<attempt>`` of the leases in use.
         """
         for path in self.paths.leases.glob("*") if self.paths.leases.is_dir() else ():
-            if path.name not in running and not path.name.startswith(".") and self.is_rubbish(path):
+            if path.name not in running and not path.name.startswith(".") and self.is_stale(path):
                 path.unlink(missing_ok=True)
         for path in self.paths.folder.glob(f"{TEMPORARY}*"):
-            if self.is_rubbish(path):
+            if self.is_stale(path):
                 path.unlink(missing_ok=True)
         for path in self.paths.folder.glob(self.paths.trash("*").name):
-            if self.is_rubbish(path):
+            if self.is_stale(path):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def is_rubbish(self, path: Path) -> bool:
+    def is_stale(self, path: Path) -> bool:
         """Whether nothing has touched this path, that nobody claims, for a minute."""
         try:
-            return self._now() - path.stat().st_mtime > RUBBISH
+            return self._now() - path.stat().st_mtime > STALE_AFTER
         except FileNotFoundError:
             return False
 

@@ -25,7 +25,7 @@ from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, 
 
 __all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
 
-#: A ledger of one file is rewritten at every transaction: beyond this it is the wrong tool.
+#: Every transaction rewrites the ledger: beyond this number it is the wrong tool.
 MAX_RUNS = 30_000
 
 STATES = {state.value: state for state in State}
@@ -33,7 +33,13 @@ STATES = {state.value: state for state in State}
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that ended: how, if its folder holds no outcome of its own."""
+    """A job that ended.
+
+    Attributes:
+        key: the run.
+        attempt: its number.
+        otherwise: the outcome, where the run's folder holds none of this attempt.
+    """
 
     key: str
     attempt: int
@@ -42,12 +48,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Launched:
-    """A job that was handed to the engine, or that has left its queue for a node, or that was taken over.
+    """A job that was submitted, that has started on a node, or that was taken over from another manager.
 
     Attributes:
         key: the run.
         attempt: its number.
-        engine: what the ledger says of the job: ``{"kind", "id"}``, and ``"detached"`` where it outlives its manager.
+        engine: the ledger's entry on the job: ``{"kind", "id"}``, and ``"detached"`` where it outlives its manager.
         device: where it runs; empty: nowhere yet.
         started: when it began, seconds since 1970; 0: as it was claimed.
     """
@@ -61,7 +67,7 @@ class Launched:
 
 @dataclass(frozen=True)
 class Event:
-    """An attempt that was settled, and the run's record after it."""
+    """An attempt that has ended, and the run's record after it."""
 
     record: Record
     outcome: Outcome
@@ -69,20 +75,20 @@ class Event:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one transaction of the manager found and did.
+    """The result of one transaction of the manager.
 
     Attributes:
         claimed: the runs to start now.
         events: the attempts that were settled.
-        states: where each run stands, of those the manager asked about.
-        next_due: when the next queued run may start, seconds since 1970; None: none is queued.
-        attempts: of the runs under way, by key: a job of any other attempt was given up.
+        states: the state of each run that the manager asked about.
+        next_start: when the next queued run may start, seconds since 1970; None: none is queued.
+        attempts: the valid attempt of each running run, by key; a job of any other attempt no longer counts.
     """
 
     claimed: list[Record]
     events: list[Event]
     states: dict[str, State]
-    next_due: float | None
+    next_start: float | None
     attempts: dict[str, int]
 
 
@@ -160,21 +166,21 @@ class Queue:
     def tick(
         self,
         owner: str,
-        room: int,
+        slots: int,
         ended: Iterable[Ended] = (),
         launched: Iterable[Launched] = (),
         keys: Collection[str] | None = None,
         engine: Mapping[str, str] | None = None,
     ) -> Tick:
-        """One transaction: note the launched jobs, finish the ended ones, reap the lost ones, claim up to ``room``.
+        """One transaction: note the launched jobs, finish the ended ones, reap the lost ones, claim up to ``slots``.
 
         Args:
             owner: name of the claiming process.
-            room: how many runs it can start now.
+            slots: how many runs it can start now.
             ended: its jobs that ended.
             launched: its jobs that were started since the last tick.
-            keys: the runs it cares about; None: all.
-            engine: what the ledger is to say of the claimed runs' jobs.
+            keys: claim and report only these runs; None: all.
+            engine: the ledger's entry on the jobs of the claimed runs.
         """
         now = time.time()
         with self.ledger.transaction() as transaction:
@@ -189,7 +195,7 @@ class Queue:
             due = {row["key"]: t for row in mine if (t := transitions.due(row, self.policy, now)) is not None}
             ready: list[Row] = [transaction.rows[key] for key, t in due.items() if t <= now]
             ready.sort(key=lambda row: -row["priority"])  # stable: else in the order of the file
-            claimed = self._claim(transaction, ready[: max(room, 0)], owner, now, engine)
+            claimed = self._claim(transaction, ready[: max(slots, 0)], owner, now, engine)
             for record in claimed:
                 del due[record.key]
             states = {row["key"]: STATES[row["state"]] for row in mine}
@@ -306,7 +312,7 @@ class Queue:
         self.leases.remove_stale(running)
         kept = {row["id"] for row in self.ledger.read(SNAPSHOTS)}
         for folder in self.paths.snapshots.glob("*") if self.paths.snapshots.is_dir() else ():
-            if folder.name not in kept and self.leases.is_rubbish(folder):
+            if folder.name not in kept and self.leases.is_stale(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _claim(
@@ -365,8 +371,10 @@ def _are_running(names: Sequence[str]) -> str:
 
 
 def _new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float) -> Row:
-    """A run's first row in the ledger. Where its folder is there, it goes on from that: its attempts count on, as their
-    fence never goes down; and if it came to its end, that is its end.
+    """A run's first row in the ledger.
+
+    A run whose folder exists, as the ledger was lost or the run was trained by hand, continues from it: its attempts
+    count on, as the fence never decreases, and an outcome in the folder is the run's outcome.
 
     Args:
         paths: the experiment's files.
@@ -386,13 +394,13 @@ def _new_row(paths: ExperimentPaths, record: Record, policy: Policy, now: float)
 
 
 def _last_attempt(run: RunPaths, known: int) -> int:
-    """The number of the last attempt there was: a training by hand takes the next one, and a ledger may be an old copy.
+    """The number of the last attempt. The ledger may not know it: it is an old copy, or a training was started by hand.
 
     Args:
         run: the run.
-        known: the last one that is known of.
+        known: the last one in the ledger.
     """
     try:
         return max(known, read_fence(run))
-    except OSError:  # what is wrong with the folder is the job's to say
+    except OSError:  # the job reports what is wrong with the folder
         return known

@@ -31,7 +31,7 @@ __all__ = [
     "settles",
 ]
 
-QUEUED, RUNNING = State.QUEUED.value, State.RUNNING.value  # to look them up takes its time, 10,000 times over
+QUEUED, RUNNING = State.QUEUED.value, State.RUNNING.value  # an attribute of an enum is slow, 10,000 times over
 
 
 #: The engine whose jobs are on its manager's own host.
@@ -64,7 +64,7 @@ class Policy:
 
 
 class RequeueLevel(IntEnum):
-    """Which runs a requeue puts back, as the reference code numbers them."""
+    """Which runs a requeue puts back; the numbers are those of the authors' code."""
 
     NOTHING = 0
     LOST = 1  # aborted or lost
@@ -80,7 +80,7 @@ REQUEUE_LEVELS = "0: none; 1: aborted or lost; 2: also failed; 100: all that are
 def due(row: Row, policy: Policy, now: float) -> float | None:
     """When a run may be started, seconds since 1970; None: it is not queued.
 
-    That is ``not_before``, unless it is further off than any pause is long: then the clock was set back since.
+    That is ``not_before``, unless it is further away than the longest pause: then the clock was set back.
     """
     if row["state"] != QUEUED:
         return None
@@ -116,7 +116,7 @@ def settles(row: Row, outcome: Outcome) -> bool:
 def accepts(row: Row, outcome: Outcome, attempt: int) -> bool:
     """Whether an outcome found in the run's folder settles attempt ``attempt``.
 
-    It does if it is that attempt's own; or if an earlier attempt that was taken for lost came to its end after all.
+    It does if it is that attempt's own, or if an earlier attempt that was considered lost has ended after all.
     """
     return outcome.attempt == attempt or settles(row, outcome)
 
@@ -129,9 +129,9 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         row.update(state=State.DONE.value, reason="")
     elif ending is AttemptResult.ABORTED:
         _queue(row, now)
-    elif ending is AttemptResult.BUSY:  # not its fault: whoever holds the folder must end or be found lost first
+    elif ending is AttemptResult.BUSY:  # not counted: the process that holds the folder must end or be found lost first
         _queue(row, now + policy.ttl, supersede=False)
-    elif ending is AttemptResult.ORPHANED:  # nor this. On this host the job is dead, or keeps the folder locked
+    elif ending is AttemptResult.ORPHANED:  # not counted; on this host the job is dead, or keeps the folder locked
         elsewhere = (row["engine"] or {}).get("kind", LOCAL) != LOCAL
         _queue(row, now + (policy.heartbeat if elsewhere else 0.0), supersede=False)
     else:
@@ -139,20 +139,20 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         row[counter] += 1
         if row[counter] >= limit:
             row["state"] = State.FAILED.value
-        else:  # an attempt taken for lost may still publish; one that failed has spoken
+        else:  # an attempt considered lost may still publish
             revoked = policy.heartbeat if ending is AttemptResult.LOST else 0.0  # it may live until its next heartbeat
             _queue(row, now + max(policy.pause(row[counter]), revoked), supersede=ending.final)
 
 
 def is_open(row: Row) -> bool:
-    """Whether the run is still to come to an end: all other states are left only by an explicit requeue."""
+    """Whether the run has not ended yet: only a requeue leaves all other states."""
     return row["state"] in (QUEUED, RUNNING)
 
 
 def cancel(row: Row, now: float) -> None:
-    """``queued | running -> cancelled``. An attempt under way is given up: what it still publishes settles nothing.
+    """``queued | running -> cancelled``. What a running attempt still publishes does not count.
 
-    Not now, as only a running row is settled, nor after a requeue, which voids every outcome so far.
+    Only a running row takes an outcome, and a requeue voids every earlier one.
     """
     if row["state"] == RUNNING:
         row.update(ended=now, owner="")
