@@ -147,7 +147,7 @@ def test_the_name_of_a_node_that_has_just_joined(tmp_path: Path) -> None:
 def test_leases_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = make(RayNode("d", "large", 100.0, 0.0))
     read: list[str] = []
-    monkeypatch.setattr(Leases, "place", lambda self, key, attempt: read.append(key) or "")
+    monkeypatch.setattr(Leases, "location", lambda self, key, attempt: read.append(key) or "")
     engine.submit([JobSpec(tmp_path, f"{number}", 1) for number in range(100)])
     engine.poll([])
     assert read == [f"{number}" for number in range(32)]

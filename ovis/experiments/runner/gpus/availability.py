@@ -66,8 +66,8 @@ class DeviceSource:
     """The devices of this machine, and which of them are free.
 
     A GPU without runs of this manager is free when neither its load nor its memory exceeds the limits. With runs of
-    this manager the figures mean little, as new runs show none: its slots are counted instead, and only the use by other
-    processes is compared with the limits, where NVML's process ids can be read (in most containers they can't). A
+    this manager the figures mean little, as new runs show none: its slots are counted instead, and only the use by
+    other processes is compared with the limits, where NVML's process ids can be read (in most containers they can't). A
     figure that NVML doesn't support doesn't count; a GPU that can't be read at all isn't free until it can.
 
     Args:
