@@ -116,7 +116,7 @@ def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
 
     def at(now: float, text: str) -> int:
         clock.now, clock.text = now, text
-        manager._explain_wait()
+        manager._report_wait()
         return len(said)
 
     assert at(0, "cuda:0 load 97 %; cuda:1 load 60 %") == 1
