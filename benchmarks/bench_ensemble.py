@@ -24,15 +24,10 @@ import torch
 
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.settings import TrainSettings
-from ovis.experiments.training import loop
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.compiling import compiled
-from ovis.experiments.training.ensemble.batches import batches_together
-from ovis.experiments.training.ensemble.evaluation import MeasuredTogether
-from ovis.experiments.training.ensemble.loop import loss_of_batch
-from ovis.experiments.training.ensemble.stacked_state import Stack
-from ovis.experiments.training.ensemble.vmapped import Together
+from ovis.experiments.training.ensemble.vmapped_step import VmappedStep
 from ovis.experiments.training.measurements import Measurements
+from ovis.experiments.training.random_state import random_states
 from ovis.experiments.training.step import TrainingStep
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "gaussian-mixture-model.json"
@@ -53,34 +48,29 @@ class Cost:
 
 
 def alone(settings: TrainSettings, steps: int) -> Cost:
-    """One run, as ``ovis.experiments.training.loop`` trains it."""
+    """One run, as the trainer takes its steps."""
     begin = time.process_time()
     run = build_run(settings)
-    take, measure = TrainingStep(run, settings.nsteps), Measurements(run)
-    batches = loop.batches(run, 0, settings.nsteps)
+    take, measure = TrainingStep(run), Measurements(run)
+    batches = run.batches(0, settings.nsteps)
     once = time.process_time() - begin
     step = seconds(lambda: take(next(batches), 0), steps)
     return Cost(step, seconds(lambda: measure(0), 2), once)
 
 
-def together(settings: TrainSettings, count: int, steps: int) -> Cost:
-    """Some runs at once, as ``ovis.experiments.training.ensemble.loop`` trains them."""
+def ensemble(settings: TrainSettings, count: int, steps: int) -> Cost:
+    """Several runs at once, as the trainer takes their steps: compiled, as in a run of full length."""
     begin = time.process_time() + of_children()
-    runs = [build_run(dataclasses.replace(settings, seed=number + 1)) for number in range(count)]
-    stack = Stack(runs)
-    gradients = Together(stack, loss_of_batch, gradients=True, finish=compiled)
-    measure = MeasuredTogether(stack, [Measurements(run) for run in runs], compiled)
-    generators = [torch.Generator().manual_seed(run.settings.seed) for run in runs]
-    batches = batches_together(stack, 0, settings.nsteps, compiled)
-
-    def take() -> None:
-        found, _ = gradients(generators, (), [next(batches)])
-        stack.move(found)
-
-    take(), measure(0)  # what is made once
+    runs, random = [], []
+    for number in range(count):
+        runs.append(build_run(dataclasses.replace(settings, seed=number + 1)))
+        random.append(random_states(runs[-1].device))
+    stepper = VmappedStep(runs, [Measurements(run) for run in runs], random, settings.nsteps)
+    batches = stepper.batches(0, settings.nsteps)
+    stepper.step(next(batches), 0), stepper.measure(0)  # what is made once
     once = time.process_time() + of_children() - begin
-    step = seconds(take, steps) / count
-    return Cost(step, seconds(lambda: measure(0), 2) / count, once / count)
+    step = seconds(lambda: stepper.step(next(batches), 0), steps) / count
+    return Cost(step, seconds(lambda: stepper.measure(0), 2) / count, once / count)
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
@@ -120,7 +110,7 @@ def main() -> None:
             settings = next(s for s in figure if s.iw == iw)
             settings = dataclasses.replace(settings, estimator=name, device="cpu")
             for size in hours:
-                cost = together(settings, size, opt.steps) if size else alone(settings, opt.steps)
+                cost = ensemble(settings, size, opt.steps) if size else alone(settings, opt.steps)
                 hours[size] += cost.of_run(settings)
                 shown = f"{1e3 * cost.step * max(size, 1):9.3f} {1 / cost.step:9.0f} {1e3 * cost.evaluation:9.1f}"
                 print(f"{name:20s} {iw:3d} {size or 'alone':>6} {shown} {cost.once:7.2f}", flush=True)

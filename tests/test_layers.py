@@ -85,8 +85,8 @@ def test_imports_point_down(path):
 
 
 def test_the_rule_notices_an_arrow_that_goes_up():
-    trainer = "from ovis.experiments.training.loop import train"
-    assert "ovis.experiments.training.loop" in upward("ovis.models.vae", f"def f():\n    {trainer}")
+    trainer = "from ovis.experiments.training.trainer import Trainer"
+    assert "ovis.experiments.training.trainer" in upward("ovis.models.vae", f"def f():\n    {trainer}")
     assert upward("ovis.experiments.runner.job", "import ovis.experiments.cli.train") == ["ovis.experiments.cli.train"]
     assert upward("ovis.experiments.cli.report", "import ovis.paper.presets") == ["ovis.paper.presets"]
     assert upward("ovis.experiments.cli.train", trainer) == []

@@ -151,7 +151,7 @@ GAPS = """
 from pathlib import Path
 import torch
 from ovis.estimators.chunk_sizes import release_freed_memory
-from ovis.experiments.training.buffers import keep_freed_memory
+from ovis.experiments.training.build import keep_freed_memory
 
 def resident():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))

@@ -10,7 +10,6 @@ import pytest
 
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.loop import batches
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.step import TrainingStep
 
@@ -47,8 +46,8 @@ def test_every_configuration_trains(files, name):
     for settings in configurations(name):
         run = build_run(replace(settings, data_root=str(files["root"]), **CHEAP))
         before = [parameter.clone() for parameter in run.model.parameters()]
-        (batch,) = batches(run, 0, 1)
-        assert math.isfinite(TrainingStep(run, 1)(batch, 0))
+        (batch,) = run.batches(0, 1)
+        assert math.isfinite(TrainingStep(run)(batch, 0))
         assert any(not old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
         measure = Measurements(run)
         values = measure(1) | measure.at_the_end(run.model)

@@ -134,26 +134,9 @@ def _configuration(settings: Any, device: str, torch_version: str) -> dict[str, 
 def _train(
     settings: Sequence[TrainSettings], contexts: Sequence[RunContext], begin: Callable[[int, str], None]
 ) -> Sequence[WorkResult]:
-    from ovis.experiments.training.build import Run, build_run
-    from ovis.experiments.training.ensemble.loop import Member, train_together
-    from ovis.experiments.training.loop import train
+    from ovis.experiments.training.trainer import Trainer
 
-    first = contexts[0]
-    if len(settings) == 1:
-        run = build_run(settings[0])
-        begin(0, str(run.device))
-        complete = train(run, first.paths, first.should_stop, first.check_ownership, first.show_progress)
-        return [WorkResult(complete)]
-
-    def member(index: int) -> Member:
-        def begun(run: Run) -> None:
-            begin(index, str(run.device))
-
-        return Member(settings[index], contexts[index].paths, contexts[index].check_ownership, begun)
-
-    members = [member(index) for index in range(len(settings))]
-    train_together(members, first.should_stop, first.show_progress)
-    return [WorkResult(member.complete, member.error) for member in members]
+    return Trainer(settings, contexts, lambda index, run: begin(index, str(run.device))).run()
 
 
 if __name__ == "__main__":

@@ -1,44 +1,54 @@
-"""Checkpoints: all that a run needs to go on as if it had not stopped.
+"""Checkpoints, from which a run resumes as if it had not stopped, and the best parameters so far.
 
-Two are kept: ``checkpoint.pt``, and ``checkpoint.previous.pt``, the one before. The newest that is whole is used.
+Two are kept, ``checkpoint.pt`` and the one before, ``checkpoint.previous.pt``. The newest intact one is used.
+
+``best.pt`` is a plain state dict, and ``best.json`` says of which step it is. The checkpoint knows which step is the
+best; ``best.pt`` may hold another one's parameters: of the evaluation before, if the run was killed between the two
+writes, or of an evaluation that was lost with its checkpoint. So they are used only if ``best.json`` confirms step and
+checksum.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import io
+import json
 import logging
 import os
-import random
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ovis.experiments.runs.atomic import replace_file
+from ovis.experiments.runs.atomic import replace_file, sweep, write_json
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.identity import differences
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
-from ovis.experiments.training.build import Run
+from ovis.experiments.training.build import TrainingRun
+from ovis.experiments.training.random_state import set_random_states
+from ovis.models.template import ParticleModel
 
 __all__ = [
     "CheckpointError",
     "Position",
+    "check_best",
+    "is_best",
+    "load_best",
     "load_checkpoint",
-    "random_states",
+    "resume",
+    "save_best",
     "save_checkpoint",
-    "save_model",
-    "set_random_states",
 ]
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A run that can't go on from its checkpoints: one line that names them and what to do."""
+    """A run that can't resume from its checkpoints: one line that names them and what to do."""
 
 
 @dataclass
@@ -58,11 +68,37 @@ class Position:
     best_step: int = -1
 
 
-def save_checkpoint(paths: RunPaths, run: Run, position: Position) -> None:
-    """Write parameters, optimizer, position and random states, whole or not at all; the last one becomes the previous.
+def resume(paths: RunPaths, run: TrainingRun) -> Position:
+    """Restore the last checkpoint, or start from the first step, and remove the leftovers of an earlier attempt.
 
     Raises:
-        OSError: not written, a full disk perhaps; the last one is as it was.
+        CheckpointError: the run can't resume from its checkpoints.
+        OSError: a file can't be read or written.
+    """
+    sweep(paths.folder)
+    position = load_checkpoint(paths, run)
+    if position is None:
+        for path in (paths.best_mark, paths.best):  # of another run
+            path.unlink(missing_ok=True)
+        return Position()
+    if position.step == position.best_step:
+        save_best(paths, run, position.step)  # the run may have been killed between the checkpoint and this
+    else:
+        check_best(paths, position)
+    return position
+
+
+def save_checkpoint(paths: RunPaths, run: TrainingRun, position: Position, random: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; the current one becomes the previous.
+
+    Args:
+        paths: the run's files.
+        run: its parameters and the optimizer's state are saved.
+        position: where it stands.
+        random: the random states to resume with: :func:`~ovis.experiments.training.random_state.random_states`.
+
+    Raises:
+        OSError: it could not be written, e.g. because the disk is full; the current one is unchanged.
     """
     state = {
         "settings": _settings(run.settings),
@@ -70,7 +106,7 @@ def save_checkpoint(paths: RunPaths, run: Run, position: Position) -> None:
         "estimator": run.estimator.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "position": asdict(position),
-        "random": random_states(run.device),
+        "random": random,
     }
     with replace_file(paths.checkpoint) as temporary:
         _write(temporary, state)
@@ -82,12 +118,12 @@ def save_checkpoint(paths: RunPaths, run: Run, position: Position) -> None:
     failpoint("checkpoint.saved")
 
 
-def load_checkpoint(paths: RunPaths, run: Run) -> Position | None:
-    """Restore the newest whole checkpoint; None where there is none. A corrupt one is set aside, as ``*.corrupt``.
+def load_checkpoint(paths: RunPaths, run: TrainingRun) -> Position | None:
+    """Restore the newest intact checkpoint; None if there is none. A corrupt one is renamed to ``*.corrupt``.
 
     Raises:
-        CheckpointError: all that are there are corrupt (they stay where they are), or one is of other settings.
-        OSError: a file that can't be read.
+        CheckpointError: all of them are corrupt (they stay where they are), or one has other settings.
+        OSError: a file can't be read.
     """
     corrupt: dict[Path, str] = {}
     for path in (paths.checkpoint, paths.previous_checkpoint):
@@ -104,39 +140,70 @@ def load_checkpoint(paths: RunPaths, run: Run) -> Position | None:
             log.warning("%s.corrupt: %s; going on from %s, step %d", bad, reason, path.name, position.step)
         return position
     if corrupt:
-        told = ", ".join(f"{path}: {reason}" for path, reason in corrupt.items())
-        raise CheckpointError(f"no whole checkpoint ({told}); remove {_it(corrupt)} to start from the first step")
+        reasons = ", ".join(f"{path}: {reason}" for path, reason in corrupt.items())
+        them = "it" if len(corrupt) == 1 else "them"
+        raise CheckpointError(f"no whole checkpoint ({reasons}); remove {them} to start from the first step")
     return None
 
 
-def save_model(path: Path, run: Run) -> None:
-    """Write the model's parameters alone, whole or not at all."""
-    with replace_file(path) as temporary:
+def save_best(paths: RunPaths, run: TrainingRun, step: int) -> None:
+    """Write the model's parameters, those of ``step``, as the best ones.
+
+    Raises:
+        OSError: they could not be written, e.g. because the disk is full.
+    """
+    with replace_file(paths.best) as temporary:
         _write(temporary, run.model.state_dict())
+    failpoint("best.written")
+    write_json(paths.best_mark, {"step": step, "sha256": _best_digest(paths)})
+    failpoint("best.saved")
+
+
+def is_best(paths: RunPaths, step: int) -> bool:
+    """Whether ``best.pt`` is intact and holds the parameters of ``step``."""
+    try:
+        mark = json.loads(paths.best_mark.read_text(encoding="utf-8"))
+        return bool(mark["step"] == step and mark["sha256"] == _best_digest(paths))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def load_best(paths: RunPaths, run: TrainingRun) -> ParticleModel:
+    """A copy of the model with the best parameters, on its device; ``run`` itself is unchanged."""
+    model = copy.deepcopy(run.model)
+    model.load_state_dict(torch.load(paths.best, map_location="cpu", weights_only=True))
+    return model
+
+
+def check_best(paths: RunPaths, position: Position) -> None:
+    """Forget the best evaluation if its parameters are lost: after a corrupt checkpoint they may be of a later step."""
+    if position.best_step >= 0 and not is_best(paths, position.best_step):
+        log.warning("%s is not whole, or not of step %d: the best is chosen anew", paths.best, position.best_step)
+        position.best, position.best_step = float("-inf"), -1
 
 
 class _Corrupt(ValueError):
-    """Why a file is no whole checkpoint."""
+    """Why a file is no intact checkpoint."""
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    # by way of memory: where the disk is full, torch's own writer raises no OSError
+    # through memory: torch's own writer raises no OSError when the disk is full
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with path.open("wb") as file:
         file.write(buffer.getbuffer())
         file.flush()
-        os.fsync(file.fileno())  # what the disk has no room for is known before anything is moved
+        os.fsync(file.fileno())  # a full disk is noticed before any file is moved
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        # torch.load takes a flipped bit for a parameter: it skips the checksums that it has written
+        # torch.load doesn't verify the checksums that torch.save writes, so a flipped bit would become a parameter
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise _Corrupt(f"wrong checksum in {damaged}")
-        # to the CPU: a lack of the GPU's memory is not the file's fault
+        # to the CPU: running out of GPU memory must not look like a corrupt file
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError, _Corrupt):
         raise
@@ -145,7 +212,7 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _restore(state: dict[str, Any], run: Run, path: Path) -> Position:
+def _restore(state: dict[str, Any], run: TrainingRun, path: Path) -> Position:
     try:
         _compare(state["settings"], _settings(run.settings))
         run.model.load_state_dict(state["model"])
@@ -154,45 +221,25 @@ def _restore(state: dict[str, Any], run: Run, path: Path) -> Position:
         set_random_states(state["random"], run.device)
         return Position(**state["position"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        told = f"{type(error).__name__} {_first_line(error)}" if isinstance(error, KeyError) else _first_line(error)
-        raise CheckpointError(f"{path} is not of this run: {told}; use another folder, or remove it") from error
+        reason = f"{type(error).__name__} {_first_line(error)}" if isinstance(error, KeyError) else _first_line(error)
+        raise CheckpointError(f"{path} is not of this run: {reason}; use another folder, or remove it") from error
 
 
 def _settings(settings: TrainSettings) -> dict[str, Any]:
-    """What has to be equal for a run to go on; its length may be changed."""
+    """The options that must be equal for a run to resume; its length may change."""
     return {name: value for name, value in differences(settings).items() if name not in ("epochs", "nsteps")}
 
 
-def _compare(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+def _compare(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    names = [name for name in sorted(saved.keys() | current.keys()) if saved.get(name) != current.get(name)]
     if names:
-        told = ", ".join(f"--{name} {theirs.get(name, getattr(TrainSettings, name, None))}" for name in names)
-        raise ValueError(f"it has {told}")
-
-
-def random_states(device: torch.device) -> dict[str, Any]:
-    """All global ones: training draws from torch's, a library may draw from the others."""
-    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "python": random.getstate(),
-        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
-    }
-
-
-def set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Bring all global ones to where :func:`random_states` has found them."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and states["cuda"] is not None:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
+        options = ", ".join(f"--{name} {saved.get(name, getattr(TrainSettings, name, None))}" for name in names)
+        raise ValueError(f"it has {options}")
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _it(paths: dict[Path, str]) -> str:
-    return "it" if len(paths) == 1 else "them"
+def _best_digest(paths: RunPaths) -> str:
+    return hashlib.sha256(paths.best.read_bytes()).hexdigest()

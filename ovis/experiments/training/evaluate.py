@@ -12,7 +12,7 @@ from ovis.diagnostics import Aggregator, Diagnostic
 from ovis.estimators.base import bound_diagnostics
 from ovis.estimators.sampling import draw, encode
 from ovis.experiments.datasets.splits import as_float
-from ovis.experiments.training.buffers import keep_freed_memory
+from ovis.experiments.training.build import keep_freed_memory
 from ovis.functional.log_weights import effective_sample_size
 
 __all__ = ["evaluate", "evaluate_batch"]

@@ -12,9 +12,9 @@ from torch.distributions import Distribution
 from ovis.analysis.gradients import TENSOR, get_gradients_statistics, select_parameters
 from ovis.analysis.output_tensors import FAMILIES, output_tensors
 from ovis.experiments.settings import SettingsError
-from ovis.experiments.training.build import Run
+from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.random_state import own_random_state
-from ovis.experiments.training.step import estimator_config
+from ovis.experiments.training.schedule import scheduled_config
 
 __all__ = ["GradientAnalysis"]
 
@@ -31,7 +31,7 @@ class GradientAnalysis:
         SettingsError: neither a parameter nor a tensor of the model's output has such a name.
     """
 
-    def __init__(self, run: Run, x: Tensor, bar: bool = False):
+    def __init__(self, run: TrainingRun, x: Tensor, bar: bool = False):
         self.run, self.x, self.bar = run, x, bar
         key = run.settings.analysed_parameters
         try:
@@ -57,12 +57,12 @@ class GradientAnalysis:
             key_filter=settings.analysed_parameters,
             eps=settings.grad_epsilon,
             progress=self.bar,
-            **estimator_config(settings, step),
+            **scheduled_config(settings, step),
         )
         return stats.flat("train:")
 
 
-def _check_tensor(run: Run, x: Tensor, key: str) -> None:
+def _check_tensor(run: TrainingRun, x: Tensor, key: str) -> None:
     """
     Raises:
         ValueError: the model's output has no such tensor that the loss depends on, with a row for each datum; the

@@ -1,59 +1,59 @@
-"""What a run leaves on the disk while it trains: its progress, numbers, checkpoints and best parameters."""
+"""What a run writes while it trains: its progress, metrics and images, and when its checkpoints are written."""
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ovis.experiments.runs.atomic import append, replace_file, write_json, write_text
+from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.paths import RunPaths
-from ovis.experiments.training.best import best_model, is_best, save_best
-from ovis.experiments.training.build import Run
-from ovis.experiments.training.checkpoint import Position, save_checkpoint
+from ovis.experiments.training.build import TrainingRun
+from ovis.experiments.training.checkpoint import Position, check_best, load_best, save_best, save_checkpoint
 from ovis.experiments.training.measurements import Measurements
-from ovis.experiments.training.pictures import prior_samples, reconstructions
-from ovis.experiments.training.sinks import Sinks
-from ovis.experiments.training.step import estimator_config
+from ovis.experiments.training.sample_images import prior_samples, reconstructions
+from ovis.experiments.training.schedule import scheduled_config
+from ovis.experiments.training.tensorboard_events import EventFile
 
-__all__ = ["Diverged", "Journal", "check_best", "culprit", "diverged"]
+__all__ = ["Diverged", "Journal", "MetricsWriter", "describe_non_finite", "diverged"]
 
 log = logging.getLogger(__name__)
 
 
-#: A bound of a datum beyond so many nats is no number any more: float32 can't tell one nat there.
-BEYOND = 2.0**24
+#: In nats. In float32 a bound beyond this magnitude has no resolution of one nat left: the run has diverged.
+MAX_BOUND = 2.0**24
 
 
 class Diverged(RuntimeError):
-    """The loss, the bound, a parameter or the optimizer's memory of it is no longer a number to go on from."""
+    """The loss, the bound, a parameter or the optimizer's state is not finite: the training can't go on from it."""
 
 
 class Journal:
-    """The files of one run in training.
+    """Decides what one run writes, and when.
 
     Args:
         run: the parts of the run.
-        paths: its files.
-        position: where it stands; the training counts its steps there.
-        guard: called before anything is published; what it raises ends the run.
-        bar: show the progress of what takes long.
+        context: its files, and whether this attempt may still write them.
+        position: where the run stands; the trainer advances its step.
     """
 
-    def __init__(
-        self, run: Run, paths: RunPaths, position: Position, guard: Callable[[], None] = lambda: None, bar: bool = False
-    ):
-        settings = run.settings
-        self.run, self.paths, self.position, self.guard = run, paths, position, guard
-        self.sinks = Sinks(paths, position.step)
-        self.measure = Measurements(run, bar)
-        self.per_epoch = run.splits.train.batches_per_epoch(settings.bs)
-        self.total = settings.nsteps if settings.epochs < 0 else settings.epochs * self.per_epoch
-        self.every = settings.eval_freq * self.per_epoch
+    def __init__(self, run: TrainingRun, context: RunContext, position: Position):
+        self.run, self.context, self.paths, self.position = run, context, context.paths, position
+        self.writer = MetricsWriter(context.paths, position.step)
+        self.measure = Measurements(run, context.show_progress)
+        self.total = run.total_steps
+        self.every = run.settings.eval_freq * run.steps_per_epoch
         self.started = time.monotonic() - position.seconds
 
     @property
@@ -61,93 +61,155 @@ class Journal:
         """Whether an evaluation takes place at this step."""
         return self.position.step % self.every == 0 or self.position.step == self.total
 
-    def look(self, loss: float, thorough: bool = False) -> None:
-        """Tell how far the run is.
+    def check(self, loss: float, thorough: bool = False) -> None:
+        """Check that the run is finite, and write progress.json.
 
         Args:
             loss: of the last step.
-            thorough: look at the parameters, too. What is saved has to be worth going on from.
+            thorough: check parameters and optimizer, too: required before anything is saved.
 
         Raises:
             Diverged: something is not finite.
         """
         finite = math.isfinite(loss)
-        name = culprit(self.run) if thorough or not finite else ""
-        if name or not finite:
-            raise diverged(self.position.step, f"the loss is {loss}{' and ' * bool(name)}{name}")
-        self.sinks.progress(self.position.step, self.total, loss)
+        found = describe_non_finite(self.run) if thorough or not finite else ""
+        if found or not finite:
+            raise diverged(self.position.step, f"the loss is {loss}{' and ' * bool(found)}{found}")
+        self.writer.progress(self.position.step, self.total, loss)
 
-    def record(self, values: dict[str, float]) -> None:
+    def record(self, values: dict[str, float], random: dict[str, Any]) -> None:
         """Publish an evaluation: the numbers, the checkpoint that knows of them, the best parameters.
 
-        In this order a kill leaves nothing of the future that the next start would not cut off or write again. The last
-        evaluation measures the split that was kept for the end, too, before anything is published: its one line has all
-        numbers or is not there, and then they are measured again, from the same parameters.
+        In this order a kill leaves nothing that the next attempt would not cut off or write again. The last evaluation
+        also measures the split that was held out for it, before anything is published: its single line of metrics.jsonl
+        is complete or missing, and in the latter case everything is measured again, from the same parameters.
 
         Args:
-            values: what was measured, by name.
+            values: the measurements by name.
+            random: the random states to resume with.
 
         Raises:
-            Diverged: the bound of the training set is no number, or none to speak of; nothing is published.
+            Diverged: the bound of the training set is not finite, or has no resolution left; nothing is published.
         """
         position, last = self.position, self.position.step == self.total
         bound = values["train:loss/L_k"]
-        if not abs(bound) < BEYOND:  # a NaN, too
+        if not abs(bound) < MAX_BOUND:  # a NaN, too
             raise diverged(position.step, f"the bound of the training set is {bound:.3g} nats")
         values["train:schedule/lr"] = float(self.run.optimizer.param_groups[0]["lr"])
         if last:
             check_best(self.paths, position)  # it was written long ago
         if self.run.settings.warmup:
-            values["train:schedule/alpha"] = float(estimator_config(self.run.settings, position.step)["alpha"])
+            values["train:schedule/alpha"] = float(scheduled_config(self.run.settings, position.step)["alpha"])
         score = values[self.measure.selection]
         better = score > position.best
         if last:
             current = better or position.best_step < 0  # the latter: no score was a number
-            values.update(self.measure.at_the_end(self.run.model if current else best_model(self.paths, self.run)))
-        pictures = self._pictures()
+            values.update(self.measure.at_the_end(self.run.model if current else load_best(self.paths, self.run)))
+        images = self._images()
         seconds = time.monotonic() - self.started
-        self.guard()
-        self.sinks.evaluation(position.step, position.step / self.per_epoch, seconds, values, pictures)
+        self.context.check_ownership()
+        self.writer.evaluation(position.step, position.step / self.run.steps_per_epoch, seconds, values, images)
         failpoint("evaluation.recorded")
         if better:
             position.best, position.best_step = score, position.step
-        self.save()
+        self.save(random)
         if better:
-            self.guard()
+            self.context.check_ownership()
             save_best(self.paths, self.run, position.step)
         shown = "  ".join(f"{name} {values[name]:.3f}" for name in values if name.endswith("loss/L_k"))
         log.info("step %d/%d  %s  %.0f s", position.step, self.total, shown, seconds)
 
-    def save(self) -> None:
-        """Write a checkpoint."""
-        self.guard()
+    def save(self, random: dict[str, Any]) -> None:
+        """Write a checkpoint, to resume with these random states."""
+        self.context.check_ownership()
         self.position.seconds = time.monotonic() - self.started
-        save_checkpoint(self.paths, self.run, self.position)
+        save_checkpoint(self.paths, self.run, self.position, random)
 
-    def _pictures(self) -> dict[str, Tensor]:
-        """By TensorBoard tag, where the data are pictures."""
+    def _images(self) -> dict[str, Tensor]:
+        """By TensorBoard tag; empty unless the data are images."""
         if len(self.run.splits.x_shape) != 3:
             return {}
         seen = self.measure.splits["train"].points
         return {"prior/samples": prior_samples(self.run), "reconstructions/train": reconstructions(self.run, seen)}
 
 
-def diverged(step: int, found: str) -> Diverged:
+class MetricsWriter:
+    """Writes the numbers of a run to metrics.jsonl, TensorBoard and progress.json, and its images.
+
+    Args:
+        paths: the run's files.
+        step: steps already taken: whatever an interrupted attempt wrote of later ones is removed.
+
+    Raises:
+        OSError: a file can't be written; its ``filename`` says which.
+    """
+
+    def __init__(self, paths: RunPaths, step: int = 0):
+        self.paths, self.begin = paths, step
+        _cut_after(paths.metrics, step)
+        self.events = EventFile(paths.folder, step)
+
+    def evaluation(
+        self,
+        step: int,
+        epoch: float,
+        seconds: float,
+        values: dict[str, float],
+        images: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write an evaluation durably.
+
+        Args:
+            step: optimizer steps so far.
+            epoch: the same in epochs.
+            seconds: spent on training so far.
+            values: one line of metrics.jsonl and as many scalars in TensorBoard; what is not finite becomes null.
+            images: grey levels, uint8 [H, W], by TensorBoard tag: ``prior/samples`` and ``reconstructions/train``,
+                which are also written to files of their own.
+
+        Raises:
+            OSError: the disk is full; metrics.jsonl is unchanged.
+        """
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"step": step, "epoch": round(epoch, 4), "time": round(seconds, 3), **finite}
+        append(self.paths.metrics, f"{json.dumps(line)}\n".encode())
+        files = {"prior/samples": self.paths.samples, "reconstructions/train": self.paths.reconstructions}
+        pngs = {tag: _png(grid) for tag, grid in (images or {}).items()}
+        for tag, png in pngs.items():
+            with replace_file(files[tag], durable=False) as temporary:
+                temporary.write_bytes(png)
+        self.events.add(step, values, pngs)
+
+    def progress(self, step: int, nsteps: int, loss: float) -> None:
+        """Write progress.json. A disk that is full at that moment is no reason to stop."""
+        shown = loss if math.isfinite(loss) else None
+        try:
+            write_json(
+                self.paths.progress,
+                {"step": step, "nsteps": nsteps, "loss": shown, "t": time.time(), "begin": self.begin},
+                durable=False,
+                indent=None,
+            )
+        except OSError:
+            return
+
+
+def diverged(step: int, reason: str) -> Diverged:
     """The error that ends a run, in one line.
 
     Args:
         step: optimizer steps taken when it was noticed.
-        found: what is wrong; where it names the baseline, that one's learning rate is the one to try.
+        reason: what is not finite; if it names the baseline, a smaller learning rate of the baseline is suggested.
     """
-    option = "--baseline_lr" if "parameter baseline." in found else "--lr"
-    return Diverged(f"noticed at step {step}: {found}; a smaller {option} may help")
+    option = "--baseline_lr" if "parameter baseline." in reason else "--lr"
+    return Diverged(f"noticed at step {step}: {reason}; a smaller {option} may help")
 
 
-def culprit(run: Run) -> str:
-    """What is said of the first parameter that is not finite, or whose state in the optimizer is not; else empty.
+def describe_non_finite(run: TrainingRun) -> str:
+    """Names the first parameter that is not finite, or whose optimizer state is not; empty if there is none.
 
-    Those of the estimator come first: a baseline that is lost spoils the model one step later. An optimizer that holds
-    an infinity (Adam's second moment after one huge gradient) moves that parameter never again.
+    The estimator's parameters come first: a baseline that diverges spoils the model one step later. An infinity in the
+    optimizer (Adam's second moment after one huge gradient) would freeze its parameter for ever.
     """
     named = [*run.estimator.named_parameters(), *run.model.named_parameters()]
     for name, parameter in named:
@@ -160,8 +222,22 @@ def culprit(run: Run) -> str:
     return ""
 
 
-def check_best(paths: RunPaths, position: Position) -> None:
-    """Forget a best evaluation whose parameters are gone: after a corrupt checkpoint they may be of its future."""
-    if position.best_step >= 0 and not is_best(paths, position.best_step):
-        log.warning("%s is not whole, or not of step %d: the best is chosen anew", paths.best, position.best_step)
-        position.best, position.best_step = float("-inf"), -1
+def _png(grid: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(grid.numpy()).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Keep the lines of metrics.jsonl up to this step; a torn line is removed, too."""
+    if not path.exists():
+        return
+    text, kept = path.read_text(encoding="utf-8", errors="replace"), []
+    for line in text.splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    if "".join(kept) != text:
+        write_text(path, "".join(kept))

@@ -11,7 +11,7 @@ from torch import Tensor
 from ovis.analysis.active_units import active_units
 from ovis.diagnostics import Diagnostic
 from ovis.experiments.datasets.splits import StoredData, as_float
-from ovis.experiments.training.build import Run
+from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.evaluate import evaluate
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
 from ovis.experiments.training.random_state import own_random_state
@@ -52,7 +52,7 @@ class Measurements:
         bar: show the progress of what takes long.
     """
 
-    def __init__(self, run: Run, bar: bool = False):
+    def __init__(self, run: TrainingRun, bar: bool = False):
         settings = run.settings
         self.run = run
         train = run.splits.train.points(max(settings.max_eval, settings.grad_bs, settings.npoints_au_analysis))

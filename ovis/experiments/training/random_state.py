@@ -1,18 +1,55 @@
-"""Random numbers that are nobody else's: what is measured or drawn does not change the training."""
+"""The global random states of this process: seed, save and restore them, or replace them for a block."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["global_of", "own_random_state", "random_state_of"]
+__all__ = [
+    "global_generator",
+    "own_random_state",
+    "random_state_of",
+    "random_states",
+    "seed_everything",
+    "set_random_states",
+]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global random numbers of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (whatever a library draws from the global state)
+    torch.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """All global random states: training draws from torch's, a library may draw from the others."""
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
+    }
+
+
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Restore what :func:`random_states` returned."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
 
 
 @contextlib.contextmanager
 def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random numbers for a block, and leave them as they were."""
+    """Seed torch's global random numbers for a block and restore them afterwards: measuring never changes training."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -21,17 +58,17 @@ def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_state_of(*generators: torch.Generator) -> Iterator[None]:
-    """Let torch's global random numbers be those of these generators (one of a device) for a block; they move on."""
+    """Replace torch's global generators by these (one per device) for a block; what is drawn advances them."""
     devices = [generator.device for generator in generators if generator.device.type == "cuda"]
     with torch.random.fork_rng(devices=devices):
         for generator in generators:
-            global_of(generator.device).set_state(generator.get_state())
+            global_generator(generator.device).set_state(generator.get_state())
         yield
         for generator in generators:
-            generator.set_state(global_of(generator.device).get_state())
+            generator.set_state(global_generator(generator.device).get_state())
 
 
-def global_of(device: torch.device) -> torch.Generator:
+def global_generator(device: torch.device) -> torch.Generator:
     """torch's global generator on a device."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]

@@ -1,10 +1,16 @@
-"""The warm-up of alpha, from an easy Renyi bound to the one wanted."""
+"""What changes with the step: alpha's warm-up, from an easy Renyi bound to the wanted one, and the learning rates."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-__all__ = ["warmup"]
+import torch
+from torch import Tensor
+
+from ovis.experiments.settings import TrainSettings
+
+__all__ = ["LearningRates", "scheduled_config", "warmup"]
 
 
 def warmup(step: int, start: float, end: float, period: int, mode: str = "log", offset: int = 0) -> float:
@@ -40,3 +46,43 @@ def warmup(step: int, start: float, end: float, period: int, mode: str = "log", 
         share = 1 / (1 + math.exp(-6 * max(t - 1, -100.0))) - (1 - x) / (1 + math.exp(6))
         return start + max(share, 0.0) * (end - start)
     raise ValueError(f"unknown warm-up {mode!r}; valid: linear, log, sigmoid")
+
+
+def scheduled_config(settings: TrainSettings, step: int) -> dict[str, Any]:
+    """The estimator's options that change with the step: ``{"alpha": ...}`` with ``--warmup``, else empty."""
+    if not settings.warmup:
+        return {}
+    period, mode, offset = settings.warmup, settings.warmup_mode, settings.warmup_offset
+    return {"alpha": warmup(step, settings.alpha_init, settings.alpha, period, mode, offset)}
+
+
+class LearningRates:
+    """Callable: sets the learning rates of a step, halved ``--lr_reduce_steps`` times at equal distances.
+
+    Args:
+        settings: the run's options; a resumed optimizer's rates may have been halved already.
+        optimizer: its first parameter group is the model's, the second one, if any, the baseline's.
+        total: steps of the whole run.
+    """
+
+    def __init__(self, settings: TrainSettings, optimizer: torch.optim.Optimizer, total: int):
+        self.settings, self.optimizer, self.total = settings, optimizer, total
+        self.halvings = -1
+
+    def __call__(self, step: int) -> None:
+        """Set the rates of step number ``step`` (from 0)."""
+        halvings = step * (self.settings.lr_reduce_steps + 1) // self.total
+        if halvings != self.halvings:
+            self.halvings = halvings
+            rates = [self.settings.lr, self.settings.baseline_lr][: len(self.optimizer.param_groups)]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                rate *= 0.5**halvings
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the rates in memory on the device, where a captured step reads them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.full((), float(group["lr"]), device=device)

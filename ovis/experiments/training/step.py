@@ -1,4 +1,4 @@
-"""One optimizer step, and the schedules that it follows."""
+"""One optimizer step of one run."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovis.experiments.settings import TrainSettings
-from ovis.experiments.training.buffers import keep_freed_memory
-from ovis.experiments.training.build import Run
+from ovis.experiments.training.build import TrainingRun, keep_freed_memory
 from ovis.experiments.training.cuda_graph import CapturedStep, CudaGraphs, Graphs
-from ovis.experiments.training.schedule import warmup
+from ovis.experiments.training.schedule import LearningRates, scheduled_config
 
-__all__ = ["LearningRates", "TrainingStep", "estimator_config"]
+__all__ = ["TrainingStep"]
 
 
 class TrainingStep:
-    """Callable: one batch in, the parameters one step further.
+    """Callable: moves the parameters of a run by one step on one batch.
 
-    With ``--compile`` the loss and its gradient are compiled; with ``--capture`` a whole step is recorded and replayed.
-    Both take alpha from memory on the device, as what they read from Python is that of the first step.
+    With ``--compile`` the loss and its gradient are compiled; with ``--capture`` a whole step is recorded as a CUDA
+    graph and replayed. Both read alpha from memory on the device: a Python number would keep its value at the first
+    step.
 
     Args:
         run: the parts of the run.
-        total: steps of the whole run: the learning rate is halved at equal distances.
-        graphs: what records a step; None: CUDA, where the run is to be captured.
+        graphs: what records a step; None: CUDA graphs with ``--capture``, else nothing.
     """
 
-    def __init__(self, run: Run, total: int, graphs: Graphs | None = None):
+    def __init__(self, run: TrainingRun, graphs: Graphs | None = None):
         settings = run.settings
         self.run = run
-        self.rates = LearningRates(settings, run.optimizer, total)
+        self.rates = LearningRates(settings, run.optimizer, run.total_steps)
         if graphs is None and settings.capture:
             graphs = CudaGraphs(run.device)
         self.alpha: Tensor | None = None
@@ -43,17 +41,17 @@ class TrainingStep:
         self.captured: CapturedStep | None = None
         if graphs is not None:
             self.captured = CapturedStep(lambda x: self._take(x, self._fixed), graphs)
-            self.rates.on(run.device)
+            self.rates.move_to(run.device)
         keep_freed_memory()
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """Take step number ``step`` (from 0) on a batch [B, *event]. Nothing here makes the device wait.
+        """Take step number ``step`` (from 0) on a batch [B, *event], without host-device synchronization.
 
         Returns:
             the mean loss, without dimensions, detached; where steps are captured, the next one overwrites it.
         """
         self.rates(step)
-        config = estimator_config(self.run.settings, step)
+        config = scheduled_config(self.run.settings, step)
         if self.alpha is not None:
             self.alpha.fill_(config["alpha"])
             config = self._fixed
@@ -73,43 +71,3 @@ class TrainingStep:
     def _mean(self, x: Tensor, config: dict[str, Any]) -> Tensor:
         loss: Tensor = self.run.estimator(self.run.model, x, return_diagnostics=False, **config)[0]
         return loss.mean()
-
-
-class LearningRates:
-    """Callable: sets the learning rates of a step.
-
-    Args:
-        settings: of the run; a resumed optimizer's rates may have been halved already.
-        optimizer: with one group of parameters, or a second one of the baseline's.
-        total: steps of the whole run: the rates are halved at equal distances.
-    """
-
-    def __init__(self, settings: TrainSettings, optimizer: torch.optim.Optimizer, total: int):
-        self.settings, self.optimizer, self.total = settings, optimizer, total
-        self.halvings = -1
-
-    def __call__(self, step: int) -> None:
-        """Set those of step number ``step`` (from 0)."""
-        halvings = step * (self.settings.lr_reduce_steps + 1) // self.total
-        if halvings != self.halvings:
-            self.halvings = halvings
-            rates = [self.settings.lr, self.settings.baseline_lr][: len(self.optimizer.param_groups)]
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                rate *= 0.5**halvings
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
-
-    def on(self, device: torch.device) -> None:
-        """Keep them in memory on the device, where a recorded step reads them."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.full((), float(group["lr"]), device=device)
-
-
-def estimator_config(settings: TrainSettings, step: int) -> dict[str, Any]:
-    """The estimator's settings that change with the step."""
-    if not settings.warmup:
-        return {}
-    period, mode, offset = settings.warmup, settings.warmup_mode, settings.warmup_offset
-    return {"alpha": warmup(step, settings.alpha_init, settings.alpha, period, mode, offset)}

@@ -15,12 +15,12 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 
 from ovis.experiments.runs.atomic import append
 
-__all__ = ["Board"]
+__all__ = ["EventFile"]
 
 PREFIX = "events.out.tfevents"
 
 
-class Board:
+class EventFile:
     """An event file of this attempt, beside those of earlier ones.
 
     Args:

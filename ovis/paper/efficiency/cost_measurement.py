@@ -23,8 +23,8 @@ from ovis.experiments.datasets.cache import VERSION
 from ovis.experiments.datasets.splits import Splits, StoredData
 from ovis.experiments.models import build_model
 from ovis.experiments.settings import TrainSettings, check_combination
-from ovis.experiments.training.build import Run, build_estimator, build_optimizer, pick_device, seed_everything
-from ovis.experiments.training.loop import batches
+from ovis.experiments.training.build import TrainingRun, build_estimator, build_optimizer, pick_device
+from ovis.experiments.training.random_state import seed_everything
 from ovis.experiments.training.step import TrainingStep
 from ovis.paper.efficiency.isolated_process import CallResult, peak_memory, run_apart
 
@@ -191,18 +191,18 @@ def measure_point(point: Point, device: str) -> Cost:
     return Cost(memory.peak(), seconds / point.steps, data)
 
 
-def _build(settings: TrainSettings, device: torch.device, splits: Splits) -> Run:
+def _build(settings: TrainSettings, device: torch.device, splits: Splits) -> TrainingRun:
     """As ``build_run`` does, of data that may not be those of the settings."""
     model = build_model(settings.trained_model, splits.x_shape, splits.mean.cpu(), **settings.model_options).to(device)
     estimator = build_estimator(settings, splits.x_shape).to(device)
-    return Run(settings, device, splits, model.train(), estimator, build_optimizer(settings, model, estimator))
+    return TrainingRun(settings, device, splits, model.train(), estimator, build_optimizer(settings, model, estimator))
 
 
-def _take(run: Run, warmup: int, steps: int) -> float:
+def _take(run: TrainingRun, warmup: int, steps: int) -> float:
     """Seconds of the steps that follow those of the warm-up."""
-    take = TrainingStep(run, warmup + steps)
+    take = TrainingStep(run)
     began = time.perf_counter()
-    for number, x in enumerate(batches(run, 0, warmup + steps)):
+    for number, x in enumerate(run.batches(0, warmup + steps)):
         if number == warmup:
             _wait(run.device)
             began = time.perf_counter()

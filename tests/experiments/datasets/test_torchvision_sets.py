@@ -251,7 +251,7 @@ def test_files_that_are_there_need_no_torchvision(tmp_path, small, monkeypatch, 
 
 
 def test_nobody_imports_torchvision_before_it_is_needed():
-    modules = "ovis.experiments.datasets.mnist, ovis.experiments.training.loop"
+    modules = "ovis.experiments.datasets.mnist, ovis.experiments.training.trainer"
     code = f"import sys, {modules}; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 

@@ -1,22 +1,24 @@
-"""What the tests of ensembles share: the paper's experiment in small, runs alone and together, what they leave."""
+"""What the tests of ensembles share: the paper's experiment in small, runs alone and in ensembles, what they leave."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from resume_lab import flatten
+from train_run import train
 
 from ovis.experiments.runner.experiment_file import load_experiment
+from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.ensemble.loop import Member, train_together
-from ovis.experiments.training.loop import train
+from ovis.experiments.training.trainer import Trainer
 
 FIGURE_2 = Path(__file__).parents[3] / "experiments" / "gaussian-mixture-model.json"
 
@@ -52,16 +54,32 @@ def alone(root: Path, settings: dict[str, Any], seed: int, stop: Callable[[], bo
     return paths
 
 
-def together(
+@dataclass(frozen=True)
+class Trained:
+    """A run of an ensemble, and how it ended."""
+
+    paths: RunPaths
+    complete: bool
+    error: Exception | None
+
+    @property
+    def step(self) -> int:
+        """Where its checkpoint stands."""
+        step: int = torch.load(self.paths.checkpoint, weights_only=True)["position"]["step"]
+        return step
+
+
+def ensemble(
     root: Path,
     settings: dict[str, Any],
     seeds: Sequence[int] = SEEDS,
     stop: Callable[[], bool] = lambda: False,
-    name: str = "together",
-) -> list[Member]:
-    members = [Member(TrainSettings(**settings, seed=seed), folder(root, name, seed)) for seed in seeds]
-    train_together(members, stop)
-    return members
+    name: str = "ensemble",
+    ownership: Callable[[int], Callable[[], None]] = lambda seed: lambda: None,
+) -> list[Trained]:
+    contexts = [RunContext(folder(root, name, seed), 0, stop, ownership(seed)) for seed in seeds]
+    results = Trainer([TrainSettings(**settings, seed=seed) for seed in seeds], contexts).run()
+    return [Trained(context.paths, r.complete, r.error) for context, r in zip(contexts, results, strict=True)]
 
 
 def after(calls: int) -> Callable[[], bool]:

@@ -1,7 +1,7 @@
 """Training runs to be killed, and what is left of them.
 
-A run is a process that calls ``ovis.experiments.cli.train``'s main, forked from one that has torch loaded already, so
-that a test can afford dozens. Run as a script, this file is that process.
+A run is a process that calls the main of ``ovis.experiments.cli.train``, forked from one that has torch loaded already,
+so that a test can afford dozens. Run as a script, this file is that process.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _nursery() -> None:
     from sklearn.datasets import load_digits
 
     import ovis.experiments.cli.train
-    import ovis.experiments.training.loop  # noqa: F401
+    import ovis.experiments.training.trainer  # noqa: F401
 
     load_digits()
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]).step()  # the first one imports as much as all before
@@ -196,14 +196,14 @@ def _attempt(order: dict[str, Any]) -> int:
 def _arrange(plan: Plan, words: list[str]) -> None:
     import resource
 
-    from ovis.experiments.training import loop
+    from ovis.experiments.training import trainer
 
     os.environ["OVIS_FAILPOINT"] = plan.failpoint
-    loop.CHECKPOINT_SECONDS = plan.seconds
+    trainer.CHECKPOINT_SECONDS = plan.seconds
     if plan.limit >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (plan.limit, plan.limit))
     run_dir = next(Path(word.partition("=")[2]) for word in words if word.startswith("--run_dir="))
-    step = loop.TrainingStep.__call__
+    step = trainer.TrainingStep.__call__
 
     def interrupted(self: Any, x: Any, at: int) -> Any:
         if at == plan.step:
@@ -214,7 +214,7 @@ def _arrange(plan: Plan, words: list[str]) -> None:
             RunPaths(run_dir).fence.write_text("99\n")
         return step(self, x, at)
 
-    loop.TrainingStep.__call__ = interrupted
+    trainer.TrainingStep.__call__ = interrupted
     if plan.forget:
         FORGET[plan.forget]()
 
@@ -232,16 +232,16 @@ def _forget_optimizer() -> None:
 
 
 def _forget_data_order() -> None:
-    from ovis.experiments.training import loop
+    from ovis.experiments.training.build import TrainingRun
 
-    batches = loop.batches
-    loop.batches = lambda run, start, end: batches(run, 0, end - start)
+    batches = TrainingRun.batches
+    TrainingRun.batches = lambda run, start, end: batches(run, 0, end - start)
 
 
 def _forget_best() -> None:
-    from ovis.experiments.training import loop
+    from ovis.experiments.training import checkpoint
 
-    load = loop.load_checkpoint
+    load = checkpoint.load_checkpoint
 
     def forgetful(*args: Any) -> Any:
         position = load(*args)
@@ -249,20 +249,20 @@ def _forget_best() -> None:
             position.best, position.best_step = float("-inf"), -1
         return position
 
-    loop.load_checkpoint = forgetful
+    checkpoint.load_checkpoint = forgetful
 
 
 def _forget_to_cut() -> None:
-    from ovis.experiments.training import sinks
+    from ovis.experiments.training import journal
 
-    sinks._cut_after = lambda path, step: None
+    journal._cut_after = lambda path, step: None
 
 
 def _forget_to_purge() -> None:
-    from ovis.experiments.training import sinks
+    from ovis.experiments.training import journal
 
-    board = sinks.Board
-    sinks.Board = lambda folder, step: board(folder, 10**9)
+    events = journal.EventFile
+    journal.EventFile = lambda folder, step: events(folder, 10**9)
 
 
 #: Ways to resume wrongly.

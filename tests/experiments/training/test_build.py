@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
+from train_run import train
 
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import OPTIMIZERS, build_run
-from ovis.experiments.training.loop import train
 from ovis.experiments.training.step import TrainingStep
 
 TINY = {
@@ -100,7 +100,7 @@ def test_alpha_of_every_step_is_that_of_the_warm_up():
     run = make(estimator="ovis-gamma1", warmup=4, warmup_offset=2, warmup_mode="linear", alpha_init=0.8, alpha=0.2)
     seen, configured = [], run.estimator.configured
     run.estimator.configured = lambda **overrides: seen.append(overrides) or configured(**overrides)
-    take, x = TrainingStep(run, 9), run.splits.train.points(5)
+    take, x = TrainingStep(run), run.splits.train.points(5)
     for step in range(9):
         take(x, step)
     wanted = [0.8, 0.8, 0.8, 0.65, 0.5, 0.35, 0.2, 0.2, 0.2]
@@ -111,7 +111,7 @@ def test_without_a_warm_up_alpha_is_that_of_the_estimator():
     run = make(estimator="ovis-gamma1", alpha=0.3)
     seen, configured = [], run.estimator.configured
     run.estimator.configured = lambda **overrides: seen.append(overrides) or configured(**overrides)
-    TrainingStep(run, 9)(run.splits.train.points(5), 0)
+    TrainingStep(run)(run.splits.train.points(5), 0)
     assert seen == [{}]
     assert run.estimator.settings.alpha == 0.3
 
@@ -120,10 +120,10 @@ def test_without_a_warm_up_alpha_is_that_of_the_estimator():
 def test_the_baseline_is_trained_at_its_own_rate(optimizer):
     """At a rate of zero one of the two stands still and the other one moves; both rates are halved."""
     for still, rates in (("model", {"lr": 0.0}), ("baseline", {"baseline_lr": 0.0})):
-        run = make(estimator="reinforce-baseline", optimizer=optimizer, lr_reduce_steps=1, **rates)
+        run = make(estimator="reinforce-baseline", optimizer=optimizer, nsteps=4, lr_reduce_steps=1, **rates)
         parts = {"model": list(run.model.parameters()), "baseline": list(run.estimator.parameters())}
         before = {name: [p.detach().clone() for p in part] for name, part in parts.items()}
-        take = TrainingStep(run, 4)
+        take = TrainingStep(run)
         for step in range(3):
             take(run.splits.train.points(20), step)
         for name, part in parts.items():

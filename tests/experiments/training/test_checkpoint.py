@@ -13,6 +13,7 @@ from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training import checkpoint as module
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.checkpoint import CheckpointError, Position, load_checkpoint, save_checkpoint
+from ovis.experiments.training.random_state import random_states
 from ovis.experiments.training.step import TrainingStep
 
 TINY = {"dataset": "gaussian-toy", "N": 3, "grad_key": "A,b", "estimator": "iwae", "iw": 2, "lr": 0.1}
@@ -21,8 +22,12 @@ TINY = {"dataset": "gaussian-toy", "N": 3, "grad_key": "A,b", "estimator": "iwae
 def make(**changes):
     """A run that has taken one step, so that its optimizer has a state."""
     run = build_run(TrainSettings(**{**TINY, **changes}))
-    TrainingStep(run, 10)(run.splits.train.points(5), 0)
+    TrainingStep(run)(run.splits.train.points(5), 0)
     return run
+
+
+def save(paths, run, position):
+    save_checkpoint(paths, run, position, random_states(run.device))
 
 
 @pytest.fixture
@@ -34,8 +39,8 @@ def paths(tmp_path):
 def two(paths):
     """A run with two checkpoints, of step 1 and step 2."""
     run = make()
-    save_checkpoint(paths, run, Position(1))
-    save_checkpoint(paths, run, Position(2))
+    save(paths, run, Position(1))
+    save(paths, run, Position(2))
     return run
 
 
@@ -56,7 +61,7 @@ def test_the_last_two_are_kept(two, paths):
     assert load_checkpoint(paths, two) == Position(2)
     paths.checkpoint.unlink()  # as a kill between the two renames leaves it
     assert load_checkpoint(paths, two) == Position(1)
-    save_checkpoint(paths, two, Position(3))
+    save(paths, two, Position(3))
     assert load_checkpoint(paths, two) == Position(3)
     assert torch.load(paths.previous_checkpoint, weights_only=True)["position"]["step"] == 1
 
@@ -71,7 +76,7 @@ def test_every_random_state_is_restored(paths):
 
     run = make()
     np.random.randn()  # noqa: NPY002 (half of a pair: the other half is kept for the next call)
-    save_checkpoint(paths, run, Position(1))
+    save(paths, run, Position(1))
     expected = draws()
     assert draws() != expected
     load_checkpoint(paths, run)
@@ -82,7 +87,7 @@ def test_every_random_state_is_restored(paths):
 def test_a_flipped_bit_is_found_wherever_it_matters(paths):
     """torch.load alone takes most of them for parameters."""
     run, other = make(), make(seed=2)
-    save_checkpoint(paths, run, Position(1))
+    save(paths, run, Position(1))
     whole, chance = paths.checkpoint.read_bytes(), random.Random(0)
     expected, refused, unseen = state_of(run), 0, 0
     for place in chance.sample(range(len(whole)), 150):
@@ -152,7 +157,7 @@ def test_one_of_other_settings_is_an_error_and_stays(two, paths, changes, said):
 
 def test_one_of_another_model_is_an_error(two, paths, monkeypatch):
     monkeypatch.setattr(module, "_settings", lambda settings: {})
-    save_checkpoint(paths, two, Position(3))
+    save(paths, two, Position(3))
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt is not of this run: Error\(s\) in loading state_dict"):
         load_checkpoint(paths, make(N=4))
 

@@ -17,8 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ovis.experiments.runs.identity import identify
 from ovis.experiments.settings import SettingsError, TrainSettings, check_combination
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.compiling import compiled
-from ovis.experiments.training.loop import batches
+from ovis.experiments.training.ensemble.vmapped import compile_graph
 from ovis.experiments.training.step import TrainingStep
 
 EVERY = {**FAMILIES, **CASES}
@@ -27,8 +26,8 @@ compile_for_real = torch.compile
 
 def trained(options, **more):
     run = build_run(TrainSettings(**{"bs": 20, "N": 6, "hdim": 8, "iw": 4, "nsteps": STEPS, **options, **more}))
-    take = TrainingStep(run, STEPS)
-    losses = [take(x, step) for step, x in enumerate(batches(run, 0, STEPS))]
+    take = TrainingStep(run)
+    losses = [take(x, step) for step, x in enumerate(run.batches(0, STEPS))]
     return [parameter.detach() for parameter in run.model.parameters()], losses
 
 
@@ -102,7 +101,7 @@ def test_a_traced_graph_is_compiled_to_what_it_is_and_known_again(tmp_path, monk
     graph = make_fx(function)(x)
     torch._dynamo.utils.counters.clear()
     for compilation in ({"fxgraph_cache_miss": 1}, {"fxgraph_cache_miss": 1, "fxgraph_cache_hit": 1}):
-        found = compiled(graph, [x])
+        found = compile_graph(graph, [x])
         assert found is not graph
         torch.testing.assert_close(found(x), function(x), equal_nan=True)
         counts = torch._dynamo.utils.counters["inductor"]

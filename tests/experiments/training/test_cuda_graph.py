@@ -10,7 +10,6 @@ from test_steady_state import NORMAL, SBM, nothing_waits
 from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.cuda_graph import WARM_UP
-from ovis.experiments.training.loop import batches
 from ovis.experiments.training.step import TrainingStep
 
 STEPS = 9
@@ -35,9 +34,9 @@ def trained(options, captured, sizes=(20,)):
         return [*run.model.parameters(), *run.estimator.parameters(), *moments]
 
     graphs = FakeGraphs(state) if captured else None
-    take = TrainingStep(run, STEPS, graphs)
+    take = TrainingStep(run, graphs)
     losses = []
-    for step, x in enumerate(batches(run, 0, STEPS)):
+    for step, x in enumerate(run.batches(0, STEPS)):
         losses.append(take(x[: sizes[step % len(sizes)]], step).clone())
     return [parameter.detach().clone() for parameter in state()[: len(list(run.model.parameters()))]], losses, graphs
 
@@ -55,7 +54,7 @@ def test_what_is_computed_in_python_would_be_noticed(forgotten, monkeypatch):
     """The fake is a graph: a number that is not in memory is that of the recording."""
     plain, _, _ = trained(CASES["warm-up"], False)
     if forgotten == "lr":
-        monkeypatch.setattr("ovis.experiments.training.step.LearningRates.on", lambda self, device: None)
+        monkeypatch.setattr("ovis.experiments.training.step.LearningRates.move_to", lambda self, device: None)
     else:
         monkeypatch.setattr(TrainingStep, "_fixed", property(lambda self: {"alpha": float(self.alpha)}))
     found, _, _ = trained(CASES["warm-up"], True)
@@ -73,8 +72,8 @@ def test_each_shape_of_the_batch_has_a_recording_of_its_own():
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_recorded_never_waits(case):
     run = build_run(TrainSettings(**{"bs": 20, "N": 6, "hdim": 8, "iw": 4, "nsteps": STEPS, **CASES[case]}))
-    take = TrainingStep(run, STEPS, FakeGraphs(lambda: []))
-    source = batches(run, 0, STEPS)
+    take = TrainingStep(run, FakeGraphs(lambda: []))
+    source = run.batches(0, STEPS)
     for step in range(WARM_UP):
         take(next(source), step)
     x = next(source)
@@ -85,10 +84,10 @@ def test_what_is_recorded_never_waits(case):
 
 def test_the_learning_rates_of_a_captured_run_are_saved_and_loaded():
     run = build_run(TrainSettings(**SBM, estimator="vimco", bs=20, N=6, iw=4, nsteps=STEPS))
-    take = TrainingStep(run, STEPS, FakeGraphs(lambda: []))
+    take = TrainingStep(run, FakeGraphs(lambda: []))
     run.optimizer.load_state_dict(run.optimizer.state_dict())
-    take = TrainingStep(run, STEPS, FakeGraphs(lambda: []))
-    take(next(batches(run, 0, 1)), 0)
+    take = TrainingStep(run, FakeGraphs(lambda: []))
+    take(next(run.batches(0, 1)), 0)
     assert float(run.optimizer.param_groups[0]["lr"]) == pytest.approx(run.settings.lr)
 
 
@@ -105,8 +104,8 @@ def test_on_cuda(case):
     for capture in (False, True):
         options = {"bs": 20, "N": 6, "hdim": 8, "iw": 4, "nsteps": STEPS, "device": "cuda", "capture": capture}
         run = build_run(TrainSettings(**{**options, **CASES[case]}))
-        take = TrainingStep(run, STEPS)
-        for step, x in enumerate(batches(run, 0, STEPS)):
+        take = TrainingStep(run)
+        for step, x in enumerate(run.batches(0, STEPS)):
             take(x, step)
         results.append([parameter.detach().clone() for parameter in run.model.parameters()])
     torch.testing.assert_close(*results)

@@ -1,16 +1,15 @@
-"""Runs that are trained together are those that are trained alone, to rounding, and leave the same files."""
+"""The runs of an ensemble equal those trained alone, to rounding, and leave the same files."""
 
 import json
 import logging
 
 import pytest
 import torch
-from ensemble_cases import ESTIMATORS, GMM, SBM, SEEDS, after, alone, check_same, double, folder, left, together
+from ensemble_cases import ESTIMATORS, GMM, SBM, SEEDS, after, alone, check_same, double, ensemble, left
 
 from ovis.experiments.runs.fencing import Superseded
-from ovis.experiments.settings import TrainSettings
-from ovis.experiments.training.ensemble.loop import Member, train_together
-from ovis.experiments.training.loop import Diverged
+from ovis.experiments.training.ensemble import vmapped_step
+from ovis.experiments.training.journal import Diverged
 
 CASES = {
     **{f"gmm-{name}": {**GMM, "estimator": name} for name in ESTIMATORS},
@@ -26,10 +25,10 @@ def test_all_of_the_paper_s_estimators_are_there():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_runs_together_are_three_runs_alone(case, tmp_path, caplog):
-    """In float64 nothing but rounding is left. They were trained together indeed: nobody warns that they were not."""
+def test_three_runs_at_once_equal_three_runs_alone(case, tmp_path, caplog):
+    """In float64 nothing but rounding is left. They were trained at once: no warning says that they were not."""
     with double():
-        members = together(tmp_path, CASES[case])
+        members = ensemble(tmp_path, CASES[case])
         assert [member.error for member in members] == [None] * 3
         assert all(member.complete for member in members)
         for seed, member in zip(SEEDS, members, strict=True):
@@ -42,12 +41,12 @@ def test_three_runs_together_are_three_runs_alone(case, tmp_path, caplog):
 @pytest.mark.parametrize("case", ["gmm-ovis-gamma1", "gmm-ovis-S10-exclusive", "sbm-ovis-gamma1"])
 def test_in_single_precision_they_agree_to_its_rounding(case, tmp_path):
     """No sample was decided by a last bit here: where one is, a run goes on as another one."""
-    for seed, member in zip(SEEDS, together(tmp_path, CASES[case]), strict=True):
+    for seed, member in zip(SEEDS, ensemble(tmp_path, CASES[case]), strict=True):
         check_same(alone(tmp_path, CASES[case], seed), member.paths, rtol=2e-3, atol=2e-4)
 
 
 def test_the_files_of_a_run_in_an_ensemble_are_those_of_a_run_alone(tmp_path):
-    member = together(tmp_path, CASES["sbm-ovis-gamma1"])[0]
+    member = ensemble(tmp_path, CASES["sbm-ovis-gamma1"])[0]
     by_itself = alone(tmp_path, CASES["sbm-ovis-gamma1"], 1)
 
     def names(paths):
@@ -57,49 +56,47 @@ def test_the_files_of_a_run_in_an_ensemble_are_those_of_a_run_alone(tmp_path):
     assert member.paths.samples.exists()
 
 
-@pytest.mark.parametrize("first", ["alone", "together"])
+@pytest.mark.parametrize("first", ["alone", "ensemble"])
 def test_a_run_begun_in_one_way_goes_on_in_the_other(first, tmp_path):
     settings = CASES["gmm-ovis-S10-exclusive"]
     with double():
         begun = []
         if first == "alone":
             begun = [alone(tmp_path, settings, seed, after(5)) for seed in SEEDS]
-            members = [Member(TrainSettings(**settings, seed=s), p) for s, p in zip(SEEDS, begun, strict=True)]
-            train_together(members)
+            ensemble(tmp_path, settings, name="alone")
         else:
-            members = together(tmp_path, settings, stop=after(8), name="alone")
+            members = ensemble(tmp_path, settings, stop=after(7), name="alone")
             assert not any(member.complete for member in members)
             assert [member.step for member in members] == [8] * 3
             begun = [alone(tmp_path, settings, seed) for seed in SEEDS]
-        whole = together(tmp_path, settings, name="whole")
+        whole = ensemble(tmp_path, settings, name="whole")
         for paths, member in zip(begun, whole, strict=True):
             assert json.loads(paths.progress.read_text())["begin"] > 0
             check_same(paths, member.paths, rtol=1e-10, atol=1e-10)
 
 
-def test_runs_at_different_steps_are_brought_together(tmp_path):
+def test_runs_at_different_steps_are_brought_ensemble(tmp_path):
     """As a kill between two checkpoints leaves them."""
     settings = CASES["gmm-vimco-arithmetic"]
     with double():
         for seed, steps in ((1, 3), (2, 7)):  # the third has no checkpoint
             alone(tmp_path, settings, seed, after(steps))
-        members = together(tmp_path, settings, name="alone")
-        for member, other in zip(members, together(tmp_path, settings), strict=True):
+        members = ensemble(tmp_path, settings, name="alone")
+        for member, other in zip(members, ensemble(tmp_path, settings), strict=True):
             check_same(member.paths, other.paths, rtol=1e-10, atol=1e-10)
 
 
 def test_a_run_that_diverges_ends_alone(tmp_path, monkeypatch):
     settings = CASES["gmm-ovis-gamma1"]
-    from ovis.experiments.training.ensemble import loop as ensemble
 
-    class Poisoned(ensemble.Stack):
-        def move(self, gradients):
+    class Poisoned(vmapped_step.StackedState):
+        def optimizer_step(self, gradients):
             gradients[0][1, 0] = torch.nan  # of the second run
-            super().move(gradients)
+            super().optimizer_step(gradients)
 
     with double():
-        monkeypatch.setattr(ensemble, "Stack", Poisoned)
-        members = together(tmp_path, settings)
+        monkeypatch.setattr(vmapped_step, "StackedState", Poisoned)
+        members = ensemble(tmp_path, settings)
         monkeypatch.undo()
         assert isinstance(members[1].error, Diverged)
         assert "parameter theta is not finite" in str(members[1].error)
@@ -118,12 +115,7 @@ def test_a_run_that_another_attempt_has_taken_over_ends_alone(tmp_path):
             raise Superseded("taken")
 
     settings = CASES["gmm-reinforce"]
-    guards = {2: guard}
-    members = [
-        Member(TrainSettings(**settings, seed=seed), folder(tmp_path, "run", seed), guards.get(seed, lambda: None))
-        for seed in SEEDS
-    ]
-    train_together(members)
+    members = ensemble(tmp_path, settings, ownership=lambda seed: guard if seed == 2 else lambda: None)
     assert [type(member.error) for member in members] == [type(None), Superseded, type(None)]
     assert [member.complete for member in members] == [True, False, True]
 
@@ -131,7 +123,7 @@ def test_a_run_that_another_attempt_has_taken_over_ends_alone(tmp_path):
 def test_a_run_that_can_t_begin_leaves_the_others_alone(tmp_path):
     settings = CASES["gmm-reinforce"]
     alone(tmp_path, {**settings, "lr": 0.5}, 2, after(2))
-    members = together(tmp_path, settings, name="alone")
+    members = ensemble(tmp_path, settings, name="alone")
     assert "--lr" in str(members[1].error)
     assert [member.complete for member in members] == [True, False, True]
 
@@ -140,7 +132,7 @@ def test_what_can_t_be_computed_at_once_is_trained_one_after_the_other(tmp_path,
     """Particles in passes are replayed by autograd, which torch.func can't follow."""
     settings = {**CASES["gmm-ovis-gamma1"], "particles_per_pass": "2", "grad_samples": 0}
     with caplog.at_level(logging.WARNING), double():
-        members = together(tmp_path, settings, seeds=(1, 2))
+        members = ensemble(tmp_path, settings, seeds=(1, 2))
         assert all(member.complete for member in members)
         check_same(alone(tmp_path, settings, 1), members[0].paths, rtol=0, atol=0)
     assert "one after the other" in caplog.text

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from train_run import train
 
 from ovis.analysis.gradients import get_gradients_statistics
 from ovis.experiments.runs.paths import RunPaths
@@ -14,7 +15,6 @@ from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training import gradient_analysis as module
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
-from ovis.experiments.training.loop import train
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.random_state import own_random_state
 

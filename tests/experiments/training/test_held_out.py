@@ -8,15 +8,15 @@ import pytest
 import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, unequal
+from train_run import train
 
 from ovis.experiments.datasets.splits import StoredData, as_float
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training import measurements as module
-from ovis.experiments.training.best import is_best, save_best
 from ovis.experiments.training.build import build_run
+from ovis.experiments.training.checkpoint import is_best, save_best
 from ovis.experiments.training.evaluate import evaluate
-from ovis.experiments.training.loop import train
 from ovis.experiments.training.random_state import own_random_state
 from ovis.experiments.training.step import TrainingStep
 

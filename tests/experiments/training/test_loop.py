@@ -9,11 +9,12 @@ import time
 
 import pytest
 import torch
+from train_run import train
 
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.loop import Diverged, train
+from ovis.experiments.training.journal import Diverged
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.step import TrainingStep
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from train_run import train
 
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.loop import train
 from ovis.experiments.training.measurements import Measurements
-from ovis.experiments.training.pictures import GAP, image_grid, prior_samples, reconstructions
+from ovis.experiments.training.sample_images import GAP, image_grid, prior_samples, reconstructions
 from ovis.models.distributions import BernoulliVector
 
 SMALL = {

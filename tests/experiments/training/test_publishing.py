@@ -14,7 +14,7 @@ from resume_lab import KILLED, Plan, left_by, unequal, words_of
 from ovis.experiments.runs.attempt import describe_file_error
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import STALE
-from ovis.experiments.training.sinks import Sinks
+from ovis.experiments.training.journal import MetricsWriter
 
 DIGITS = CASES["digits"]
 
@@ -70,26 +70,26 @@ def test_a_disk_too_small_for_a_checkpoint_is_one_line_and_a_larger_one_leads_to
 
 
 def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path):
-    sinks = Sinks(RunPaths(tmp_path))
-    sinks.evaluation(1, 1.0, 0.5, {"a:b/c": 1.0})
-    good = sinks.paths.metrics.read_bytes()
+    writer = MetricsWriter(RunPaths(tmp_path))
+    writer.evaluation(1, 1.0, 0.5, {"a:b/c": 1.0})
+    good = writer.paths.metrics.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) + 10, hard))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            sinks.evaluation(2, 2.0, 1.0, {"a:b/c": 2.0})
+            writer.evaluation(2, 2.0, 1.0, {"a:b/c": 2.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.filename == str(sinks.paths.metrics)
-    assert sinks.paths.metrics.read_bytes() == good
-    sinks.evaluation(2, 2.0, 1.0, {"a:b/c": 2.0})
-    assert [json.loads(line)["step"] for line in sinks.paths.metrics.read_text().splitlines()] == [1, 2]
+    assert caught.value.filename == str(writer.paths.metrics)
+    assert writer.paths.metrics.read_bytes() == good
+    writer.evaluation(2, 2.0, 1.0, {"a:b/c": 2.0})
+    assert [json.loads(line)["step"] for line in writer.paths.metrics.read_text().splitlines()] == [1, 2]
 
 
 def test_what_is_cut_when_a_run_goes_on(tmp_path):
     paths = RunPaths(tmp_path)
     paths.metrics.write_bytes(b'{"step": 1}\n{"step": 2}\n[]\n\xff\x00\n{"step": 3}\n{"step": 2, "a:b/')
-    Sinks(paths, 2)
+    MetricsWriter(paths, 2)
     assert paths.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 

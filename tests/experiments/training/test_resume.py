@@ -18,7 +18,6 @@ from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import ABORTED
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.loop import batches
 
 EVERY_CASE = [pytest.param(name, marks=[pytest.mark.slow] * (i > 2)) for i, name in enumerate(CASES)]
 
@@ -169,10 +168,10 @@ def test_a_batch_is_the_same_wherever_one_begins(source):
     run = build_run(TrainSettings(dataset="digits", model="sbm", bs=4, nlayers=0))
     splits = type(run.splits)(source, run.splits.valid, run.splits.test, run.splits.mean)
     run = type(run)(run.settings, run.device, splits, run.model, run.estimator, run.optimizer)
-    every = list(batches(run, 0, 20))
+    every = list(run.batches(0, 20))
     assert len(every) == 20  # three epochs of 6 and a part of the fourth
     assert not torch.equal(every[0], every[6])
     for start in range(21):
-        rest = list(batches(run, start, 20))
+        rest = list(run.batches(start, 20))
         assert len(rest) == 20 - start
         assert all(torch.equal(a, b) for a, b in zip(rest, every[start:], strict=True))

@@ -1,6 +1,7 @@
 """One training step in steady state: nothing waits for the device, no process helps, no work of Python grows with K."""
 
 import contextlib
+import dataclasses
 import gc
 import multiprocessing.process
 import os
@@ -11,6 +12,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from train_run import train
 
 from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.experiments.datasets.images import binarize
@@ -18,7 +20,6 @@ from ovis.experiments.datasets.splits import StoredData
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.loop import batches, train
 from ovis.experiments.training.step import TrainingStep
 
 SBM = {"dataset": "digits", "model": "sbm", "depth": 2, "nlayers": 0}
@@ -118,7 +119,7 @@ def prepared(iw, **options):
     """A run that has taken three steps, so that the optimizer and torch have allocated what they do once."""
     run = build_run(TrainSettings(**{"bs": 20, "N": 6, "hdim": 8, "iw": iw, "nsteps": 10, **options}))
     run.model.train()
-    take, source = TrainingStep(run, 10), batches(run, 0, 10)
+    take, source = TrainingStep(run), run.batches(0, 10)
     for step in range(3):
         take(next(source), step)
     return run, take, source
@@ -177,7 +178,7 @@ def test_no_batch_of_grey_levels_waits():
     run, _, _ = prepared(2, **SBM, estimator="vimco")
     grey = StoredData(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), binarize)
     splits = type(run.splits)(grey, run.splits.valid, run.splits.test, run.splits.mean)
-    source = batches(type(run)(run.settings, run.device, splits, run.model, run.estimator, run.optimizer), 0, 6)
+    source = dataclasses.replace(run, splits=splits).batches(0, 6)
     next(source)
     with nothing_waits():
         rest = list(source)

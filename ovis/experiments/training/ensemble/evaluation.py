@@ -1,4 +1,4 @@
-"""The evaluations of several runs at once: the numbers that each would measure alone, to rounding."""
+"""The evaluations of several runs at once: to rounding, the numbers that each would measure alone."""
 
 from __future__ import annotations
 
@@ -11,63 +11,64 @@ from torch import Tensor
 
 from ovis.diagnostics import Aggregator
 from ovis.estimators.base import GradientEstimator
-from ovis.experiments.training.ensemble.gradients import GradientsTogether
-from ovis.experiments.training.ensemble.stacked_state import Stack
-from ovis.experiments.training.ensemble.vmapped import Finish, Together
+from ovis.experiments.training.ensemble.gradients import EnsembleGradients
+from ovis.experiments.training.ensemble.stacked_state import StackedState
+from ovis.experiments.training.ensemble.vmapped import GraphCompiler, VmappedFunction
 from ovis.experiments.training.evaluate import evaluate_batch
 from ovis.experiments.training.measurements import Measurements, Split
 from ovis.experiments.training.random_state import random_state_of
 from ovis.models.template import ParticleModel
 
-__all__ = ["MeasuredTogether"]
+__all__ = ["EnsembleEvaluation"]
 
 
-class MeasuredTogether:
-    """:class:`ovis.experiments.training.measurements.Measurements` of all runs of a stack.
+class EnsembleEvaluation:
+    """Callable: :class:`ovis.experiments.training.measurements.Measurements` of all runs of an ensemble.
 
     Args:
-        stack: the runs. Each has to stand where its row does: :meth:`ovis.experiments.training.ensemble.stacked_state.Stack.give_back`.
+        state: of the runs. Before a call each row has to be written back to its run
+            (:meth:`ovis.experiments.training.ensemble.stacked_state.StackedState.write_back`).
         measures: of each run.
-        finish: what makes a traced graph fast.
+        compiler: compiles a traced graph.
     """
 
-    def __init__(self, stack: Stack, measures: Sequence[Measurements], finish: Finish):
-        self.stack, self.measures = stack, list(measures)
-        on_cpu = stack.runs[0].device.type == "cpu"
-        self.hosts = [torch.Generator() for _ in stack.runs]  # what is not drawn on the device
-        self.generators = self.hosts if on_cpu else [torch.Generator(run.device) for run in stack.runs]
-        ess = stack.runs[0].settings.iw
+    def __init__(self, state: StackedState, measures: Sequence[Measurements], compiler: GraphCompiler):
+        self.state, self.measures = state, list(measures)
+        on_cpu = state.runs[0].device.type == "cpu"
+        self.hosts = [torch.Generator() for _ in state.runs]  # for what is not drawn on the device
+        self.generators = self.hosts if on_cpu else [torch.Generator(run.device) for run in state.runs]
+        ess = state.runs[0].settings.iw
         sizes = {split.iw for split in measures[0].splits.values()}
-        self.bounds = {iw: Together(stack, partial(_bounds, iw=iw, ess=ess), finish=finish) for iw in sizes}
+        self.bounds = {iw: VmappedFunction(state, partial(_bounds, iw=iw, ess=ess), compiler=compiler) for iw in sizes}
         analyses = [measure.gradients for measure in measures if measure.gradients is not None]
-        self.gradients = GradientsTogether(stack, analyses, finish) if analyses else None
+        self.gradients = EnsembleGradients(state, analyses, compiler) if analyses else None
 
     def __call__(self, step: int) -> list[dict[str, float]]:
-        """Measure all but the split that is kept for the end: the numbers of each run by name.
+        """Measure all but the split that is held out until the end: the numbers of each run by name.
 
         Raises:
-            NotTogetherError: these runs can't be measured at once.
+            EnsembleUnsupported: these runs can't be evaluated at once.
         """
         for measure, *generators in zip(self.measures, self.hosts, self.generators, strict=True):
             for generator in generators:
                 generator.manual_seed(measure.seed)
         values: list[dict[str, float]] = [{} for _ in self.measures]
         for name, split in self.measures[0].splits.items():
-            for found, bounds, measure in zip(values, self._bounds(split), self.measures, strict=True):
-                found.update(bounds.data.flat(f"{name}:"))
-                found.update(measure.truth(measure.run.model, name, split))
+            for measured, bounds, measure in zip(values, self._bounds(split), self.measures, strict=True):
+                measured.update(bounds.data.flat(f"{name}:"))
+                measured.update(measure.truth(measure.run.model, name, split))
         if self.gradients is not None:
-            for found, statistics in zip(values, self.gradients(step, self.hosts), strict=True):
-                found.update(statistics)
-        for found, measure, *generators in zip(values, self.measures, self.hosts, self.generators, strict=True):
+            for measured, statistics in zip(values, self.gradients(step, self.hosts), strict=True):
+                measured.update(statistics)
+        for measured, measure, *generators in zip(values, self.measures, self.hosts, self.generators, strict=True):
             with random_state_of(*generators):
-                found.update(measure.units())
+                measured.update(measure.units())
         return values
 
     def _bounds(self, split: Split) -> list[Aggregator]:
         """L_K and the other means over the data, of each run."""
         means = [Aggregator() for _ in self.measures]
-        model = self.stack.parts.model
+        model = self.state.module.model
         training = model.training
         model.eval()
         try:

@@ -16,43 +16,43 @@ from ovis.analysis.module_state import untracked_batch_statistics
 from ovis.analysis.random_inputs import RandomInputs
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.sampling import encode
-from ovis.experiments.training.ensemble.stacked_state import Parts, Stack
-from ovis.experiments.training.ensemble.vmapped import Finish, Together
+from ovis.experiments.training.ensemble.stacked_state import ModelAndEstimator, StackedState
+from ovis.experiments.training.ensemble.vmapped import GraphCompiler, VmappedFunction
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
 from ovis.experiments.training.random_state import random_state_of
-from ovis.experiments.training.step import estimator_config
+from ovis.experiments.training.schedule import scheduled_config
 from ovis.models.template import ParticleModel
 
-__all__ = ["GradientsTogether"]
+__all__ = ["EnsembleGradients"]
 
 #: Random numbers, of all runs, that one call takes: more no longer save time.
-AT_ONCE = 2**17
+NUMBERS_PER_CALL = 2**17
 
-#: Bytes of the gradients, of all runs, that are held: beyond, each run is analysed alone.
-HELD = 2**28
+#: Most bytes of the gradients of all runs: beyond that, each run is analysed alone.
+MAX_GRADIENT_BYTES = 2**28
 
-#: Bytes of random numbers that are kept from one evaluation to the next, which asks for the same ones.
-KEPT = 2**28
+#: Most bytes of random numbers that are kept from one evaluation to the next, which requests the same ones.
+MAX_NOISE_BYTES = 2**28
 
 
-class GradientsTogether:
-    """:class:`ovis.experiments.training.gradient_analysis.GradientAnalysis` of all runs of a stack.
+class EnsembleGradients:
+    """Callable: :class:`ovis.experiments.training.gradient_analysis.GradientAnalysis` of all runs of an ensemble.
 
     Args:
-        stack: the runs.
+        state: of the runs.
         analyses: of each run.
-        finish: what makes a traced graph fast.
+        compiler: compiles a traced graph.
     """
 
-    def __init__(self, stack: Stack, analyses: Sequence[GradientAnalysis], finish: Finish):
-        self.stack, self.analyses, self.x = stack, list(analyses), analyses[0].x
-        self.settings = stack.runs[0].settings
+    def __init__(self, state: StackedState, analyses: Sequence[GradientAnalysis], compiler: GraphCompiler):
+        self.state, self.analyses, self.x = state, list(analyses), analyses[0].x
+        self.settings = state.runs[0].settings
         self.key, self.count = self.settings.analysed_parameters, self.settings.grad_samples
         self.names: list[str] = []
         if not self.key.startswith(TENSOR):
-            self.names = list(select_parameters(stack.parts.model, self.key))
-        self.computed = Together(stack, self._gradients, finish=finish)
-        self.of_particles = 0  # requests; those after them are of what is drawn beside the particles
+            self.names = list(select_parameters(state.module.model, self.key))
+        self.vmapped = VmappedFunction(state, self._gradients, compiler=compiler)
+        self.particle_requests = 0  # the first requests; the others are of auxiliary samples
         self.kept: dict[tuple[int, ...], list[list[Tensor]]] = {}
 
     def __call__(self, step: int, generators: Sequence[torch.Generator]) -> list[dict[str, float]]:
@@ -62,12 +62,12 @@ class GradientsTogether:
             step: optimizer steps so far.
             generators: of each run's evaluation, on the CPU; they move on.
         """
-        held = self.count * sum(self.stack.values[f"model.{name}"].nbytes for name in self.names)
-        if not self.names or held > HELD:
+        size = self.count * sum(self.state.values[f"model.{name}"].nbytes for name in self.names)
+        if not self.names or size > MAX_GRADIENT_BYTES:
             return [self._alone(step, *pair) for pair in zip(self.analyses, generators, strict=True)]
         seeds = tuple(int(torch.randint(2**31, (), generator=generator)) for generator in generators)
-        shared = [self.x, *map(torch.tensor, estimator_config(self.settings, step).values())]
-        grads = torch.cat([self.computed(generators, shared, noise) for noise in self._noise(seeds)], 1)  # [S, M, D]
+        shared = [self.x, *map(torch.tensor, scheduled_config(self.settings, step).values())]
+        grads = torch.cat([self.vmapped(generators, shared, noise) for noise in self._noise(seeds)], 1)  # [S, M, D]
         return [gradient_statistics(own, self.settings.grad_epsilon).flat("train:") for own in grads]
 
     def _alone(self, step: int, analysis: GradientAnalysis, generator: torch.Generator) -> dict[str, float]:
@@ -81,25 +81,25 @@ class GradientsTogether:
             return
         draws = [
             ParameterGradientSampler({"": run.estimator}, run.model, self.x, self.key, seed)
-            for run, seed in zip(self.stack.runs, seeds, strict=True)
+            for run, seed in zip(self.state.runs, seeds, strict=True)
         ]
         of_particles, beside = draws[0].random_numbers(range(1))
-        self.of_particles = len(of_particles)
+        self.particle_requests = len(of_particles)
         each = len(seeds) * sum(numbers.numel() for numbers in (*of_particles, *beside))
-        size, pieces, held = _divisor(self.count, AT_ONCE // max(each, 1)), [], 0
+        size, pieces, held = _divisor(self.count, NUMBERS_PER_CALL // max(each, 1)), [], 0
         for first in range(0, self.count, size):
             own = [chain(*of_run.random_numbers(range(first, first + size))) for of_run in draws]
             piece = [torch.stack(numbers) for numbers in zip(*own, strict=True)]
             held += sum(numbers.nbytes for numbers in piece)
-            if held <= KEPT:
+            if held <= MAX_NOISE_BYTES:
                 pieces.append(piece)
             yield piece
-        self.kept = {seeds: pieces} if held <= KEPT else {}
+        self.kept = {seeds: pieces} if held <= MAX_NOISE_BYTES else {}
 
     def _gradients(self, model: ParticleModel, estimator: GradientEstimator, x: Tensor, *rest: Tensor) -> Tensor:
         """Some draws of one run: [draws, D]."""
         alphas = int(self.settings.warmup > 0)
-        parts = Parts(model, estimator)
+        parts = ModelAndEstimator(model, estimator)
         values = dict(parts.named_parameters())
         selected: dict[str, Tensor] = {f"model.{name}": values[f"model.{name}"] for name in self.names}
 
@@ -124,10 +124,10 @@ class GradientsTogether:
         """The sum over x of the loss of one draw."""
         settings = estimator.configured(**({"alpha": alpha[0]} if alpha else {}))
         with untracked_batch_statistics(model):
-            with RandomInputs(noise[: self.of_particles]):
+            with RandomInputs(noise[: self.particle_requests]):
                 encoded = encode(model, x)
                 particles = estimator.draw(model, x, encoded, settings)
-            with RandomInputs(noise[self.of_particles :]):
+            with RandomInputs(noise[self.particle_requests :]):
                 return estimator.loss(model, x, encoded, particles, settings).sum()
 
 

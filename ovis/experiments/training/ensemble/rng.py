@@ -1,10 +1,10 @@
-"""The random numbers of several runs at once: each goes on with its own stream, to the bit.
+"""The random numbers of several runs at once, equal to the bit to those that each run draws alone.
 
-A run draws from torch's global generator. :class:`Served` stands in front of torch's random functions while a model
-runs and hands out numbers that were made before: with the generator of each run, by the kernels that the random
-functions use, in the same order and of the same size. What is left of a random function is arithmetic, which can be
-traced, and mapped over the runs. (``ovis.analysis.random_inputs`` numbers its draws by datum instead, and need not agree with
-what torch would have drawn.)
+A run draws from torch's global generator. :class:`SuppliedRandom` overrides torch's random functions while a model runs
+and returns numbers that were drawn before: with the generator of each run, by the kernels that the random functions
+use, in the same order and of the same size. What is left of a random function is arithmetic, which can be traced and
+mapped over the runs. (``ovis.analysis.random_inputs`` numbers its draws by datum instead, and need not agree with what
+torch would have drawn.)
 """
 
 from __future__ import annotations
@@ -17,79 +17,79 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Reserve", "Served", "recorded"]
+__all__ = ["RandomBuffers", "RandomRequest", "SuppliedRandom", "record_requests"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """Random numbers that one run asks for."""
+class RandomRequest:
+    """Random numbers that one run requests in one call."""
 
     kind: str  # uniform, normal, exponential, bernoulli
     shape: tuple[int, ...]
     dtype: torch.dtype
-    share: float = 0.5  # of ones, bernoulli
+    probability: float = 0.5  # of a one, bernoulli
 
     def filler(self, out: Tensor) -> Callable[..., Any]:
-        """What fills a tensor of this shape, given ``generator``."""
+        """The method that fills a tensor of this shape in place, given ``generator``."""
         if self.kind == "bernoulli":
-            return lambda generator: out.bernoulli_(self.share, generator=generator)
+            return lambda generator: out.bernoulli_(self.probability, generator=generator)
         fill: Callable[..., Any] = getattr(out, f"{self.kind}_")
         return fill
 
 
-class Served(TorchFunctionMode):
-    """Whatever is drawn inside takes these numbers, in this order.
+class SuppliedRandom(TorchFunctionMode):
+    """Context manager: whatever is drawn inside takes these numbers, in this order.
 
     Args:
-        given: for each request, a tensor of its shape.
+        numbers: for each request, a tensor of its shape.
     """
 
-    def __init__(self, given: Sequence[Tensor]):
+    def __init__(self, numbers: Sequence[Tensor]):
         super().__init__()
-        self.given = list(given)
+        self.numbers = list(numbers)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         handler = HANDLERS.get(func)
         return func(*args, **kwargs) if handler is None else handler(self.take, *args, **kwargs)
 
-    def take(self, request: Request, device: torch.device) -> Tensor:
+    def take(self, request: RandomRequest, device: torch.device) -> Tensor:
         """The numbers of the next request."""
-        return self.given.pop(0)
+        return self.numbers.pop(0)
 
 
-class _Recorder(Served):
-    """Writes down what is asked for, and draws it."""
+class _RequestRecorder(SuppliedRandom):
+    """Records the requests, and draws what they ask for."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__(())
         self.generator = generator
-        self.requests: list[Request] = []
+        self.requests: list[RandomRequest] = []
 
-    def take(self, request: Request, device: torch.device) -> Tensor:
+    def take(self, request: RandomRequest, device: torch.device) -> Tensor:
         self.requests.append(request)
         numbers = torch.empty(request.shape, dtype=request.dtype, device=device)
         request.filler(numbers)(generator=self.generator)
         return numbers
 
 
-def recorded(run: Callable[[], Any], generator: torch.Generator) -> tuple[tuple[Request, ...], Any]:
-    """What ``run`` asks for, and its result with the numbers of this generator."""
-    with _Recorder(generator) as recorder:
+def record_requests(run: Callable[[], Any], generator: torch.Generator) -> tuple[tuple[RandomRequest, ...], Any]:
+    """The requests of ``run``, and its result with the numbers of this generator."""
+    with _RequestRecorder(generator) as recorder:
         result = run()
     return tuple(recorder.requests), result
 
 
-class Reserve:
-    """Room for the random numbers of one call by each of several runs, to be filled again and again.
+class RandomBuffers:
+    """The random numbers of one call by each of several runs, in tensors that are filled again for each call.
 
     Args:
         requests: of one run.
         runs: how many.
-        device: where.
+        device: of the numbers.
     """
 
-    def __init__(self, requests: Sequence[Request], runs: int, device: torch.device):
+    def __init__(self, requests: Sequence[RandomRequest], runs: int, device: torch.device):
         self.numbers = [torch.empty(runs, *r.shape, dtype=r.dtype, device=device) for r in requests]  # [S, *shape]
         pairs = list(zip(requests, self.numbers, strict=True))
         self._fillers = [[request.filler(numbers[s]) for request, numbers in pairs] for s in range(runs)]
@@ -102,20 +102,20 @@ class Reserve:
         return self.numbers
 
 
-Take = Callable[[Request, torch.device], Tensor]
+Take = Callable[[RandomRequest, torch.device], Tensor]
 
 
 def _factory(kind: str) -> Callable[..., Tensor]:
     def made(take: Take, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
         shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         like = torch.empty(0, dtype=dtype, device=device)
-        return take(Request(kind, tuple(shape), like.dtype), like.device)
+        return take(RandomRequest(kind, tuple(shape), like.dtype), like.device)
 
     return made
 
 
 def _like(kind: str) -> Callable[..., Tensor]:
-    return lambda take, tensor, **_: take(Request(kind, tuple(tensor.shape), tensor.dtype), tensor.device)
+    return lambda take, tensor, **_: take(RandomRequest(kind, tuple(tensor.shape), tensor.dtype), tensor.device)
 
 
 def _normal_in_place(take: Take, tensor: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
@@ -129,7 +129,7 @@ def _uniform_in_place(take: Take, tensor: Tensor, low: float = 0.0, high: float 
 
 def _normal(take: Take, mean: Tensor, std: Tensor, **_: Any) -> Tensor:
     shape = tuple(torch.broadcast_shapes(mean.shape, std.shape))
-    return take(Request("normal", shape, mean.dtype), mean.device) * std + mean
+    return take(RandomRequest("normal", shape, mean.dtype), mean.device) * std + mean
 
 
 def _bernoulli(take: Take, probs: Tensor, **_: Any) -> Tensor:
@@ -137,16 +137,16 @@ def _bernoulli(take: Take, probs: Tensor, **_: Any) -> Tensor:
 
 
 def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool = False, **_: Any) -> Tensor:
-    if num_samples == 1:  # torch's way: a race of exponential clocks
-        clocks = take(Request("exponential", tuple(probs.shape), probs.dtype), probs.device)
+    if num_samples == 1:  # as torch does it: a race of exponential clocks
+        clocks = take(RandomRequest("exponential", tuple(probs.shape), probs.dtype), probs.device)
         return (probs / clocks).argmax(-1, keepdim=True)
     if not replacement:
         raise NotImplementedError("samples without replacement")
     shape = (*probs.shape[:-1], num_samples)
-    uniform = take(Request("uniform", shape, torch.float64), probs.device)
+    uniform = take(RandomRequest("uniform", shape, torch.float64), probs.device)
     below = probs.cumsum(-1)
-    below = below[..., :-1] / below[..., -1:]  # the last class takes what rounding leaves
-    # over dimension -2, and added up as floats: so a compiler can do many samples at once
+    below = below[..., :-1] / below[..., -1:]  # the last class takes what rounding leaves over
+    # summed over dimension -2 and as floats, which a compiler vectorizes
     return (below.unsqueeze(-1) < uniform.unsqueeze(-2)).sum(-2, dtype=below.dtype).long()
 
 
@@ -155,7 +155,7 @@ def _dropout(
 ) -> Tensor:
     if not training or p == 0:
         return tensor
-    kept = take(Request("bernoulli", tuple(tensor.shape), tensor.dtype, 1 - p), tensor.device)
+    kept = take(RandomRequest("bernoulli", tuple(tensor.shape), tensor.dtype, 1 - p), tensor.device)
     return tensor * (kept / (1 - p))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ovis.experiments.training.build import Run
+from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.random_state import own_random_state
 
 __all__ = ["image_grid", "prior_samples", "reconstructions"]
@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 480, 960
 
 
 @torch.no_grad()
-def prior_samples(run: Run) -> Tensor:
+def prior_samples(run: TrainingRun) -> Tensor:
     """Means of p(x|z), z ~ p(z), in a near-square grid: see :func:`image_grid`."""
     with own_random_state(run.settings.seed, run.device), _evaluating(run.model):
         images: Tensor = run.model.sample_from_prior(SAMPLES)["px"].mean
@@ -36,7 +36,7 @@ def prior_samples(run: Run) -> Tensor:
 
 
 @torch.no_grad()
-def reconstructions(run: Run, x: Tensor) -> Tensor:
+def reconstructions(run: TrainingRun, x: Tensor) -> Tensor:
     """The first data in one row, below each the mean of p(x|z) for one z ~ q(z|x): see :func:`image_grid`.
 
     Args:

@@ -1,0 +1,265 @@
+"""The training loop, for one run or for several runs that differ only in the seed: see :class:`Trainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ovis.experiments.datasets.splits import Splits
+from ovis.experiments.runs.context import RunContext, WorkResult, current_run
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training.build import TrainingRun, build_run
+from ovis.experiments.training.checkpoint import resume
+from ovis.experiments.training.ensemble.stacked_state import EnsembleUnsupported
+from ovis.experiments.training.ensemble.vmapped_step import VmappedStep
+from ovis.experiments.training.journal import Journal, describe_non_finite, diverged
+from ovis.experiments.training.random_state import random_states, set_random_states
+from ovis.experiments.training.step import TrainingStep
+
+__all__ = ["Stepper", "Trainer"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two readings of the loss, each of which synchronizes with the device.
+PULSE = 1.0
+
+#: Most seconds between two checkpoints: the work that a kill may cost. Evaluations write one anyway.
+CHECKPOINT_SECONDS = 120.0
+
+
+class Trainer:
+    """Trains runs from their last checkpoints, or from the first step, to the end or until asked to stop.
+
+    On the CPU, and with the same number of threads, a single run ends with the same bits however often it was
+    interrupted and resumed. The runs of an ensemble are trained at once, as one batched model: each equals the run that
+    it would be alone, to rounding, with the same initial parameters, batches and random numbers, and has its own files.
+    (Where the last bit of a probability decides a discrete sample, a run goes on as another one of the same
+    distribution.) Runs at different steps, as a kill leaves them, are brought to the same step first. Runs that can't
+    be batched are trained one after the other.
+
+    Args:
+        settings: of each run; they differ in the seed only.
+        contexts: of each run. ``should_stop`` is asked between steps; any of them stops all runs.
+        on_built: called with the index and the parts of each run before anything is written.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[TrainSettings],
+        contexts: Sequence[RunContext],
+        on_built: Callable[[int, TrainingRun], None] | None = None,
+    ):
+        self.members = [_Member(*pair) for pair in zip(settings, contexts, strict=True)]
+        self.on_built = on_built
+        self.stop_requests = list(dict.fromkeys(context.should_stop for context in contexts))
+        self.show_progress = any(context.show_progress for context in contexts)
+
+    def run(self) -> list[WorkResult]:
+        """Train, and say how each run ended. An error ends its own run, and the others only if they share its cause.
+
+        Errors that end a run, as the result's ``error``: SettingsError (options that exclude each other), Superseded
+        (another attempt has taken the run over), CheckpointError (it can't resume from its checkpoints), Diverged (a
+        number is not finite; the last checkpoint is kept), OSError (e.g. a full disk; ``filename`` says where).
+        """
+        splits: Splits | None = None
+        for index, member in enumerate(self.members):
+            with member.active():
+                splits = self._build(index, splits)
+        stopped = False
+        while not stopped and (unfinished := [member for member in self.members if member.is_unfinished]):
+            start = min(member.step for member in unfinished)
+            group = [member for member in unfinished if member.step == start]
+            end = min([m.step for m in unfinished if m.step > start], default=group[0].journal.total)
+            try:
+                stopped = self._train(group, end)
+            except Exception as error:
+                for member in group:
+                    member.error = member.error or error
+        return [WorkResult(member.is_complete, member.error) for member in self.members]
+
+    def _build(self, index: int, splits: Splits | None) -> Splits:
+        member = self.members[index]
+        run = build_run(member.settings, splits)
+        member.context.check_ownership()
+        if self.on_built is not None:
+            self.on_built(index, run)
+        member.journal = Journal(run, member.context, resume(member.context.paths, run))
+        member.random = random_states(run.device)
+        return run.splits
+
+    def _train(self, group: Sequence[_Member], end: int) -> bool:
+        """Bring runs from the same step to step ``end``; whether a stop was requested."""
+        if len(group) == 1:
+            return self._loop(group, SingleStep(group[0]), end)
+        stepper = None
+        try:
+            runs, measurements = [m.journal.run for m in group], [m.journal.measure for m in group]
+            stepper = VmappedStep(runs, measurements, [m.random for m in group], end - group[0].step)
+            return self._loop(group, stepper, end)
+        except EnsembleUnsupported as error:
+            log.warning("%s; the runs are trained one after the other", error)
+        for row, member in enumerate(group):
+            if stepper is not None:
+                member.random = stepper.sync(row)
+        stepper = None  # frees its copies of the parameters
+        for member in group:
+            with member.active():
+                if self._loop([member], SingleStep(member), member.journal.total):
+                    return True
+        return False
+
+    def _loop(self, group: Sequence[_Member], stepper: Stepper, end: int) -> bool:
+        """The training loop."""
+        first, total = group[0].journal, group[0].journal.total
+        pulse = saved = time.monotonic()
+        with self._progress_bar(group) as bar:
+            for x in stepper.batches(first.position.step, end):
+                losses = stepper.step(x, first.position.step)
+                for member in group:
+                    member.journal.position.step += 1
+                bar.update()
+                if first.is_due:
+                    self._check(group, stepper, losses, bar, thorough=True)
+                    self._evaluate(group, stepper)
+                    pulse = saved = time.monotonic()
+                    stopped = self._should_stop()
+                else:
+                    stopped, now = self._should_stop(), time.monotonic()
+                    if stopped or now - saved > CHECKPOINT_SECONDS:
+                        self._check(group, stepper, losses, bar, thorough=True)
+                        for _, member in _unfailed(group):
+                            with member.active():
+                                member.journal.save(member.random)
+                        pulse = saved = time.monotonic()
+                    elif now - pulse > PULSE:
+                        self._check(group, stepper, losses, bar)
+                        pulse = now
+                if stopped or not _unfailed(group):
+                    return stopped
+        if end < total:  # other runs are at this step: they may be trained together from here
+            for row, member in _unfailed(group):
+                member.random = stepper.sync(row)
+        return False
+
+    def _should_stop(self) -> bool:
+        return any(should_stop() for should_stop in self.stop_requests)
+
+    def _check(
+        self, group: Sequence[_Member], stepper: Stepper, losses: Tensor, bar: tqdm[Any], thorough: bool = False
+    ) -> None:
+        """Read the losses, which synchronizes with the device; thorough: also sync the runs and check their state."""
+        values = torch.atleast_1d(losses).tolist()
+        bar.set_postfix(loss=f"{sum(values) / len(values):.3f}", refresh=False)
+        for row, member in _unfailed(group):
+            if thorough or not math.isfinite(values[row]):
+                member.random = stepper.sync(row)
+            with member.active():
+                member.journal.check(values[row], thorough)
+
+    def _evaluate(self, group: Sequence[_Member], stepper: Stepper) -> None:
+        """Measure and record; the runs are in sync."""
+        if not (unfailed := _unfailed(group)):
+            return
+        values = stepper.measure(group[0].step)
+        for row, member in unfailed:
+            with member.active():
+                journal = member.journal
+                measured = journal.measure(member.step) if values is None else values[row]
+                journal.record(measured, member.random)
+
+    def _progress_bar(self, group: Sequence[_Member]) -> tqdm[Any]:
+        description = "train" if len(group) == 1 else f"train {len(group)} runs"
+        return tqdm(
+            total=group[0].journal.total,
+            initial=group[0].step,
+            unit="step",
+            disable=not self.show_progress,
+            desc=description,
+        )
+
+
+class Stepper(Protocol):
+    """How the loop takes steps: of one run, or of several at once."""
+
+    def batches(self, start: int, end: int) -> Iterator[Tensor]:
+        """What :meth:`step` takes, for each step from ``start`` up to ``end``."""
+
+    def step(self, x: Tensor, step: int) -> Tensor:
+        """Take step number ``step``, without host-device synchronization; the loss of each run."""
+
+    def sync(self, row: int) -> dict[str, Any]:
+        """Bring a run's model, estimator and optimizer to where it stands; its random states."""
+
+    def measure(self, step: int) -> Sequence[dict[str, float]] | None:
+        """The measurements of each run, which is in sync; None: each has to be measured by itself."""
+
+
+class SingleStep:
+    """The stepper of one run, which draws from the global random states."""
+
+    def __init__(self, member: _Member):
+        self.run = member.journal.run
+        self.take = TrainingStep(self.run)
+        self.batches = self.run.batches
+        self.run.model.train()
+        set_random_states(member.random, self.run.device)
+
+    def step(self, x: Tensor, step: int) -> Tensor:
+        try:
+            return self.take(x, step)
+        except (RuntimeError, ValueError):
+            found = describe_non_finite(self.run)  # torch's own message names neither the step nor the parameter
+            if not found:
+                raise
+            raise diverged(step, found) from None
+
+    def sync(self, row: int) -> dict[str, Any]:
+        return random_states(self.run.device)
+
+    def measure(self, step: int) -> None:
+        return None
+
+
+class _Member:
+    """One of the runs."""
+
+    def __init__(self, settings: TrainSettings, context: RunContext):
+        self.settings, self.context = settings, context
+        self.error: Exception | None = None
+        self.journal: Journal  # once it is built
+        self.random: dict[str, Any]  # all global random states, where the run last was in sync
+
+    @property
+    def step(self) -> int:
+        return self.journal.position.step
+
+    @property
+    def is_complete(self) -> bool:
+        return self.error is None and self.step >= self.journal.total
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.error is None and self.step < self.journal.total
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """For a block: log messages belong to this run, and an error ends this run alone."""
+        token = current_run.set(self.context.paths)
+        try:
+            yield
+        except Exception as error:  # whatever it is, the other runs go on
+            self.error = error
+        finally:
+            current_run.reset(token)
+
+
+def _unfailed(group: Sequence[_Member]) -> list[tuple[int, _Member]]:
+    return [(row, member) for row, member in enumerate(group) if member.error is None]
