@@ -66,7 +66,7 @@ class _Member:
     settings: Any
 
 
-class _Group(nn.Module):
+class _EstimatorGroup(nn.Module):
     """Estimators that share their particles, as a function of the model's parameters and the random numbers."""
 
     def __init__(self, model: nn.Module, members: Sequence[_Member], x: Tensor):
@@ -143,7 +143,7 @@ class _GradientSampler:
             alone = index if estimator.detached_q else None
             key = (estimator.reparameterized, settings.mc * settings.iw, settings.tau, alone)
             groups.setdefault(key, []).append(_Member(index, estimator, settings))
-        self.groups = [_Group(model, members, x) for members in groups.values()]
+        self.groups = [_EstimatorGroup(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
         self.least = len(x) if batch_norm_modules(model) else 1
 
@@ -170,7 +170,7 @@ class _GradientSampler:
         """
         return self._noise(self.groups[0], numbers, range(len(self.x)))[:2]
 
-    def _noise(self, group: _Group, numbers: range, rows: range) -> list[list[Tensor]]:
+    def _noise(self, group: _EstimatorGroup, numbers: range, rows: range) -> list[list[Tensor]]:
         """Random numbers of each section of a group, [draws, rows, count] for each request."""
         cells = [number * len(self.x) + row for number in numbers for row in rows]
         made: dict[Section, list[Tensor]] = {}
@@ -229,7 +229,7 @@ class ParameterGradientSampler(_GradientSampler):
             if totals is not None:
                 yield totals.div_(len(self.x))
 
-    def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _gradients(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """[n, members, D], of the sum over x."""
         count = next((n.shape[0] for section in noise for n in section), 1)
         if self.mapped and count > 1:
@@ -242,7 +242,7 @@ class ParameterGradientSampler(_GradientSampler):
             [self._plain(group, x, [[n[i] for n in section] for section in noise]) for i in range(count)]
         )
 
-    def _mapped(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _mapped(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """All draws at once: noise [n, rows of x, numbers] -> [n, members, D]."""
         constant = {name: value.detach() for name, value in group.named_parameters()}
         buffers = {name: value.clone() for name, value in group.named_buffers()}
@@ -259,7 +259,7 @@ class ParameterGradientSampler(_GradientSampler):
         mapped: Tensor = vmap(one, randomness="different")(noise)
         return mapped
 
-    def _plain(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _plain(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
         """One draw: noise [rows of x, numbers] -> [members, D]."""
         parameters = list(self.selected.values())
         with torch.enable_grad(), restored_buffers(group):
@@ -309,7 +309,7 @@ class TensorGradientSampler(_GradientSampler):
                             parts[member.index].append(part)
                 yield torch.stack([torch.cat(part).flatten() for part in parts]).unsqueeze(0) / len(self.x)
 
-    def _gradients(self, group: _Group, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
+    def _gradients(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
         """For each member [rows of x, numbers of a row]."""
         with torch.enable_grad(), restored_buffers(group):
             losses, particles = group.losses(x, noise)

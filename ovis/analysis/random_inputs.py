@@ -62,7 +62,7 @@ class RandomInputs(TorchFunctionMode):
         return noise.reshape(torch.Size(shape))
 
 
-class _Recorder(RandomInputs):
+class _SpecRecorder(RandomInputs):
     """Records the specs of what is drawn, and refuses functions that draw from torch's own generators."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec,
     Raises:
         ValueError: a random function that can't be given its numbers.
     """
-    with torch.random.fork_rng(), _Recorder() as recorder:
+    with torch.random.fork_rng(), _SpecRecorder() as recorder:
         result = run()
     return tuple(recorder.requests), result
 
