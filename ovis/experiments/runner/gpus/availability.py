@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovis.experiments.runner.gpus.devices import Device
-from ovis.experiments.runner.gpus.nvml import Nvml, NvmlError, ProcessUse, Reading
+from ovis.experiments.runner.gpus.nvml import GpuReading, Nvml, NvmlError, ProcessUse
 from ovis.experiments.runner.gpus.reservations import Reservations
 
 __all__ = ["Availability", "DeviceSource", "GpuLimits"]
@@ -57,7 +57,7 @@ class _Look:
     """The last reading of a GPU or its error, and what processes of others use."""
 
     until: float
-    reading: Reading | None
+    reading: GpuReading | None
     others: ProcessUse
     problem: str = ""
 

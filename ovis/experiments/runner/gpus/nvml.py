@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["Nvml", "NvmlError", "NvmlMissingError", "ProcessUse", "Reading"]
+__all__ = ["GpuReading", "Nvml", "NvmlError", "NvmlMissingError", "ProcessUse"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class ProcessUse:
 
 
 @dataclass(frozen=True)
-class Reading:
+class GpuReading:
     """A GPU at one moment.
 
     Attributes:
@@ -68,7 +68,7 @@ class Nvml:
 
         return self._ask(ask)
 
-    def read(self, gpu: str) -> Reading:
+    def read(self, gpu: str) -> GpuReading:
         """Look at a GPU.
 
         Args:
@@ -78,12 +78,12 @@ class Nvml:
             NvmlError: it can't be read.
         """
 
-        def ask(library: Any) -> Reading:
+        def ask(library: Any) -> GpuReading:
             handle = library.nvmlDeviceGetHandleByUUID(gpu)  # each time: a handle doesn't outlive a reset
             load = _if_supported(library, lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
             used, total = _if_supported(library, lambda: _memory(library, handle)) or (None, None)
             memory = used / total if used is not None and total else None
-            return Reading(load, memory, _processes(library, handle, total))
+            return GpuReading(load, memory, _processes(library, handle, total))
 
         return self._ask(ask)
 
