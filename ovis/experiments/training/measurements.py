@@ -1,4 +1,18 @@
-"""What is measured at an evaluation, under the names that the reports know."""
+"""What is measured at an evaluation, and the names of the metrics.
+
+=============================  =========================================================================================
+``SPLIT:loss/L_k``             the bound with K particles, in nats; SPLIT is train, valid or test
+``SPLIT:loss/elbo``, ``kl``,   other means over the data, in nats: :func:`ovis.experiments.training.evaluate.evaluate`
+``kl_q_p``, ``nll``
+``SPLIT:loss/ess``             effective sample size of the training's particles
+``SPLIT:gmm/...`` and others   distances of a model of synthetic data from what generated them
+``train:grads/...``            of the gradient: :func:`ovis.analysis.gradients.get_gradients_statistics`
+``train:active_units/au``      number of active latent variables, with ``--mc_au_analysis``
+``train:schedule/lr``          learning rate; with ``--warmup`` also ``train:schedule/alpha`` (added by the journal)
+=============================  =========================================================================================
+
+Their labels, units and directions are in ``ovis/experiments/reporting/metrics.py``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +33,7 @@ from ovis.models.template import ParticleModel
 
 __all__ = ["Measurements", "Split"]
 
-#: Evaluations draw from a random state of their own, so that their number does not change the training.
+#: Evaluations have a random state of their own, so that how often they take place doesn't change the training.
 EVALUATION_SEED = 200_801_998
 
 
@@ -33,7 +47,7 @@ class KnowsTheTruth(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """What a split is evaluated on, and how."""
+    """The points of a split that are evaluated, with how many particles, and in batches of which size."""
 
     points: Tensor  # float, [n, *event]
     iw: int
