@@ -71,7 +71,7 @@ def training_step(model: str, estimator: str, iw: int, device: str, **options: b
         nlayers=0 if model == "sbm" else 2, lr=1e-4, **options,
     )  # fmt: skip
     x = (torch.rand(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(0)) < 0.2).float()
-    take = TrainingStep(build_run(settings, Splits(StoredData(x), x, x, x.mean(0)).to(device)), 1)
+    take = TrainingStep(build_run(settings, Splits(StoredData(x), x, x, x.mean(0)).to(device)))
     x = x.to(device)
     return lambda: take(x, 0)
 
