@@ -1,7 +1,7 @@
-"""What report.py draws of the paper's experiments where nothing is asked for: what makes the paper's figures.
+"""The metrics, figures and axes that report.py shows of the paper's experiments by default: Figures 2, 3 and 4.
 
-Lievin, Dittadi, Christensen, Winther, NeurIPS 2020, arXiv 2008.01998: Figure 2, the tables behind Figure 3, Figure 4,
-and the budget figures of the appendix.
+Figures of Lievin, Dittadi, Christensen, Winther, NeurIPS 2020, https://arxiv.org/abs/2008.01998. To change Figure 2,
+change the preset of ``gaussian-mixture-model``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ BUDGET = Preset(
 )
 
 PRESETS = {
+    # Figure 2
     "gaussian-mixture-model": Preset(
         metrics=("test:gmm/posterior_mse", "test:gmm/prior_mse", "train:grads/variance", "train:grads/snr"),
         detailed_metrics=(
@@ -31,6 +32,7 @@ PRESETS = {
         ),
         pivot_metrics=("min:test:gmm/posterior_mse", "min:test:gmm/prior_mse", "mean:train:grads/snr"),
     ),
+    # the tables behind Figure 3, and Figure 3 itself
     "sigmoid-belief-network": Preset(
         metrics=BOUNDS,
         detailed_metrics=(
@@ -44,6 +46,7 @@ PRESETS = {
         ylims=("test:loss/L_k:-94:-88", "train:loss/L_k:-93:-86"),
         figures=figure3_pictures,
     ),
+    # Figure 4
     "gaussian-vae": Preset(
         metrics=BOUNDS,
         detailed_metrics=("train:loss/L_k", "train:loss/kl_q_p"),
@@ -52,6 +55,7 @@ PRESETS = {
             *("mean:train:loss/ess", "mean:train:grads/snr"),
         ),
     ),
+    # the budget figures of the appendix
     "budget-analysis": BUDGET,
     "budget-analysis-sbm": BUDGET,
     "gaussian-toy": Preset(
