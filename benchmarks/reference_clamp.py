@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from ovis.experiments.cli import train
-from ovis.experiments.runner.experiment_file import Run, load_experiment
+from ovis.experiments.runner.experiment_file import ExperimentRun, load_experiment
 from ovis.experiments.runs.identity import option_words
 from ovis.functional import control_variates
 from ovis.functional.log_weights import Alpha, LeaveOneOut
@@ -38,7 +38,7 @@ def clamped(log_w: torch.Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
     return sums._replace(log_rest=sums.log_rest.clamp(min=math.log(torch.finfo(torch.float32).eps)))
 
 
-def train_here(runs: Sequence[Run], folder: Path) -> None:
+def train_here(runs: Sequence[ExperimentRun], folder: Path) -> None:
     """All seeds at once, in this process."""
     torch.set_num_threads(1)
     options = {**runs[0].identity.settings, "exp": folder.name, "root": str(folder.parent), "device": "cpu"}

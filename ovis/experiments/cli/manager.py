@@ -15,15 +15,15 @@ from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
-from ovis.experiments.cli.engine_options import add_engine_options, read_engine_options
+from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import OneLineParser, confirm, whole_number
 from ovis.experiments.cli.report_errors import ReportError, require_packages
 from ovis.experiments.runner.display.progress import make_display
 from ovis.experiments.runner.display.text import clock, counts_text, runs_text
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest
 from ovis.experiments.runner.engines.create import create_engine
+from ovis.experiments.runner.engines.engine_options import EngineOptions
 from ovis.experiments.runner.engines.ensemble import EnsembleEngine
-from ovis.experiments.runner.engines.options import EngineOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest
 from ovis.experiments.runner.experiment_file import Experiment, GridError
 from ovis.experiments.runner.gpus.devices import DeviceError
 from ovis.experiments.runner.job import JobSpec

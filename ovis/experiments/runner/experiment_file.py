@@ -31,7 +31,7 @@ from ovis.experiments.settings import SettingsError, TrainSettings, build_parser
 from ovis.experiments.studies import STUDIES, AsymptoticSettings, Study
 from ovis.suggestions import did_you_mean
 
-__all__ = ["Experiment", "GridError", "Run", "load_experiment", "parse_experiment"]
+__all__ = ["Experiment", "ExperimentRun", "GridError", "load_experiment", "parse_experiment"]
 
 SCRIPTS = tuple(STUDIES)
 KEYS = ("description", "script", "args", "global", "parameters", "zip", "seeds")
@@ -45,7 +45,7 @@ class GridError(ValueError):
 
 
 @dataclass(frozen=True)
-class Run:
+class ExperimentRun:
     """One run of an experiment.
 
     Attributes:
@@ -81,7 +81,7 @@ class Experiment:
     """
 
     description: str
-    runs: tuple[Run, ...]
+    runs: tuple[ExperimentRun, ...]
     data_root: str | None = None
     device: str | None = None
     script: str = "train"
@@ -140,7 +140,7 @@ def parse_experiment(data: Any) -> Experiment:
     return Experiment(_text(data, "description"), runs, said.get("data_root"), said.get("device"), script)
 
 
-def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[Run]:
+def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[ExperimentRun]:
     shared = _split(_text(data, "global"), "global", reader)
     _parse(shared, "global", reader)
     entries = _entries(data.get("args", [""]), reader)
@@ -158,7 +158,7 @@ def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[Run]:
             try:
                 settings = replace(base, **chosen)
                 reader.study.check(settings)
-                yield Run(settings, identify(settings), described)
+                yield ExperimentRun(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None
 
@@ -302,8 +302,8 @@ def _text(data: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _refuse_twins(runs: tuple[Run, ...]) -> None:
-    seen: dict[str, Run] = {}
+def _refuse_twins(runs: tuple[ExperimentRun, ...]) -> None:
+    seen: dict[str, ExperimentRun] = {}
     for run in runs:
         twin = seen.setdefault(run.key, run)
         if twin is not run:

@@ -35,7 +35,7 @@ from ovis.experiments.runs.status import (
     ABORTED,
     BUSY,
     EXHAUSTED,
-    HELD,
+    LOCKED,
     STALE,
     AttemptResult,
     Outcome,
@@ -166,7 +166,7 @@ def run_job(spec: JobSpec) -> int:
             elif key == spec.key:
                 code = result
             elif result == BUSY:  # the exit code is the first run's
-                print(f"job {key}.{attempt}: {HELD}", file=sys.stderr)
+                print(f"job {key}.{attempt}: {LOCKED}", file=sys.stderr)
         if not runs:
             return code
         code = STALE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ovis.experiments.runner.display.messages import RunMessages
 from ovis.experiments.runner.display.progress import ProgressDisplay, ProgressView, run_weights
 from ovis.experiments.runner.display.text import runs_text
-from ovis.experiments.runner.engines.base import (
+from ovis.experiments.runner.engines.interface import (
     Engine,
     EngineError,
     JobHandle,
@@ -18,7 +18,7 @@ from ovis.experiments.runner.engines.base import (
     SubmissionDeferred,
     unreported_outcome,
 )
-from ovis.experiments.runner.experiment_file import Run
+from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runner.queue.ledger import LedgerError
@@ -64,7 +64,7 @@ class Result:
 
 
 def run_experiment(
-    runs: Sequence[Run],
+    runs: Sequence[ExperimentRun],
     queue: Queue,
     engine: Engine,
     display: ProgressDisplay,
@@ -122,7 +122,7 @@ class _Manager:
 
     def __init__(
         self,
-        runs: Sequence[Run],
+        runs: Sequence[ExperimentRun],
         queue: Queue,
         engine: Engine,
         display: ProgressDisplay,

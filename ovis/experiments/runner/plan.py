@@ -101,7 +101,7 @@ def start_plan(plan: Plan, queue: Queue) -> None:
     if plan.code is not None:
         snapshot = take_snapshot(queue.paths, plan.code, live_package(), option_defaults())
     queue.add([run.record() for run in plan.experiment.runs], snapshot)
-    failpoint("sweep.queued")
+    failpoint("plan.queued")
     if _text(queue.paths.experiment) != plan.experiment.text:
         write_text(queue.paths.experiment, plan.experiment.text)
 

@@ -16,7 +16,7 @@ __all__ = [
     "BUSY",
     "DEFAULTS",
     "EXHAUSTED",
-    "HELD",
+    "LOCKED",
     "STALE",
     "AttemptResult",
     "Outcome",
@@ -36,7 +36,7 @@ EXHAUSTED = 74
 #: Exit code of a job that found another process in its run's folder.
 BUSY = 75
 #: Message of a job of several runs about one that another process has locked.
-HELD = "another process holds the run's folder"
+LOCKED = "another process holds the run's folder"
 #: Exit code of a job whose attempt was revoked: another one may be running.
 STALE = 76
 

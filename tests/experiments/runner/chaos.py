@@ -1,6 +1,6 @@
 """Chaos: managers, jobs and trainings are killed at random while they work off an experiment, and what is then true.
 
-``python tests/runner/chaos.py --runs 60 --kills 60 --seed 1`` runs it by hand.
+``python tests/experiments/runner/chaos.py --runs 60 --kills 60 --seed 1`` runs it by hand.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ovis.experiments.runner.engines.base import EngineRequest, JobHandle, JobPhase, JobStatus
-from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import EngineRequest, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 from ovis.experiments.runner.job import JobSpec
 

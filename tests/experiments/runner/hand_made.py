@@ -10,8 +10,8 @@ from pathlib import Path
 from laboratory import Lab, dead_owner
 
 from ovis.experiments.runner.display.progress import ProgressView
-from ovis.experiments.runner.engines.base import JobHandle, JobPhase, JobStatus
-from ovis.experiments.runner.experiment_file import Run, load_experiment
+from ovis.experiments.runner.engines.interface import JobHandle, JobPhase, JobStatus
+from ovis.experiments.runner.experiment_file import ExperimentRun, load_experiment
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import Result, run_experiment
 from ovis.experiments.runner.queue.queue import Queue
@@ -104,18 +104,18 @@ class Watcher:
 POLICY = Policy(heartbeat=0.2, ttl=0.8, backoff=0.1)
 
 
-def queue_runs(lab: Lab, count: int = 1) -> list[Run]:
+def queue_runs(lab: Lab, count: int = 1) -> list[ExperimentRun]:
     runs = load_experiment(lab.write(args=[""], seeds=count)).runs
     lab.queue.add([run.record() for run in runs])
     return list(runs)
 
 
-def work(lab: Lab, runs: list[Run], engine: HandMade, display: Watcher | None = None) -> Result:
+def work(lab: Lab, runs: list[ExperimentRun], engine: HandMade, display: Watcher | None = None) -> Result:
     template = JobSpec(lab.paths.folder, "", 0)
     return run_experiment(runs, Queue(lab.paths, POLICY), engine, display or Watcher(), template, interval=0.02)
 
 
-def orphan(lab: Lab, run: Run, engine: Mapping[str, str], queue: Queue | None = None) -> None:
+def orphan(lab: Lab, run: ExperimentRun, engine: Mapping[str, str], queue: Queue | None = None) -> None:
     """A run that was claimed by a manager which is dead."""
     queue = queue or lab.queue
     (record,) = queue.tick(dead_owner(), 1, keys=[run.key], engine=engine).claimed

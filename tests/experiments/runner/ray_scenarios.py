@@ -1,7 +1,7 @@
 """What is tried on a real Ray, each scenario in a process of its own.
 
 ``python ray_scenarios.py sweep --folder DIR`` prints one JSON object. To be run where only the loopback is, see
-``in_own_network``. What is left in the folder is for people to look at.
+``in_network_namespace``. What is left in the folder is for people to look at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from chaos import UNGUARDED
 from cluster_sweep import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, State, processes_of
-from ray_cluster import QUIET, RayNodes
+from local_ray import QUIET, RayNodes
 
 from ovis.experiments.runner.queue.transitions import Policy
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ovis.experiments.cli.manager import main
-from ovis.experiments.runner.engines.base import EngineError, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.engines.ensemble import EnsembleEngine
+from ovis.experiments.runner.engines.interface import EngineError, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.experiment_file import parse_experiment
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue

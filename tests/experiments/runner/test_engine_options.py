@@ -8,10 +8,10 @@ import importlib.util
 import pytest
 from laboratory import Lab
 
-from ovis.experiments.cli.engine_options import add_engine_options, read_engine_options
+from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import OneLineParser
 from ovis.experiments.runner.engines import create
-from ovis.experiments.runner.engines.options import OPTIONS, LocalOptions, RayOptions, SlurmOptions
+from ovis.experiments.runner.engines.engine_options import OPTIONS, LocalOptions, RayOptions, SlurmOptions
 
 
 def read(*words: str) -> object:

@@ -13,7 +13,7 @@ import pytest
 from fake_nvml import Clock, FakeGpu, FakeNvml, install
 
 from ovis.experiments.runner.engines import local
-from ovis.experiments.runner.engines.base import JobHandle
+from ovis.experiments.runner.engines.interface import JobHandle
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.gpus import availability, reservations
 from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits

@@ -8,7 +8,7 @@ import pytest
 from hand_made import POLICY, HandMade, Watcher, orphan, queue_runs, succeed, work
 from laboratory import Lab, dead_owner
 
-from ovis.experiments.runner.engines.base import JobPhase, JobStatus
+from ovis.experiments.runner.engines.interface import JobPhase, JobStatus
 from ovis.experiments.runner.queue.queue import Launched, Queue
 from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.status import State, read_outcome

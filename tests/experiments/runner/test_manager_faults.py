@@ -10,7 +10,7 @@ import pytest
 from hand_made import POLICY, HandMade, Watcher, queue_runs, succeed, work
 from laboratory import Lab, dead_owner
 
-from ovis.experiments.runner.engines.base import EngineError, JobHandle, JobPhase, JobStatus, SubmissionDeferred
+from ovis.experiments.runner.engines.interface import EngineError, JobHandle, JobPhase, JobStatus, SubmissionDeferred
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import run_experiment
 from ovis.experiments.runner.queue.queue import Launched, Queue

@@ -128,7 +128,7 @@ def test_the_copy_counts_where_the_ledger_was_lost(lab: Lab, capsys: pytest.Capt
 
 def test_a_kill_before_the_copy_is_kept_converges(lab: Lab) -> None:
     path = lab.write(args=[VIMCO], parameters=SEEDS)
-    manager = lab.start(OVIS_FAILPOINT="sweep.queued")
+    manager = lab.start(OVIS_FAILPOINT="plan.queued")
     manager.communicate(timeout=30)
     assert manager.returncode == -signal.SIGKILL
     assert lab.counts() == {"queued": 3}

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from ray_cluster import in_own_network, missing
+from local_ray import in_network_namespace, missing
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,7 +19,7 @@ NO_WAY_OUT = re.compile(r"\[.*\] network_util\.cc:\d+: Failed to determine local
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_sweep_survives_the_loss_of_a_node_a_worker_and_the_manager(tmp_path: Path, seed: int) -> None:
-    said = in_own_network("sweep", "--seed", str(seed), "--folder", str(tmp_path))
+    said = in_network_namespace("sweep", "--seed", str(seed), "--folder", str(tmp_path))
     print(said)
     assert said["holds"], said
     assert said["kills"] == {"worker": 1, "node": 1, "manager": 1}
@@ -33,13 +33,13 @@ def test_a_sweep_survives_the_loss_of_a_node_a_worker_and_the_manager(tmp_path: 
     [("deathsignal,runlock,lease", True), ("runlock,lease", False), ("deathsignal,lease", False)],
 )
 def test_one_guard_prevents_overlapping_trainings_and_none_does_not(tmp_path: Path, away: str, overlaps: bool) -> None:
-    said = in_own_network("sweep", "--runs", "4", "--step", "2", "--unguarded", away, "--folder", str(tmp_path))
+    said = in_network_namespace("sweep", "--runs", "4", "--step", "2", "--unguarded", away, "--folder", str(tmp_path))
     assert (said["overlaps"] > 0) is overlaps, said
     assert (said["lost"], said["done_twice"]) == (0, 0), said
 
 
 def test_refusals_are_one_line_and_leave_no_files(tmp_path: Path) -> None:
-    said = in_own_network("refusals", "--folder", str(tmp_path))
+    said = in_network_namespace("refusals", "--folder", str(tmp_path))
     line = {name: _only_line(*said[name]) for name in ("auto", "closed", "word", "cuda", "hidden", "other")}
     hint = "start one by `ray start --head`"
     assert line["auto"].startswith(f"--engine ray: no Ray cluster at --address auto: {hint}")
@@ -72,13 +72,13 @@ def _without_ray(errors: list[str]) -> list[str]:
 
 
 def test_an_unsuitable_node_that_joins_is_left_out(tmp_path: Path) -> None:
-    said = in_own_network("stranger", "--folder", str(tmp_path))
+    said = in_network_namespace("stranger", "--folder", str(tmp_path))
     assert (said["code"], said["counts"], said["devices"]) == (0, {"done": 16}, ["n1"]), said
     assert "node n2 has torch 1.0.0 instead of" in said["text"]
 
 
 def test_stopping_and_cancelling_running_and_waiting_jobs(tmp_path: Path) -> None:
-    said = in_own_network("stop", "--folder", str(tmp_path))
+    said = in_network_namespace("stop", "--folder", str(tmp_path))
     assert (said["code"], said["counts"], said["left"]) == (130, {"queued": 6}, 0), said
     begun = [lines for lines in said["journal"].values() if lines]
     assert [lines[-1] for lines in begun] == ["stopped in 1"] * 2  # with their checkpoints; the others never began
@@ -87,7 +87,7 @@ def test_stopping_and_cancelling_running_and_waiting_jobs(tmp_path: Path) -> Non
 
 
 def test_the_loss_of_the_head_ends_the_manager_in_one_line(tmp_path: Path) -> None:
-    said = in_own_network("headless", "--folder", str(tmp_path))
+    said = in_network_namespace("headless", "--folder", str(tmp_path))
     assert said["code"] == 2
     last = said["text"].splitlines()[-1]
     assert last.startswith("manager.py: --engine ray: the head 127.0.0.1:")
@@ -95,7 +95,7 @@ def test_the_loss_of_the_head_ends_the_manager_in_one_line(tmp_path: Path) -> No
 
 
 def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
-    said = in_own_network("gpus", "--folder", str(tmp_path))
+    said = in_network_namespace("gpus", "--folder", str(tmp_path))
     assert said["code"] == 0
     assert {*said["seen"]} == {"0", "1"}
     assert sum(said["seen"].values()) == 8
@@ -103,7 +103,7 @@ def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
 
 
 def test_the_quickstart_equals_a_local_one(tmp_path: Path) -> None:
-    said = in_own_network("quickstart", "--folder", str(tmp_path))
+    said = in_network_namespace("quickstart", "--folder", str(tmp_path))
     assert len(said["local"]) == 7
     assert all(len(rows) == 2 for rows in said["local"].values())
     assert said["ray"] == said["local"]

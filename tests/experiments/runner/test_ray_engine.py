@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, JobPhase
-from ovis.experiments.runner.engines.options import RayOptions
+from ovis.experiments.runner.engines.engine_options import RayOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest, JobHandle, JobPhase
 from ovis.experiments.runner.engines.ray import LOOK, RayEngine
 from ovis.experiments.runner.engines.ray_node import RayNode, RayReport
 from ovis.experiments.runner.job import JobSpec

@@ -10,8 +10,8 @@ import pytest
 from fake_slurm import AWAY, FakeSlurm, engine_at, poll, poll_until, submit
 
 from ovis.experiments.runner.engines import slurm_commands
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobPhase, JobStatus
-from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest, JobPhase, JobStatus
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 

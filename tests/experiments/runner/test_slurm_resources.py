@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest
-from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest
 from ovis.experiments.runner.engines.slurm_commands import one_line
 from ovis.experiments.runner.engines.slurm_resources import JobResources, SlurmNode, plan_resources, read_nodes
 

@@ -11,8 +11,8 @@ import pytest
 from fake_slurm import FakeSlurm, engine_at, poll, poll_until, specs, submit
 
 from ovis.experiments.runner.engines import slurm_job
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, SubmissionDeferred
-from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest, JobHandle, SubmissionDeferred
 from ovis.experiments.runner.engines.slurm import SlurmEngine
 
 

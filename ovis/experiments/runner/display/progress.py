@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from ovis.experiments.runner.display.text import clock, counts_text, is_drawable, runs_text
-from ovis.experiments.runner.experiment_file import Run
+from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runs.status import State
 from ovis.experiments.settings import TrainSettings
@@ -124,7 +124,7 @@ def make_display(stream: TextIO) -> ProgressDisplay:
     return LiveProgress(stream)
 
 
-def run_weights(runs: Sequence[Run]) -> dict[str, float]:
+def run_weights(runs: Sequence[ExperimentRun]) -> dict[str, float]:
     """The weight of each run in the progress: proportional to its steps where these are known, 1 on average."""
     steps = [_steps(run.settings) for run in runs]
     if not all(steps):

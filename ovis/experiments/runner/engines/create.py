@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from ovis.experiments.runner.engines.base import Engine, EngineError, EngineRequest
+from ovis.experiments.runner.engines.engine_options import EngineOptions, LocalOptions, RayOptions
+from ovis.experiments.runner.engines.interface import Engine, EngineError, EngineRequest
 from ovis.experiments.runner.engines.local import LocalEngine
-from ovis.experiments.runner.engines.options import EngineOptions, LocalOptions, RayOptions
 from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits
 from ovis.experiments.runner.gpus.devices import default_processes, list_devices
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.runner.engines.base import Engine, EngineError, JobHandle, JobPhase, JobStatus
-from ovis.experiments.runner.experiment_file import Run
+from ovis.experiments.runner.engines.interface import Engine, EngineError, JobHandle, JobPhase, JobStatus
+from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.settings import TrainSettings
@@ -49,7 +49,7 @@ class EnsembleEngine:
 
     detached = False
 
-    def __init__(self, engine: Engine, queue: Queue, runs: Sequence[Run]) -> None:
+    def __init__(self, engine: Engine, queue: Queue, runs: Sequence[ExperimentRun]) -> None:
         if engine.detached:
             raise EngineError(f"--ensemble: jobs of --engine {engine.kind} have one run each; leave out one of the two")
         self._engine, self._queue = engine, queue

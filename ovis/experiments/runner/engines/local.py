@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovis.experiments.runner.engines.base import JobHandle, JobPhase, JobStatus, job_environment
+from ovis.experiments.runner.engines.interface import JobHandle, JobPhase, JobStatus, job_environment
 from ovis.experiments.runner.gpus.availability import Availability, DeviceSource
 from ovis.experiments.runner.gpus.devices import Device, cores
 from ovis.experiments.runner.job import JobSpec

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest, JobHandle, JobPhase, JobStatus
-from ovis.experiments.runner.engines.options import RayOptions
+from ovis.experiments.runner.engines.engine_options import RayOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest, JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.engines.ray_node import RayNode, RayReport
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.leases import Leases

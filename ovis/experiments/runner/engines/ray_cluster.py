@@ -22,7 +22,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ovis.experiments.runner.engines.base import EngineError
+from ovis.experiments.runner.engines.interface import EngineError
 from ovis.experiments.runner.engines.ray_node import RayNode, RayReport, find_fault, run_here
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.job import JobSpec

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovis.experiments.runner.engines.base import job_environment
+from ovis.experiments.runner.engines.interface import job_environment
 from ovis.experiments.runner.engines.versions import difference, installed
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.paths import ExperimentPaths

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovis.experiments.runner.engines.base import (
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import (
     EngineError,
     EngineRequest,
     JobHandle,
@@ -20,7 +21,6 @@ from ovis.experiments.runner.engines.base import (
     JobStatus,
     SubmissionDeferred,
 )
-from ovis.experiments.runner.engines.options import SlurmOptions
 from ovis.experiments.runner.engines.slurm_commands import (
     QueueWatch,
     SlurmError,

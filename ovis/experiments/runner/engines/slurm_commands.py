@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from ovis.experiments.runner.engines.base import EngineError
+from ovis.experiments.runner.engines.interface import EngineError
 
 __all__ = [
     "JOB_NAME_PREFIX",

@@ -20,8 +20,8 @@ from pathlib import Path
 from shlex import quote
 
 import ovis
-from ovis.experiments.runner.engines.base import job_environment
-from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import job_environment
 from ovis.experiments.runner.engines.slurm_commands import JOB_NAME_PREFIX, SlurmError, run_command
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 from ovis.experiments.runner.engines.versions import DIFFERENT, installed

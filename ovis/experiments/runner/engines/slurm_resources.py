@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ovis.experiments.runner.engines.base import EngineError, EngineRequest
-from ovis.experiments.runner.engines.options import SlurmOptions
+from ovis.experiments.runner.engines.engine_options import SlurmOptions
+from ovis.experiments.runner.engines.interface import EngineError, EngineRequest
 
 __all__ = ["JobResources", "SlurmNode", "plan_resources", "read_nodes"]
 

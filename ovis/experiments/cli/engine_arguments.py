@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from ovis.experiments.cli.options import OneLineParser, fraction, whole_number
-from ovis.experiments.runner.engines.options import OPTIONS, EngineOptions
+from ovis.experiments.runner.engines.engine_options import OPTIONS, EngineOptions
 
 __all__ = ["add_engine_options", "read_engine_options"]
 

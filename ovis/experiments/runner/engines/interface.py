@@ -12,7 +12,7 @@ from typing import Protocol
 
 import ovis
 from ovis.experiments.runner.job import JobSpec
-from ovis.experiments.runs.status import BUSY, HELD, AttemptResult, Outcome, Record, last_line
+from ovis.experiments.runs.status import BUSY, LOCKED, AttemptResult, Outcome, Record, last_line
 
 __all__ = [
     "Engine",
@@ -178,8 +178,8 @@ def unreported_outcome(record: Record, status: JobStatus, log: Path, stopping: b
         stopping: the user has asked to stop.
     """
     printed = last_line(log, after=f"job {record.key}.{record.attempt}: ")
-    if status.code == BUSY or printed == HELD:
-        ending, message = AttemptResult.BUSY, HELD
+    if status.code == BUSY or printed == LOCKED:
+        ending, message = AttemptResult.BUSY, LOCKED
     elif stopping:
         ending, message = AttemptResult.ABORTED, "stopped on request"
     else:

@@ -35,7 +35,7 @@ def missing() -> str:
     return f"no network of its own can be had here: {done.stderr.strip()}" if done.returncode else ""
 
 
-def in_own_network(*words: str, timeout: float = 500.0) -> dict[str, Any]:
+def in_network_namespace(*words: str, timeout: float = 500.0) -> dict[str, Any]:
     """Run ray_scenarios.py where only the loopback is: nobody else can reach what Ray opens. Give what it says."""
     script = str(Path(__file__).with_name("ray_scenarios.py"))
     command = ["unshare", "-n", "bash", "-c", 'ip link set lo up; exec "$0" "$@"', sys.executable, script, *words]
