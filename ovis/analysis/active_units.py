@@ -1,4 +1,4 @@
-"""Active units: the latent dimensions of which the posterior mean depends on the datum."""
+"""Active units: the latent dimensions whose posterior mean depends on the datum."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ __all__ = ["active_units"]
 def active_units(
     model: ParticleModel, x: Tensor, mc_samples: int = 1000, threshold: float = 1e-3, max_rows: int = 65536
 ) -> Diagnostic:
-    """Number of dimensions d with Var_x(E_q[z_d | x]) above a threshold (Burda et al. 2016,
-    https://arxiv.org/abs/1509.00519): the latent dimensions that a trained model uses.
+    """Number of active units: dimensions d with Var_x(E_q[z_d | x]) above a threshold.
 
-    Only the inference network runs, and each datum is encoded once. E_q[z_d | x] is the mean of the conditional means
-    of q(z_l | z_{l-1}), exact for the first layer; the variance that the samples themselves add is taken off.
+    Use it to see how many latent dimensions a trained model uses (Burda et al. 2016, https://arxiv.org/abs/1509.00519).
+    Only the inference network runs, and each datum is encoded once. E_q[z_d | x] is estimated by the mean of the
+    conditional means of q(z_l | z_{l-1}), which is exact for the first layer; the variance due to sampling is
+    subtracted.
 
     Args:
         model: the model.
         x: data, shape [n, *event], n >= 2.
-        mc_samples: samples of each datum.
-        threshold: on the variance.
-        max_rows: samples held at once.
+        mc_samples: samples per datum.
+        threshold: smallest variance of an active unit.
+        max_rows: largest number of samples in memory at once (at least those of one datum).
 
     Returns:
-        ``active_units/`` au, over all layers, and au_1, au_2, ... of each, the one nearest to x first.
+        ``active_units/`` au, the number over all layers, and au_1, au_2, ... of each, the layer nearest to x first.
 
     Raises:
         ValueError: fewer than two data, no sample, or a model that is not a ``ParticleModel``.
@@ -53,13 +54,13 @@ def active_units(
 
 
 def _means(q: Distribution) -> Tensor:
-    """Conditional means, shape [B, S, D]; of a class number, the probabilities of the classes."""
+    """Conditional means, shape [B, S, D]; for class indices, the probabilities of the classes."""
     mean = q.probs if isinstance(q, Categorical) else q.mean
     return mean.flatten(2).double()
 
 
 def _mean_and_error(means: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the samples, and the variance of that mean: [B, S, D] -> [B, D] twice. S = 1: exact, no error."""
+    """Mean over the samples and variance of that mean: [B, S, D] -> [B, D] each. With S = 1 the mean is exact."""
     samples = means.shape[1]
     error = means.var(1) / samples if samples > 1 else torch.zeros_like(means[:, 0])
     return means.mean(1), error

@@ -1,14 +1,15 @@
-"""Moments for large K of every estimator's gradient on the Gaussian toy model as K grows, in closed form.
+"""Closed-form moments, for large K, of each estimator's gradient on the Gaussian toy model.
 
 With r = w / Z, h = grad_b log q(z|x) = (z - m)/s^2 and g = grad_z log p(x, z), the gradient of one bound with respect
-to the location b tends to a sum over particles, of which mean and variance are moments of (r, z) under q. z = m + y,
-the posterior is N(m*, 1/2), d = m - m*: all dimensions are independent, and under r^p q they are normal,
+to the location b tends to a sum over particles whose mean and variance are moments of (r, z) under q. Write z = m + y
+and d = m - m*, where the posterior is N(m*, 1/2). All dimensions are independent, and normal under r^p q:
 
     E[r^p f(y_i)] = M_p E f(N(t_p, 1/P_p)),     P_p = (1 - p)/s^2 + 2 p,     t_p = -2 p d_i / P_p,
     log M_p = G(p) - p G(1),                     G(p) = sum_i -1/2 log(s^2 P_p) + 2 p^2 d_i^2 / P_p.
 
-Normalizing by the K weights instead of Z is taken into account to first order (the delta method), so the variances of
-order K^-3 hold their whole leading term. Derived from Lievin et al. 2020, appendix, and Rainforth et al. 2018.
+Normalizing by the K weights instead of Z is taken into account to first order (the delta method), so variances of
+order K^-3 contain their whole leading term. Derived from the appendix of Lievin et al. 2020
+(https://arxiv.org/abs/2008.01998) and from Rainforth et al. 2018 (https://arxiv.org/abs/1802.04537).
 """
 
 from __future__ import annotations
@@ -26,24 +27,39 @@ __all__ = ["LocationMoments", "location_moments"]
 
 
 class LocationMoments(NamedTuple):
-    """Of the gradient of the mini-batch's mean loss with respect to b."""
+    """Mean and variance of the gradient of the mini-batch's mean loss with respect to b.
 
-    mean: Tensor  # [D], float64
-    variance: Tensor  # [D], float64
+    Attributes:
+        mean: shape [D], float64.
+        variance: variance of each entry of one draw, shape [D], float64.
+    """
+
+    mean: Tensor
+    variance: Tensor
 
 
 @torch.no_grad()
 def location_moments(model: GaussianToyVAE, x: Tensor, estimator: str, iw: int) -> LocationMoments:
     """Mean (to second order in 1/K) and variance (to leading order) of one draw of the gradient with respect to b.
 
+    Use it to check measured moments, or the rate at which they change with K, without sampling noise. The formulas are
+    those of the module's description.
+
     Args:
         model: the toy model.
-        x: the mini-batch, shape [B, D]: the mean is averaged over it, the variance divided by B besides.
+        x: the mini-batch, shape [B, D]. Both moments are averaged over it; the variance is divided by B as well.
         estimator: id: reinforce, vimco[-geometric], ovis-gamma0, ovis-gamma1, ovis-S<s>-exclusive, iwae, stl, dreg.
         iw: K.
 
+    Returns:
+        the moments, shape [D] each.
+
     Raises:
-        ValueError: an estimator without closed form here, or a fourth moment of the weights that is infinite.
+        ValueError: the estimator has no closed form here, or the fourth moment of the weights is infinite.
+
+    See also:
+        :func:`ovis.analysis.enumeration.exact_moments` for models with few discrete latents,
+        :func:`ovis.analysis.gradients.get_gradients_statistics` for measured moments.
     """
     spec = parse_estimator(estimator)
     name = spec.canonical
@@ -123,7 +139,7 @@ class _Moments:
         return mean, self.polynomial(2, (a - mean).square(), 2 * c * (a - mean), c * c * torch.ones_like(a))
 
     def sticking_bias(self, mean: Tensor) -> Tensor:
-        """E[r^2 (g - mean)] of the detached g: what normalizing by the sample's own weights takes off, times K."""
+        """E[r^2 (g - mean)] of the detached g: -K times the bias from normalizing by the K sampled weights."""
         a, c = self._slope(detached=True)
         return self.polynomial(2, a - mean, c)
 

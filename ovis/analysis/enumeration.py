@@ -1,4 +1,4 @@
-"""Exact gradients of models with small discrete latents: expectations are sums over all values of all particles."""
+"""Exact gradients of models with few discrete latents, by summing over all values of all particles."""
 
 from __future__ import annotations
 
@@ -19,32 +19,46 @@ from ovis.models.template import ParticleModel
 
 __all__ = ["ExactMoments", "exact_gradient", "exact_moments", "latent_states"]
 
-#: More combinations of particles than this are not enumerated.
+#: Largest number of combinations of particles that is enumerated.
 MAX_TUPLES = 2**18
 
-#: Combinations of which the gradients are held at once.
+#: Number of combinations whose gradients are in memory at once.
 BATCH = 2**12
 
 
 class ExactMoments(NamedTuple):
-    """Of one draw of the gradient of the mini-batch's mean loss, without sampling noise."""
+    """Mean and variance, without sampling noise, of one draw of the gradient of the mini-batch's mean loss.
 
-    mean: Tensor  # [D]
-    variance: Tensor  # [D]
+    Attributes:
+        mean: shape [D], float64.
+        variance: variance of each entry, shape [D], float64.
+    """
+
+    mean: Tensor
+    variance: Tensor
 
 
 @torch.no_grad()
 def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
-    """Every value of the latents of one datum x [1, *event]: for each layer [n, *event].
+    """Every joint value of a model's discrete latents.
+
+    Use it to sum over the latents by hand; :func:`exact_gradient` and :func:`exact_moments` do so for gradients.
+
+    Args:
+        model: a model whose latents are Bernoulli or categorical.
+        x: one datum, shape [1, *event]; it fixes the shapes of the latents.
+
+    Returns:
+        for each stochastic layer the values, shape [n, *event]; row i of all layers is one joint value.
 
     Raises:
-        ValueError: a model that does not score given samples (a ParticleModel does); a latent that is not Bernoulli or
-            categorical; more than 2^18 values.
+        ValueError: the model is not a :class:`~ovis.models.ParticleModel`, so need not score given samples; a latent is
+            neither Bernoulli nor categorical; or there are more than 2^18 values.
     """
     _check_model(model)
     with torch.random.fork_rng():
         output = model(x, particles=1)
-    choices: list[Tensor] = []  # of each variable, one row for each value
+    choices: list[Tensor] = []  # for each variable, one row per value
     shapes = []
     for sample, q in zip(output["z"], output["qz"], strict=True):
         event = sample.shape[2:]
@@ -73,23 +87,34 @@ def exact_gradient(
     beta: float = 1.0,
     freebits: float | None = None,
 ) -> Tensor:
-    """Gradient of minus the mean bound L_K^alpha of x, the loss that an unbiased estimator descends: [D].
+    """Exact gradient of minus the bound L_K^alpha, averaged over the data: the mean of an unbiased estimator.
 
-    L_K^alpha = sum over all z_1 ... z_K of prod_k q(z_k|x) 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha), differentiated
-    as it stands, with q's probabilities; log w = log p(x|z) - beta sum_l max(log q_l - log p_l, freebits). K = 1: the
-    ELBO.
+    Use it as the true gradient of a small model. It differentiates, including q's probabilities,
+
+        L_K^alpha = sum over all z_1 ... z_K of prod_k q(z_k|x) 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha),
+        log w = log p(x|z) - beta sum_l max(log q_l - log p_l, freebits).
+
+    K = 1 is the ELBO; alpha = 0 is the bound of Burda et al. 2016 (https://arxiv.org/abs/1509.00519), other alphas are
+    the Renyi bounds of Li and Turner 2016 (https://arxiv.org/abs/1602.02311).
 
     Args:
-        model: of discrete latents with few values, n; n^iw at most 2^18.
+        model: a model with few joint values of its discrete latents, n: n^iw is at most 2^18.
         x: data, shape [B, *event].
         iw: K.
         alpha: order of the Renyi bound.
         key_filter: selects parameters by name.
         beta: weight of the KL term.
-        freebits: floor of each layer's log q - log p, in nats; None for none.
+        freebits: floor of each layer's log q - log p, in nats; None: no floor.
+
+    Returns:
+        the gradient with respect to the selected parameters, shape [D], zero for those the bound does not depend on.
 
     Raises:
-        ValueError: too many combinations, latents that are not discrete, a model that is no ParticleModel, or iw < 1.
+        ValueError: too many combinations, latents that are not discrete, a model that is not a ``ParticleModel``, no
+            parameter with such a name, or iw < 1.
+
+    See also:
+        :func:`exact_moments`, :func:`ovis.analysis.oracle.check_estimator`.
     """
     _check_model(model)
     if iw < 1:
@@ -118,19 +143,30 @@ def exact_moments(
     key_filter: str = "inference_network",
     **config: Any,
 ) -> ExactMoments:
-    """Exact mean and variance of one draw of an estimator's gradient: it is run on every combination of particles.
+    """Exact mean and variance of one draw of an estimator's gradient.
+
+    Use it to compare the bias and the variance of estimators without sampling noise. The estimator is run on every
+    combination of particles z, with gradient g(z): the mean is sum_z q(z|x) g(z), the variance of an entry
+    sum_z q(z|x) (g(z) - mean)^2.
 
     Args:
         estimator: a score-function estimator.
-        model: of discrete latents with few values, n; n^(mc iw + mc auxiliary) at most 2^18.
+        model: a model with few joint values of its discrete latents, n: n^(mc iw + mc auxiliary) is at most 2^18.
         x: data, shape [B, *event].
-        auxiliary: S, samples that the estimator draws beside its particles (``ovis-S<s>-exclusive``: s).
+        auxiliary: S, samples that the estimator draws in addition to its particles (``ovis-S<s>-exclusive``: s).
         key_filter: selects parameters by name.
         config: settings of the estimator, e.g. ``alpha``.
 
+    Returns:
+        the moments of the gradient of the mean loss of x, shape [D] each.
+
     Raises:
-        ValueError: too many combinations, latents that are not discrete, a model that is no ParticleModel, or an
-            estimator with parameters that it has not made yet.
+        ValueError: too many combinations, latents that are not discrete, a model that is not a ``ParticleModel``, no
+            parameter with such a name, an estimator that draws reparameterized or unannounced samples, or one whose
+            parameters are not initialized yet.
+
+    See also:
+        :func:`exact_gradient`, :func:`ovis.analysis.closed_form.location_moments` for the Gaussian toy model.
     """
     _check_model(model)
     if any(isinstance(parameter, UninitializedParameter) for parameter in estimator.parameters()):
@@ -164,7 +200,7 @@ def exact_moments(
 
 
 def _check_model(model: nn.Module) -> None:
-    """A module written to ``Template`` may swallow the samples that it is given, and draw others."""
+    """Reject a module written to ``Template``: it may ignore given samples and draw others."""
     if not isinstance(model, ParticleModel):
         raise ValueError(
             f"{type(model).__name__} can't be enumerated, as it need not score the samples it is given: write it as an "
@@ -173,7 +209,7 @@ def _check_model(model: nn.Module) -> None:
 
 
 class _Scripted(ParticleModel):
-    """A model of which the samples are given, call by call."""
+    """A model whose samples are given, one list of layers for each call."""
 
     def __init__(self, inner: ParticleModel):
         super().__init__()

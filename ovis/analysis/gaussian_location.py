@@ -26,17 +26,17 @@ from ovis.estimators.wake_sleep import WakeSleep
 
 __all__ = ["LocationGradientSampler", "LocationModel", "has_plain_factors"]
 
-#: Particles held at once: their noise stays in the cache of a CPU; a GPU wants long kernels.
+#: Particles in memory at once: few enough for a CPU's cache, many enough for a GPU's long kernels.
 PARTICLES = {"cpu": 2**15, "cuda": 2**22}
 
-#: Rows of which the noise is drawn in one call are a multiple of this: then pieces make the stream of the whole, as
-#: torch's CPU generator makes normals in blocks of 16.
+#: The rows whose noise is drawn in one call are a multiple of this. Then chunks get the same numbers as the whole,
+#: because torch's CPU generator makes normals in blocks of 16.
 ROWS = 16
 
 
 @runtime_checkable
 class LocationModel(Protocol):
-    """A model with q(z|x) = N(m(x), scale^2 I) of which one parameter is added to m."""
+    """A model with q(z|x) = N(m(x), scale^2 I) and one parameter that is added to m."""
 
     scale: float
     location: str  # name of that parameter, shape [D]
@@ -59,17 +59,18 @@ def has_plain_factors(estimators: Mapping[str, GradientEstimator], **config: Any
 class LocationGradientSampler:
     """Samples gradients of the mean loss of x with respect to the location, for several estimators.
 
-    Draw number i depends on (seed, i) alone; the auxiliary samples of OVIS_MC come from a separate generator for each
-    S, so a study of several estimators has exactly the draws of separate ones. (On a GPU, where a call's numbers depend
-    on its size, for equal ``samples_per_batch``.)
+    Draw number i depends on (seed, i) alone, and the auxiliary samples of OVIS_MC come from a separate generator for
+    each S, so a study of several estimators has exactly the draws of separate ones. (On a GPU, where the numbers of a
+    call depend on its size, this holds for equal ``samples_per_batch``.)
 
     Args:
-        estimators: all of the same mc and iw.
+        estimators: estimators by name, all with the same mc and iw.
         model: the model.
         x: data, shape [B, D].
-        seed: of the random numbers.
-        samples_per_batch: particles held at once, at least 31 mc iw; None: what suits the device.
-        config: settings for these draws, of all estimators.
+        seed: seed of the random numbers.
+        samples_per_batch: largest number of particles in memory at once, at least 31 mc iw; None: what suits the
+            device.
+        config: settings of all estimators for these draws.
 
     Raises:
         ValueError: :func:`has_plain_factors` is false.
@@ -94,32 +95,33 @@ class LocationGradientSampler:
 
     @torch.no_grad()
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Draws number start, ..., stop - 1, a few at a time: [n, E, D] in float64, in order."""
+        """Yield the draws with numbers start, ..., stop - 1 in order, a few at a time: [n, E, D] in float64."""
         rows, each = len(self.x), self.mc * self.iw
         batch = max(1, self.particles // (rows * each))
         size = rows if batch > 1 else min(rows, max(1, self.particles // (each * ROWS)) * ROWS)
         for first in range(start, stop, batch):
             numbers = range(first, min(first + batch, stop))
-            streams = {
-                key: [seeded_generator(self.x.device, self.seed, key, i) for i in numbers] for key in self._streams()
+            generators = {
+                count: [seeded_generator(self.x.device, self.seed, count, i) for i in numbers]
+                for count in self._sample_counts()
             }
             total = torch.zeros(len(numbers), len(self.estimators), self.x.shape[1], dtype=torch.float64)
             total = total.to(self.x.device)
             for piece in self.x.split(_pieces(rows, size)):
-                sums = self._sums(piece.repeat(len(numbers), 1), streams)
+                sums = self._sums(piece.repeat(len(numbers), 1), generators)
                 total += sums.view(len(numbers), len(piece), *sums.shape[1:]).sum(1, dtype=torch.float64)
             yield total / -rows
 
-    def _streams(self) -> list[int]:
-        """0: the particles; S: the auxiliary samples of OVIS_MC."""
+    def _sample_counts(self) -> list[int]:
+        """Keys of the generators: 0 for the particles, S for the S auxiliary samples of OVIS_MC."""
         return sorted({0} | {s.count for s in self.settings.values() if getattr(s, "exclusive", False)})
 
-    def _sums(self, x: Tensor, streams: Mapping[int, list[torch.Generator]]) -> Tensor:
+    def _sums(self, x: Tensor, generators: Mapping[int, list[torch.Generator]]) -> Tensor:
         """The gradient of each bound, summed over its particles: rows x [R, D] -> [R, E, D]."""
 
         def draw(key: int, count: int) -> Tensor:
             noise = x.new_empty(len(x), x.shape[1], self.mc * count)
-            return fill_normal(noise, streams[key])
+            return fill_normal(noise, generators[key])
 
         def auxiliary_log_w(count: int) -> Tensor:
             return self.model.noise_log_weights(x, draw(count, count)).view(-1, self.mc, count)
@@ -145,9 +147,9 @@ class LocationGradientSampler:
 
 
 def _pieces(rows: int, size: int) -> list[int]:
-    """Sizes of pieces of so many rows; fewer than ``ROWS`` rows at the end are part of the piece before them.
+    """Sizes of the chunks of ``rows`` rows; fewer than ``ROWS`` rows at the end belong to the chunk before them.
 
-    torch's CPU generator makes fewer than 16 normals, as a small last piece may have, from other numbers of its stream.
+    torch's CPU generator makes fewer than 16 normals, as a small last chunk may have, in another way than more.
     """
     whole, rest = divmod(rows, size)
     if whole and rest < ROWS:

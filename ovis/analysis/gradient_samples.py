@@ -30,14 +30,14 @@ from ovis.estimators.types import Particles
 
 __all__ = ["ParameterGradientSampler", "TensorGradientSampler", "select_parameters"]
 
-#: Particles held at once by default.
+#: Particles in memory at once by default.
 PARTICLES = 2**13
 
-#: Numbers of the gradients that are held at once (32 MB in float32; differentiation holds a few copies): a few
-#: particles of a large model have more of them than their graph.
+#: Entries of gradients in memory at once (32 MB in float32; differentiation makes a few copies): the gradients of a
+#: large model need more memory than the graph of a few particles.
 NUMBERS = 2**23
 
-#: Streams of random numbers: the particles, and whatever an estimator draws beside them.
+#: Separate sets of random numbers: for the particles, and for an estimator's additional samples.
 MAIN, AUXILIARY = 0, 1
 
 Section = tuple[int, tuple[RandomInputSpec, ...]]
@@ -46,8 +46,15 @@ Section = tuple[int, tuple[RandomInputSpec, ...]]
 def select_parameters(model: nn.Module, key_filter: str) -> dict[str, nn.Parameter]:
     """The trainable parameters whose name contains one of the comma-separated keys.
 
+    Args:
+        model: the model.
+        key_filter: keys, e.g. ``inference_network`` or ``A,b``.
+
+    Returns:
+        parameters by name, in the model's order.
+
     Raises:
-        ValueError: there is none.
+        ValueError: no name contains a key; the message lists the model's modules.
     """
     keys = [key.strip() for key in key_filter.split(",") if key.strip()]
     named = {n: p for n, p in model.named_parameters() if p.requires_grad and any(key in n for key in keys)}
@@ -117,13 +124,13 @@ class _GradientSampler:
     """The common part of both samplers: groups of estimators, batches of draws, random numbers.
 
     Args:
-        estimators: by name.
+        estimators: estimators by name.
         model: their model. Its mode, its gradients and the global random state are left unchanged.
         x: the mini-batch, shape [B, *event].
-        seed: of the random numbers.
-        samples_per_batch: particles whose graph is held at once, at least those of one datum, and of all data where
-            the model's mode asks for statistics of the batch; None: 8,192.
-        config: settings for these draws, of all estimators, e.g. ``alpha``.
+        seed: seed of the random numbers.
+        samples_per_batch: largest number of particles whose graph is in memory at once, at least those of one datum,
+            or of all data where batch normalization uses the batch's statistics; None: 8,192.
+        config: settings of all estimators for these draws, e.g. ``alpha``.
     """
 
     def __init__(
@@ -139,7 +146,7 @@ class _GradientSampler:
         groups: dict[Any, list[_Member]] = {}
         for index, estimator in enumerate(estimators.values()):
             settings = estimator.configured(**config)
-            # estimators that detach q scale the gradient into z differently: each is a group of its own
+            # an estimator that detaches q scales the gradient into z in its own way, so it forms a separate group
             alone = index if estimator.detached_q else None
             key = (estimator.reparameterized, settings.mc * settings.iw, settings.tau, alone)
             groups.setdefault(key, []).append(_Member(index, estimator, settings))
@@ -149,11 +156,11 @@ class _GradientSampler:
 
     @property
     def entries(self) -> int:
-        """D, entries of a draw that are held for several draws at once."""
+        """D, entries of a draw, where several draws are in memory at once."""
         return 1
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[range, list[range]]]:
-        """Numbers of the draws of each batch, and the rows of x of each piece."""
+        """For each batch the numbers of its draws, and the rows of x in each chunk."""
         rows, each = len(self.x), max(group.particles for group in self.groups)
         batch = max(1, min(self.particles // (rows * each), NUMBERS // (self.count * self.entries)))
         size = min(rows, max(self.least, self.particles // each))
@@ -162,16 +169,16 @@ class _GradientSampler:
             yield range(first, min(first + batch, stop)), pieces
 
     def random_numbers(self, numbers: range) -> list[list[Tensor]]:
-        """Of all data, for the first estimator: those of its particles, and those of what it draws beside them.
+        """The random numbers of the first estimator for all data.
 
         Returns:
-            for each request [draws, B, count]: one draw of them goes to a
-            :class:`~ovis.analysis.random_inputs.RandomInputs`.
+            the numbers of its particles and those of its additional samples: for each request a tensor of shape
+            [draws, B, count], of which one draw is the input of a :class:`~ovis.analysis.random_inputs.RandomInputs`.
         """
         return self._noise(self.groups[0], numbers, range(len(self.x)))[:2]
 
     def _noise(self, group: _EstimatorGroup, numbers: range, rows: range) -> list[list[Tensor]]:
-        """Random numbers of each section of a group, [draws, rows, count] for each request."""
+        """Random numbers for each section of a group: for each request, shape [draws, rows, count]."""
         cells = [number * len(self.x) + row for number in numbers for row in rows]
         made: dict[Section, list[Tensor]] = {}
         for purpose, requests in group.sections:
@@ -184,8 +191,8 @@ class _GradientSampler:
 class ParameterGradientSampler(_GradientSampler):
     """Samples gradients with respect to parameters, many at once under ``vmap``.
 
-    A model that torch.func can't follow (it branches on values, writes into its buffers, has an autograd.Function
-    without vmap or samples by rejection) is differentiated draw by draw, by autograd.
+    A model that torch.func can't trace (it branches on values, writes into its buffers, has an autograd.Function
+    without vmap, or samples by rejection) is differentiated by autograd, draw by draw.
 
     Args:
         key_filter: see :func:`select_parameters`.
@@ -215,7 +222,7 @@ class ParameterGradientSampler(_GradientSampler):
 
     @torch.no_grad()
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Draws number start, ..., stop - 1, a few at a time: [n, E, D], in order."""
+        """Yield the draws with numbers start, ..., stop - 1 in order, a few at a time: [n, E, D]."""
         for numbers, pieces in self._batches(start, stop):
             totals: Tensor | None = None
             for rows in pieces:
@@ -230,7 +237,7 @@ class ParameterGradientSampler(_GradientSampler):
                 yield totals.div_(len(self.x))
 
     def _gradients(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
-        """[n, members, D], of the sum over x."""
+        """Gradients of the losses summed over x: [n, members, D]."""
         count = next((n.shape[0] for section in noise for n in section), 1)
         if self.mapped and count > 1:
             try:
@@ -297,7 +304,10 @@ class TensorGradientSampler(_GradientSampler):
         self.key = key
 
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Draws number start, ..., stop - 1, one at a time: [1, E, D], in order, D over data, layers and entries."""
+        """Yield the draws with numbers start, ..., stop - 1 in order, one at a time: [1, E, D].
+
+        D runs over the data, the layers and the entries of the tensor.
+        """
         for numbers, pieces in self._batches(start, stop):
             for number in numbers:
                 parts: list[list[Tensor]] = [[] for _ in range(self.count)]
@@ -310,7 +320,7 @@ class TensorGradientSampler(_GradientSampler):
                 yield torch.stack([torch.cat(part).flatten() for part in parts]).unsqueeze(0) / len(self.x)
 
     def _gradients(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
-        """For each member [rows of x, numbers of a row]."""
+        """Gradients for each member, shape [rows of x, entries of a row]."""
         with torch.enable_grad(), restored_buffers(group):
             losses, particles = group.losses(x, noise)
             tensors = output_tensors(particles.output, self.key)

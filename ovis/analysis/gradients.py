@@ -1,4 +1,4 @@
-"""Variance, signal-to-noise ratios and direction of an estimator's gradient, from many draws."""
+"""Variance, signal-to-noise ratios and direction of an estimator's gradient, measured from many draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
-#: Draws of up to 512 MB are kept for the directional SNR; more are drawn twice.
+#: Up to this size (512 MB) all draws are kept for the directional SNR; beyond it they are drawn twice.
 MAX_KEPT_BYTES = 2**29
 
 TENSOR = "tensor:"
@@ -41,7 +41,7 @@ class GradientMeta:
         names: selected parameters, or ``tensor:...``.
         mean: mean gradient, shape [D], float64.
         variance: unbiased variance of each entry, shape [D], float64.
-        grads: all draws, shape [M, D], where they were asked for.
+        grads: all draws, shape [M, D], with ``return_grads``; otherwise None.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class GradientSampler(Protocol):
     """Numbered draws of the gradients of E estimators."""
 
     def __call__(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Draws number start, ..., stop - 1, in order, a few at a time: [n, E, D]."""
+        """Yield the draws with numbers start, ..., stop - 1 in order, a few at a time: [n, E, D]."""
 
 
 def get_gradients_statistics(
@@ -82,7 +82,7 @@ def get_gradients_statistics(
     ``samples_per_batch``, but for rounding.
 
     Args:
-        estimator: of which the gradient is analysed.
+        estimator: the estimator whose gradient is analysed.
         model: its model.
         x: the mini-batch, shape [B, *event].
         mc_samples: M, number of draws, at least 2.
@@ -91,13 +91,14 @@ def get_gradients_statistics(
             layer (or qloc, qscale, or an entry of the output by its name). A model written to ``Template`` has a row
             for each particle of a datum, a ``ParticleModel`` one for each datum.
         oracle_grad: the true gradient, shape [D], for ``direction``.
-        return_grads: keep all draws.
-        compute_dsnr: compute the directional SNR. It needs the direction of the mean first: the draws are kept while it
-            runs (M D numbers of each estimator), or, beyond 512 MB, drawn again.
-        samples_per_batch: particles of which the graph is held at once, at least those of one datum; None: 8,192.
-        eps: entries with less variance are left out of the averages.
-        progress: show a bar, which needs tqdm.
-        seed: of the draws; None: taken from torch's global random state.
+        return_grads: return all draws, too.
+        compute_dsnr: compute the directional SNR. It needs the direction of the mean first, so the draws (M D numbers
+            per estimator) are kept in memory, or, beyond 512 MB, drawn twice.
+        samples_per_batch: largest number of particles whose graph is in memory at once, at least those of one datum;
+            None: 8,192.
+        eps: entries with less variance are excluded from the averages.
+        progress: show a progress bar, which needs tqdm.
+        seed: seed of the draws; None: taken from torch's global random state.
         config: settings of the estimator for these draws, e.g. ``alpha``.
 
     Returns:
@@ -105,8 +106,9 @@ def get_gradients_statistics(
         kept), and direction (cosine of mean and oracle gradient); and what they were computed from.
 
     Raises:
-        ValueError: no parameter has such a name; fewer than two draws; an oracle of another shape; a model whose random
-            numbers can't be numbered, see :mod:`ovis.analysis.random_inputs`.
+        ValueError: no parameter has such a name; fewer than two draws; an ``oracle_grad`` of another shape; a model
+            whose random numbers can't be numbered, see :mod:`ovis.analysis.random_inputs`.
+        ImportError: ``progress`` without tqdm.
 
     See also:
         :func:`compare_gradients` for several estimators on common random numbers,
@@ -145,17 +147,20 @@ def compare_gradients(
     seed: int | None = None,
     **config: Any,
 ) -> dict[str, tuple[Diagnostic, GradientMeta]]:
-    """:func:`get_gradients_statistics` of several estimators, from common random numbers.
+    """Statistics of the gradients of several estimators on common random numbers.
 
-    Estimators that draw their particles in the same way share them and their log-weights; only the learning signals
-    differ. Auxiliary samples come from separate generators, so the results are those of separate calls with the same
-    seed.
+    Use it rather than separate calls of :func:`get_gradients_statistics`, which give the same results for the same
+    seed: estimators that draw their particles in the same way share them and their log-weights, so only the learning
+    signals differ, and auxiliary samples come from separate generators.
 
     Args:
-        estimators: by name; the other arguments are those of :func:`get_gradients_statistics`.
+        estimators: estimators by name; the other arguments are those of :func:`get_gradients_statistics`.
 
     Returns:
-        statistics, and what they were computed from, of each estimator.
+        for each estimator what :func:`get_gradients_statistics` returns.
+
+    Raises:
+        ValueError: there is no estimator, or an error of :func:`get_gradients_statistics`.
     """
     _check_arguments(estimators, mc_samples, samples_per_batch)
     if seed is None:
@@ -209,7 +214,15 @@ def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
 
 
 def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:
-    """``grads/`` of :func:`get_gradients_statistics` without direction, from given draws [M, D] of a gradient."""
+    """Statistics of given draws of a gradient, such as draws from another library.
+
+    Args:
+        grads: draws, shape [M, D], M >= 2.
+        eps: entries with less variance are excluded from the averages.
+
+    Returns:
+        ``grads/`` as :func:`get_gradients_statistics` returns it, without direction.
+    """
     moments = RunningMoments(grads.shape[1], grads.device)
     moments.update(grads)
     stats = summary(moments.mean, moments.variance, eps)
@@ -235,10 +248,18 @@ def make_sampler(
 
 
 def summary(mean: Tensor, variance: Tensor, eps: float = 1e-15) -> dict[str, Tensor]:
-    """variance, magnitude, snr, its percentiles and keep_ratio, from the moments [D] of each entry.
+    """Statistics that need only the mean and variance of each entry of a gradient.
 
     Averages are taken over the entries with variance above eps. An entry whose variance is NaN counts among them and
     makes the averages NaN.
+
+    Args:
+        mean: shape [D].
+        variance: shape [D].
+        eps: entries with less variance are excluded from the averages.
+
+    Returns:
+        variance, magnitude, snr, its percentiles snr_p5 ... snr_p95 (absent where no entry is kept), and keep_ratio.
     """
     snr = signal_to_noise(mean, variance, eps)
     keep = ~(variance <= eps)

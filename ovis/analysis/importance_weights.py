@@ -13,16 +13,18 @@ from ovis.functional.log_weights import effective_sample_size
 
 __all__ = ["pareto_k", "pareto_shape", "weight_diagnostics"]
 
-#: Fewer weights in the tail than this have no shape.
+#: Smallest number of weights in a tail whose shape is estimated.
 MIN_TAIL = 5
 
 
 def pareto_k(log_w: Tensor) -> Tensor:
-    """Shape of the generalized Pareto distribution of the largest weights, k-hat of PSIS (Vehtari et al. 2024, https://arxiv.org/abs/1507.02646).
+    """Pareto shape k of the largest importance weights: k-hat of PSIS.
 
-    The tail are the min(K/5, 3 sqrt(K)) largest weights, less the largest one below them; of them those that are above
-    it, where weights tie. Weights have moments of order below 1/k: means are reliable for k < 0.7, their variance is
-    finite for k < 0.5.
+    Use it to judge whether importance weights can be trusted. Weights have finite moments of orders below 1/k: their
+    means are reliable for k < 0.7, their variance is finite for k < 0.5 (Vehtari et al. 2024,
+    https://arxiv.org/abs/1507.02646). A generalized Pareto distribution is fitted to the tail: the
+    min(K/5, 3 sqrt(K)) largest weights minus the largest weight that is not among them. Of these differences only the
+    positive ones count; others are zero where weights tie.
 
     Args:
         log_w: log-weights, shape [..., K].
@@ -30,6 +32,9 @@ def pareto_k(log_w: Tensor) -> Tensor:
     Returns:
         shape [...], float64; infinite where the tail has fewer than 5 weights (K < 21, or ties), as in ArviZ;
         -infinite where all weights are equal; NaN where a log-weight is NaN or the largest weight is 0 or infinite.
+
+    See also:
+        :func:`weight_diagnostics` for the weights of a model.
     """
     log_w = log_w.detach().double()
     count = log_w.shape[-1]
@@ -48,15 +53,17 @@ def pareto_k(log_w: Tensor) -> Tensor:
 
 
 def pareto_shape(excess: Tensor) -> Tensor:
-    """Shape k of generalized Pareto samples by the empirical Bayes estimate of Zhang & Stephens (2009).
+    """Shape k of a generalized Pareto distribution fitted to samples.
 
-    Shrunk towards 1/2 by ten prior observations, as in PSIS (Vehtari et al. 2024, appendix G): (n k + 5)/(n + 10).
+    Use :func:`pareto_k` for importance weights; this is its fit. The empirical Bayes estimate of Zhang and Stephens
+    (2009, https://doi.org/10.1198/tech.2009.08017) is shrunk towards 1/2 as by ten prior observations,
+    (n k + 5)/(n + 10), as in PSIS (Vehtari et al. 2024, https://arxiv.org/abs/1507.02646, appendix G).
 
     Args:
-        excess: positive samples, their distances to a threshold, shape [..., n], ascending.
+        excess: positive distances of samples to a threshold, in ascending order, shape [..., n].
 
     Returns:
-        shape [...].
+        shape [...], float64.
     """
     excess = excess.double()
     n = excess.shape[-1]
@@ -78,16 +85,22 @@ def pareto_shape(excess: Tensor) -> Tensor:
 
 @torch.no_grad()
 def weight_diagnostics(model: nn.Module, x: Tensor, iw: int, max_rows: int = 65536) -> Diagnostic:
-    """Effective sample size and Pareto k of the weights of fresh particles: is K large enough for this q?
+    """Effective sample size and Pareto k of the importance weights of newly drawn particles.
+
+    Use it to see whether K is large enough for this q. ESS = (sum_k w_k)^2 / sum_k w_k^2 with w_k = p(x, z_k)/q(z_k|x).
 
     Args:
         model: the model.
         x: data, shape [n, *event].
         iw: K, particles of each datum.
-        max_rows: particles held at once.
+        max_rows: largest number of particles in memory at once (at least those of one datum).
 
     Returns:
-        ``weights/`` ess (in particles) and pareto_k, [n] each, and pareto_k_above_0.7, the share of such data.
+        ``weights/`` ess (in particles) and pareto_k, shape [n] each, and pareto_k_above_0.7, the share of the data
+        whose k is above 0.7.
+
+    See also:
+        :func:`pareto_k`, :func:`ovis.functional.log_weights.effective_sample_size`.
     """
     ess, shapes = [], []
     for rows in x.split(max(1, max_rows // iw)):

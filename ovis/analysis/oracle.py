@@ -1,4 +1,4 @@
-"""Check an estimator: its mean gradient against the exact one, with errors (:func:`check_estimator`)."""
+"""Test of an estimator: its mean gradient against the true one, with standard errors (:func:`check_estimator`)."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ __all__ = [
     "location_moments",
 ]
 
-#: Chance that an unbiased estimator is called biased.
+#: Probability that an unbiased estimator is called biased.
 FALSE_ALARM = 1e-3
 
-#: A bias is looked for only where its standard error is below this fraction of the gradient's norm.
+#: An estimator is called unbiased only if the bias's standard error is below this fraction of the gradient's norm.
 RESOLUTION = 0.25
 
-#: Particles of a draw of the ELBO's reference.
+#: Particles in each draw of the reference gradient of the ELBO.
 ELBO_PARTICLES = 8
 
 
 @dataclass(frozen=True)
 class EstimatorCheck:
-    """The result of :func:`check_estimator`. ``print`` it for a table.
+    """The result of :func:`check_estimator`; ``print`` it for a table.
 
     Attributes:
-        estimator: its class.
-        bound: of which the truth is the gradient: what the estimator says it is unbiased for, or else L_K.
-        reference: what the truth was taken from.
-        draws: how many gradients were drawn.
+        estimator: name of the estimator's class.
+        bound: the bound of the true gradient: the one that the estimator claims to be unbiased for, or else L_K.
+        reference: how the true gradient was computed.
+        draws: number of gradients drawn.
         entries: D, entries of the gradient.
         gradient_norm: norm of the true gradient.
-        bias_norm: norm of the mean gradient's distance to it.
-        standard_error: of that distance: its norm where there is no bias, at most.
-        largest_t: the largest distance of an entry, in its standard errors.
-        threshold: what the largest of D unbiased entries exceeds once in 1000 times.
-        variance: of an entry of one draw, on average.
-        seconds: of a call with its backward pass, median.
-        claim: what the estimator says it is unbiased for, or None.
-        verdict: unbiased, biased, or undecided (the noise would hide a bias: more draws).
+        bias_norm: norm of the difference between the mean gradient and the true one.
+        standard_error: norm of the standard errors of that difference: an upper limit of its mean norm without bias.
+        largest_t: the largest difference of an entry, in units of its standard error.
+        threshold: value that the largest of D unbiased entries exceeds once in 1000 times.
+        variance: variance of an entry of one draw, averaged over the entries.
+        seconds: median time of a call with its backward pass.
+        claim: the bound that the estimator claims to be unbiased for, or None.
+        verdict: unbiased, biased, or undecided (the noise would hide a bias: take more draws).
     """
 
     estimator: str
@@ -99,25 +99,34 @@ def check_estimator(
     seed: int = 0,
     **config: Any,
 ) -> EstimatorCheck:
-    """Test whether an estimator's gradient is that of the bound it claims; use it on every new estimator.
+    """Test whether the mean of an estimator's gradient is the gradient of the bound it claims.
 
-    Gradients are drawn, and their mean is compared with the true gradient, entry by entry. The claim is what its
-    ``unbiased_for`` says, with its alpha, beta and free bits: L_K, L_{K-S} or the ELBO; L_K where it claims none. The
-    truth comes from enumeration where the latents are discrete and few; elsewhere from ten times as many draws of an
-    unbiased estimator, of which the error is taken into account: OVIS~ with gamma = 0, or, for one particle, the ELBO's
-    score function with leave-one-out baseline (TVO with one partition).
+    Use it on every new estimator. The mean of many draws is compared with the true gradient, entry by entry: the
+    estimator is called biased if the largest t = |mean - truth| / standard error exceeds what D unbiased entries exceed
+    once in 1000 times. The claimed bound is the estimator's ``unbiased_for`` with its alpha, beta and free bits: L_K,
+    L_{K-S} or the ELBO; L_K where it claims none. The true gradient comes from enumeration where the latents are
+    discrete and few. Elsewhere it comes from ten times as many draws of an unbiased estimator, whose error is taken
+    into account: OVIS~ with gamma = 0 (Lievin et al. 2020, https://arxiv.org/abs/2008.01998) or, for one particle, the
+    ELBO's score function with a leave-one-out baseline (TVO with one partition).
 
     Args:
         estimator: any estimator, also one that is not part of ovis.
-        model: a model with few latents, best in float64.
+        model: a model with few latents, preferably in float64.
         x: a few data, shape [B, *event].
-        mc_samples: draws.
+        mc_samples: number of draws.
         key_filter: selects parameters by name.
-        seed: of the draws.
+        seed: seed of the draws.
         config: settings of the estimator, e.g. ``alpha``.
 
+    Returns:
+        the verdict with the numbers that it rests on.
+
     Raises:
-        ValueError: an estimator and a model that can't be combined.
+        ValueError: the estimator and the model can't be combined, or no parameter has such a name.
+
+    See also:
+        :func:`ovis.analysis.enumeration.exact_moments` for exact bias and variance,
+        :func:`ovis.analysis.gradients.get_gradients_statistics` for signal-to-noise ratios.
     """
     bound = _claimed_bound(estimator, estimator.configured(**config))
     stats, meta = get_gradients_statistics(
@@ -163,7 +172,7 @@ def _claimed_bound(estimator: GradientEstimator, settings: Any) -> _Bound:
 def _truth(
     model: nn.Module, x: Tensor, bound: _Bound, key_filter: str, mc_samples: int, seed: int
 ) -> tuple[Tensor, Tensor, str]:
-    """The gradient [D], the variance of each of its entries, and where it is from."""
+    """The true gradient [D], the variance of each of its entries, and how it was computed."""
     K, alpha, beta, freebits = bound.particles, bound.alpha, bound.beta, bound.freebits
     if isinstance(model, ParticleModel):
         try:

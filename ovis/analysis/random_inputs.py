@@ -2,9 +2,9 @@
 
 A model's samples are functions of uniform and normal numbers. While a model runs, :class:`RandomInputs` replaces the
 random functions of torch by ones that return given tensors, so that the numbers can be numbered by draw and datum, be
-shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Samples
-by rejection (gamma, Dirichlet, Poisson, binomial) take a generator of each datum, seeded by a uniform number. A random
-function that is neither is refused: its numbers would not depend on the seed.
+shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Rejection
+samplers (gamma, Dirichlet, Poisson, binomial) get one generator for each datum, seeded by a uniform number. Any other
+random function is refused, because its numbers would not depend on the seed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class RandomInputs(TorchFunctionMode):
     """A context in which torch's random functions return these numbers, in this order.
 
     Args:
-        given: for each request, numbers [rows, count]: the rows are the data, their order the model's.
+        given: for each request, numbers of shape [rows, count]: one row per datum, in the order of the model.
 
     Raises:
-        ValueError: (inside) the model asks for more, or for numbers that are not a multiple of the data's.
+        ValueError: (inside) the model requests more numbers, or not equally many for each datum.
     """
 
     def __init__(self, given: Sequence[Tensor]):
@@ -51,7 +51,7 @@ class RandomInputs(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if handler is None else handler(self.take, *args, **(kwargs or {}))
 
     def take(self, normal: bool, shape: Sequence[int] | None, like: Tensor) -> Tensor:
-        """Numbers of this shape; None: one for each row."""
+        """The next numbers, in this shape; None: one number for each row."""
         if not self.given:
             raise ValueError("the model draws more random numbers than it did for its first datum")
         noise = self.given.pop(0)
@@ -63,7 +63,7 @@ class RandomInputs(TorchFunctionMode):
 
 
 class _SpecRecorder(RandomInputs):
-    """Records the specs of what is drawn, and refuses functions that draw from torch's own generators."""
+    """Records the specs of the numbers drawn, and refuses functions that draw from torch's global generators."""
 
     def __init__(self) -> None:
         super().__init__(())
@@ -99,7 +99,7 @@ def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec,
     The global random state is left as it was.
 
     Raises:
-        ValueError: a random function that can't be given its numbers.
+        ValueError: a random function whose numbers can't be supplied.
     """
     with torch.random.fork_rng(), _SpecRecorder() as recorder:
         result = run()
@@ -109,14 +109,14 @@ def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec,
 def make_random_inputs(
     requests: Sequence[RandomInputSpec], rows: Sequence[int], device: torch.device, seed: int, purpose: int
 ) -> list[Tensor]:
-    """Numbers for each request, [rows, count]: row number r depends on (seed, purpose, r) alone.
+    """Draw the numbers of each request, shape [rows, count]. Row number r depends on (seed, purpose, r) alone.
 
     Args:
         requests: the specs for one datum.
-        rows: numbers of the rows.
-        device: of the result.
-        seed: of the study.
-        purpose: separates independent sets of numbers of one seed.
+        rows: the row numbers.
+        device: device of the result.
+        seed: seed of the study.
+        purpose: separates independent sets of numbers with the same seed.
     """
     noise = [torch.empty(len(rows), request.count, dtype=request.dtype, device=device) for request in requests]
     for position, row in enumerate(rows if noise else ()):
@@ -143,10 +143,10 @@ def _like(normal: bool) -> Callable[..., Tensor]:
 
 
 def _write(tensor: Tensor, value: Tensor) -> Tensor:
-    """``tensor`` with this value in it.
+    """Write a value into a tensor and return the tensor.
 
-    vmap can't write what differs by draw into a tensor that does not. There the value is returned, and the tensor made
-    NaN, so that who reads it instead of the result is not given what happened to be there.
+    vmap can't write a value that differs between draws into a tensor that does not. In that case the value is returned
+    and the tensor filled with NaN, so that code that reads the tensor instead of the result gets no stale numbers.
     """
     try:
         return tensor.copy_(value)
@@ -208,10 +208,11 @@ def _gumbel_softmax(
 
 
 def _by_rejection(func: Callable[..., Tensor], event: int = 0) -> Callable[..., Tensor]:
-    """Samples that take as many numbers as they happen to need: from a generator of each row.
+    """Samples that need an unknown number of random numbers: drawn with a separate generator for each row.
 
     Args:
-        func: of parameters of which the last ``event`` dimensions belong together.
+        func: the random function, called with its parameters and ``generator``.
+        event: how many of the last dimensions of the parameters are one event.
     """
 
     def sample(take: Take, *parameters: Tensor, **_: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""A generator for each draw, seeded by its number, so that no result depends on how draws are batched."""
+"""A generator for each draw, seeded by the draw's number, so that results don't depend on how draws are batched."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["fill_normal", "seeded_generator"]
 def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Generator:
     """A generator seeded by a function of the seed and the keys.
 
-    The last key is a counter: with the other keys equal, 2^32 values of it give different seeds, as many as torch's CPU
+    The last key is a counter: for equal other keys, its 2^32 values give different seeds, as many as torch's CPU
     generator distinguishes.
 
     Args:
-        device: of the generator.
-        seed: of the study.
-        keys: what the numbers are for, e.g. the purpose and the number of the draw.
+        device: device of the generator.
+        seed: seed of the study.
+        keys: what identifies the numbers, e.g. the purpose and the number of the draw.
     """
     *purpose, count = keys
     state = seed

@@ -1,4 +1,4 @@
-"""Latent-variable models whose forward pass returns distributions."""
+"""Latent-variable models whose forward pass returns samples and their distributions."""
 
 from ovis.models.baseline import Baseline
 from ovis.models.conv_vae import ConvVAE

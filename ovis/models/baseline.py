@@ -13,12 +13,14 @@ __all__ = ["Baseline"]
 
 
 class Baseline(nn.Module):
-    """c(x), a perceptron of the observation alone: a control variate that leaves REINFORCE unbiased.
+    """c(x), a perceptron of the observation alone: a control variate of REINFORCE.
 
-    Its last layer starts at zero, so training starts as if there were no baseline.
+    Use it with :class:`ovis.estimators.reinforce.ReinforceBaseline`. It does not depend on z, so REINFORCE stays
+    unbiased (Mnih and Gregor 2014, https://arxiv.org/abs/1402.0030). Its last layer starts at zero, so training starts
+    as if there were no baseline.
 
     Args:
-        x_shape: shape of one observation; None: learned from the first batch (an optimizer may be made before it).
+        x_shape: shape of one observation; None: taken from the first batch (an optimizer may be made before it).
         hdim: units of a hidden layer.
         nlayers: hidden layers; 0: linear (at least 1 where ``x_shape`` is None).
     """
@@ -31,7 +33,7 @@ class Baseline(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, *x_shape] -> [B], in nats."""
+        """The baseline of each datum in nats: [B, *x_shape] -> [B]."""
         weight = next(self.network.parameters())
         value: Tensor = self.network(x.flatten(1).to(weight.dtype))
         return value.squeeze(-1)

@@ -14,10 +14,12 @@ __all__ = ["ConvVAE"]
 
 
 class ConvVAE(SingleLayerModel):
-    """p(x, z) = Bernoulli(x; deconv(z)) p(z), q(z|x) = family(z; conv((x - mean + 1)/2)), for images of any size.
+    """Convolutional variational auto-encoder for binary images of any size.
 
-    Two convolutions of stride 2 take H x W to ceil(H/4) x ceil(W/4); the decoder mirrors them exactly, whatever the
-    parity of H and W. A bias per pixel starts at the logits of the mean image.
+    p(x, z) = Bernoulli(x; deconv(z)) p(z) and q(z|x) = family(z; conv((x - mean + 1)/2)) (Kingma and Welling 2014,
+    https://arxiv.org/abs/1312.6114). Use it on images where the perceptrons of :class:`ovis.models.VAE` have too many
+    parameters. Two convolutions of stride 2 map H x W to ceil(H/4) x ceil(W/4); the decoder reverses them exactly, for
+    even and odd H and W. A bias per pixel starts at the logits of the mean image.
 
     Args:
         x_shape: [C, H, W], with H and W at least 8.
@@ -25,12 +27,15 @@ class ConvVAE(SingleLayerModel):
         learn_prior: learn the parameters of p(z); otherwise p(z) is N(0, I), or uniform.
         N: latent variables.
         K: categories of a categorical variable.
-        kdim: size of a category's embedding; 0: the decoder sees one-hot vectors.
+        kdim: size of a category's embedding; 0: the decoder gets one-hot vectors.
         hdim: channels after the second convolution; the first has half as many.
         x_mean: mean image, shape ``x_shape``; None: 1/2 everywhere.
 
     Raises:
         ValueError: an unknown family, or observations that aren't images of at least 8x8.
+
+    See also:
+        :class:`ovis.models.VAE`, :func:`ovis.models.latents.latents` for the families.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class ConvVAE(SingleLayerModel):
 
 
 def _missing(size: tuple[int, int]) -> tuple[int, int]:
-    """What a transposed convolution must add to reach a size: 2 ceil(n/2) - 1 is short of an even n by one."""
+    """Output padding of a transposed convolution: without it the size is 2 ceil(n/2) - 1, one less than an even n."""
     return (1 - size[0] % 2, 1 - size[1] % 2)
 
 

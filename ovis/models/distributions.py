@@ -20,13 +20,16 @@ __all__ = ["BernoulliVector", "OneHotVector", "detach_parameters"]
 class BernoulliVector(Distribution):
     """Independent Bernoulli variables as one event: ``log_prob`` sums over them.
 
-    The same as ``Independent(Bernoulli(logits=logits), event_dims)``, only faster: nothing is repeated for values or
-    logits that all particles share, and sampling compares with uniform numbers, where ``torch.bernoulli`` is slow on
-    the CPU.
+    Use it instead of ``Independent(Bernoulli(logits=logits), event_dims)``, which it equals, for speed: values or
+    logits that all particles share are not repeated, and sampling compares with uniform numbers because
+    ``torch.bernoulli`` is slow on the CPU.
 
     Args:
         logits: log p/(1 - p), shape [*batch, *event].
         event_dims: how many of the last dimensions are one event.
+
+    See also:
+        :func:`ovis.functional.bernoulli.bernoulli_log_prob`.
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's declaration)
@@ -79,7 +82,7 @@ class BernoulliVector(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
         shape = torch.Size(batch_shape) + self.event_shape
         wide = BernoulliVector(self.logits.expand(shape), len(self.event_shape))
-        wide.probs = self.probs.expand(shape)  # the sigmoids of what is there, not of its copies
+        wide.probs = self.probs.expand(shape)  # so that the sigmoids are computed once, before the expansion
         return wide
 
 
@@ -92,7 +95,7 @@ def _expands(small: Tensor, large: Tensor) -> bool:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """sum_i a_i b_i over the last dimension; a matrix product where one side is the same for all of dimension -2."""
     if a.dim() == b.dim() > 1:
-        if a.shape[-2] == 1:  # a row from the left: its gradient is one, too, which columns' are not
+        if a.shape[-2] == 1:  # with the row on the left its gradient is a row, too (on the right, a column)
             return (a @ b.transpose(-1, -2)).squeeze(-2)
         if b.shape[-2] == 1:
             return (b @ a.transpose(-1, -2)).squeeze(-2)
@@ -102,8 +105,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 class OneHotVector(OneHotCategorical):
     """A one-hot categorical variable without host-device synchronization.
 
-    Torch checks the parameters, and draws with ``multinomial``, which looks at the probabilities on the host; here
-    nothing is checked, and the inverse of the distribution function is taken at one uniform number.
+    Use it instead of ``OneHotCategorical`` in a training step. Torch checks the parameters and samples with
+    ``multinomial``, which reads the probabilities on the host. Here nothing is checked, and a sample is the inverse
+    distribution function of one uniform number.
 
     Args:
         logits: unnormalized log-probabilities, shape [*batch, K].
@@ -114,23 +118,25 @@ class OneHotVector(OneHotCategorical):
         Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None) -> OneHotVector:
-        """The same distribution, seen with another batch shape."""
+        """The same distribution with another batch shape."""
         return OneHotVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape))
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Exact samples, one-hot, shape [*sample_shape, *batch, K], without graph."""
         probs = self.probs.detach().expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
         noise = torch.rand((*probs.shape[:-1], 1), dtype=probs.dtype, device=probs.device)
-        # the last category takes what rounding leaves
+        # the last category gets the probability that rounding errors leave over
         category = (noise >= probs.cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
         return (category == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
 
 
 def detach_parameters(distribution: Distribution) -> Distribution:
-    """The same distribution, of which no parameter carries a gradient: log_prob differentiates only the value.
+    """A copy of a distribution whose parameters carry no gradient: ``log_prob`` differentiates the value alone.
 
-    Works for any torch distribution: every tensor that it holds, itself or in its base distributions, components,
-    transforms and modules, is replaced by a detached one in a shallow copy. The original is left as it is.
+    Use it for pathwise estimators without the score of q, such as STL (Roeder et al. 2017,
+    https://arxiv.org/abs/1703.09194) and DReG. It works for any torch distribution: every tensor of the distribution,
+    of its base distributions, components, transforms and modules is replaced by a detached one in a shallow copy. The
+    original is unchanged.
 
     Args:
         distribution: the distribution.
@@ -143,7 +149,7 @@ def detach_parameters(distribution: Distribution) -> Distribution:
 
 
 def _detach(item: Any, done: dict[int, Any]) -> Any:
-    """``done``: the copies by the identity of their originals, as a transform and its inverse refer to each other."""
+    """Detach recursively. ``done`` maps identities to copies, as a transform and its inverse refer to each other."""
     if isinstance(item, Tensor):
         return item.detach()
     if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
@@ -154,8 +160,8 @@ def _detach(item: Any, done: dict[int, Any]) -> Any:
         if id(item) not in done:
             done[id(item)] = clone = copy.copy(item)
             for name, part in vars(item).items():
-                # (a transform finds its last value by identity: it will not take a detached copy for the value)
+                # (a transform compares its cached value by identity, so it won't take a detached copy for that value)
                 clone.__dict__[name] = _detach(part, done)
         return done[id(item)]
-    # some versions of torch keep a transform's inverse, if it lives, as a weak reference: let the copy make its own
+    # some versions of torch keep a transform's inverse as a weak reference: the copy makes a new inverse
     return None if isinstance(item, weakref.ref) else item

@@ -16,13 +16,13 @@ __all__ = ["GaussianMixture"]
 
 
 class _Classes(Categorical):
-    """Classes of which all particles of a datum share one table of probabilities.
+    """A categorical distribution whose probabilities are shared by all particles of a datum.
 
-    torch's Categorical copies the table for each particle, in the backward pass too.
+    torch's Categorical copies the probabilities for each particle, in the backward pass too.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Logarithm of the probabilities, in the shape of ``value`` [B, N]; logits [B, 1, C] or [C]."""
+        """Log-probabilities of class indices [B, N], from logits [B, 1, C] or [C]: [B, N]."""
         index, table = value.long(), self.logits
         if table.dim() == 1 and index.dim() > 0:
             table = table.expand(*index.shape[:-1], -1)
@@ -35,13 +35,16 @@ class _Classes(Categorical):
 
 
 class GaussianMixture(ParticleModel):
-    """p(z) = softmax(theta)_z with z in {0..N-1}, p(x|z) = N(x; 10 z, 5^2), q(z|x) = softmax(phi(x))_z.
+    """Gaussian mixture model with a learned prior, whose exact posterior is known.
 
-    The data come from p*(z) proportional to 5 + z. A sample z is the index of its class, as a float without event
-    dimensions: nothing here is cheaper with one-hot vectors. Observations have shape [B, 1].
+    p(z) = softmax(theta)_z with z in {0..N-1}, p(x|z) = N(x; 10 z, 5^2), q(z|x) = softmax(phi(x))_z (Le et al. 2019,
+    https://arxiv.org/abs/1805.10469, section 5.2). Use it to measure how far estimators bring prior and posterior from
+    the true ones, see :meth:`diagnostics`. The data come from p*(z) proportional to 5 + z. A sample z is its class
+    index as a float without event dimensions, because one-hot vectors would save nothing. Observations have shape
+    [B, 1].
 
     Args:
-        N: classes.
+        N: number of classes.
         hdim: hidden units of phi, a perceptron 1-hdim(tanh)-N.
     """
 
@@ -70,7 +73,7 @@ class GaussianMixture(ParticleModel):
         posterior: Distribution = _Classes(logits=features, validate_args=False)
         if given is not None:
             return [given[0]], [posterior]
-        # all particles of a datum from one table of probabilities
+        # one distribution per datum, from which all its particles are drawn
         z = posterior.sample() if len(lead) == 1 else posterior.sample(torch.Size(lead[1:])).squeeze(-1).T
         return [z.to(features.dtype)], [posterior]
 
@@ -90,7 +93,7 @@ class GaussianMixture(ParticleModel):
 
     @torch.no_grad()
     def diagnostics(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Distances to the truth, the L2 norms of differences of probabilities over the N classes.
+        """Distances of q and of the prior to the true ones: L2 norms of differences of the N class probabilities.
 
         Args:
             x: observations, shape [B, 1].

@@ -17,18 +17,25 @@ __all__ = ["GaussianToyVAE"]
 
 
 class GaussianToyVAE(ParticleModel):
-    """p(z) = N(z; mu, I), p(x|z) = N(x; z, I), q(z|x) = N(z; A x + b, scale^2 I), all in D dimensions.
+    """Gaussian toy model whose optimal parameters and exact posterior are known.
 
-    The exact posterior is N((x + mu)/2, I/2). For data of mean m the bounds are largest near mu = m, A = I/2, b = m/2.
+    p(z) = N(z; mu, I), p(x|z) = N(x; z, I), q(z|x) = N(z; A x + b, scale^2 I), all in D dimensions (Rainforth et al.
+    2018, https://arxiv.org/abs/1802.04537). Use it to study how the signal-to-noise ratio of gradients depends on K.
+    The exact posterior is N((x + mu)/2, I/2). For data with mean m the bounds are largest near mu = m, A = I/2,
+    b = m/2.
 
     Args:
         D: dimensions.
-        x_mean: mean m of the data, shape [D], of which the optimum is a function; None: zeros.
-        scale: standard deviation of q. 2/3 as in the paper's Figure 1: q is narrower than the posterior, weights are
-            unbounded. Rainforth et al. have a *variance* of 2/3, ``scale=(2 / 3) ** 0.5``: wider, bounded weights.
+        x_mean: mean m of the data, shape [D], which determines the optimum; None: zeros.
+        scale: standard deviation of q. With 2/3, as in Figure 1 of Lievin et al. 2020
+            (https://arxiv.org/abs/2008.01998), q is narrower than the posterior and the weights are unbounded.
+            Rainforth et al. use a *variance* of 2/3, ``scale=(2 / 3) ** 0.5``: a wider q and bounded weights.
+
+    See also:
+        :func:`ovis.analysis.closed_form.location_moments`, the moments of its gradients in closed form.
     """
 
-    #: the parameter that moves the location of q: d location / d b = 1
+    #: name of the parameter that is added to the location of q: d location / d b = 1
     location = "b"
 
     data_mean: Tensor
@@ -63,7 +70,7 @@ class GaussianToyVAE(ParticleModel):
         return {"px": _normal(z), "z": [z], "pz": [prior]}
 
     def noise_log_weights(self, x: Tensor, noise: Tensor) -> Tensor:
-        """log p(x, z) - log q(z|x) of the samples z = A x + b + scale noise, a quadratic form of the noise.
+        """log p(x, z) - log q(z|x) at the samples z = A x + b + scale noise: a quadratic form of the noise.
 
         Args:
             x: observations, shape [B, D].
@@ -81,9 +88,10 @@ class GaussianToyVAE(ParticleModel):
         return torch.add(product, noise.square().sum(1), alpha=0.5 - s * s)
 
     def noise_slopes(self, x: Tensor) -> tuple[Tensor, float]:
-        """The gradient of log p(x, z) with respect to z = A x + b + scale noise: (offset [B, D], slope).
+        """The gradient of log p(x, z) with respect to z = A x + b + scale noise, which is offset + slope noise.
 
-        It is offset + slope noise.
+        Returns:
+            offset [B, D] and slope.
         """
         return self._pull(x, self.encode(x)), -2 * self.scale
 
@@ -92,13 +100,13 @@ class GaussianToyVAE(ParticleModel):
         return x + self.mu - 2 * mean
 
     def optimum(self) -> dict[str, Tensor]:
-        """The optimal parameters for data of the stored mean, as fresh tensors, in the order mu, A, b."""
+        """The optimal parameters for data with the stored mean, as new tensors, in the order mu, A, b."""
         mean = self.data_mean
         return {"mu": mean.clone(), "A": torch.eye(len(mean), dtype=mean.dtype, device=mean.device) / 2, "b": mean / 2}
 
     @torch.no_grad()
     def set_optimal_parameters(self, x: Tensor) -> None:
-        """Store the mean of the data x [n, D] and set the parameters to its optimum."""
+        """Store the mean of the data x [n, D] and set the parameters to the optimum for it."""
         self.data_mean.copy_(x.mean(0))
         for name, value in self.optimum().items():
             self.get_parameter(name).copy_(value)
@@ -109,7 +117,7 @@ class GaussianToyVAE(ParticleModel):
 
         Args:
             epsilon: standard deviation of the perturbation.
-            generator: of the noise, drawn for mu, A, b in this order, on the generator's device.
+            generator: generator of the noise, which is drawn for mu, A, b in this order, on the generator's device.
         """
         for name, value in self.optimum().items():
             device = value.device if generator is None else generator.device
@@ -118,7 +126,7 @@ class GaussianToyVAE(ParticleModel):
 
     @torch.no_grad()
     def diagnostics(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Distances of the parameters to the optimum: L2 norms of the differences, scalars.
+        """Distances of the parameters to the optimum: L2 norms of the differences, as scalars.
 
         Args:
             x: observations; the distances do not depend on them.

@@ -1,4 +1,4 @@
-"""Gaussian VAE with perceptrons, as in the figures of the OVIS paper (https://arxiv.org/abs/2008.01998)."""
+"""Gaussian VAE with perceptrons, as in the figures of Lievin et al. 2020 (https://arxiv.org/abs/2008.01998)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["GaussianVAE"]
 
 
 class GaussianVAE(SingleLayerModel):
-    """p(x, z) = Bernoulli(x; MLP(z)) N(z; 0, I), q(z|x) = N(z; m, diag s^2) with (m, log s) = MLP((x - mean + 1)/2).
+    """Gaussian variational auto-encoder for binary observations, in the size used by published comparisons.
 
+    p(x, z) = Bernoulli(x; MLP(z)) N(z; 0, I), q(z|x) = N(z; m, diag s^2) with (m, log s) = MLP((x - mean + 1)/2).
     With the default sizes the encoder is 784-200-200-(200, 200) and the decoder 200-200-200-784 on 28x28 images, with
-    tanh, as the non-linear model of Masrani et al. 2019 (https://arxiv.org/abs/1907.00031). The decoder's bias
-    starts at the logits of the mean observation.
+    tanh, as in the non-linear model of Masrani et al. 2019 (https://arxiv.org/abs/1907.00031). The decoder's bias
+    starts at the logits of the mean observation. Its samples can be reparameterized, so pathwise estimators apply.
 
     Args:
         x_shape: shape of one observation.
@@ -27,6 +28,9 @@ class GaussianVAE(SingleLayerModel):
         hdim: units of a hidden layer.
         nlayers: hidden layers of the encoder and of the decoder.
         x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
+
+    See also:
+        :class:`ovis.models.VAE`, with a choice of priors.
     """
 
     def __init__(

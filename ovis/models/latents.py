@@ -1,7 +1,7 @@
 """Families of latent variables of one stochastic layer: normal, Bernoulli and categorical.
 
 A family turns a vector of parameters into a distribution. The encoder's output is such a vector, q(z|x), and so is the
-prior's, p(z); zeros stand for N(0, I) or for the uniform distribution.
+prior's, p(z); zeros give N(0, I) or the uniform distribution.
 
 Relaxed discrete samples (Maddison, Mnih and Teh 2017, https://arxiv.org/abs/1611.00712) stay unconstrained: z is the
 logit of the relaxed Bernoulli, or the logarithm of the relaxed one-hot vector, with the densities of these. In float32
@@ -29,7 +29,10 @@ class Latents(ABC):
     """A family of N latent variables.
 
     Args:
-        N: how many variables.
+        N: number of variables.
+
+    See also:
+        :func:`latents`, which selects a family by its name.
     """
 
     N: int
@@ -42,23 +45,23 @@ class Latents(ABC):
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """Numbers that fix a distribution."""
+        """Number of parameters of a distribution."""
 
     @property
     def width(self) -> int:
-        """Features of a sample that the decoder sees, after :meth:`embedding`."""
+        """Number of features that the decoder gets of a sample, after :meth:`embedding`."""
         return self.N
 
     @abstractmethod
     def distribution(self, parameters: Tensor, tau: float = 0.0) -> Distribution:
-        """The distribution, [..., parameters] -> batch [...]; ``tau`` > 0: relaxed at this temperature."""
+        """The distribution with batch shape [...] of parameters [..., P]; ``tau`` > 0: relaxed at this temperature."""
 
     @abstractmethod
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:
-        """What the decoder sees of a sample, same shape; ``tau`` > 0: the sample is a relaxed one."""
+        """The decoder's input for a sample, in the same shape; ``tau`` > 0: the sample is relaxed."""
 
     def embedding(self) -> nn.Module:
-        """Values, [..., *event] -> [..., width]: the decoder's first module."""
+        """The decoder's first module: values [..., *event] -> [..., width]."""
         return nn.Identity()
 
 
@@ -80,7 +83,7 @@ class NormalLatents(Latents):
 
 
 class BernoulliLatents(Latents):
-    """N independent Bernoulli variables; the parameters are the logits, the decoder sees 2z - 1."""
+    """N independent Bernoulli variables; the parameters are the logits, the decoder gets 2z - 1."""
 
     @property
     def parameters(self) -> int:
@@ -101,9 +104,9 @@ class CategoricalLatents(Latents):
     """N independent variables of K categories as one-hot vectors, shape [N, K]; the parameters are their N K logits.
 
     Args:
-        N: how many variables.
+        N: number of variables.
         K: categories of each.
-        kdim: size of a learned embedding of the categories; 0: the decoder sees the one-hot vectors.
+        kdim: size of a learned embedding of the categories; 0: the decoder gets the one-hot vectors.
     """
 
     K: int = 8
@@ -135,13 +138,13 @@ class CategoricalLatents(Latents):
 
 
 def latents(prior: str, N: int, K: int = 8, kdim: int = 0) -> Latents:
-    """The family of a name.
+    """The family of latent variables with a name.
 
     Args:
         prior: normal, categorical or bernoulli.
-        N: variables.
-        K: categories, of a categorical family.
-        kdim: size of a category's embedding, of a categorical family; 0: one-hot.
+        N: number of variables.
+        K: categories of a variable; used by the categorical family.
+        kdim: size of a category's embedding, 0: one-hot; used by the categorical family.
 
     Raises:
         ValueError: an unknown name.

@@ -1,4 +1,4 @@
-"""Perceptrons."""
+"""Multi-layer perceptrons."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def mlp(
     normalization: str = "none",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """A perceptron on the last dimension.
+    """A multi-layer perceptron on the last dimension.
 
     Args:
-        inputs: features in; None: as many as the first call brings.
-        outputs: features out.
+        inputs: input features; None: taken from the first call.
+        outputs: output features.
         hidden: units of each hidden layer.
         layers: hidden layers; 0: one linear map.
         activation: the non-linearity after each hidden layer.
-        normalization: of the hidden layers: none, layernorm, or batchnorm (over all leading dimensions).
+        normalization: normalization of the hidden layers: none, layernorm, or batchnorm (over all leading dimensions).
         dropout: probability of dropping a hidden unit.
 
     Returns:
@@ -55,7 +55,7 @@ def _linear(inputs: int | None, outputs: int) -> nn.Linear:
 
 
 class _BatchNorm(nn.Module):
-    """Batch normalization of the last dimension, whatever dimensions lead."""
+    """Batch normalization of the last dimension, for any number of leading dimensions."""
 
     def __init__(self, features: int):
         super().__init__()

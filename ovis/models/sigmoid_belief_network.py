@@ -1,4 +1,4 @@
-"""Sigmoid belief network: L layers of Bernoulli variables (Neal 1992; as trained in VIMCO, TVO and OVIS)."""
+"""Sigmoid belief network: L layers of Bernoulli variables."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ __all__ = ["SigmoidBeliefNetwork", "logits_of_mean"]
 
 
 class SigmoidBeliefNetwork(ParticleModel):
-    """p(x, z_1..z_L) = p(z_L) prod_l p(z_{l-1} | z_l), with z_0 = x, and q(z_1..z_L | x) = prod_l q(z_l | z_{l-1}).
+    """Sigmoid belief network with L layers of Bernoulli variables, for binary observations.
 
-    All conditionals are vectors of Bernoulli variables whose logits are a perceptron (linear by default) of 2z - 1.
-    q sees (x - mean + 1)/2; the bias of p(x|z_1) starts at the logits of the mean, so training starts from the
-    best independent model.
+    p(x, z_1..z_L) = p(z_L) prod_l p(z_{l-1} | z_l), with z_0 = x, and q(z_1..z_L | x) = prod_l q(z_l | z_{l-1}) (Neal
+    1992, https://doi.org/10.1016/0004-3702(92)90065-6). Use it to compare estimators for discrete latents, as VIMCO
+    (https://arxiv.org/abs/1602.06725), TVO and OVIS do. All conditionals are vectors of Bernoulli variables whose
+    logits are a perceptron (linear by default) of 2z - 1. The input of q is (x - mean + 1)/2. The bias of p(x|z_1)
+    starts at the logits of the mean, so training starts from the best model of independent pixels.
 
     Args:
         x_shape: shape of one observation.
-        N: variables of each stochastic layer.
-        depth: stochastic layers L.
+        N: variables in each stochastic layer.
+        depth: L, number of stochastic layers.
         nlayers: hidden layers of each conditional; 0: linear.
         hdim: units of a hidden layer.
         x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
@@ -113,5 +115,5 @@ def _signs(bits: Tensor) -> Tensor:
 
 
 def logits_of_mean(mean: Tensor, floor: float = 1e-4) -> Tensor:
-    """Logits of a mean image, kept away from 0 and 1."""
+    """Logits of a mean image, clipped to [floor, 1 - floor]."""
     return torch.logit(mean.clamp(floor, 1 - floor))

@@ -19,10 +19,10 @@ __all__ = ["SingleLayerModel", "start_at_mean"]
 
 
 class SingleLayerModel(ParticleModel):
-    """p(x, z) = Bernoulli(x; decoder(z)) p(z) and q(z|x), where p(z) and q(z|x) are of one family.
+    """A model with one stochastic layer: p(x, z) = Bernoulli(x; decoder(z)) p(z) and q(z|x), p(z) of one family.
 
-    A subclass builds ``inference_network``, which gives the parameters of q, and ``generative_model``, which takes a
-    sample's values, [R, *event], to the logits of x, R times the pixels of x.
+    A subclass builds ``inference_network``, which computes the parameters of q, and ``generative_model``, which maps
+    the values of samples, [R, *event], to the logits of x, R times the pixels of x.
 
     Args:
         x_shape: shape of one observation.
@@ -94,7 +94,7 @@ class SingleLayerModel(ParticleModel):
 
 @torch.no_grad()
 def start_at_mean(decoder: nn.Sequential, mean: Tensor) -> nn.Sequential:
-    """Set the bias of the last, linear layer to the logits of a mean observation: the best independent model."""
+    """Set the bias of the last layer to the logits of a mean observation: the best model of independent pixels."""
     last = decoder[-1]
     assert isinstance(last, nn.Linear)
     last.bias.copy_(logits_of_mean(mean.flatten()))

@@ -1,8 +1,8 @@
 """The contract between models and estimators.
 
-Two kinds of models are trained. One written to :class:`Template` takes a batch in which every datum is repeated once
-per particle. One written to :class:`ParticleModel` encodes each datum once and draws its particles from that, as all
-models of this package do.
+There are two kinds of models. A :class:`Template` gets a batch in which every datum is repeated once per particle. A
+:class:`ParticleModel` encodes each datum once and draws its particles from the encoding, as all models of this package
+do.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Output(TypedDict, total=False):
 class Template(nn.Module, ABC):
     """A latent-variable model p(x, z) with its inference network q(z|x).
 
-    Write to this class where a model can't be split into stages; prefer :class:`ParticleModel`, which encodes each
-    datum once. Name the modules of q with ``inference_network``: the gradient analysis selects parameters by name.
+    Subclass it if a model can't be split into stages; prefer :class:`ParticleModel`, which encodes each datum once.
+    Let the names of q's modules contain ``inference_network``: the gradient analysis selects parameters by name.
     """
 
     @abstractmethod
@@ -38,8 +38,8 @@ class Template(nn.Module, ABC):
         """Sample z ~ q(z|x) once for every row of x and return the distributions.
 
         Args:
-            x: observations, shape [R, *event]: an estimator with mc x iw particles passes each datum that often.
-            zgrads: reparameterize the samples (``rsample``); score-function estimators ask for False.
+            x: observations, shape [R, *event]; an estimator with mc x iw particles repeats each datum mc x iw times.
+            zgrads: reparameterize the samples (``rsample``); False for score-function estimators.
             kwargs: further settings of the call, such as the temperature ``tau``.
 
         Returns:
@@ -58,18 +58,19 @@ class Template(nn.Module, ABC):
 class ParticleModel(Template):
     """A model that encodes x once and draws any number of particles from the encoding.
 
-    A subclass defines three stages; :meth:`forward` connects them. ``lead`` below is [B], or [B, N] with particles.
+    Subclass it for a new model: it defines three stages, :meth:`encode`, :meth:`infer` and :meth:`generate`, which
+    :meth:`forward` connects, and :meth:`sample_from_prior`. ``lead`` below is [B], or [B, N] with particles.
     """
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """What q needs to know of x: [B, *event] -> [B, *features]."""
+        """The features of x that q depends on: [B, *event] -> [B, *features]."""
 
     @abstractmethod
     def infer(
         self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], list[Distribution]]:
-        """Sample every stochastic layer, or take ``given`` samples, and return them with their q.
+        """Sample every stochastic layer, or use ``given`` samples, and return the samples and their distributions q.
 
         Args:
             features: the encoding, shape [B, *features], or [B, 1, *features] with particles: broadcast it to ``lead``.
@@ -105,9 +106,9 @@ class ParticleModel(Template):
             zgrads: reparameterize the samples.
             particles: N, samples for each datum: everything then has leading shape [B, N]; None: one, shape [B].
             tau: temperature of relaxed discrete samples, 0 for exact ones.
-            encoded: the result of :meth:`encode`, where it is known already.
+            encoded: the result of :meth:`encode`, if it is already known.
             z: samples to score instead of drawing, each [B, *event], or [B, N, *event] with particles.
-            kwargs: ignored, as a :class:`Template` may be passed settings of other models.
+            kwargs: ignored, because a :class:`Template` may be passed settings of other models.
 
         Returns:
             ``px``, ``z``, ``qz``, ``pz``, see :class:`Output`.

@@ -15,9 +15,11 @@ __all__ = ["VAE"]
 
 
 class VAE(SingleLayerModel):
-    """p(x, z) = Bernoulli(x; MLP(z)) p(z), q(z|x) = family(z; MLP((x - mean + 1)/2)).
+    """Variational auto-encoder with perceptrons, for binary observations.
 
-    The decoder's bias starts at the logits of the mean observation.
+    p(x, z) = Bernoulli(x; MLP(z)) p(z), q(z|x) = family(z; MLP((x - mean + 1)/2)) (Kingma and Welling 2014,
+    https://arxiv.org/abs/1312.6114). Use it as the simplest model, or to compare priors. The decoder's bias starts at
+    the logits of the mean observation.
 
     Args:
         x_shape: shape of one observation.
@@ -25,15 +27,18 @@ class VAE(SingleLayerModel):
         learn_prior: learn the parameters of p(z); otherwise p(z) is N(0, I), or uniform.
         N: latent variables.
         K: categories of a categorical variable.
-        kdim: size of a category's embedding; 0: the decoder sees one-hot vectors.
+        kdim: size of a category's embedding; 0: the decoder gets one-hot vectors.
         hdim: units of a hidden layer.
         nlayers: hidden layers of the encoder and of the decoder; 0: linear.
         x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
-        normalization: of hidden layers, see :func:`ovis.models.layers.mlp`.
-        dropout: of hidden layers.
+        normalization: normalization of hidden layers, see :func:`ovis.models.layers.mlp`.
+        dropout: dropout probability of hidden units.
 
     Raises:
         ValueError: an unknown family or normalization.
+
+    See also:
+        :class:`ovis.models.ConvVAE` for images, :func:`ovis.models.latents.latents` for the families.
     """
 
     def __init__(
