@@ -124,7 +124,7 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.page.runs_table import experiment_page
     from ovis.experiments.reporting.presets import preset_of
-    from ovis.experiments.reporting.verdict_table import claims_table, claims_text
+    from ovis.experiments.reporting.verdict import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
 
     everything = _read(options)

@@ -196,7 +196,7 @@ def _record(point: Point, answer: CallResult, device: str) -> dict[str, Any]:
 def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: Path, command: str) -> None:
     """Table, figure, files: of the estimators that were asked for, on this device; the page has the others' too."""
     from ovis.experiments.reporting.page.render import write_page
-    from ovis.experiments.reporting.verdict_table import claims_table, claims_text
+    from ovis.experiments.reporting.verdict import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
     from ovis.paper.efficiency.cost_measurement import point_settings
     from ovis.paper.efficiency.cost_report import draw_part, efficiency_page

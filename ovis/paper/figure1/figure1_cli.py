@@ -68,7 +68,7 @@ def report(options: argparse.Namespace) -> None:
     # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.page.render import write_page
-    from ovis.experiments.reporting.verdict_table import claims_table, claims_text
+    from ovis.experiments.reporting.verdict import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
     from ovis.paper.claims.paper_verdicts import gradient_verdicts
     from ovis.paper.figure1.asymptotic_statistics import measure, slope_table, statistics_table

@@ -12,8 +12,14 @@ from published_values import published_points
 from synthetic_draws import power_law
 
 from ovis.estimators.ids import parse_estimator
-from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
-from ovis.experiments.reporting.verdict_table import COLUMNS, claims_table, claims_text, count_verdicts
+from ovis.experiments.reporting.verdict import (
+    COLUMNS,
+    ClaimStatus,
+    ClaimVerdict,
+    claims_table,
+    claims_text,
+    count_verdicts,
+)
 from ovis.paper.claims.figure1_claims import FIGURE1
 from ovis.paper.claims.paper_verdicts import gradient_verdicts
 from ovis.paper.figure1.asymptotic_runs import Sample

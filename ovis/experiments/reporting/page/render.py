@@ -17,8 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ovis.experiments.reporting.page.content import ABSENT, Page
-from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict
-from ovis.experiments.reporting.verdict_table import count_verdicts
+from ovis.experiments.reporting.verdict import ClaimStatus, ClaimVerdict, count_verdicts
 from ovis.experiments.runs.atomic import write_text
 
 __all__ = ["FILE", "render_page", "write_page"]
