@@ -23,12 +23,12 @@ from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.engines.create import create_engine
 from ovis.experiments.runner.engines.engine_options import EngineOptions
 from ovis.experiments.runner.engines.ensemble import EnsembleEngine
-from ovis.experiments.runner.engines.interface import EngineError, EngineRequest
+from ovis.experiments.runner.engines.interface import Engine, EngineError, EngineRequest
 from ovis.experiments.runner.experiment_file import Experiment, GridError
 from ovis.experiments.runner.gpus.devices import DeviceError
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import SETTLED, Result, run_experiment
-from ovis.experiments.runner.plan import PlanError, make_plan, start_plan
+from ovis.experiments.runner.plan import Plan, PlanError, make_plan, start_plan
 from ovis.experiments.runner.queue.filesystem import is_network
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
@@ -37,7 +37,7 @@ from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.process import host_of, new_owner
 from ovis.experiments.runs.status import Record, State, count_states
 from ovis.experiments.settings import TrainSettings
-from ovis.experiments.studies import ALIASES, STUDIES
+from ovis.experiments.studies import ALIASES, STUDIES, Study
 
 __all__ = ["main"]
 
@@ -138,61 +138,88 @@ def _run(
     if options.report:
         require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
-    paths = ExperimentPaths(Path(options.root) / name)
-    remote = is_network(paths.folder)
-    policy = policy or (REMOTE_POLICY if remote or options.engine != "local" else Policy())
-    queue = Queue(paths, policy)
-    if remote:
-        _refuse_other_hosts(queue)
+    queue = _open_queue(name, options, policy)
     plan = make_plan(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
         update_lib=options.update_lib)  # fmt: skip
-    experiment = plan.experiment
     known = {record.key: record for record in queue.read()}
-    device = options.device or experiment.device or "auto"
-    engine = create_engine(engine_options, EngineRequest(device, options.processes))
-    exit_stack.callback(engine.close)
-    if options.ensemble:
-        if experiment.script != "train":
-            raise EngineError(f"--ensemble: packs trainings, and {name} is of gradients at one K")
-        engine = EnsembleEngine(engine, queue, experiment.runs)
-    estimate = _estimate(experiment, known, engine.slots)
-    _print_plan(experiment, queue, known, f"on {engine.location}: {runs_text(engine.slots)} at once{estimate}")
-    if busy := engine.waiting():
-        print(f"not free now: {busy}", flush=True)
-    for note in plan.notes:
-        print(note, flush=True)
-    deleted = _deleted_runs(experiment, queue, known) if options.rf else {}
+    engine = _create_engine(plan.experiment, queue, options, engine_options, exit_stack)
+    _print_plan(plan, queue, engine, known)
+    deleted = _deleted_runs(plan.experiment, queue, known) if options.rf else {}
     if deleted and not _confirm_deletion(queue, deleted, options):
         return 0 if options.dry_run else 1
     if options.dry_run:
         return 0
     Path(options.root).mkdir(parents=True, exist_ok=True)
     engine.check(Path(options.root))
-    if deleted:
-        queue.clear(deleted)
-        print(f"deleted {runs_text(len(deleted))}")
-    start_plan(plan, queue)
-    keys = {run.key for run in experiment.runs}
-    level = RequeueLevel.LOST if options.resume and options.requeue_level is None else options.requeue_level
-    if level is not None:
-        print(f"put back {runs_text(len(queue.requeue(RequeueLevel(level), keys)))}")
-    command = tuple(training or (sys.executable, "-m", STUDIES[experiment.script].module))
-    # Absolute, as trainings are started in the folder of their code, and jobs of a cluster wherever that starts them.
-    folder = Path(os.path.abspath(queue.paths.folder))
-    data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
-    template = JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command)
+    _fill_queue(plan, queue, deleted, options)
+    template = _job_template(plan.experiment, queue, options, training)
     begin = time.monotonic()
-    result = run_experiment(experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
+    result = run_experiment(plan.experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
     with suppress(OSError):  # the exit code is right even if nobody reads the output
         _print_result(result, queue, name, time.monotonic() - begin)
     if result.interrupted:
         return INTERRUPTED
+    study = STUDIES[plan.experiment.script]
     if not result.complete:
         if options.report:
-            command_line = _command(STUDIES[experiment.script].report_script, name, queue)
+            command_line = _command(study.report_script, name, queue)
             print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
         return 1
-    return _report(name, options.root, experiment.script) if options.report else 0
+    return _report(name, options.root, study) if options.report else 0
+
+
+def _open_queue(name: str, options: argparse.Namespace, policy: Policy | None) -> Queue:
+    """The experiment's queue, with the times that suit its file system."""
+    paths = ExperimentPaths(Path(options.root) / name)
+    remote = is_network(paths.folder)
+    queue = Queue(paths, policy or (REMOTE_POLICY if remote or options.engine != "local" else Policy()))
+    if remote:
+        _refuse_other_hosts(queue)
+    return queue
+
+
+def _create_engine(
+    experiment: Experiment,
+    queue: Queue,
+    options: argparse.Namespace,
+    engine_options: EngineOptions,
+    exit_stack: ExitStack,
+) -> Engine:
+    """The engine that was asked for; ``exit_stack`` closes it."""
+    device = options.device or experiment.device or "auto"
+    engine = create_engine(engine_options, EngineRequest(device, options.processes))
+    exit_stack.callback(engine.close)
+    if not options.ensemble:
+        return engine
+    if experiment.script != "train":
+        raise EngineError(f"--ensemble: packs trainings, and {queue.paths.folder.name} is of gradients at one K")
+    return EnsembleEngine(engine, queue, experiment.runs)
+
+
+def _fill_queue(plan: Plan, queue: Queue, deleted: dict[str, str], options: argparse.Namespace) -> None:
+    """Delete what ``--rf`` deletes, queue the plan's runs, and put back those that the options name."""
+    if deleted:
+        queue.clear(deleted)
+        print(f"deleted {runs_text(len(deleted))}")
+    start_plan(plan, queue)
+    keys = {run.key for run in plan.experiment.runs}
+    level = RequeueLevel.LOST if options.resume and options.requeue_level is None else options.requeue_level
+    if level is not None:
+        print(f"put back {runs_text(len(queue.requeue(RequeueLevel(level), keys)))}")
+
+
+def _job_template(
+    experiment: Experiment, queue: Queue, options: argparse.Namespace, training: Sequence[str] | None
+) -> JobSpec:
+    """What all jobs share.
+
+    Its paths are absolute: trainings start in the folder of their code, a cluster's jobs wherever that starts them.
+    """
+    command = tuple(training or (sys.executable, "-m", STUDIES[experiment.script].module))
+    folder = Path(os.path.abspath(queue.paths.folder))
+    data_root = os.path.abspath(options.data_root or experiment.data_root or TrainSettings().data_root)
+    policy = queue.policy
+    return JobSpec(folder, "", 0, data_root, heartbeat=policy.heartbeat, ttl=policy.ttl, command=command)
 
 
 def _locate(exp: str) -> tuple[Path, str]:
@@ -213,9 +240,9 @@ def _locate(exp: str) -> tuple[Path, str]:
 
 def _refuse_other_hosts(queue: Queue) -> None:
     """On a network file system a lock does not keep two hosts apart, whatever it says."""
-    mine = host_of(new_owner())
+    this_host = host_of(new_owner())
     for record in queue.read():
-        if record.state is State.RUNNING and host_of(record.owner) != mine:
+        if record.state is State.RUNNING and host_of(record.owner) != this_host:
             raise LedgerError(
                 f"{queue.paths.folder} is on a network file system, where locks do not keep hosts apart, and a manager "
                 f"on {host_of(record.owner)} is running {record.name}: stop it there, or use another --root; if that "
@@ -223,28 +250,35 @@ def _refuse_other_hosts(queue: Queue) -> None:
             )
 
 
-def _print_plan(experiment: Experiment, queue: Queue, known: dict[str, Record], placement: str) -> None:
+def _print_plan(plan: Plan, queue: Queue, engine: Engine, known: dict[str, Record]) -> None:
+    """Print what will be run, where, for about how long, and what is unusual about it."""
+    experiment = plan.experiment
     keys = {run.key for run in experiment.runs}
     states = count_states(record.state for key, record in known.items() if key in keys)
     new, old = len(keys - known.keys()), len(keys & known.keys())
-    stand = f" ({counts_text(states)})" if old else ""
-    parts = f"{new} new, {old} known{stand}, {len(experiment.runs) - len(keys)} duplicate"
+    known_states = f" ({counts_text(states)})" if old else ""
+    parts = f"{new} new, {old} known{known_states}, {len(experiment.runs) - len(keys)} duplicate"
     print(f"{queue.paths.folder}: {runs_text(len(keys))}: {parts}")
     others = len(known.keys() - keys)
     if others:
         print(f"left alone: {runs_text(others)} of its queue, not in the experiment file (any more)")
-    print(placement, flush=True)
+    estimate = _estimate(experiment, known, engine.slots)
+    print(f"on {engine.location}: {runs_text(engine.slots)} at once{estimate}", flush=True)
+    if busy := engine.waiting():
+        print(f"not free now: {busy}", flush=True)
+    for note in plan.notes:
+        print(note, flush=True)
 
 
 def _estimate(experiment: Experiment, known: dict[str, Record], slots: int) -> str:
     """How long the plan will take, judging by the runs that are done; empty where none is."""
-    found = [known[run.key] for run in experiment.runs if run.key in known]
-    done = [record for record in found if record.state is State.DONE and record.started]
-    waiting = len(experiment.runs) - sum(record.state in SETTLED for record in found)
+    queued = [known[run.key] for run in experiment.runs if run.key in known]
+    done = [record for record in queued if record.state is State.DONE and record.started]
+    waiting = len(experiment.runs) - sum(record.state in SETTLED for record in queued)
     if not done or not waiting:
         return ""
-    each = statistics.median(record.ended - record.started for record in done)
-    return f", about {clock(each * math.ceil(waiting / slots))} in all, judging by {runs_text(len(done))}"
+    seconds = statistics.median(record.ended - record.started for record in done)
+    return f", about {clock(seconds * math.ceil(waiting / slots))} in all, judging by {runs_text(len(done))}"
 
 
 def _deleted_runs(experiment: Experiment, queue: Queue, known: dict[str, Record]) -> dict[str, str]:
@@ -295,6 +329,6 @@ def _command(script: str, name: str, queue: Queue) -> str:
     return shlex.join(["python", script, "--exp", name, *(["--root", str(root)] if root != Path("runs") else [])])
 
 
-def _report(name: str, root: str, script: str) -> int:
-    report = import_module(STUDIES[script].report)  # only here: it brings pandas and matplotlib along
+def _report(name: str, root: str, study: Study) -> int:
+    report = import_module(study.report)  # only here: it brings pandas and matplotlib along
     return int(report.main(["--exp", name, "--root", root]))

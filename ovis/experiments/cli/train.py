@@ -1,4 +1,4 @@
-"""Train one run, or several at once: ``python -m ovis.experiments.cli.train --dataset digits --model sbm --iw 10``."""
+"""Train one run, or several at once: ``python -m ovis train --dataset digits --model sbm --iw 10``."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ StudyWork = Callable[[Sequence[Any], Sequence[RunContext], Callable[[int, str], 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train runs from their last checkpoints: see :func:`run_study`."""
-    return run_study("train", "Train one model; --ensemble SEED... trains several at once.", _train, argv)
+    description = "Train one model; --ensemble SEED... trains several at once."
+    return run_study("train", description, _train, argv, prog="python -m ovis train")
 
 
-def run_study(script: str, description: str, work: StudyWork, argv: Sequence[str] | None = None) -> int:
+def run_study(
+    script: str, description: str, work: StudyWork, argv: Sequence[str] | None = None, prog: str | None = None
+) -> int:
     """Make runs of a study, each from where it stopped.
 
-    A run started by hand is kept in ``ROOT/EXP/NAME``, with its log and its outcome. The manager's jobs say
+    A run started by hand is kept in ``ROOT/EXP/NAME``, with its log and its outcome. The manager's jobs set
     ``--run_dir``, ``--attempt`` and ``--settings`` instead, once for each run.
 
     Args:
@@ -49,13 +52,14 @@ def run_study(script: str, description: str, work: StudyWork, argv: Sequence[str
         description: for ``--help``.
         work: makes the runs.
         argv: the command line; None: this process's.
+        prog: the command in the usage line; None: ``python -m`` and the study's module.
 
     Returns:
         the exit code: 2: the options are wrong; else as of :func:`~ovis.experiments.runs.attempt.make_attempts`.
     """
     words, study = list(sys.argv[1:] if argv is None else argv), STUDIES[script]
     try:
-        options, settings = _parse(words, study, description)
+        options, settings = _parse(words, study, description, prog or f"python -m {study.module}")
         study.check(settings[0])
         if not is_safe_name(settings[0].exp):
             raise SettingsError(f"--exp: {settings[0].exp!r} can't be the name of a folder in --root")
@@ -68,17 +72,17 @@ def run_study(script: str, description: str, work: StudyWork, argv: Sequence[str
     )
 
 
-def _parse(words: Sequence[str], study: Study, description: str) -> tuple[argparse.Namespace, list[Any]]:
+def _parse(words: Sequence[str], study: Study, description: str, prog: str) -> tuple[argparse.Namespace, list[Any]]:
     """The options that are no settings, and the settings of each run."""
     parent = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add = functools.partial(parent.add_argument, action="append", default=[])
     add("--run_dir", type=Path, metavar="FOLDER", help="folder of the run; by default ROOT/EXP/NAME")
-    add("--attempt", type=int, metavar="N", help="number of the attempt; the manager's jobs say it")
-    add("--settings", type=_json_object, metavar="JSON", help="all settings as one object; the manager's jobs say it")
+    add("--attempt", type=int, metavar="N", help="number of the attempt; set by the manager's jobs")
+    add("--settings", type=_json_object, metavar="JSON", help="all settings as one object; set by the manager's jobs")
     if study.settings is TrainSettings:
-        help = "seeds of runs that are trained at once; --seed is not looked at"
+        help = "seeds of runs that are trained at once; --seed is ignored"
         parent.add_argument("--ensemble", nargs="+", type=int, default=[], metavar="SEED", help=help)
-    parser = build_parser(study.settings, prog=f"python -m {study.module}", description=description, parents=[parent])
+    parser = build_parser(study.settings, prog=prog, description=description, parents=[parent])
     settings = [parse_arguments(words, parser, kind=study.settings)]
     options, _ = parser.parse_known_args(words)
     if options.settings:

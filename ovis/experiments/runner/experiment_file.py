@@ -1,17 +1,17 @@
-"""Experiment files: ``experiments/NAME.json`` to the list of its runs. Pure; all is validated before anything is done.
+"""Read an experiment file, ``experiments/NAME.json``, and expand it into runs. The whole file is validated first.
 
 An experiment file is a JSON object:
 
-    description   what it is for
-    script        which study: "train" or "asymptotic"
+    description   the purpose of the experiment
+    script        the study: "train" or "asymptotic"
     args          one string of options per entry, e.g. "--estimator vimco --id iwbound"
     global        one string: options of all runs
     parameters    {"iw": [20, 10], "bs": [24, 50]}: the runs are the product of args and all these lists
-    zip           {"iw": [10, 50], "lr": [1e-3, 5e-4]}: lists that are walked together; or a list of such objects
-    seeds         3, which stands for the seeds 1, 2, 3; or a list of seeds
+    zip           {"iw": [10, 50], "lr": [1e-3, 5e-4]}: lists that vary together; or a list of such objects
+    seeds         3, short for the seeds 1, 2, 3; or a list of seeds
 
-Options of an entry of ``args`` override ``global``; one that two of the other keys set, or one string sets twice, is
-refused.
+Options of an entry of ``args`` override those of ``global``. An option that two other keys set, or that one string sets
+twice, is an error.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = ["Experiment", "ExperimentRun", "GridError", "load_experiment", "parse
 SCRIPTS = tuple(STUDIES)
 KEYS = ("description", "script", "args", "global", "parameters", "zip", "seeds")
 
-#: More than this is a slip in the file, not an experiment.
+#: Upper limit of runs in one file; a larger product is almost certainly a mistake.
 MAX_RUNS = 30_000
 
 
 class GridError(ValueError):
-    """An experiment file that can't be run: one line that names the file and the culprit."""
+    """An invalid experiment file. The message is one line that names the file and the culprit."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class ExperimentRun:
     """One run of an experiment.
 
     Attributes:
-        settings: its options, as the file says.
+        settings: its options.
         identity: its key, the name of its folder, and its settings that differ from the defaults.
-        source: where in the file it comes from, for messages.
+        source: the entries of the file that define it, for error messages.
     """
 
     settings: TrainSettings | AsymptoticSettings
@@ -63,21 +63,21 @@ class ExperimentRun:
         return self.identity.key
 
     def record(self) -> Record:
-        """The run as it enters the queue."""
+        """The run's record in the queue before its first attempt."""
         return Record(self.identity.key, self.identity.name, self.identity.settings)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment file, expanded.
+    """The content of an experiment file.
 
     Attributes:
-        description: what it is for.
-        runs: its runs, no two of them the same.
-        data_root: where its data are, if the file says; else None.
-        device: where it shall run, if the file says; else None.
-        script: which study: key of :data:`ovis.experiments.studies.STUDIES`.
-        text: the file itself.
+        description: the purpose of the experiment.
+        runs: its runs, without duplicates.
+        data_root: folder of the data sets; None: the file does not set it.
+        device: device of the runs; None: the file does not set it.
+        script: the study, a key of :data:`ovis.experiments.studies.STUDIES`.
+        text: the file's text.
     """
 
     description: str
@@ -119,7 +119,7 @@ def parse_experiment(data: Any) -> Experiment:
         data: the JSON object.
 
     Raises:
-        GridError: an unknown key or option, a value of the wrong type, an empty list, two runs that are one.
+        GridError: an unknown key or option, a value of the wrong type, an empty list, or two identical runs.
     """
     if not isinstance(data, dict):
         raise GridError(f"expected a JSON object with the keys {', '.join(KEYS)}, got {_kind(data)}")
@@ -130,14 +130,14 @@ def parse_experiment(data: Any) -> Experiment:
     if script not in SCRIPTS:
         raise GridError(f"script: unknown study {script!r}{did_you_mean(script, SCRIPTS)}")
     runs = tuple(_expand(data, _Reader(STUDIES[script])))
-    _refuse_twins(runs)
-    where = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
-    for name, values in where.items():
+    _refuse_duplicates(runs)
+    shared = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
+    for name, values in shared.items():
         if len(values) > 1:
             raise GridError(f"--{name}: all runs of an experiment share one, found {', '.join(sorted(values))}")
     defaults = TrainSettings()
-    said = {name: value for name, (value,) in where.items() if value != getattr(defaults, name)}
-    return Experiment(_text(data, "description"), runs, said.get("data_root"), said.get("device"), script)
+    changed = {name: value for name, (value,) in shared.items() if value != getattr(defaults, name)}
+    return Experiment(_text(data, "description"), runs, changed.get("data_root"), changed.get("device"), script)
 
 
 def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[ExperimentRun]:
@@ -168,21 +168,21 @@ class _Reader:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        # building one takes longer than parsing with it
+        # built once, as this takes longer than parsing
         self.parser = build_parser(kind=study.settings, add_help=False)
         self.names = tuple(item.name for item in fields(study.settings))
         self.booleans = frozenset(item.name for item in fields(study.settings) if isinstance(item.default, bool))
 
-    def options(self, found: Sequence[str]) -> list[str]:
+    def options(self, words: Sequence[str]) -> list[str]:
         """The names of the options among these words; ``--no-mini`` is ``mini``."""
-        heads = [word[2:].split("=")[0] for word in found if word.startswith("--")]
+        heads = [word[2:].split("=")[0] for word in words if word.startswith("--")]
         names = [head[3:] if head.startswith("no-") and head[3:] in self.booleans else head for head in heads]
         return [name for name in names if name in self.names]
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One factor of the product: the choices along it, each some options' values."""
+    """One factor of the product. Each choice along it sets one or several options."""
 
     source: str
     choices: list[dict[str, Any]]
@@ -196,8 +196,8 @@ def _axes(data: Mapping[str, Any], reader: _Reader) -> list[_Axis]:
         paired = _lists(lists, source, reader)
         lengths = {name: len(values) for name, values in paired.items()}
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise GridError(f"{source}: lists that are walked together must be of one length: {found}")
+            listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise GridError(f"{source}: lists that are walked together must be of one length: {listed}")
         if paired:
             axes.append(
                 _Axis(source, [dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)])
@@ -224,20 +224,20 @@ def _seeds(seeds: Any, reader: _Reader) -> list[Any]:
 
 
 def _refuse_overlap(axes: Sequence[_Axis], strings: Mapping[str, Sequence[str]]) -> None:
-    """Refuse an option that two places set, as one of them would silently win."""
+    """Refuse an option that is set twice, as one value would silently override the other."""
     seen: dict[str, str] = {}
     for axis in axes:
         for name in axis.choices[0]:
             other = seen.setdefault(name, axis.source)
             if other is not axis.source:
                 raise GridError(f"--{name} is set both in {other} and in {axis.source}: leave it out of one")
-            for place, options in strings.items():
+            for string, options in strings.items():
                 if name in options:
-                    raise GridError(f"--{name} is set both in {place} and in {axis.source}: leave it out of one")
+                    raise GridError(f"--{name} is set both in {string} and in {axis.source}: leave it out of one")
 
 
 def _entries(args: Any, reader: _Reader) -> dict[str, list[str]]:
-    """The entries of ``args`` as words, by where they are."""
+    """The words of each entry of ``args``, by a description of the entry."""
     if not isinstance(args, list):
         raise GridError(f"args: expected a list of strings, got {_kind(args)}")
     if not args:
@@ -249,10 +249,10 @@ def _entries(args: Any, reader: _Reader) -> dict[str, list[str]]:
 
 
 def _lists(lists: Any, where: str, reader: _Reader) -> dict[str, list[Any]]:
-    """The lists of an object, each value as the setting it stands for."""
+    """The lists of an object, their values converted to the options' types."""
     if not isinstance(lists, dict):
         raise GridError(f"{where}: expected an object of lists, got {_kind(lists)}")
-    found: dict[str, list[Any]] = {}
+    converted: dict[str, list[Any]] = {}
     for name, values in lists.items():
         if name not in reader.names:
             raise GridError(f"{where}: unknown option {name!r}{did_you_mean(name, reader.names)}")
@@ -260,8 +260,8 @@ def _lists(lists: Any, where: str, reader: _Reader) -> dict[str, list[Any]]:
             raise GridError(f"{where}.{name}: expected a list of values, got {_kind(values)}")
         if not values:
             raise GridError(f"{where}.{name}: the list is empty, so there is nothing to run")
-        found[name] = [_value(name, value, f"{where}.{name}[{i}]", reader) for i, value in enumerate(values)]
-    return found
+        converted[name] = [_value(name, value, f"{where}.{name}[{i}]", reader) for i, value in enumerate(values)]
+    return converted
 
 
 def _value(name: str, value: Any, where: str, reader: _Reader) -> Any:
@@ -285,14 +285,14 @@ def _parse(options: list[str], where: str, reader: _Reader) -> Any:
 
 def _split(text: str, where: str, reader: _Reader) -> list[str]:
     try:
-        found = shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise GridError(f"{where}: can't split {text!r} into words: {error}") from None
-    options = reader.options(found)
+    options = reader.options(words)
     twice = next((name for name in options if options.count(name) > 1), None)
     if twice:
         raise GridError(f"{where}: --{twice} is there twice: leave one out")
-    return found
+    return words
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:
@@ -302,12 +302,12 @@ def _text(data: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _refuse_twins(runs: tuple[ExperimentRun, ...]) -> None:
+def _refuse_duplicates(runs: tuple[ExperimentRun, ...]) -> None:
     seen: dict[str, ExperimentRun] = {}
     for run in runs:
-        twin = seen.setdefault(run.key, run)
-        if twin is not run:
-            raise GridError(f"two entries are one run ({run.key}): {twin.source}; and {run.source}")
+        first = seen.setdefault(run.key, run)
+        if first is not run:
+            raise GridError(f"two entries are one run ({run.key}): {first.source}; and {run.source}")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -244,7 +244,7 @@ class _Training:
         if not record.snapshot:
             return None
         code = ExperimentPaths(self.spec.folder).snapshot(record.snapshot)
-        if not (code / "ovis" / "__init__.py").is_file():  # another ovis would be found, and run
+        if not (code / "ovis" / "__init__.py").is_file():  # else another ovis on the path would run
             raise FileNotFoundError(f"the snapshot of the code {code} is gone: manager.py --update_lib takes a new one")
         return code
 

@@ -171,14 +171,14 @@ class _Manager:
         """Take over the jobs of a dead manager that have outlived it."""
         if not self.engine.detached:
             return
-        found = {}
+        candidates = {}
         for record in self.queue.read():
             engine = record.engine or {}
-            ours = record.key in self.weights and record.state is State.RUNNING and owner_is_dead(record.owner)
-            if ours and engine.get("kind") == self.engine.kind and engine.get("id"):
-                found[engine["id"]] = record
-        known = set(self.engine.attach(list(found)))
-        for id, record in found.items():
+            abandoned = record.state is State.RUNNING and owner_is_dead(record.owner)
+            if record.key in self.weights and abandoned and engine.get("kind") == self.engine.kind and engine.get("id"):
+                candidates[engine["id"]] = record
+        known = set(self.engine.attach(list(candidates)))
+        for id, record in candidates.items():
             if id in known:
                 self._follow(id, _Job(record, record.device, time.monotonic()))
             else:

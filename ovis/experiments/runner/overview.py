@@ -24,7 +24,7 @@ class RunningRun:
     Attributes:
         name: its folder's name.
         device: where it runs.
-        progress: how far it is; None: it has not said.
+        progress: how far it is; None: not reported yet.
         elapsed: seconds since this attempt started.
     """
 
@@ -45,7 +45,7 @@ class RunningRun:
 
     @property
     def rate(self) -> float | None:
-        """Steps per second of this attempt; None: it has not said where it began, or has made none."""
+        """Steps per second of this attempt; None: the first step is not known, or no step was made."""
         if self.progress is None or self.progress.begin is None or self.elapsed <= 0.0:
             return None
         return max(self.progress.step - self.progress.begin, 0) / self.elapsed or None
@@ -99,8 +99,8 @@ class Overview:
     @property
     def title(self) -> str:
         """``runs/quickstart: 7 runs``."""
-        found = runs_text(self.total)
-        return f"{self.paths.folder}: {found if len(self.records) == self.total else f'{len(self.records)} of {found}'}"
+        runs = runs_text(self.total)
+        return f"{self.paths.folder}: {runs if len(self.records) == self.total else f'{len(self.records)} of {runs}'}"
 
     @property
     def summary(self) -> str:

@@ -44,12 +44,12 @@ def pick_runs(records: Sequence[Record], texts: Iterable[str]) -> list[Record]:
 
 
 def _by_prefix(records: Sequence[Record], word: str) -> Record:
-    found = [record for record in records if word and record.key.startswith(word)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        candidates = ", ".join(f"{record.key} ({record.name})" for record in found[:SHOWN])
+    matches = [record for record in records if word and record.key.startswith(word)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        more = f" and {len(matches) - SHOWN} more" if len(matches) > SHOWN else ""
+        candidates = ", ".join(f"{record.key} ({record.name})" for record in matches[:SHOWN])
         raise SelectionError(f"{word!r} could be {candidates}{more}: say more of the key")
     names = [name for record in records for name in (record.key, record.name)]
     close = difflib.get_close_matches(word, names, n=SHOWN, cutoff=0.5)

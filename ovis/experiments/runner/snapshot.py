@@ -1,8 +1,8 @@
-"""The code a sweep runs on: a copy of the package as it was when the sweep was queued, and where it came from.
+"""The code that the runs of an experiment use: a copy of the package, made when they are queued, and its origin.
 
-``<experiment>/.snapshots/<id>/ovis/`` is the copy, ``<id>`` the start of a hash of its content; ``changes.diff`` beside
-it says how it differs from its commit. A copy appears whole or not at all. It is not flushed to the disk, as its hash
-is checked when a manager starts.
+The copy is in ``<experiment>/.snapshots/<id>/ovis/``, where ``<id>`` is the beginning of a hash of its content.
+``changes.diff`` beside it holds the differences from its commit. A copy is written completely or not at all. It is not
+flushed to the disk, as every manager checks the hash when it starts.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ DIFF = "changes.diff"
 #: Hexadecimal digits of a snapshot's id.
 ID_LENGTH = 12
 
-#: Most characters of the diff that the ledger holds: it is rewritten at every transaction.
+#: Length to which the diff is cut in the ledger, which is rewritten at every transaction.
 MAX_DIFF = 65_536
 
-#: Seconds that git may take for one answer.
+#: Timeout in seconds of one git command.
 GIT_TIMEOUT = 10.0
 
 
@@ -45,7 +45,7 @@ class Code:
     """The content of a package.
 
     Attributes:
-        files: the bytes of each file, by its name in the package, with slashes.
+        files: the bytes of each file, by its path in the package, with slashes.
     """
 
     files: Mapping[str, bytes]
@@ -53,12 +53,12 @@ class Code:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all names and contents, with their lengths."""
-        found = hashlib.sha256()
+        hashed = hashlib.sha256()
         for name, content in sorted(self.files.items()):
             for part in (os.fsencode(name), content):
-                found.update(b"%d:" % len(part))
-                found.update(part)
-        return found.hexdigest()
+                hashed.update(b"%d:" % len(part))
+                hashed.update(part)
+        return hashed.hexdigest()
 
     @property
     def id(self) -> str:
@@ -67,17 +67,17 @@ class Code:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One copy of the code, as the ledger knows it.
+    """One copy of the code, as recorded in the ledger.
 
     Attributes:
         id: name of its folder.
         digest: hash of its content.
-        commit: where it came from; empty: not from a git clone.
-        dirty: whether it was not what git had there.
-        diff: how it differed, cut to 65,536 characters; ``changes.diff`` in its folder is whole.
-        version: of the package.
+        commit: the git commit of the package; empty: it was not in a git clone.
+        dirty: whether it differed from the commit.
+        diff: the differences, cut to 65,536 characters; ``changes.diff`` in its folder is complete.
+        version: version of the package.
         time: when it was taken, in seconds since 1970.
-        defaults: the defaults of its options, as :func:`ovis.experiments.runner.plan.option_defaults` says them.
+        defaults: the defaults of its options, as of :func:`ovis.experiments.runner.plan.option_defaults`.
     """
 
     id: str
@@ -91,7 +91,7 @@ class Snapshot:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Snapshot:
-        """A snapshot from its JSON object, as the ledger has checked it; fields of later versions are dropped."""
+        """A snapshot from its JSON object, which the ledger has checked. Fields of later versions are dropped."""
         return cls(**{item.name: row[item.name] for item in fields(cls)})
 
     def to_row(self) -> dict[str, Any]:
@@ -105,30 +105,30 @@ class Snapshot:
 
 
 def live_package() -> Path:
-    """The folder of the package that runs here."""
+    """The folder of the package that this process has imported."""
     return Path(ovis.__file__).resolve().parent
 
 
 def read_code(package: Path) -> Code:
-    """Read a package, each file once: what editors leave (hidden files) and what Python makes (bytecode) is no code.
+    """Read the files of a package, except hidden files and bytecode.
 
     Args:
         package: its folder.
 
     Raises:
-        OSError: a part of it can't be read.
+        OSError: a file or folder can't be read.
     """
     files = {}
     for folder, folders, names in os.walk(package, onerror=_refuse):
         folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
         for path in (Path(folder, name) for name in names if not name.startswith(".") and not name.endswith(".pyc")):
-            if path.is_file():  # no pipe, no broken link
+            if path.is_file():  # not a pipe or a broken link
                 files[path.relative_to(package).as_posix()] = path.read_bytes()
     return Code(files)
 
 
 def is_intact(paths: ExperimentPaths, id: str, digest: str) -> bool:
-    """Whether the copy is there and holds what it held when it was taken."""
+    """Whether the copy exists and is unchanged."""
     try:
         return read_code(paths.snapshot(id) / PACKAGE).digest == digest
     except OSError:
@@ -136,16 +136,16 @@ def is_intact(paths: ExperimentPaths, id: str, digest: str) -> bool:
 
 
 def take_snapshot(paths: ExperimentPaths, code: Code, package: Path, defaults: Mapping[str, Any]) -> Snapshot:
-    """Copy the code into the experiment's folder, unless it is there already. The ledger is not told.
+    """Copy the code into the experiment's folder, unless it is there already. The ledger is not changed.
 
     Args:
         paths: the experiment's files.
-        code: what to copy.
-        package: the folder it was read from: git is asked there.
+        code: the code to copy.
+        package: the folder it was read from, where git is run.
         defaults: the defaults of its options.
 
     Raises:
-        OSError: the copy can't be written; nothing of it is left.
+        OSError: the copy can't be written; the incomplete one is removed.
     """
     commit, diff = _origin(package)
     _store(paths, code, diff)
@@ -154,10 +154,10 @@ def take_snapshot(paths: ExperimentPaths, code: Code, package: Path, defaults: M
 
 
 def _store(paths: ExperimentPaths, code: Code, diff: str) -> None:
-    """Write the copy under another name, then rename it: two managers that make the same one are no harm."""
-    place = paths.snapshot(code.id)
+    """Write the copy under a temporary name and rename it, so that two managers can write the same one at once."""
+    folder = paths.snapshot(code.id)
     if is_intact(paths, code.id, code.digest):
-        os.utime(place)  # it is wanted: a sweep by age spares it until the ledger knows
+        os.utime(folder)  # keeps it from being removed as stale before the ledger refers to it
         return
     temporary, damaged = (paths.snapshots / f"{TEMPORARY}{uuid.uuid4().hex}" for _ in range(2))
     try:
@@ -168,24 +168,24 @@ def _store(paths: ExperimentPaths, code: Code, diff: str) -> None:
         (temporary / DIFF).write_text(diff, encoding="utf-8")
         failpoint("snapshot.copied")
         with contextlib.suppress(FileNotFoundError):
-            place.rename(damaged)
+            folder.rename(damaged)
         try:
-            temporary.rename(place)
+            temporary.rename(folder)
         except OSError:
             if not is_intact(paths, code.id, code.digest):  # else another manager was faster
                 raise
     finally:
-        for folder in (temporary, damaged):
-            shutil.rmtree(folder, ignore_errors=True)
+        for leftover in (temporary, damaged):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _origin(package: Path) -> tuple[str, str]:
-    """The commit a package is at, and how it differs; both empty where it is no part of a git clone, or git is silent.
+    """The commit of a package and its differences from it; both empty without a git clone, or where git fails.
 
-    Files that git does not know are named in the diff; their content is in the copy.
+    Of untracked files the diff lists the names only; their content is in the copy.
     """
     try:
-        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # a clone may merely surround an installed package
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # fails if it is only installed in a clone
         commit = _git(package, "rev-parse", "--verify", "HEAD").strip()
         plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
         diff = _git(package, "diff", *plain, "HEAD", "--", ".")
@@ -196,7 +196,7 @@ def _origin(package: Path) -> tuple[str, str]:
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git answers in ``folder``; it is neither misled by variables of ours nor does it write there."""
+    """The output of a git command in ``folder``, which ignores ``GIT_*`` variables and writes nothing there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
         ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *words],

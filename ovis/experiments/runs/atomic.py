@@ -17,7 +17,7 @@ TEMPORARY = ".tmp-"
 
 @contextlib.contextmanager
 def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Hand out a temporary name beside ``path``; what was written there takes its place when the block ends.
+    """Yield a temporary path beside ``path``; the file written there replaces ``path`` when the block ends.
 
     Args:
         path: the file to create or replace.

@@ -1,4 +1,4 @@
-"""What surrounds one attempt at a run: its files, when to stop, whether it still owns the run, what is shown."""
+"""The context of one attempt at a run: its files, when to stop, whether it still owns the run, what is shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WorkResult:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Passed to whatever makes a run, in place of a folder and three callbacks.
+    """Passed to the code that makes a run.
 
     Attributes:
         paths: the run's files; the folder exists, and nobody else writes to it.

@@ -1,4 +1,4 @@
-"""Places where a test can kill the process, to see that what is left behind converges."""
+"""Points where a test can kill the process, to check that the next one recovers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def failpoint(name: str) -> None:
     happens where it is there already.
 
     Args:
-        name: of the place.
+        name: name of this point.
     """
     wanted, _, count = os.environ.get("OVIS_FAILPOINT", "").partition(":")
     if wanted != name:

@@ -1,4 +1,7 @@
-"""Keeping two processes out of one run: its lock on one host, its fence across hosts; its outcome, the commit point."""
+"""Keep two processes from writing to one run: by its lock on one host, by its fence across hosts.
+
+The outcome is the commit point of an attempt.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ __all__ = [
 
 @contextlib.contextmanager
 def lock_run(run: RunPaths) -> Iterator[int | None]:
-    """Lock the run for the block: the descriptor of the lock file; None where another process has locked it."""
+    """Lock the run during the block. Yields the descriptor of the lock file; None if another process has the lock."""
     handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         yield handle if _lock(handle, run) else None
@@ -35,7 +38,7 @@ def lock_run(run: RunPaths) -> Iterator[int | None]:
 
 
 def is_locked(run: RunPaths) -> bool:
-    """Whether a process is at work in the run's folder."""
+    """Whether a process has locked the run."""
     if not run.lock.exists():
         return False
     with lock_run(run) as lock:
@@ -43,7 +46,7 @@ def is_locked(run: RunPaths) -> bool:
 
 
 def take_fence(run: RunPaths, attempt: int) -> bool:
-    """Let only this attempt publish from now on; False where a later attempt has taken the fence already."""
+    """Allow only this attempt to publish from now on; False if a later attempt has taken the fence already."""
     if read_fence(run) > attempt:
         return False
     write_text(run.fence, f"{attempt}\n")
@@ -51,7 +54,7 @@ def take_fence(run: RunPaths, attempt: int) -> bool:
 
 
 def read_fence(run: RunPaths) -> int:
-    """The attempt that may publish here; 0 where none ever could."""
+    """The attempt that may publish; 0 if there was none yet."""
     try:
         return int(run.fence.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -59,14 +62,14 @@ def read_fence(run: RunPaths) -> int:
 
 
 class Superseded(RuntimeError):
-    """Another attempt has taken the run's fence: this one may not publish anything more."""
+    """Another attempt has taken the run's fence, so this one must not publish anything more."""
 
 
 def check_fence(run: RunPaths, attempt: int) -> None:
-    """Return if this attempt may publish, now.
+    """Check that this attempt may still publish.
 
     Raises:
-        Superseded: it may not.
+        Superseded: another attempt has taken the fence.
     """
     current = read_fence(run)
     if current != attempt:
@@ -74,20 +77,20 @@ def check_fence(run: RunPaths, attempt: int) -> None:
 
 
 def publish_outcome(run: RunPaths, outcome: Outcome) -> None:
-    """Write how the run ended, and an empty ``success.txt`` where it succeeded."""
+    """Write the outcome of an attempt and, if it succeeded, an empty ``success.txt``."""
     write_json(run.outcome, outcome.to_json())  # the commit point
     if outcome.status is AttemptResult.SUCCESS:
         write_text(run.success, "")
 
 
 def clear_outcome(run: RunPaths) -> None:
-    """Remove the outcome of an earlier attempt. Only for the process that has locked the run."""
+    """Remove the outcome of an earlier attempt. The caller must have locked the run."""
     run.success.unlink(missing_ok=True)
     run.outcome.unlink(missing_ok=True)
 
 
 def withdraw_outcome(run: RunPaths, valid_from: int) -> None:
-    """Remove an outcome that no longer counts, unless a job has locked the run: it does so itself.
+    """Remove an outcome that no longer counts. If a job has locked the run, this is left to the job.
 
     Args:
         run: the run.
@@ -102,7 +105,7 @@ def withdraw_outcome(run: RunPaths, valid_from: int) -> None:
 
 
 def _lock(handle: int, run: RunPaths) -> bool:
-    """Lock the open file; False where another process has, or where the folder was moved since it was opened."""
+    """Lock the open file; False if another process has the lock, or the folder was moved since it was opened."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(handle), run.lock.stat())

@@ -1,4 +1,4 @@
-"""The identity of a run: its settings' differences from the defaults, a hash of them, and a readable folder name."""
+"""The identity of a run: the settings that differ from the defaults, a hash of them, and a readable folder name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ovis.suggestions import did_you_mean
 
 __all__ = ["Identity", "command_line", "differences", "identify", "option_words", "restore_settings"]
 
-#: Hexadecimal digits of a run's key: among 10,000 runs two share one with a probability of 2e-7.
+#: Hexadecimal digits of a run's key. With 10,000 runs the probability of a collision is 2e-7.
 KEY_LENGTH = 12
 
-#: Longest label that is kept in a folder's name.
+#: Length to which a label is cut in a folder's name.
 LABEL_LENGTH = 60
 
 
@@ -34,9 +34,10 @@ class Identity:
 
     Attributes:
         key: twelve hexadecimal digits, equal for equal :func:`differences`.
-        name: its folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``. Made of letters, digits and
-            ``. _ + = -`` only and never hidden, whatever the label holds.
-        settings: what differs from the defaults, and nothing about where to run; see :func:`differences`.
+        name: the name of its folder, e.g. ``iwbound-digits-sbm-ovis-gamma1-iw10-seed1-1a2b3c4d5e6f``. It consists of
+            letters, digits and ``. _ + = -`` and does not begin with a dot, whatever the label is.
+        settings: the settings that differ from the defaults, without those that only say where to run; see
+            :func:`differences`.
     """
 
     key: str
@@ -48,27 +49,27 @@ def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
     """The identity of a run.
 
     Raises:
-        ValueError: no safe folder name can be made of the settings.
+        ValueError: the settings give no safe folder name.
     """
-    different = differences(settings)
-    text = json.dumps(different, sort_keys=True, separators=(",", ":"))
+    changed = differences(settings)
+    text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
-    return Identity(key, _name(settings, key), different)
+    return Identity(key, _name(settings, key), changed)
 
 
 def differences(settings: Any) -> dict[str, Any]:
     """The options that differ from the defaults, sorted by name: a JSON object that defines the run.
 
-    Options that only say where to run are left out, and so are those that nothing in this run reads (``--depth`` of a
-    model with one layer, say). The estimator is in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
+    Options that only say where to run are left out, and so are those that this run does not use, such as ``--depth``
+    for a model with one layer. The estimator is in its canonical form: ``vimco`` and ``vimco-arithmetic`` are one run.
 
-    See also :func:`restore_settings`, the way back.
+    See also :func:`restore_settings`, the inverse.
     """
-    different: dict[str, Any] = {}
-    idle = _idle(settings) if isinstance(settings, TrainSettings) else set()
+    changed: dict[str, Any] = {}
+    unused = _unused(settings) if isinstance(settings, TrainSettings) else set()
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
-        if not item.metadata["identity"] or item.name in idle:
+        if not item.metadata["identity"] or item.name in unused:
             continue
         if item.name == "grad_key" and value == MODELS[settings.trained_model].inference_parameters:
             value = item.default
@@ -76,33 +77,33 @@ def differences(settings: Any) -> dict[str, Any]:
             value = parse_estimator(value).canonical
         if value != item.default:
             real = value_type(settings.__class__, item.name) is float and value is not None
-            different[item.name] = float(value) if real else value
-    return different
+            changed[item.name] = float(value) if real else value
+    return changed
 
 
-def _idle(settings: TrainSettings) -> set[str]:
-    """The options that nothing reads in this run."""
-    read = set(MODELS[settings.trained_model].options) | set(DATASETS[settings.dataset].options)
+def _unused(settings: TrainSettings) -> set[str]:
+    """The options that this run does not use."""
+    used = set(MODELS[settings.trained_model].options) | set(DATASETS[settings.dataset].options)
     tables = [entry.options for entry in MODELS.values()] + [entry.options for entry in DATASETS.values()]
-    idle = {option for options in tables for option in options} | {"b_nlayers", "baseline_lr"}
-    if "prior" in read and settings.prior != "categorical":
-        read -= {"K", "kdim"}
+    unused = {option for options in tables for option in options} | {"b_nlayers", "baseline_lr"}
+    if "prior" in used and settings.prior != "categorical":
+        used -= {"K", "kdim"}
     if settings.estimator == "reinforce-baseline":
-        read |= {"hdim", "b_nlayers", "baseline_lr"}
-    idle -= read
+        used |= {"hdim", "b_nlayers", "baseline_lr"}
+    unused -= used
     if DATASETS[settings.dataset].model:
-        idle.add("model")
+        unused.add("model")
     if settings.only_train_set:
-        idle |= {"select_on", "valid_bs", "iw_valid"}
+        unused |= {"select_on", "valid_bs", "iw_valid"}
     if not settings.warmup:
-        idle |= {"alpha_init", "warmup_offset", "warmup_mode"}
+        unused |= {"alpha_init", "warmup_offset", "warmup_mode"}
     if settings.epochs > 0:
-        idle.add("nsteps")
+        unused.add("nsteps")
     if not settings.grad_samples:
-        idle |= {"grad_bs", "grad_key", "grad_epsilon"}
+        unused |= {"grad_bs", "grad_key", "grad_epsilon"}
     if not settings.mc_au_analysis:
-        idle.add("npoints_au_analysis")
-    return idle
+        unused.add("npoints_au_analysis")
+    return unused
 
 
 def restore_settings(kind: Any, options: Mapping[str, Any]) -> Any:
@@ -110,7 +111,7 @@ def restore_settings(kind: Any, options: Mapping[str, Any]) -> Any:
 
     Args:
         kind: the settings class of the study.
-        options: values by name; the rest is at its default.
+        options: values by name; the other options have their defaults.
 
     Raises:
         SettingsError: an unknown option, or an invalid value.
@@ -123,12 +124,12 @@ def restore_settings(kind: Any, options: Mapping[str, Any]) -> Any:
 
 
 def command_line(options: Mapping[str, Any]) -> str:
-    """The options as people would type them."""
+    """The options as a command line."""
     return shlex.join(word for name, value in options.items() for word in option_words(name, value))
 
 
 def option_words(name: str, value: Any) -> list[str]:
-    """The command-line words that set option ``name`` to ``value``; ``=`` keeps a value with a leading dash a value."""
+    """The command-line words that set option ``name`` to ``value``; ``=`` allows values that begin with a dash."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     return [f"--{name}={value}"]

@@ -1,4 +1,4 @@
-"""Facts about processes: who I am, whether another one still lives, and how a child dies with its parent."""
+"""Processes: a unique name for each, whether one is still alive, and how a child dies with its parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def new_owner() -> str:
 
 
 def owner_is_dead(owner: str) -> bool:
-    """Whether the process called ``owner`` is known to be gone; False where that can't be told (another host)."""
+    """Whether the process called ``owner`` is known to be gone; False where that is unknown (another host)."""
     host, _, rest = owner.partition(":")
     pid, _, rest = rest.partition(":")
     start = rest.partition(":")[0]

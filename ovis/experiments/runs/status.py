@@ -29,13 +29,13 @@ __all__ = [
     "read_progress",
 ]
 
-#: Exit code of a training that was asked to stop and has written its checkpoint.
+#: Exit code of a training that has written its checkpoint and stopped on request.
 ABORTED = 3
 #: Exit code of a training for which the disk had no room.
 EXHAUSTED = 74
-#: Exit code of a job that found another process in its run's folder.
+#: Exit code of a job whose run another process has locked.
 BUSY = 75
-#: Message of a job of several runs about one that another process has locked.
+#: Message of a job of several runs about a run that another process has locked.
 LOCKED = "another process holds the run's folder"
 #: Exit code of a job whose attempt was revoked: another one may be running.
 STALE = 76

@@ -27,20 +27,20 @@ SEEDS = {"seed": [1, 2, 3]}
 
 def on_a_terminal(lab: Lab, columns: int) -> str:
     """What the manager shows on a terminal of this width, up to its end."""
-    ours, theirs = pty.openpty()
-    subprocess.run(["stty", "rows", "40", "cols", str(columns)], stdin=theirs, check=True)
+    terminal, child = pty.openpty()
+    subprocess.run(["stty", "rows", "40", "cols", str(columns)], stdin=child, check=True)
     command = [*MANAGER, "10", "60", *lab.arguments()]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment["TERM"] = "xterm"
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
+    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment) as process:
+        os.close(child)
         shown = b""
         try:
-            while chunk := os.read(ours, 65536):
+            while chunk := os.read(terminal, 65536):
                 shown += chunk
         except OSError:  # how Linux says that the other side is closed
             pass
-    os.close(ours)
+    os.close(terminal)
     assert process.returncode == 0
     return Text.from_ansi(shown.decode().replace("\r", "\n")).plain
 
@@ -66,17 +66,19 @@ def test_a_narrow_terminal_shows_the_progress_of_a_run_with_a_long_name(lab: Lab
 
 def test_jobs_know_their_folder_wherever_they_are_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--root runs/``, the default, is of the manager's directory; a cluster starts jobs in any other."""
-    found: list[Path] = []
+    folders: list[Path] = []
 
-    def run(runs: object, queue: object, engine: object, display: object, template: JobSpec, most: object) -> Result:
-        found.append(template.folder)
+    def run(
+        runs: object, queue: object, engine: object, display: object, template: JobSpec, max_jobs: object
+    ) -> Result:
+        folders.append(template.folder)
         return Result({State.DONE: 1}, [], 0, False)
 
     monkeypatch.setattr(module, "run_experiment", run)
     monkeypatch.chdir(lab.folder)
     lab.write(args=[""])
     module.main(["--exp", "lab.json", "--root", "runs/", "--device", "cpu"])
-    assert found == [lab.folder / "runs" / "lab"]
+    assert folders == [lab.folder / "runs" / "lab"]
 
 
 def test_one_run_is_no_plural(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +108,7 @@ def test_every_study_has_a_report_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         fake = types.ModuleType(study.report)
         fake.main = lambda argv, name=name: calls.append(name) or 0  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, study.report, fake)
-        assert _report("lab", "runs", name) == 0
+        assert _report("lab", "runs", study) == 0
     assert calls == ["train", "asymptotic"]
 
 

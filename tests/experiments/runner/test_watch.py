@@ -83,8 +83,8 @@ def test_a_settled_experiment_is_said_at_once(lab: Lab, clock: list[float]) -> N
 
 def watched(lab: Lab, until: str, then: Callable[[subprocess.Popen[bytes]], None], rows: int = 10) -> tuple[int, str]:
     """What a terminal of 60 columns shows, up to the end; something happens once it shows ``until``."""
-    ours, theirs = pty.openpty()
-    subprocess.run(["stty", "rows", str(rows), "cols", "60"], stdin=theirs, check=True)
+    terminal, child = pty.openpty()
+    subprocess.run(["stty", "rows", str(rows), "cols", "60"], stdin=child, check=True)
     code = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--exp", "lab", "--root", str(lab.folder / "runs"), "--watch"]
 
@@ -95,13 +95,13 @@ def watched(lab: Lab, until: str, then: Callable[[subprocess.Popen[bytes]], None
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=hear, env=environment
+        command, stdin=child, stdout=child, stderr=child, preexec_fn=hear, env=environment
     ) as process:
-        os.close(theirs)
+        os.close(child)
         shown, watchdog = "", threading.Timer(20.0, process.kill)
         watchdog.start()
         try:
-            while chunk := os.read(ours, 65536):
+            while chunk := os.read(terminal, 65536):
                 shown += chunk.decode()
                 if until and until in shown:
                     until = ""
@@ -109,7 +109,7 @@ def watched(lab: Lab, until: str, then: Callable[[subprocess.Popen[bytes]], None
         except OSError:  # how Linux says that the other side is closed
             pass
         watchdog.cancel()
-    os.close(ours)
+    os.close(terminal)
     return process.returncode, shown.replace("\r\n", "\n")
 
 

@@ -80,15 +80,15 @@ class LocalEngine:
         return started
 
     def poll(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
-        found = {}
+        statuses = {}
         for id, job in list(self._jobs.items()):
             code = job.process.poll()
             if id in ids:
-                found[id] = JobStatus(JobPhase.RUNNING if code is None else JobPhase.ENDED, code)
+                statuses[id] = JobStatus(JobPhase.RUNNING if code is None else JobPhase.ENDED, code)
             if code is not None:
                 del self._jobs[id]
                 self._source.note_end(job.device)
-        return {id: found.get(id, JobStatus(JobPhase.ENDED)) for id in ids}
+        return {id: statuses.get(id, JobStatus(JobPhase.ENDED)) for id in ids}
 
     def cancel(self, ids: Collection[str], force: bool = False) -> None:
         for id in ids:

@@ -158,9 +158,9 @@ class RayEngine:
         for task in waiting[:READ]:
             leases = Leases(ExperimentPaths(task.job.folder))
             # in a job of several runs, the first may have been cancelled before it started
-            place = next(filter(None, (leases.location(*run) for run in task.job.attempts)), "")
-            if place:
-                node, _, device = place.partition(" ")
+            location = next(filter(None, (leases.location(*run) for run in task.job.attempts)), "")
+            if location:
+                node, _, device = location.partition(" ")
                 task.device = " ".join(filter(None, [self._name(node), device]))
 
     def _name(self, id: str) -> str:

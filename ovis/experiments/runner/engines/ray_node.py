@@ -84,10 +84,10 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
         return RayReport(None, fault, node)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if job.device == "cuda" else ""  # as Ray has set it
     command = tuple(sys.executable if word == python else word for word in job.command[:1]) + job.command[1:]
-    place = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
+    location = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
     with paths.jobs_log.open("ab") as log, _interrupts() as interrupts:
         process = subprocess.Popen(
-            replace(job, parent=os.getpid(), location=place, command=command).argv(),
+            replace(job, parent=os.getpid(), location=location, command=command).argv(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -161,8 +161,8 @@ def exit_code(id: str) -> int | None:
         text = run_command("scontrol", "show", "job", id)
     except SlurmError:
         return None
-    found = re.search(r"\bExitCode=(\d+):0\b", text)
-    return int(found[1]) if found else None
+    match = re.search(r"\bExitCode=(\d+):0\b", text)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -252,5 +252,5 @@ class QueueWatch:
             return
         self.silence = ""
         rows = [line.split("|", 4) for line in lines if line.count("|") >= 4]
-        own = {id: JobRow(*row) for id, *row, name in rows if name.startswith(JOB_NAME_PREFIX)}
-        self.listing = QueueListing(own, self._asked)
+        listed = {id: JobRow(*row) for id, *row, name in rows if name.startswith(JOB_NAME_PREFIX)}
+        self.listing = QueueListing(listed, self._asked)

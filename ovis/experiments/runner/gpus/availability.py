@@ -84,7 +84,7 @@ class DeviceSource:
         self._reservations = reservations or Reservations()
         self._nvml = Nvml()
         self._looks: dict[str, _Look] = {}
-        self._left: dict[str, float] = {}  # by GPU: when our last run there ended
+        self._left: dict[str, float] = {}  # by GPU: when the last run of this manager there ended
         self._sees_processes = False
 
     @property
@@ -97,12 +97,12 @@ class DeviceSource:
         labels = ", ".join(device.label for device in self.devices)
         return labels if self.at_once == len(self.devices) else f"{self.at_once} of {labels}"
 
-    def availability(self, device: Device, ours: int) -> Availability:
+    def availability(self, device: Device, jobs: int) -> Availability:
         """Whether a device can take another run now.
 
         Args:
             device: one of the devices.
-            ours: how many runs of this manager are on it.
+            jobs: how many runs of this manager are on it.
         """
         if not device.gpu:
             return Availability(True)
@@ -110,30 +110,30 @@ class DeviceSource:
         if look.reading is None:
             return Availability(False, f"can't be read: {look.problem}")
         just_left = time.monotonic() - self._left.get(device.gpu, float("-inf")) < ECHO
-        if self._sees_processes and (ours or just_left):
+        if self._sees_processes and (jobs or just_left):
             availability = self._judge(look.others.load, look.others.memory, "others' ")
-        elif ours:
+        elif jobs:
             availability = Availability(True)
         else:
             availability = self._judge(look.reading.load, look.reading.memory)
-            if just_left:  # no reason while it may be the load of our own run
+            if just_left:  # no reason while it may be the load of the run that ended
                 availability = Availability(availability.free)
         if availability.free and self._reservations.is_taken(device.gpu):
             return Availability(False, "another manager has just started a run there")
         return availability
 
     def load(self, device: Device) -> float:
-        """The fraction of the time the device was busy when last looked at, 0..1; 0 where that can't be told."""
+        """The fraction of the time the device was busy when last looked at, 0..1; 0 where that is unknown."""
         reading = self._look(device.gpu).reading if device.gpu else None
         return (reading.load or 0.0) if reading else 0.0
 
     def note_start(self, device: Device) -> None:
-        """A run of ours has been started there."""
+        """This manager has started a run there."""
         if device.gpu:
             self._reservations.take(device.gpu)
 
     def note_end(self, device: Device) -> None:
-        """A run of ours there has ended."""
+        """A run of this manager there has ended."""
         if device.gpu:
             self._left[device.gpu] = time.monotonic()
 
@@ -159,16 +159,16 @@ class DeviceSource:
             reading = self._nvml.read(gpu)
         except NvmlError as error:
             return _Look(time.monotonic() + RETRY, None, ProcessUse(None, None), str(error))
-        descent = {pid: _is_ours(pid) for pid in reading.processes}
-        # One process id of ours in the reading shows that NVML's ids are those of this namespace.
+        descent = {pid: _is_own_process(pid) for pid in reading.processes}
+        # A process id of this manager in the reading shows that NVML's ids are those of this namespace.
         self._sees_processes |= any(descent.values())
         others = [use for pid, use in reading.processes.items() if descent[pid] is False]
         use = ProcessUse(sum(use.load or 0.0 for use in others), sum(use.memory or 0.0 for use in others))
         return _Look(time.monotonic() + LOOK, reading, use)
 
 
-def _is_ours(pid: int) -> bool | None:
-    """Whether this process or one below it; None: there is no such process, or it can't be seen."""
+def _is_own_process(pid: int) -> bool | None:
+    """Whether it is this process or a descendant; None: there is no such process, or it is invisible here."""
     while pid > 0:
         if pid == os.getpid():
             return True

@@ -109,7 +109,7 @@ def _cuda_devices(environment: Mapping[str, str]) -> list[Device]:
             # GPU whose load was read.
             variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         elif token.isdigit() and order != "PCI_BUS_ID":
-            gpu = ""  # CUDA's own order was requested: which GPU that is can't be told
+            gpu = ""  # CUDA's own order was requested: which GPU that is can't be known
         devices.append(Device(f"cuda:{len(devices)}", "cuda", variables, gpu))
     if not devices and tokens[0] not in NO_GPU:  # a mistake: better an error than a week on the CPU
         raise DeviceError(f"CUDA_VISIBLE_DEVICES: there is no GPU {tokens[0]!r} here; valid: {_names(gpus)}, or empty")
@@ -130,8 +130,8 @@ def _find(token: str, gpus: Sequence[str], nvml: Nvml) -> str | None:
         return None
     if not any(gpus):
         return ""
-    found = [gpu for gpu in gpus if gpu.startswith(token)]  # the first few digits will do, as for CUDA
-    return found[0] if len(found) == 1 else None
+    matches = [gpu for gpu in gpus if gpu.startswith(token)]  # the first few digits will do, as for CUDA
+    return matches[0] if len(matches) == 1 else None
 
 
 def _names(gpus: Sequence[str]) -> str:

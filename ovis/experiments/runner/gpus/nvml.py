@@ -27,7 +27,7 @@ class NvmlMissingError(NvmlError):
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """What a process uses of a GPU, as fractions 0..1; None: it can't be told."""
+    """What a process uses of a GPU, as fractions 0..1; None: unknown."""
 
     load: float | None
     memory: float | None
@@ -125,12 +125,12 @@ def _processes(library: Any, handle: Any, total: int | None) -> dict[int, Proces
     except Exception:  # a driver that is too old raises an error that is no NVMLError
         return {}
     loads = _process_loads(library, handle) if running else None
-    found = {}
+    uses = {}
     for process in running:
         used = process.usedGpuMemory  # None under Windows
         memory = used / total if used is not None and total else None
-        found[int(process.pid)] = ProcessUse(None if loads is None else loads.get(process.pid, 0.0), memory)
-    return found
+        uses[int(process.pid)] = ProcessUse(None if loads is None else loads.get(process.pid, 0.0), memory)
+    return uses
 
 
 def _process_loads(library: Any, handle: Any) -> dict[int, float] | None:

@@ -71,8 +71,8 @@ class Reservations:
 
     def _open(self, gpu: str) -> int:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        found = self._folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # put there by somebody else
+        folder = self._folder.lstat()
+        if not stat.S_ISDIR(folder.st_mode) or folder.st_uid != os.getuid():  # put there by somebody else
             raise PermissionError(self._folder)
         name = "".join(letter if letter.isalnum() else "-" for letter in gpu)
         return os.open(self._folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

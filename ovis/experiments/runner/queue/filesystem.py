@@ -1,4 +1,4 @@
-"""Which file system a folder is on: locks and times of a network's are not what a local disk's are."""
+"""The type of a folder's file system: on a network file system, locks and file times are less reliable."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def filesystem_type(path: Path) -> str:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    best, found = -1, ""
-    place = path.resolve()
+    deepest, kind = -1, ""
+    folder = path.resolve()
     for line in lines:  # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda1 rw
         words = line.split()
         if len(words) < 7 or "-" not in words[6:-1]:
             continue
         mount = Path(words[4].encode().decode("unicode_escape"))  # a space is \040
         depth = len(mount.parts)
-        if place.is_relative_to(mount) and depth >= best:  # of two on one place the later one hides the other
-            best, found = depth, words[words.index("-", 6) + 1]
-    return found
+        if folder.is_relative_to(mount) and depth >= deepest:  # of two on one folder the later one hides the other
+            deepest, kind = depth, words[words.index("-", 6) + 1]
+    return kind
 
 
 def is_network(path: Path) -> bool:

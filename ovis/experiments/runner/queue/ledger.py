@@ -73,7 +73,7 @@ class AtomicStorage(Storage):
 
 
 def _check(data: Any) -> None:
-    """Refuse what no queue of ours can have written, or what was made to lead out of the run root.
+    """Refuse content that no ovis queue has written, or whose names lead out of the run root.
 
     Raises:
         ValueError: says what is wrong.
@@ -120,10 +120,10 @@ def _check_fields(row: Any, table: str, where: str) -> None:
 @functools.lru_cache(maxsize=1000)
 def _find_wrong(table: str, names: tuple[str, ...], types: tuple[type, ...]) -> str | None:
     """The first field of a row that is missing or of a wrong type. Its many rows are of a few kinds."""
-    found = dict(zip(names, types, strict=True))
+    given = dict(zip(names, types, strict=True))
     optional = DEFAULTS if table == TABLE else {}
     for name, kinds in _KINDS[table].items():
-        if not (issubclass(found[name], kinds) if name in found else name in optional):
+        if not (issubclass(given[name], kinds) if name in given else name in optional):
             return name
     return None
 
@@ -241,7 +241,7 @@ class Ledger:
         with self._locked():
             # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
             database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
-            database.table(TABLE).document_class = _Row  # as TinyDB wants it said; the table is kept
+            database.table(TABLE).document_class = _Row  # TinyDB has no parameter for it; it keeps the table
             transaction = Transaction(database.table(TABLE).all(), database.table(SNAPSHOTS).all())
             yield transaction
             transaction.commit(database)
