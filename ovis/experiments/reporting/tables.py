@@ -11,12 +11,12 @@ from itertools import groupby
 import pandas as pd
 
 from ovis.experiments.reporting.figures.series import value_text
-from ovis.experiments.reporting.figures.style import estimator_looks
+from ovis.experiments.reporting.figures.style import estimator_labels
 from ovis.experiments.reporting.metrics import Evaluated, parse_pivot
 
-__all__ = ["latex_table", "text_table", "wide_table"]
+__all__ = ["ABSENT", "latex_table", "number_text", "text_table", "wide_table"]
 
-#: What a cell says where no run has the metric.
+#: What a cell says where there is no value.
 ABSENT = "-"
 
 GAP = "  "
@@ -41,6 +41,11 @@ class _Column:
     heading: str
     entries: list[_Entry]
     left: bool = False
+
+
+def number_text(value: float, digits: str = ".2f", absent: str = ABSENT) -> str:
+    """A number in a format; ``absent`` where it is NaN."""
+    return absent if math.isnan(value) else format(value, digits)
 
 
 def wide_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -102,8 +107,7 @@ def _columns(
     for key in keys:
         texts = first[key].map(value_text).tolist()
         if key == "estimator":
-            looks = estimator_looks(texts)
-            texts = [looks[name].label for name in texts]
+            texts = estimator_labels(texts)
         yield _Column("", HEADINGS.get(key, key), [_Entry(text) for text in texts], left=True)
     for name, rows in table.groupby("pivot", sort=False):
         pivot = parse_pivot(str(name), evaluated)

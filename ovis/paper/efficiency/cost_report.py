@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ovis.experiments.reporting.figures.legend import add_grouped_legend
+from ovis.experiments.reporting.figures.panels import join_notes, new_figure
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
-from ovis.experiments.reporting.figures.style import Look, estimator_looks, house_style, style_group, style_order
-from ovis.experiments.reporting.figures.ticks import label_decades
+from ovis.experiments.reporting.figures.series import Series, estimator_families
+from ovis.experiments.reporting.figures.style import estimator_labels, house_style
+from ovis.experiments.reporting.figures.ticks import label_counts, label_decades
 from ovis.experiments.reporting.page.content import Page, Provenance, Table
 from ovis.experiments.reporting.page.provenance import list_environment, list_settings
 from ovis.experiments.reporting.page.runs_table import plain_table
@@ -66,13 +65,13 @@ def draw_part(points: pd.DataFrame, device: str, folder: Path) -> Part:
     text = cost_text(costs, device) + (f"\n{limits}\n" if limits else "")
     write_text(folder / f"{name}.csv", costs.to_csv(index=False), durable=False)
     write_text(folder / f"{name}.txt", text, durable=False)
-    labels = ", ".join(look.label for look in estimator_looks(dict.fromkeys(costs["estimator"])).values())
+    labels = ", ".join(estimator_labels(costs["estimator"].unique()))
     counts = ", ".join(map(str, sorted(costs["iw"].unique())))
     alt = (
         f"Peak memory of a step and time of an epoch against K = {counts} on logarithmic axes, "
         f"{repetitions_text(costs)} on {device}; one line for each of {labels}."
     )
-    figure = draw_costs(costs, "; ".join(part for part in (device, limits) if part))
+    figure = draw_costs(costs, join_notes(device, limits))
     drawn = ReportFigure(name, f"Memory and time, {kind}", alt, figure)
     drawn.save(folder)
     table = plain_table(f"Costs, {kind}", f"One row per measure, estimator and K, on {device}.", costs)
@@ -126,45 +125,45 @@ def draw_costs(costs: pd.DataFrame, caption: str = "") -> Figure:
     Returns:
         a figure of no backend's global state; nothing is saved.
     """
-    names = sorted(costs["estimator"].unique(), key=style_order)
-    apart = set(costs.loc[costs["model"] != "sbm", "estimator"])
-    looks = {
-        name: replace(look, label=f"{look.label} *") if name in apart else look
-        for name, look in estimator_looks(names).items()
-    }
-    noted = [
+    starred = set(costs.loc[costs["model"] != "sbm", "estimator"])
+    families = [
+        [_add_star(item) if item.keys["estimator"] in starred else item for item in family]
+        for family in estimator_families(costs)
+    ]
+    notes = join_notes(
         caption,
         repetitions_text(costs),
         "band: ± 0.5 std over repetitions" if costs["low"].notna().any() else "",
-        "* on a Gaussian VAE of the same size" if apart else "",
-    ]
+        "* on a Gaussian VAE of the same size" if starred else "",
+    )
     with house_style():
         width, height = PANEL
-        figure = Figure(figsize=(len(MEASURES) * width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05))
-        FigureCanvasAgg(figure)
+        figure = new_figure(len(MEASURES) * width, height)
         for axis, (measure, (title, unit)) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
-            _draw_panel(axis, costs[costs["measure"] == measure], looks)
+            _draw_panel(axis, costs[costs["measure"] == measure], list(chain(*families)))
             axis.set_ylabel(f"{title.lower()} [{unit}]")
-        groups = [[looks[name] for name in members] for _, members in groupby(looks, key=style_group)]
-        add_grouped_legend(figure, groups, "; ".join(text for text in noted if text))
+        add_grouped_legend(figure, [[item.look for item in family] for family in families], notes)
     return figure
 
 
-def _draw_panel(axis: Axes, costs: pd.DataFrame, looks: Mapping[str, Look]) -> None:
-    axis.set_xscale("log")
+def _add_star(item: Series) -> Series:
+    """The series with a star behind its label."""
+    return replace(item, look=replace(item.look, label=f"{item.look.label} *"))
+
+
+def _draw_panel(axis: Axes, costs: pd.DataFrame, series: Sequence[Series]) -> None:
+    label_counts(axis, _ticks(sorted(costs["iw"].unique())))
     axis.set_yscale("log")
-    for place, (name, look) in enumerate(looks.items()):
-        rows = costs[(costs["estimator"] == name) & (costs["mean"] > 0)]
-        size = SIZES[0] + (SIZES[1] - SIZES[0]) * place / max(len(looks) - 1, 1)
-        front = 2 + place / len(looks)  # the last, smallest one lies on top
+    for place, item in enumerate(series):
+        look = item.look
+        rows = costs[(costs["estimator"] == item.keys["estimator"]) & (costs["mean"] > 0)]
+        size = SIZES[0] + (SIZES[1] - SIZES[0]) * place / max(len(series) - 1, 1)
+        front = 2 + place / len(series)  # the last, smallest one lies on top
         axis.plot(rows["iw"], rows["mean"], label=look.label, zorder=front, **{**look.line, "markersize": size})
         if rows["low"].notna().any():
             # Below zero there is no logarithm: such a band ends where its own mean is ten times less.
             low = rows["low"].clip(lower=rows["mean"] / 10)
             axis.fill_between(rows["iw"], low, rows["high"], color=look.color, alpha=0.2, linewidth=0, zorder=1.5)
-    axis.xaxis.set_major_locator(FixedLocator(_ticks(sorted(costs["iw"].unique()))))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
     axis.set_xlabel("K")
     label_decades(axis)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from ovis.experiments.reporting.figures.style import estimator_looks, style_order
+from ovis.experiments.reporting.figures.style import estimator_labels, style_order
+from ovis.experiments.reporting.tables import ABSENT
 from ovis.experiments.runs.atomic import append
 from ovis.paper.published.published_numbers import read_published
 
@@ -151,8 +152,6 @@ def _exponent(rows: pd.DataFrame, column: str) -> float:
     return math.log(values[1] / values[0]) / math.log(iw[1] / iw[0])
 
 
-ABSENT = "-"
-
 #: What the authors' numbers are, beside ours.
 NOTES = {
     "cuda": (
@@ -183,12 +182,9 @@ def cost_text(costs: pd.DataFrame, device: str) -> str:
 def limit_text(points: pd.DataFrame, device: str) -> str:
     """From which K on an estimator was too much for the device: one line, empty where none was."""
     beyond = points[(points["device"] == device) & points["state"].isin(["memory", "time"])]
-    names = estimator_looks(dict.fromkeys(beyond["estimator"]))
     first = beyond.sort_values("iw").drop_duplicates("estimator")
-    return ", ".join(
-        f"{names[row['estimator']].label} out of {row['state']} from K = {row['iw']} on"
-        for row in first.to_dict("records")
-    )
+    rows = zip(estimator_labels(first["estimator"]), first["state"], first["iw"], strict=True)
+    return ", ".join(f"{label} out of {state} from K = {k} on" for label, state, k in rows)
 
 
 def repetitions_text(costs: pd.DataFrame) -> str:
@@ -199,10 +195,10 @@ def repetitions_text(costs: pd.DataFrame) -> str:
 
 def _grid(costs: pd.DataFrame) -> str:
     names = list(dict.fromkeys(costs["estimator"]))
-    looks = estimator_looks(names)
     cells = {(row["estimator"], row["iw"]): _cell(row["mean"], row["published"]) for row in costs.to_dict("records")}
     iw = sorted(costs["iw"].unique())
-    columns = {looks[name].label: [cells.get((name, k), ABSENT) for k in iw] for name in names}
+    labels = zip(estimator_labels(names), names, strict=True)
+    columns = {label: [cells.get((name, k), ABSENT) for k in iw] for label, name in labels}
     return pd.DataFrame({"K": iw, **columns}).to_string(index=False)
 
 
@@ -217,10 +213,9 @@ def _short(value: float) -> str:
 
 def _growth(costs: pd.DataFrame) -> str:
     growth = growth_table(costs)
-    looks = estimator_looks(dict.fromkeys(growth["estimator"]))
     shown = pd.DataFrame(
         {
-            "": [looks[name].label for name in growth["estimator"]],
+            "": estimator_labels(growth["estimator"]),
             "of": [MEASURES[name][0].lower() for name in growth["measure"]],
             "at K": growth["iw"],
             "exponent": _both(growth["exponent"], growth["published_exponent"]),

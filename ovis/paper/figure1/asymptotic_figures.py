@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from ovis.experiments.reporting.figures.legend import add_grouped_legend
-from ovis.experiments.reporting.figures.style import Look, estimator_looks, house_style, style_group, style_order
-from ovis.experiments.reporting.figures.ticks import label_decades
+from ovis.experiments.reporting.figures.panels import draw_lines, join_notes, new_figure
+from ovis.experiments.reporting.figures.series import Series, estimator_families
+from ovis.experiments.reporting.figures.style import Look, house_style
+from ovis.experiments.reporting.figures.ticks import label_counts, label_decades
 from ovis.paper.figure1.asymptotic_runs import Sample, toy_name
 
 __all__ = ["density_table", "draw_distributions", "draw_statistics", "pick_entry"]
@@ -26,6 +26,9 @@ __all__ = ["density_table", "draw_distributions", "draw_statistics", "pick_entry
 #: Inches of one panel: four of them, printed as wide as a page, leave letters of 6 points.
 PANEL = (2.05, 2.2)
 WIDE_PANEL = (2.75, 2.0)
+
+#: Inches to the left and the right of a panel.
+W_PAD = 0.06
 
 #: Statistic -> title and label of its panel.
 PANELS = {
@@ -61,18 +64,19 @@ def draw_statistics(statistics: pd.DataFrame, caption: str = "") -> Figure:
         a figure of no backend's global state; nothing is saved.
     """
     toys = list(statistics["toy"].unique())
-    looks = _looks(statistics)
+    families = estimator_families(statistics)
+    series = list(chain(*families))
     with house_style():
-        figure = _figure(len(PANELS) * PANEL[0], len(toys) * PANEL[1])
+        figure = new_figure(len(PANELS) * PANEL[0], len(toys) * PANEL[1], w_pad=W_PAD)
         axes = figure.subplots(len(toys), len(PANELS), squeeze=False)
         for row, toy in zip(axes, toys, strict=True):
             for axis, (name, (title, label)) in zip(row, PANELS.items(), strict=True):
-                _draw_statistic(axis, statistics[statistics["toy"] == toy], name, looks)
+                _draw_statistic(axis, statistics[statistics["toy"] == toy], name, series)
                 axis.set_title(title, fontsize="medium")
                 axis.set_ylabel(label)
             _name_row(row[0], toy)
         hollow = "hollow: no more than noise" if statistics[[f"noise_{name}" for name in PANELS]].any(axis=None) else ""
-        add_grouped_legend(figure, _columns(looks), "; ".join(text for text in (caption, GUIDE_TEXT, hollow) if text))
+        add_grouped_legend(figure, _columns(families), join_notes(caption, GUIDE_TEXT, hollow))
     return figure
 
 
@@ -86,12 +90,13 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
     Returns:
         a figure of no backend's global state; nothing is saved.
     """
-    looks = _looks(densities)
+    families = estimator_families(densities)
+    looks = {str(item.keys["estimator"]): item.look for item in chain(*families)}
     rows = {toy: list(part["iw"].unique()) for toy, part in densities.groupby("toy", sort=False)}
     columns = max(map(len, rows.values()))
     broad: dict[str, None] = {}
     with house_style():
-        figure = _figure(columns * WIDE_PANEL[0], len(rows) * WIDE_PANEL[1])
+        figure = new_figure(columns * WIDE_PANEL[0], len(rows) * WIDE_PANEL[1], w_pad=W_PAD)
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for row, (toy, iw) in zip(axes, rows.items(), strict=True):
             for axis, k in zip(row, sorted(iw), strict=False):
@@ -104,24 +109,14 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
             for axis in row[len(iw) :]:
                 axis.remove()
         cut = f"broader than a panel, no mean: {', '.join(broad)}" if broad else ""
-        noted = [caption, "vertical: zero, and dotted the means", cut]
-        add_grouped_legend(figure, _columns(looks), "; ".join(text for text in noted if text))
+        notes = join_notes(caption, "vertical: zero, and dotted the means", cut)
+        add_grouped_legend(figure, _columns(families), notes)
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _looks(table: pd.DataFrame) -> dict[str, Look]:
-    return estimator_looks(sorted(table["estimator"].unique(), key=style_order))
-
-
-def _columns(looks: Mapping[str, Look]) -> list[list[Look]]:
-    """The legend: estimators that belong together are one column."""
-    return [[looks[name] for name in names] for _, names in groupby(looks, key=style_group)]
+def _columns(families: Sequence[Sequence[Series]]) -> list[list[Look]]:
+    """The legend's columns: one for each family of estimators."""
+    return [[item.look for item in family] for family in families]
 
 
 def _name_row(axis: Axes, name: str) -> None:
@@ -129,29 +124,26 @@ def _name_row(axis: Axes, name: str) -> None:
     axis.set_ylabel(f"{name}\n{axis.get_ylabel()}")
 
 
-def _draw_statistic(axis: Axes, table: pd.DataFrame, name: str, looks: Mapping[str, Look]) -> None:
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    shown = table[table[name] > 0]
-    for place, (estimator, look) in enumerate(looks.items()):
-        rows = shown[shown["estimator"] == estimator].sort_values("iw")
-        if len(rows):
-            front = 3 - place / len(looks)
-            axis.plot(rows["iw"], rows[name], label=look.label, zorder=front, **look.line)
-            noise = rows[rows[f"noise_{name}"].astype(bool)]
-            if len(noise):
-                hollow = {**look.line, "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": look.color}
-                axis.plot(noise["iw"], noise[name], zorder=front, **hollow)
+def _draw_statistic(axis: Axes, table: pd.DataFrame, name: str, series: Sequence[Series]) -> None:
+    """Draw one panel: a line for each series, hollow markers where the values are noise, and the guides."""
     iw = sorted(table["iw"].unique())
+    label_counts(axis, iw)
+    axis.set_yscale("log")
+    shown = table[table[name] > 0].sort_values("iw")
+    lines = shown.assign(mean=shown[name], low=math.nan, high=math.nan)
+    draw_lines(axis, lines, ["estimator"], series, "iw", marks=len(iw))
+    for place, item in enumerate(series):
+        noise = shown[(shown["estimator"] == item.keys["estimator"]) & shown[f"noise_{name}"].astype(bool)]
+        if len(noise):
+            look = item.look
+            hollow = {**look.line, "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": look.color}
+            axis.plot(noise["iw"], noise[name], zorder=3 - place / len(series), **hollow)
     axis.set_xlim(*_range(iw))
     axis.set_ylim(*_range(shown[name]))
     if name in GUIDED:
         x = np.array(axis.get_xlim())
         for start, power in GUIDES:
             axis.plot(x, start * x**power, color="0.45", linestyle=":", linewidth=0.9, zorder=1.5)
-    axis.xaxis.set_major_locator(FixedLocator(iw))
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_locator(LogLocator(numticks=7))
     axis.yaxis.set_minor_formatter(NullFormatter())
     label_decades(axis)

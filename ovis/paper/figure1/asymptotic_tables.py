@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ovis.estimators.ids import parse_estimator
-from ovis.experiments.reporting.figures.style import estimator_looks, style_order
+from ovis.experiments.reporting.figures.style import estimator_labels, style_order
 from ovis.experiments.reporting.page.content import Table
 from ovis.experiments.reporting.page.runs_table import plain_table
+from ovis.experiments.reporting.tables import ABSENT, number_text
 from ovis.paper.figure1.asymptotic_statistics import SHOWN, fit_slope
 from ovis.paper.published.published_numbers import read_published
 
@@ -61,8 +62,6 @@ HEADINGS = {"snr": "SNR", "dsnr": "DSNR", "variance": "Variance", "magnitude": "
 
 #: A relative difference from a published value that asks for a reason.
 FAR = 0.1
-
-ABSENT = "-"
 
 
 def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
@@ -150,17 +149,16 @@ def slope_text(slopes: pd.DataFrame) -> str:
     parts = []
     for statistic, toy in ((name, toy) for name in SHOWN for toy in slopes["toy"].unique()):
         rows = slopes[(slopes["statistic"] == statistic) & (slopes["toy"] == toy)]
-        labels = estimator_looks(rows["estimator"])
         cells = [
             [
-                labels[row["estimator"]].label,
+                label,
                 _slope(row["slope"], row["slope_se"]),
                 _slope(row["last"], row["last_se"]),
-                _number(row["theory"], "+.1f"),
-                *(_number(row[name], "+.2f") for name in sources),
+                number_text(row["theory"], "+.1f"),
+                *(number_text(row[name], "+.2f") for name in sources),
                 row["fitted"].replace(" ", ", ") or "noise only",
             ]
-            for row in rows.to_dict("records")
+            for label, row in zip(estimator_labels(rows["estimator"]), rows.to_dict("records"), strict=True)
         ]
         parts.append(f"**{HEADINGS[statistic]}**, {toy}\n\n{_markdown(heads, cells)}")
     note = (
@@ -176,14 +174,12 @@ def comparison_text(comparison: pd.DataFrame) -> str:
     parts = []
     for (toy, statistic, source), rows in comparison.groupby(["toy", "statistic", "source"], sort=False):
         iw = sorted(rows["iw"].unique())
-        labels = estimator_looks(rows["estimator"].unique())
+        labels = estimator_labels(rows["estimator"].unique())
         cells = []
-        for estimator, of in rows.groupby("estimator", sort=False):
+        for label, (estimator, of) in zip(labels, rows.groupby("estimator", sort=False), strict=True):
             by_iw = {row["iw"]: row for row in of.to_dict("records")}
             flaw = " (!)" if estimator in FLAWED else ""
-            cells.append(
-                [labels[str(estimator)].label + flaw, *(_compared(by_iw[k]) if k in by_iw else ABSENT for k in iw)]
-            )
+            cells.append([label + flaw, *(_compared(by_iw[k]) if k in by_iw else ABSENT for k in iw)])
         title = f"**{HEADINGS[str(statistic)]}**, {SOURCES[str(source)][0]} ({SOURCES[str(source)][1]}), {toy}"
         parts.append(f"{title}\n\n{_markdown(['', *(f'K = {k}' for k in iw)], cells)}")
     note = (
@@ -218,10 +214,6 @@ def _slope(value: float, error: float) -> str:
         return ABSENT
     digits = 3 if not 0 < error < 1 else min(1 - math.floor(math.log10(error)), 4)
     return f"{value:+.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
-
-
-def _number(value: float, digits: str) -> str:
-    return ABSENT if math.isnan(value) else format(value, digits)
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

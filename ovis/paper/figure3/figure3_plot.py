@@ -11,18 +11,17 @@ import numpy as np
 import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ovis.experiments.reporting.data.read import ExperimentData
 from ovis.experiments.reporting.data.select import how_evaluated
+from ovis.experiments.reporting.figures.panels import new_figure
 from ovis.experiments.reporting.figures.report_figures import seeds_text
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
-from ovis.experiments.reporting.figures.series import NEUTRAL, make_series
+from ovis.experiments.reporting.figures.series import NEUTRAL
 from ovis.experiments.reporting.figures.style import (
     DASHDOT,
     DASHDOTDOT,
@@ -32,6 +31,7 @@ from ovis.experiments.reporting.figures.style import (
     SOLID,
     Dash,
     Look,
+    estimator_labels,
     estimator_looks,
     house_style,
     style_order,
@@ -97,8 +97,7 @@ def draw_figure3(
     styles = particle_styles(table["iw"])
     limits = limits or panel_limits(table)
     with house_style():
-        figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-        FigureCanvasAgg(figure)
+        figure = new_figure(*SIZE, h_pad=0.06)
         axis = figure.add_subplot()
         last = int(table["step"].max())
         for _, rows in table.groupby(KEYS):
@@ -259,11 +258,10 @@ def figure3_picture(
         limits: of the vertical axis; None: the paper's where most curves end there.
     """
     known = make_metric(metric, how_evaluated(experiment))
-    names = [series.look.label for series in make_series(curves[["estimator"]].drop_duplicates())]
     counts = ", ".join(map(str, sorted(curves["iw"].unique())))
     alt = (
         f"{known.text} of {dataset} against training steps, smoothed; one line for each of "
-        f"{', '.join(names)} at each of K = {counts}."
+        f"{', '.join(estimator_labels(curves['estimator'].unique()))} at each of K = {counts}."
     )
     drawn = draw_figure3(curves, _ylabel(known), _caption(curves, figure, dataset), limits)
     return ReportFigure(f"figure3_{figure}", f"Figure 3, {figure}", alt, drawn)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ovis.experiments.reporting.data.read import ExperimentData
-from ovis.experiments.reporting.figures.style import estimator_looks, style_order
+from ovis.experiments.reporting.figures.style import estimator_labels, style_order
+from ovis.experiments.reporting.tables import number_text
 from ovis.paper.figure3.figure3_curves import KEYS
 from ovis.paper.published.published_numbers import read_published
 
@@ -33,8 +34,6 @@ SETTINGS: Mapping[str, Hashable] = {
     "bs": 24,
     "iw_test": 5000,
 }
-
-ABSENT = "-"
 
 #: A run counts as complete from this share of the published steps on.
 COMPLETE = 0.99
@@ -109,16 +108,15 @@ def strange_settings(experiment: ExperimentData) -> dict[str, str]:
 
 def final_text(table: pd.DataFrame) -> str:
     """The final values for people."""
-    looks = estimator_looks(table["estimator"])
     shown = pd.DataFrame(
         {
-            "": [looks[name].label for name in table["estimator"]],
+            "": estimator_labels(table["estimator"]),
             "K": table["iw"],
             "step": [f"{step:,}" for step in table["step"]],
             "ours": [f"{value:.2f}" for value in table["value"]],
             "seeds": [f"{n} of {total}" for n, total in zip(table["seeds"], table["runs"], strict=True)],
-            "paper": [_number(value) for value in table["published"]],
-            "ours - paper": [_number(value, "+.2f") for value in table["difference"]],
+            "paper": [number_text(value) for value in table["published"]],
+            "ours - paper": [number_text(value, "+.2f") for value in table["difference"]],
         }
     )
     note = (
@@ -132,20 +130,15 @@ def step_text(table: pd.DataFrame) -> str:
     """The published curves step for step, for people; empty where none is published."""
     if table.empty:
         return ""
-    looks = estimator_looks(table["estimator"])
     shown = pd.DataFrame(
         {
-            "": [looks[name].label for name in table["estimator"]],
+            "": estimator_labels(table["estimator"]),
             "K": table["iw"],
             "step": [f"{step:,}" for step in table["step"]],
-            "ours": [_number(value, absent="not yet") for value in table["ours"]],
+            "ours": [number_text(value, absent="not yet") for value in table["ours"]],
             "seeds": table["seeds"],
-            "paper": [_number(value) for value in table["published"]],
-            "ours - paper": [_number(value, "+.2f") for value in table["difference"]],
+            "paper": [number_text(value) for value in table["published"]],
+            "ours - paper": [number_text(value, "+.2f") for value in table["difference"]],
         }
     )
     return f"On the way, step for step (between our nearest evaluations):\n{shown.to_string(index=False)}\n"
-
-
-def _number(value: float, digits: str = ".2f", absent: str = ABSENT) -> str:
-    return absent if math.isnan(value) else format(value, digits)

@@ -51,9 +51,14 @@ NAMED = 2
 AxisLimits = Mapping[str, tuple[float, float]]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, of no backend's global state; panels keep clear of labels and legend."""
-    engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)
+def new_figure(width: float, height: float, w_pad: float = 0.08, h_pad: float = 0.05) -> Figure:
+    """An empty figure of no backend's global state; panels keep clear of labels and legend.
+
+    Args:
+        width, height: in inches; a narrower figure is widened to :data:`NARROWEST`.
+        w_pad, h_pad: inches around each panel.
+    """
+    engine = ConstrainedLayoutEngine(w_pad=w_pad, h_pad=h_pad)
     figure = Figure(figsize=(max(width, NARROWEST), height), layout=engine)
     FigureCanvasAgg(figure)
     return figure

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ovis.experiments.reporting.figures.legend import add_grouped_legend
 from ovis.experiments.reporting.figures.panels import (
@@ -22,7 +20,7 @@ from ovis.experiments.reporting.figures.panels import (
 )
 from ovis.experiments.reporting.figures.series import by_family, make_series, panel_title
 from ovis.experiments.reporting.figures.style import house_style, is_budgeted
-from ovis.experiments.reporting.figures.ticks import label_decades
+from ovis.experiments.reporting.figures.ticks import label_counts, label_decades
 from ovis.experiments.reporting.metrics import Evaluated, parse_pivot
 
 __all__ = ["draw_pivots"]
@@ -70,7 +68,8 @@ def draw_pivots(
             draw_lines(axis, part, shown, series, X)
             if axis.get_yscale() == "log":
                 label_decades(axis)
-            _label_particles(axis, sorted(table[X].unique()), label if place >= len(panels) - columns else "")
+            label_counts(axis, sorted(table[X].unique()))
+            axis.set_xlabel(label if place >= len(panels) - columns else "")
             if not name or name == sets[0]:
                 axis.set_ylabel(pivot.label)
             if pivot == pivots[0] or not name:
@@ -84,12 +83,3 @@ def draw_pivots(
 
 def _groups(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return table[list(keys)].drop_duplicates() if keys else pd.DataFrame(index=[0])
-
-
-def _label_particles(axis: Axes, counts: Sequence[int], label: str) -> None:
-    """A logarithmic axis of K with a tick at every K that was run; its name, empty above the last row."""
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator([float(count) for count in counts]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel(label)

@@ -21,7 +21,16 @@ from ovis.experiments.reporting.figures.style import (
     style_order,
 )
 
-__all__ = ["Series", "by_family", "legend_looks", "make_series", "panel_title", "setting_text", "value_text"]
+__all__ = [
+    "Series",
+    "by_family",
+    "estimator_families",
+    "legend_looks",
+    "make_series",
+    "panel_title",
+    "setting_text",
+    "value_text",
+]
 
 #: Settings with a symbol of their own; others are written ``name=value``.
 SYMBOLS = {"iw": "K", "alpha": "α", "beta": "β", "tau": "τ", "mc": "M"}
@@ -105,6 +114,11 @@ def by_family(series: Sequence[Series]) -> list[list[Series]]:
     for item in sorted(series, key=lambda item: (style_order(str(item.keys.get("estimator", ""))), item.level)):
         columns.setdefault(style_group(str(item.keys.get("estimator", ""))), []).append(item)
     return list(columns.values())
+
+
+def estimator_families(table: pd.DataFrame) -> list[list[Series]]:
+    """One series for each estimator of a table, in the columns of the paper's legends."""
+    return by_family(make_series(table[["estimator"]].drop_duplicates()))
 
 
 def value_text(value: object) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "FALLBACK",
     "MARKERS",
     "Look",
+    "estimator_labels",
     "estimator_look",
     "estimator_looks",
     "house_style",
@@ -130,6 +131,13 @@ def estimator_looks(estimators: Iterable[str]) -> dict[str, Look]:
         name: replace(look, label=f"{look.label} ({name.partition('-')[2] or name})") if repeated else look
         for (name, look), repeated in zip(looks.items(), (labels.count(label) > 1 for label in labels), strict=True)
     }
+
+
+def estimator_labels(estimators: Iterable[str]) -> list[str]:
+    """The label of each of several estimators, as in the legend of a figure of all of them."""
+    names = list(map(str, estimators))
+    looks = estimator_looks(names)
+    return [looks[name].label for name in names]
 
 
 def style_group(estimator: str) -> int:

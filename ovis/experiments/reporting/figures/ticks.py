@@ -1,13 +1,14 @@
-"""Ticks that read well."""
+"""Ticks of logarithmic axes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-__all__ = ["label_decades"]
+__all__ = ["label_counts", "label_decades"]
 
 #: Logarithmic axes that span fewer powers of ten have labels in between.
 DECADES = 2.5
@@ -26,3 +27,11 @@ def label_decades(axis: Axes) -> None:
         )
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def label_counts(axis: Axes, counts: Iterable[int]) -> None:
+    """Make the horizontal axis logarithmic, with a tick at each of these numbers of particles and nowhere else."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator([float(count) for count in counts]))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())

@@ -15,7 +15,7 @@ from ovis.experiments.reporting.data.run_folders import Skipped
 from ovis.experiments.reporting.data.select import AVERAGED
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.series import value_text
-from ovis.experiments.reporting.figures.style import estimator_looks, style_order
+from ovis.experiments.reporting.figures.style import estimator_labels, style_order
 from ovis.experiments.reporting.metrics import Pivot
 from ovis.experiments.reporting.page.content import Column, Page, Problem, Table
 from ovis.experiments.reporting.page.provenance import experiment_description, read_provenance
@@ -98,8 +98,7 @@ def run_table(experiment: ExperimentData, pivots: Sequence[Pivot]) -> Table:
     by = [name for name in ("dataset", "estimator", "iw", "seed") if name in rows]
     rows = rows.sort_values(by, key=_sorted_as_in_legends, kind="stable")
     if "estimator" in rows:
-        looks = estimator_looks(rows["estimator"].astype(str).unique())
-        rows["estimator"] = [looks[str(name)].label for name in rows["estimator"]]
+        rows["estimator"] = estimator_labels(rows["estimator"])
     caption = "One row per run, also of those that are not done: their numbers are those so far."
     return Table("Runs", caption, tuple(columns), rows.reset_index(drop=True), "runs")
 
@@ -146,8 +145,7 @@ def plain_table(
     heads = {str(name): {**HEADINGS, **(words or {})}.get(str(name), str(name).replace("_", " ")) for name in table}
     rows = table.copy()
     if "estimator" in rows:
-        looks = estimator_looks(rows["estimator"].astype(str).unique())
-        rows["estimator"] = [looks[str(name)].label for name in rows["estimator"]]
+        rows["estimator"] = estimator_labels(rows["estimator"])
     constant = [str(name) for name in rows if len(rows) > 1 and rows[name].nunique(dropna=False) == 1]
     columns = []
     for name in (str(name) for name in rows if name not in constant):
