@@ -50,7 +50,7 @@ def test_every_configuration_trains(files, name):
         assert math.isfinite(TrainingStep(run)(batch, 0))
         assert any(not old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
         measure = Measurements(run)
-        values = measure(1) | measure.at_the_end(run.model)
+        values = measure(1) | measure.measure_held_out(run.model)
         assert all(math.isfinite(values[f"{split}:loss/L_k"]) for split in ("train", "valid", "test")), settings
         assert math.isfinite(values["train:grads/snr"])
 

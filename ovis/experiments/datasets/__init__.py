@@ -1,7 +1,7 @@
-"""The data sets by name: one row adds a data set, see CONTRIBUTING.md.
+"""The table of data sets. A new data set needs a module and a row here, see CONTRIBUTING.md.
 
-The table names what loads a data set and imports nothing of it: command lines, identities and reports read it without
-torch.
+The table refers to the functions that load data sets by name, so command lines, identities and reports read it without
+importing torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DatasetEntry:
         load: ``"module:function"``, called as ``load(**options)``; it returns
             :class:`~ovis.experiments.datasets.splits.Splits`.
         options: the fields of ``TrainSettings`` that are passed to it.
-        model: for data drawn from a model of their own: that model is trained, whatever ``--model`` says.
+        model: for synthetic data, the model that they are drawn from; it is trained, whatever ``--model`` is.
     """
 
     load: str
@@ -45,26 +45,29 @@ DATASETS = {
     "shapes": DatasetEntry("ovis.experiments.datasets.shapes:load"),
 }
 
-#: Points of a ``--mini`` run: training, and each of the other splits.
+#: Points of a ``--mini`` run: in the training set, and in each of the other splits.
 MINI = (256, 64)
 
 
 def load_dataset(name: str, mini: bool = False, **options: Any) -> Splits:
     """Load a data set by its name, on the CPU; the same points at every call.
 
-    ``load_dataset("digits")``, ``load_dataset("mnist", data_root="data/")`` and ``load_dataset("gmm", N=20)``.
+    Examples: ``load_dataset("digits")``, ``load_dataset("mnist", data_root="data/")``, ``load_dataset("gmm", N=20)``.
 
     Args:
         name: key of :data:`DATASETS`.
         mini: a small fixed subset of each split.
-        options: of the data set: ``data_root``, the folder of its files, or ``N``, the classes or dimensions of
-            synthetic data.
+        options: options of the data set: ``data_root``, the folder of its files, or ``N``, the number of classes or
+            dimensions of synthetic data.
+
+    Returns:
+        the data set.
 
     Raises:
         ValueError: an unknown name.
         TypeError: an option that this data set does not have.
-        ImportError: a package that this data set needs is missing; one line that names it.
-        DataError: a file of this data set is corrupt, or missing and can't be downloaded; one line that names it.
+        ImportError: a package that this data set needs is missing; the message names it.
+        DataError: a file of this data set is corrupt, or missing and can't be downloaded; the message names it.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)}")

@@ -1,6 +1,6 @@
-"""MNIST, binarized once by Larochelle (Salakhutdinov and Murray 2008): 50,000 / 10,000 / 10,000 images, his splits.
+"""MNIST, binarized once by Larochelle (Salakhutdinov and Murray 2008), in his splits: 50,000 / 10,000 / 10,000 images.
 
-The rows of the test set are sorted by class: only a random subset of it says anything.
+The rows of the test set are sorted by class, so only a random subset of them is representative.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["FILES", "load", "prepare", "read_amat"]
 
 URL = "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 
-#: Checksums: of texts whose MD5 are db28b1a6..., bf37822a... and 14e41ae1..., as published.
+#: Checksums of the texts whose MD5 are db28b1a6..., bf37822a... and 14e41ae1..., as published.
 FILES = {
     split: Source(f"binmnist/binarized_mnist_{split}.amat", f"{URL}binarized_mnist_{split}.amat", f"sha256:{checksum}")
     for split, checksum in {
@@ -31,7 +31,7 @@ FILES = {
 
 
 def load(data_root: str | Path = "data/") -> Splits:
-    """Images in {0, 1}, shape [1, 28, 28].
+    """Load images in {0, 1}, shape [1, 28, 28].
 
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
@@ -45,6 +45,6 @@ def prepare(root: Path) -> Arrays:
 
 
 def read_amat(text: bytes) -> NDArray[np.uint8]:
-    """Lines of 784 zeros and ones between blanks: uint8, [n, 28, 28]."""
+    """Parse lines of 784 zeros and ones separated by blanks: uint8, shape [n, 28, 28]."""
     characters = np.frombuffer(text, dtype=np.uint8)
     return (characters[characters > ord(" ")] - ord("0")).reshape(-1, SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""Cache of prepared data sets: one file of bytes for each, so that the next run starts at once."""
+"""Cache of prepared data sets, one file each, so that later runs start faster."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["Arrays", "cached"]
 
 log = logging.getLogger(__name__)
 
-#: Part of the files' names: raise it when the same published files are prepared in another way.
+#: Part of the file names. Increase it when the preparation of a data set changes.
 VERSION = 1
 
 Arrays = Mapping[str, NDArray[np.uint8]]
 
 
 def cached(root: Path, name: str, make: Callable[[Path], Arrays]) -> Arrays:
-    """The arrays of a data set: from ``ROOT/cache/NAME-vVERSION.npz``, or made, and kept there.
+    """The arrays of a data set from ``ROOT/cache/NAME-vVERSION.npz``, which is written if it is missing.
 
-    Processes that start together on an empty cache make it once: the others wait. A file appears whole or not at all; a
-    damaged one is made again. Where the folder can't be written, the arrays are made and not kept.
+    Of several processes that start on an empty cache, one prepares the data and the others wait. Files are written
+    atomically, and a damaged file is replaced. If the folder can't be written, nothing is cached.
 
     Args:
         root: the data folder.
-        name: of the data set.
-        make: the data folder to the arrays.
+        name: name of the data set.
+        make: prepares the arrays from the data folder.
 
     Raises:
-        DataError: what ``make`` raises.
+        DataError: raised by ``make``.
     """
     path = root / "cache" / f"{name}-v{VERSION}.npz"
     arrays = _read(path)
@@ -49,7 +49,7 @@ def cached(root: Path, name: str, make: Callable[[Path], Arrays]) -> Arrays:
         log.warning("%s is not cached: %s: %s", name, path.parent, error.strerror or error)
         return make(root)
     try:
-        arrays = _read(path)  # another process may have made it meanwhile
+        arrays = _read(path)  # another process may have written it meanwhile
         if arrays is None:
             arrays = make(root)
             _write(path, arrays)
@@ -67,14 +67,14 @@ def _acquire(lock: FileLock, name: str) -> None:
 
 
 def _read(path: Path) -> Arrays | None:
-    """None where there is no cache, or a damaged one."""
+    """The cached arrays; None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("train", "valid", "test")}  # zip checksums each of them
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        # a RuntimeError: one bit says that an entry is encrypted, or written by another version of zip
+        # RuntimeError: a flipped bit can mark an entry as encrypted or as written by another version of zip
         log.warning("%s can't be used, it is made again: %s", path, error)
         return None
 

@@ -8,14 +8,14 @@ from ovis.experiments.datasets.splits import Splits, StoredData
 
 __all__ = ["load"]
 
-#: Grey levels go from 0 to 16; a pixel is on from the middle upwards.
+#: Grey levels go from 0 to 16; a pixel is 1 from this level upwards.
 THRESHOLD = 8
 SIZES = (1400, 197, 200)
 SEED = 0
 
 
 def load() -> Splits:
-    """1400 / 197 / 200 images, uint8 in {0, 1}, shape [1, 8, 8], in a fixed random order.
+    """Load 1400 / 197 / 200 images, uint8 in {0, 1}, shape [1, 8, 8], in a fixed random order.
 
     Raises:
         ImportError: scikit-learn is not installed.

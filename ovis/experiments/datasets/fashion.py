@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017), binarized at half of the grey levels: 50,000 / 10,000 / 10,000 images.
 
-A fixed random choice of 10,000 of the 60,000 training images is the validation set. The files lie where torchvision
-puts them.
+A fixed random choice of 10,000 of the 60,000 training images is the validation set. The files are where torchvision
+stores them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ovis.experiments.datasets.torchvision_sets import download_missing
 
 __all__ = ["TEST", "TRAIN", "VALID", "load", "prepare"]
 
-#: For people: the authors' repository. The bucket that torchvision downloads from does not speak https.
+#: The authors' repository, for manual downloads. The bucket that torchvision downloads from does not support https.
 URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 
-#: Checksums: of the files whose packed MD5 are those that torchvision 0.28 expects, 8d4fb7e6... and bef4ecab...
+#: Checksums of the unpacked files; the MD5 of the packed ones, as in torchvision 0.28, are 8d4fb7e6... and bef4ecab...
 TRAIN = Source(
     "FashionMNIST/raw/train-images-idx3-ubyte",
     f"{URL}train-images-idx3-ubyte.gz",
@@ -37,12 +37,12 @@ TEST = Source(
 #: Training images that are held out.
 VALID = 10_000
 
-#: Grey levels go from 0 to 255; a pixel is on from here upwards.
+#: Grey levels go from 0 to 255; a pixel is 1 from this level upwards.
 THRESHOLD = 128
 
 
 def load(data_root: str | Path = "data/") -> Splits:
-    """Images in {0, 1}, shape [1, 28, 28].
+    """Load images in {0, 1}, shape [1, 28, 28].
 
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
@@ -51,7 +51,7 @@ def load(data_root: str | Path = "data/") -> Splits:
 
 
 def prepare(root: Path) -> Arrays:
-    """The three splits from the two files, ``.gz`` or unpacked; torchvision downloads them where they are missing."""
+    """The three splits from the two files, ``.gz`` or unpacked; torchvision downloads missing files."""
     download_missing(root, "FashionMNIST", (TRAIN, TEST))
     both, test = ((read_idx(content(root, source)) >= THRESHOLD).astype(np.uint8) for source in (TRAIN, TEST))
     train, valid = hold_out(both, VALID)

@@ -1,6 +1,6 @@
-"""The files of a data set: read from the data folder or downloaded into it, and used only if they are as published.
+"""The files of a data set: read from the data folder or downloaded into it, and verified by their checksums.
 
-Downloads use https only. Nothing is unpacked onto the disk: a gzip stream is read into memory, where it is checked.
+Downloads use https only. Packed files stay packed on the disk: a gzip stream is unpacked and verified in memory.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SCHEMES = ("https",)
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK = 2**18
 
-#: Seconds that a server may stay silent.
+#: Timeout of a server in seconds.
 PATIENCE = 30.0
 
 
 class DataError(OSError):
-    """A data set that can't be loaded: one line that names the file and what to do."""
+    """A data set can't be loaded; the message, one line, names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Source:
     """A published file.
 
     Attributes:
-        path: where it belongs, below the data folder; ``path`` + ``.gz`` is as good.
-        url: where it is published, over https.
-        checksum: of its content, unpacked: ``sha256:`` or ``md5:`` and hexadecimal digits.
+        path: its path in the data folder; ``path`` + ``.gz`` is accepted as well.
+        url: its address, with https.
+        checksum: checksum of its unpacked content: ``sha256:`` or ``md5:`` and hexadecimal digits.
     """
 
     path: str
@@ -52,14 +52,14 @@ class Source:
 
 
 def content(root: Path, source: Source) -> bytes:
-    """The content of a published file, unpacked. It is downloaded where it is missing.
+    """The unpacked content of a published file, which is downloaded if it is missing.
 
     Args:
         root: the data folder.
         source: the file.
 
     Raises:
-        DataError: the file is not what was published, or it is missing and can't be downloaded.
+        DataError: the file differs from the published one, or it is missing and can't be downloaded.
     """
     path = find(root, source)
     if path is not None:
@@ -78,7 +78,7 @@ def content(root: Path, source: Source) -> bytes:
 
 
 def find(root: Path, source: Source) -> Path | None:
-    """Where a published file lies in the data folder, unpacked or packed; None: it is missing."""
+    """The path of a published file in the data folder, unpacked or packed; None if it is missing."""
     candidates = (root / source.path, root / f"{source.path}.gz")
     return next((path for path in candidates if path.exists()), None)
 
@@ -107,10 +107,10 @@ def _download(source: Source, path: Path) -> bytes:
 
 
 def verified(path: Path, source: Source) -> bytes:
-    """The unpacked content of a file.
+    """The unpacked content of a file, if it is the published one.
 
     Raises:
-        ValueError: it is not the published one.
+        ValueError: the file is corrupt, or its checksum is wrong.
     """
     data = path.read_bytes()
     if data.startswith(GZIP_MAGIC):
@@ -137,7 +137,7 @@ def _chunks(response: IO[bytes]) -> Iterator[bytes]:
 
 
 def _bar(name: str, length: int) -> tqdm[Any]:
-    # None: shown on a terminal, not in the log of a job
+    # disable=None: shown on a terminal, not in the log of a job
     return tqdm(total=length or None, desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None)
 
 

@@ -1,4 +1,4 @@
-"""Points of the Gaussian toy model (Rainforth et al. 2018; Figure 1)."""
+"""Points of the Gaussian toy model (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ SEED = 42
 
 
 def draw(dimension: int, n: int = POINTS, generator: Generator | None = None) -> Tensor:
-    """n points x ~ N(z, I), z ~ N(mu, I), around one mu ~ N(0, I): float, shape [n, dimension].
+    """Draw n points x ~ N(z, I), z ~ N(mu, I), for one mu ~ N(0, I): float, shape [n, dimension].
 
     Args:
         dimension: D.
-        n: points.
-        generator: of mu first, then of the points; None: seeded with 42, as in Figure 1.
+        n: number of points.
+        generator: draws mu first, then the points; None: a generator seeded with 42, as in Figure 1 of Lievin et al.
+            2020 (https://arxiv.org/abs/2008.01998).
     """
     generator = generator or torch.Generator().manual_seed(SEED)
     centre, z_noise, x_noise = (torch.randn(k, dimension, generator=generator) for k in (1, n, n))
@@ -27,6 +28,6 @@ def draw(dimension: int, n: int = POINTS, generator: Generator | None = None) ->
 
 
 def load(N: int = 20) -> Splits:
-    """1024 points in N dimensions in each split, around the same mu; float, shape [N]."""
+    """1024 points in N dimensions in each split, with the same mu; float, shape [N]."""
     train, valid, test = draw(N, 3 * POINTS).split(POINTS)
     return Splits(StoredData(train), valid, test, mean=train.mean(0))

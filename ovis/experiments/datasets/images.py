@@ -1,4 +1,4 @@
-"""Data sets of 28 x 28 images that come from files: binary ones, or grey levels that are binarized anew at each use."""
+"""Data sets of 28 x 28 images from files: binary images, or grey levels that are binarized anew at each use."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["SIDE", "binarize", "binarize_once", "hold_out", "load_images"]
 
 SIDE = 28
 
-#: Seed of what is drawn once and for all: which images are held out, and how those are binarized.
+#: Seed of what is the same in every run: which images are held out, and how those are binarized.
 SEED = 42
 
 
 def load_images(name: str, data_root: str | Path, prepare: Callable[[Path], Arrays], grey: bool = False) -> Splits:
-    """The splits of a data set, from the cache where it is there.
+    """Load the splits of a data set, from the cache if possible.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         data_root: the data folder.
-        prepare: the data folder to ``train``, ``valid`` and ``test``: uint8, [n, 28, 28], in {0, 1}.
-        grey: ``train`` holds grey levels from 0 to 255.
+        prepare: makes ``train``, ``valid`` and ``test`` from the data folder: uint8 in {0, 1}, shape [n, 28, 28].
+        grey: ``train`` contains grey levels from 0 to 255.
 
     Returns:
         uint8 tensors of shape [n, 1, 28, 28].
@@ -45,20 +45,20 @@ def load_images(name: str, data_root: str | Path, prepare: Callable[[Path], Arra
 
 
 def binarize(grey: Tensor, generator: Generator) -> Tensor:
-    """Each pixel is 1 with probability grey / 255: float, shape as ``grey``."""
-    # rand <, not bernoulli: three times as fast on the CPU
+    """Sample binary pixels that are 1 with probability grey / 255: float, shape as ``grey``."""
+    # comparing uniform numbers is three times as fast as torch.bernoulli on the CPU
     noise = torch.rand(grey.shape, generator=generator, device=grey.device)
     return as_float(noise < grey / 255)
 
 
 def binarize_once(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """As :func:`binarize`, always the same draw."""
+    """As :func:`binarize`, with the same result in every run."""
     noise = np.random.default_rng(SEED).random(grey.shape, dtype=np.float32)
     return (noise < grey / np.float32(255)).astype(np.uint8)
 
 
 def hold_out(images: NDArray[np.uint8], n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """All but n of the images, and n of them: always the same random choice, each part in the order of the file."""
+    """Split off n random images, the same ones in every run: the others and these, each in the order of the file."""
     chosen = np.zeros(len(images), dtype=bool)
     chosen[np.random.default_rng(SEED).permutation(len(images))[:n]] = True
     return images[~chosen], images[chosen]

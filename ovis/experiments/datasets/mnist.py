@@ -1,7 +1,7 @@
 """MNIST (LeCun et al. 1998): grey levels, binarized anew at each use; 50,000 / 10,000 / 10,000 images.
 
 A fixed random choice of 10,000 of the 60,000 training images is the validation set. It and the test set are binarized
-once. The files lie where torchvision puts them.
+once. The files are where torchvision stores them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["TEST", "TRAIN", "VALID", "load", "prepare", "read_idx"]
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
-#: Checksums: of the files whose packed MD5 are those that torchvision 0.28 expects, f68b3c2d... and 9fb629c4...
+#: Checksums of the unpacked files; the MD5 of the packed ones, as in torchvision 0.28, are f68b3c2d... and 9fb629c4...
 TRAIN = Source(
     "MNIST/raw/train-images-idx3-ubyte",
     f"{URL}train-images-idx3-ubyte.gz",
@@ -38,7 +38,7 @@ VALID = 10_000
 
 
 def load(data_root: str | Path = "data/") -> Splits:
-    """Training images as grey levels, read as random {0, 1}; the others in {0, 1}; shape [1, 28, 28].
+    """Load grey training images, binarized at each use, and held-out images in {0, 1}; shape [1, 28, 28].
 
     Raises:
         DataError: a file is corrupt, or missing and can't be downloaded.
@@ -47,13 +47,13 @@ def load(data_root: str | Path = "data/") -> Splits:
 
 
 def prepare(root: Path) -> Arrays:
-    """The three splits from the two files, ``.gz`` or unpacked; torchvision downloads them where they are missing."""
+    """The three splits from the two files, ``.gz`` or unpacked; torchvision downloads missing files."""
     download_missing(root, "MNIST", (TRAIN, TEST))
     train, valid = hold_out(read_idx(content(root, TRAIN)), VALID)
     return {"train": train, "valid": binarize_once(valid), "test": binarize_once(read_idx(content(root, TEST)))}
 
 
 def read_idx(data: bytes) -> NDArray[np.uint8]:
-    """MNIST's format, four big-endian integers (a magic number, n, 28, 28), then grey levels: uint8, [n, 28, 28]."""
+    """Parse MNIST's format, four big-endian integers (a magic number, n, 28, 28) and grey levels: [n, 28, 28]."""
     _, n, height, width = np.frombuffer(data, dtype=">i4", count=4).tolist()
     return np.frombuffer(data, dtype=np.uint8, offset=16).reshape(n, height, width)

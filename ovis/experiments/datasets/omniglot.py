@@ -1,7 +1,7 @@
-"""Omniglot (Lake et al. 2015) as Burda et al. (2016) scaled it: grey levels, binarized anew at each use.
+"""Omniglot (Lake et al. 2015), scaled by Burda et al. (2016): grey levels, binarized anew at each use.
 
-23,000 / 1,345 / 8,070 images: a fixed random choice of 1,345 of the 24,345 training images is the validation set, as
-many as with Burda. It and the test set are binarized once.
+There are 23,000 / 1,345 / 8,070 images. A fixed random choice of 1,345 of the 24,345 training images, as many as Burda
+et al. use, is the validation set. It and the test set are binarized once.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ VALID = 1_345
 
 
 def load(data_root: str | Path = "data/") -> Splits:
-    """Training images as grey levels, read as random {0, 1}; the others in {0, 1}; shape [1, 28, 28].
+    """Load grey training images, binarized at each use, and held-out images in {0, 1}; shape [1, 28, 28].
 
     Raises:
         DataError: the file is corrupt, or missing and can't be downloaded.
-        ImportError: SciPy is not installed (only for what is not in the cache).
+        ImportError: SciPy is not installed (needed only if the data are not in the cache).
     """
     return load_images("omniglot", data_root, prepare, grey=True)
 
@@ -47,9 +47,9 @@ def prepare(root: Path) -> Arrays:
 
 
 def read_chardata(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Training and test images of a MATLAB file, grey levels from 0 to 255: uint8, [n, 28, 28].
+    """Training and test images of a MATLAB file, grey levels from 0 to 255: uint8, shape [n, 28, 28].
 
-    The file has an image in each column, itself column by column, as numbers from 0 to 1. They are rounded to 1/255.
+    Each column of the file is an image, stored column by column, in numbers from 0 to 1, rounded here to 1/255.
     """
     try:
         from scipy.io import loadmat

@@ -1,4 +1,4 @@
-"""Binary images of one shape each: a rectangle, disc, triangle or cross at a random position, of a random size."""
+"""Binary images of one shape each: a rectangle, disc, triangle or cross of random position and size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SEED = 0
 
 
 def draw(n: int, generator: Generator) -> Tensor:
-    """n images, uint8 in {0, 1}, shape [n, 1, 28, 28].
+    """Draw n images, uint8 in {0, 1}, shape [n, 1, 28, 28].
 
-    The shape lies within a box of half-width and half-height 4 to 10 pixels (a disc: the half-width in both directions)
-    that is inside the image.
+    A shape fills a box inside the image, whose half-width and half-height are 4 to 10 pixels (for a disc, both are the
+    half-width).
     """
 
     def uniform(low: float | Tensor, high: float | Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def draw(n: int, generator: Generator) -> Tensor:
 
 
 def load() -> Splits:
-    """10,000 / 1,000 / 1,000 images, always the same, shape [1, 28, 28]."""
+    """10,000 / 1,000 / 1,000 images, the same in every run, shape [1, 28, 28]."""
     images = draw(sum(SIZES), torch.Generator().manual_seed(SEED))
     train, valid, test = images.split(SIZES)
     return Splits(StoredData(train), valid, test, mean=train.float().mean(0))

@@ -1,7 +1,7 @@
-"""A data set in memory: whole tensors on one device, or a function that draws fresh points there.
+"""A data set in memory: whole tensors on one device, or a function that draws new points there.
 
-A batch is one ``index_select`` or one draw: no worker processes, no item-wise loading. No function here touches the
-global random state.
+A batch is one ``index_select`` or one draw, without worker processes or loading of single items. No function here
+changes the global random state.
 """
 
 from __future__ import annotations
@@ -21,21 +21,29 @@ SEED = 42
 
 
 def as_float(points: Tensor, generator: Generator | None = None) -> Tensor:
-    """Stored points, [n, *event] of any type, as the floats that a model reads."""
+    """Convert stored points to the floats that a model takes.
+
+    Args:
+        points: shape [n, *event], of any dtype.
+        generator: not used; it is there for the signature of ``StoredData.read``.
+
+    Returns:
+        shape [n, *event], in the default dtype unless ``points`` are already floating point.
+    """
     return points if points.is_floating_point() else points.to(torch.get_default_dtype())
 
 
 class TrainSource(ABC):
-    """Training data by the epoch."""
+    """Training data, read in epochs of batches: :class:`StoredData` or :class:`FreshData`."""
 
     @property
     @abstractmethod
     def epoch_size(self) -> int:
-        """Points of one epoch."""
+        """Number of points in one epoch."""
 
     @abstractmethod
     def points(self, n: int) -> Tensor:
-        """At most n points for evaluations, always the same random choice: float, shape [n, *event]."""
+        """Up to n points for evaluations, the same random choice in every run: float, shape [n, *event]."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> TrainSource:
@@ -43,20 +51,20 @@ class TrainSource(ABC):
 
     @abstractmethod
     def subset(self, n: int) -> TrainSource:
-        """At most n points per epoch, always the same choice."""
+        """The same data with up to n points per epoch, the same choice in every run."""
 
     @final
     def batches_per_epoch(self, batch_size: int) -> int:
-        """Batches of one epoch: the last, partial one is dropped unless it is the only one."""
+        """Number of batches in one epoch: a last, partial batch is dropped unless it is the only one."""
         return max(1, self.epoch_size // batch_size)
 
     @abstractmethod
     def batches(self, batch_size: int, generator: Generator) -> Iterator[Tensor]:
-        """One epoch.
+        """The batches of one epoch, in random order.
 
         Args:
-            batch_size: points of a batch; an epoch that is smaller is one batch.
-            generator: all randomness of the epoch; on the device of the data.
+            batch_size: points per batch; a smaller epoch is one batch.
+            generator: generator of all random numbers of the epoch, on the device of the data.
 
         Yields:
             ``batches_per_epoch`` float tensors of shape [min(batch_size, epoch_size), *event].
@@ -65,11 +73,14 @@ class TrainSource(ABC):
 
 @dataclass(frozen=True, eq=False)
 class StoredData(TrainSource):
-    """A tensor of points, each seen once per epoch in random order.
+    """A tensor of points, each of which occurs once per epoch, in random order.
 
     Attributes:
-        data: [n, *event]; uint8 where binary, a quarter of the memory.
-        read: stored points and a generator to the floats of a batch, such as a random binarization of grey levels.
+        data: shape [n, *event]; uint8 for binary data, which needs a quarter of the memory of floats.
+        read: (stored points, generator) -> the floats of a batch, e.g. a random binarization of grey levels.
+
+    See also:
+        :class:`FreshData` for synthetic data.
     """
 
     data: Tensor
@@ -81,7 +92,7 @@ class StoredData(TrainSource):
 
     def points(self, n: int) -> Tensor:
         generator = torch.Generator(self.data.device).manual_seed(SEED)
-        return self.read(self.subset(n).data, generator)  # the first n might be of one class
+        return self.read(self.subset(n).data, generator)  # not the first n, which might be of one class
 
     def to(self, device: torch.device | str) -> StoredData:
         return replace(self, data=self.data.to(device))
@@ -99,12 +110,15 @@ class StoredData(TrainSource):
 
 @dataclass(frozen=True, eq=False)
 class FreshData(TrainSource):
-    """Points drawn anew for every batch.
+    """Synthetic points that are drawn anew for every batch.
 
     Attributes:
-        draw: (n, generator) to n float points [n, *event] on the device of the generator.
-        size: points that are called an epoch.
-        device: where to draw the points for evaluations.
+        draw: (n, generator) -> n float points, shape [n, *event], on the device of the generator.
+        size: points per epoch.
+        device: device of the points for evaluations.
+
+    See also:
+        :class:`StoredData` for a fixed set of points.
     """
 
     draw: Callable[[int, Generator], Tensor]
@@ -131,12 +145,12 @@ class FreshData(TrainSource):
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set.
+    """A data set, as :func:`ovis.experiments.datasets.load_dataset` returns it.
 
     Attributes:
         train: training data.
-        valid: [n, *event], read a batch of it with :func:`as_float`.
-        test: [n, *event], as ``valid``.
+        valid: validation data, shape [n, *event]; convert a batch with :func:`as_float`.
+        test: test data, as ``valid``.
         mean: mean of the training data, float, shape [*event].
     """
 
@@ -155,6 +169,11 @@ class Splits:
         return Splits(self.train.to(device), self.valid.to(device), self.test.to(device), self.mean.to(device))
 
     def subset(self, train: int, evaluation: int) -> Splits:
-        """At most so many points for training, and for each of the other splits; always the same choice."""
+        """The same data set with fewer points, the same choice in every run.
+
+        Args:
+            train: largest number of training points per epoch.
+            evaluation: largest number of points in each of the other splits.
+        """
         valid, test = (StoredData(data).subset(evaluation).data for data in (self.valid, self.test))
         return replace(self, train=self.train.subset(train), valid=valid, test=test)

@@ -1,7 +1,7 @@
-"""The files of a data set that torchvision knows: it downloads what is missing, and only what is as published is kept.
+"""Downloads with torchvision: missing files of MNIST and Fashion-MNIST, kept only if their checksums are right.
 
-torchvision checks an MD5 itself. It also falls back from https to http, and has no other address for Fashion-MNIST: a
-file gets into the data folder only with the checksum of its :class:`~ovis.experiments.datasets.files.Source`.
+torchvision checks MD5 sums, but it may fall back from https to http, the only protocol it has for Fashion-MNIST. So a
+file enters the data folder only with the checksum of its :class:`~ovis.experiments.datasets.files.Source`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def download_missing(root: Path, name: str, sources: Sequence[Source]) -> None:
-    """Put those of the files that are missing into the data folder, packed. torchvision is imported only for that.
+    """Download missing files into the data folder, packed. torchvision is imported only if a file is missing.
 
     torchvision downloads into ``ROOT/.NAME.part``; files are moved from there once they are verified.
 
@@ -39,7 +39,7 @@ def download_missing(root: Path, name: str, sources: Sequence[Source]) -> None:
         sources: the files that are needed, all in ``ROOT/NAME/raw``.
 
     Raises:
-        DataError: torchvision can't be used or can't download them, or what came is not what was published.
+        DataError: torchvision can't be imported or can't download them, or a file differs from the published one.
     """
     missing = [source for source in sources if find(root, source) is None]
     if not missing:
@@ -75,13 +75,14 @@ def _check(path: Path, source: Source) -> None:
 
 
 def _torchvision_class(name: str) -> Any:
-    """
+    """A class of ``torchvision.datasets``.
+
     Raises:
-        RuntimeError: torchvision is missing, or its build does not fit that of torch.
+        RuntimeError: torchvision is missing, or was built for another version of torch.
     """
     try:
         return getattr(importlib.import_module("torchvision.datasets"), name)
-    except Exception as error:  # a build for another torch fails in any way it likes
+    except Exception as error:  # a build for another torch may raise anything
         raise RuntimeError(
             f"can't be imported ({_one_line(error)}): install the build that belongs to torch {torch.__version__}, "
             "from where that came, e.g. pip install torchvision==0.28.0 for torch 2.13"
@@ -89,7 +90,7 @@ def _torchvision_class(name: str) -> Any:
 
 
 def _fetch(torchvision_class: Any, part: Path) -> None:
-    """Have torchvision download a set, from the start: what a killed process left can't be resumed."""
+    """Let torchvision download a data set from the start: the rest of a killed download can't be resumed."""
     shutil.rmtree(part, ignore_errors=True)
     log.info("torchvision downloads %s", part.name.strip(".").removesuffix(".part"))
     with _quiet_with_timeout():
@@ -98,7 +99,7 @@ def _fetch(torchvision_class: Any, part: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_with_timeout() -> Iterator[None]:
-    """No prints, a progress bar on a terminal only, and a timeout for a server that does not answer."""
+    """Suppress prints, show progress on a terminal only, and set a timeout for the server."""
     bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)

@@ -1,4 +1,4 @@
-"""From the settings of a run to its parts: data, model, estimator, optimizer, batches."""
+"""Builds the parts of a run from its settings: data, model, estimator, optimizer, batches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
     "pick_device",
 ]
 
-#: Bytes: just below the largest block (32 MB) whose release changes what glibc's malloc keeps.
+#: Size in bytes: just below that of the largest block (32 MB) whose release raises the limit of glibc's malloc.
 KEPT_BLOCK = 31 * 2**20
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -66,7 +66,7 @@ class TrainingRun:
     def batches(self, start: int, end: int) -> Iterator[Tensor]:
         """The batches of the steps from ``start`` (counted from 0) up to ``end``, float, shape [B, *event].
 
-        The random numbers of an epoch come from :meth:`epoch_generator`: a batch is the same wherever one starts.
+        The random numbers of an epoch come from :meth:`epoch_generator`, so a batch does not depend on ``start``.
         """
         step = start
         while step < end:
@@ -86,7 +86,7 @@ def build_run(settings: TrainSettings, splits: Splits | None = None) -> Training
 
     Args:
         settings: the run's options.
-        splits: its data, if they are on the device already (they are the same for every seed); None: load them.
+        splits: its data, if they are already on the device (they are the same for every seed); None: load them.
 
     Raises:
         SettingsError: options that exclude each other, or a device that is not available.
@@ -102,10 +102,10 @@ def build_run(settings: TrainSettings, splits: Splits | None = None) -> Training
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a run; auto: CUDA where there is one.
+    """The device of a run; auto: CUDA if available.
 
     Raises:
-        SettingsError: no such device here.
+        SettingsError: the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,9 +119,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def _check_speed(settings: TrainSettings, device: torch.device) -> None:
-    """
+    """Check that ``--compile`` and ``--capture`` are possible here.
+
     Raises:
-        SettingsError: nothing to compile with, or no device that can replay.
+        SettingsError: there is no C++ compiler, or the device does not support CUDA graphs.
     """
     compiler = os.environ.get("CXX", "g++")
     if settings.compile and not shutil.which(compiler):
@@ -133,7 +134,7 @@ def _check_speed(settings: TrainSettings, device: torch.device) -> None:
 
 
 def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> GradientEstimator:
-    """The estimator, with those options of the run that it has."""
+    """The estimator, with the options of the run that apply to it."""
     Estimator, config = get_config(settings.estimator)
     for name in ("mc", "iw", "beta", "tau", "freebits", "alpha"):
         if name not in Estimator.facts.lacks:
@@ -145,23 +146,23 @@ def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> Gradie
 
 
 def build_optimizer(settings: TrainSettings, model: nn.Module, estimator: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, with the baseline's parameters in a group of their own learning rate."""
+    """The optimizer; the baseline's parameters are a separate group with another learning rate."""
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": settings.lr}]
     baseline: list[Tensor] = list(estimator.parameters())
     if baseline:
         groups.append({"params": baseline, "lr": settings.baseline_lr})
-    # one fused kernel for all parameters, where torch has it (on the CPU too)
+    # one fused kernel for all parameters, for the optimizers that have one (on the CPU, too)
     extra: dict[str, Any] = {"fused": True} if settings.optimizer in ("adam", "sgd") else {}
-    if settings.capture and settings.optimizer != "sgd":  # which counts no steps
+    if settings.capture and settings.optimizer != "sgd":  # SGD counts no steps
         extra["capturable"] = True
     return OPTIMIZERS[settings.optimizer](groups, **extra)
 
 
 def keep_freed_memory() -> None:
-    """Make malloc keep the memory that a step, or a chunk of an evaluation, frees, for the next one: up to 62 MB.
+    """Make malloc keep up to 62 MB that a step, or a chunk of an evaluation, frees, for the next one.
 
-    glibc returns memory to the system, page by page, beyond twice the largest block that was ever freed, and a fresh
-    page costs as much as computing the numbers on it: a third of a training step, half of an evaluation. Freeing one
-    large, untouched block raises that limit. Other allocators are not affected.
+    glibc returns free memory to the system beyond twice the largest block that was ever freed, and getting a page back
+    costs as much as computing the numbers on it: a third of a training step, half of an evaluation. Freeing one large
+    block, which need not be written to, raises that limit. Other allocators are not affected.
     """
     torch.empty(KEPT_BLOCK, dtype=torch.uint8)

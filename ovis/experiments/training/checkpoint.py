@@ -1,11 +1,12 @@
-"""Checkpoints, from which a run resumes as if it had not stopped, and the best parameters so far.
+"""Checkpoints, from which a run resumes as if it had not been interrupted, and the best parameters so far.
 
-Two are kept, ``checkpoint.pt`` and the one before, ``checkpoint.previous.pt``. The newest intact one is used.
+Two checkpoints are kept, ``checkpoint.pt`` and its predecessor ``checkpoint.previous.pt``. The newest intact one is
+used.
 
-``best.pt`` is a plain state dict, and ``best.json`` says of which step it is. The checkpoint knows which step is the
-best; ``best.pt`` may hold another one's parameters: of the evaluation before, if the run was killed between the two
-writes, or of an evaluation that was lost with its checkpoint. So they are used only if ``best.json`` confirms step and
-checksum.
+``best.pt`` is a plain state dict, and ``best.json`` contains its step and its checksum. The best step is stored in the
+checkpoint, too, and ``best.pt`` may be of another step: of the previous evaluation, if the run was killed between the
+two writes, or of an evaluation that was lost with its checkpoint. So ``best.pt`` is used only if ``best.json`` confirms
+step and checksum.
 """
 
 from __future__ import annotations
@@ -48,18 +49,18 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A run that can't resume from its checkpoints: one line that names them and what to do."""
+    """A run can't resume from its checkpoints; the message, one line, names them and says what to do."""
 
 
 @dataclass
 class Position:
-    """Where a run stands.
+    """How far a run has come.
 
     Attributes:
         step: optimizer steps taken.
         seconds: time spent so far, over all attempts.
         best: the best value of the selection metric.
-        best_step: where it was reached.
+        best_step: the step of that value; -1: none yet.
     """
 
     step: int = 0
@@ -78,7 +79,7 @@ def resume(paths: RunPaths, run: TrainingRun) -> Position:
     sweep(paths.folder)
     position = load_checkpoint(paths, run)
     if position is None:
-        for path in (paths.best_mark, paths.best):  # of another run
+        for path in (paths.best_mark, paths.best):  # left by another run
             path.unlink(missing_ok=True)
         return Position()
     if position.step == position.best_step:
@@ -89,12 +90,12 @@ def resume(paths: RunPaths, run: TrainingRun) -> Position:
 
 
 def save_checkpoint(paths: RunPaths, run: TrainingRun, position: Position, random: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; the current one becomes the previous.
+    """Write a checkpoint atomically; the current one becomes the previous one.
 
     Args:
         paths: the run's files.
-        run: its parameters and the optimizer's state are saved.
-        position: where it stands.
+        run: the run whose parameters and optimizer state are saved.
+        position: the position of the run.
         random: the random states to resume with: :func:`~ovis.experiments.training.random_state.random_states`.
 
     Raises:
@@ -122,7 +123,7 @@ def load_checkpoint(paths: RunPaths, run: TrainingRun) -> Position | None:
     """Restore the newest intact checkpoint; None if there is none. A corrupt one is renamed to ``*.corrupt``.
 
     Raises:
-        CheckpointError: all of them are corrupt (they stay where they are), or one has other settings.
+        CheckpointError: all of them are corrupt (they are left unchanged), or one has other settings.
         OSError: a file can't be read.
     """
     corrupt: dict[Path, str] = {}
@@ -147,7 +148,7 @@ def load_checkpoint(paths: RunPaths, run: TrainingRun) -> Position | None:
 
 
 def save_best(paths: RunPaths, run: TrainingRun, step: int) -> None:
-    """Write the model's parameters, those of ``step``, as the best ones.
+    """Write the model's parameters, those at ``step``, as the best ones.
 
     Raises:
         OSError: they could not be written, e.g. because the disk is full.
@@ -176,18 +177,18 @@ def load_best(paths: RunPaths, run: TrainingRun) -> ParticleModel:
 
 
 def check_best(paths: RunPaths, position: Position) -> None:
-    """Forget the best evaluation if its parameters are lost: after a corrupt checkpoint they may be of a later step."""
+    """Reset the best evaluation if its parameters are lost: after a corrupt checkpoint they may be of a later step."""
     if position.best_step >= 0 and not is_best(paths, position.best_step):
         log.warning("%s is not whole, or not of step %d: the best is chosen anew", paths.best, position.best_step)
         position.best, position.best_step = float("-inf"), -1
 
 
 class _Corrupt(ValueError):
-    """Why a file is no intact checkpoint."""
+    """A file is not an intact checkpoint."""
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    # through memory: torch's own writer raises no OSError when the disk is full
+    # serialized in memory, because torch's file writer raises no OSError when the disk is full
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with path.open("wb") as file:
@@ -203,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is not None:
             raise _Corrupt(f"wrong checksum in {damaged}")
-        # to the CPU: running out of GPU memory must not look like a corrupt file
+        # loaded to the CPU, because running out of GPU memory must not look like a corrupt file
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError, _Corrupt):
         raise

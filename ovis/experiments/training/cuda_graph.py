@@ -1,7 +1,7 @@
-"""A training step recorded once, on the device, and replayed: no launch, no allocation, nothing of Python.
+"""A training step that is recorded once as a CUDA graph and then replayed, without Python, launches or allocations.
 
-What a CUDA graph replays is kernels and the addresses they read. So everything that changes with the step has to be
-written into memory before: the batch, alpha, the learning rates. The optimizer's count of steps is on the device, too.
+A CUDA graph replays kernels on fixed addresses. So everything that changes from step to step is written into memory
+before a replay: the batch, alpha, the learning rates. The optimizer's step count is on the device, too.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from torch import Tensor
 
 __all__ = ["CapturedStep", "CudaGraphs", "Graphs"]
 
-#: Steps that are taken as they are before one is recorded: what is made once (the optimizer's moments, workspaces of
-#: matrix products, compiled kernels) is made in them.
+#: Eager steps before one is recorded. They make what is made only once: the optimizer's moments, workspaces of matrix
+#: products, compiled kernels.
 WARM_UP = 3
 
 
 class Graphs(Protocol):
-    """What records the work of a device. A boundary: there is one for CUDA, and a fake in the tests."""
+    """Records the work of a device: :class:`CudaGraphs`, or a fake in the tests."""
 
     def warming(self) -> AbstractContextManager[None]:
-        """Where the steps before the recording are taken."""
+        """Context of the steps before the recording."""
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        """Record work, which is not done yet; its result, which each replay writes anew, and what replays it."""
+        """Record work without doing it.
+
+        Returns:
+            the result's tensor, which each replay overwrites, and a function that replays the work.
+        """
 
 
 class CudaGraphs:
-    """CUDA graphs, recorded on a stream of their own, as CUDA demands."""
+    """CUDA graphs, recorded on a separate stream, as CUDA requires."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -65,12 +69,11 @@ class _Recording:
 class CapturedStep:
     """Callable: takes a step by replaying a recorded one.
 
-    The first few steps, and the first few of any other shape of the batch, are taken as they are: no step is made twice
-    or thrown away.
+    The first few steps on batches of a shape are eager. No step is taken twice or discarded.
 
     Args:
-        take: x -> the loss, a step. What it reads and does not make itself must stay where it is in memory.
-        graphs: what records.
+        take: takes a step on x and returns the loss. Tensors that it reads and does not make must keep their addresses.
+        graphs: records the step.
     """
 
     def __init__(self, take: Callable[[Tensor], Tensor], graphs: Graphs):
@@ -86,8 +89,8 @@ class CapturedStep:
             if self.seen[x.shape] <= WARM_UP:
                 with self.graphs.warming():
                     return self.take(x)
-            place = x.clone()
-            recording = self.recordings[x.shape] = _Recording(place, *self.graphs.record(lambda: self.take(place)))
+            batch = x.clone()
+            recording = self.recordings[x.shape] = _Recording(batch, *self.graphs.record(lambda: self.take(batch)))
         recording.x.copy_(x)
         recording.replay()
         return recording.loss

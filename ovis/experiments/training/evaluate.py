@@ -1,4 +1,4 @@
-"""The bound with many particles, in bounded memory."""
+"""Evaluation of the bound with many particles, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ovis.functional.log_weights import effective_sample_size
 
 __all__ = ["evaluate", "evaluate_batch"]
 
-#: Of each pass.
+#: Kept of each chunk of particles.
 KEPT = ("L_k", "elbo", "kl", "nll", "log_sum", "log_squares")
 
-#: Values of x that the decoder may produce at once: on the CPU 4 MB in float32, near what its caches hold, elsewhere
-#: about 128 MB with what is computed from them.
+#: Values of x that the decoder may produce at once: on the CPU 4 MB in float32, about the size of its caches; elsewhere
+#: about 128 MB, including what is computed from them.
 CPU_VALUES, DEVICE_VALUES = 2**20, 2**23
 
 
@@ -34,18 +34,20 @@ def evaluate(
     ess_particles: int | None = None,
     max_values: int | None = None,
 ) -> Diagnostic:
-    """L_K of data, and what else the K weights tell, untempered. The model's mode is left as found.
+    """Evaluate L_K and the other diagnostics of K untempered weights. The model's mode is restored afterwards.
 
     Args:
         model: the model; evaluated without dropout.
         x: data, shape [n, *event].
-        iw: K; drawn in passes, of which sums are kept: memory does not depend on K.
-        batch_size: data in a batch.
-        ess_particles: ESS is measured with so many of the particles (those of training); None: all.
-        max_values: memory bound, in values of x, or parameters of q, of one pass; None: what is fast on the device.
+        iw: K. The particles are drawn in chunks of which only sums are kept: memory does not depend on K.
+        batch_size: data per batch.
+        ess_particles: number of particles for the ESS (that of training); None: all.
+        max_values: largest number of values of x, or of parameters of q, in one chunk; None: what is fast on the
+            device.
 
     Returns:
-        means over the data, ``loss/`` L_k, elbo, kl, kl_q_p, nll in nats, ess in particles.
+        means over the data, ``loss/`` L_k, elbo, kl, kl_q_p, nll in nats, ess in particles: see
+        :func:`ovis.estimators.base.bound_diagnostics`.
     """
     agg, training = Aggregator(), model.training
     keep_freed_memory()
@@ -68,22 +70,22 @@ def evaluate_batch(
     rows = as_float(x)
     encoded = encode(model, rows)
     widest = max(rows.numel(), 0 if encoded is None else encoded.numel())  # of one particle of each datum
-    sizes = _split(iw, max(1, max_values // widest))
+    chunks = _chunks(iw, max(1, max_values // widest))
     trained = iw if ess_particles is None else min(ess_particles, iw)
-    if len(sizes) == 1:
+    if len(chunks) == 1:
         particles = draw(model, rows, iw, encoded=encoded)
         loss = bound_diagnostics(particles, 1, iw)["loss"]
         return {"loss": {**loss, "ess": effective_sample_size(particles.log_w()[:, :trained])}}
-    # there before the first pass: what each of them allocates to be kept would lie in the room that the next one needs
-    kept = {name: rows.new_empty(len(sizes), len(rows), dtype=torch.float64) for name in KEPT}
-    for i, (start, size) in enumerate(sizes):
+    # allocated before the first chunk: a result that outlives its chunk would fragment the memory of the next one
+    kept = {name: rows.new_empty(len(chunks), len(rows), dtype=torch.float64) for name in KEPT}
+    for i, (start, size) in enumerate(chunks):
         _measure(model, rows, size, encoded, max(0, min(size, trained - start)), {n: kept[n][i] for n in KEPT})
-    return {"loss": _combine(kept, [size for _, size in sizes], trained)}
+    return {"loss": _combine(kept, [size for _, size in chunks], trained)}
 
 
-def _split(iw: int, per_pass: int) -> list[tuple[int, int]]:
-    """The first particle of each pass, and how many they are: nearly the same for all, at most ``per_pass``."""
-    count = math.ceil(iw / per_pass)
+def _chunks(iw: int, largest: int) -> list[tuple[int, int]]:
+    """First particle and size of each chunk; the sizes are nearly equal, at most ``largest``."""
+    count = math.ceil(iw / largest)
     ends = [iw * (i + 1) // count for i in range(count)]
     return [(start, end - start) for start, end in pairwise([0, *ends])]
 
@@ -91,7 +93,7 @@ def _split(iw: int, per_pass: int) -> list[tuple[int, int]]:
 def _measure(
     model: nn.Module, x: Tensor, size: int, encoded: Tensor | None, trained: int, kept: dict[str, Tensor]
 ) -> None:
-    """Fill in what is kept of a pass, each [B]; of its particles, x and z nothing outlives it.
+    """Fill in what is kept of a chunk, [B] each; its particles are freed.
 
     ``log_sum`` and ``log_squares`` are the logarithms of the sum of the first ``trained`` weights and of their squares,
     minus infinity where there are none.
@@ -105,13 +107,13 @@ def _measure(
 
 
 def _combine(kept: dict[str, Tensor], sizes: list[int], trained: int) -> dict[str, Tensor]:
-    """The diagnostics of all particles from those of each pass, [passes, B], in double precision.
+    """The diagnostics of all particles from those of the chunks, [chunks, B], in double precision.
 
-    log 1/K sum_k w_k = log sum_i (n_i / K) exp(L_i) over the passes i of n_i particles; ESS = (sum w)^2 / sum w^2.
+    log 1/K sum_k w_k = log sum_i (n_i / K) exp(L_i) over the chunks i of n_i particles; ESS = (sum w)^2 / sum w^2.
     """
     shares = kept["L_k"].new_tensor(sizes).unsqueeze(1) / sum(sizes)
-    found = {name: (shares * kept[name]).sum(0) for name in ("elbo", "kl", "nll")}
-    found["L_k"] = (kept["L_k"] + shares.log()).logsumexp(0)
-    found["kl_q_p"] = found["L_k"] - found["elbo"]
-    found["ess"] = (2 * kept["log_sum"].logsumexp(0) - kept["log_squares"].logsumexp(0)).exp().clamp(1, trained)
-    return found
+    loss = {name: (shares * kept[name]).sum(0) for name in ("elbo", "kl", "nll")}
+    loss["L_k"] = (kept["L_k"] + shares.log()).logsumexp(0)
+    loss["kl_q_p"] = loss["L_k"] - loss["elbo"]
+    loss["ess"] = (2 * kept["log_sum"].logsumexp(0) - kept["log_squares"].logsumexp(0)).exp().clamp(1, trained)
+    return loss

@@ -1,4 +1,4 @@
-"""The gradient analysis inside a training."""
+"""The gradient analysis of a run at its evaluations."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["GradientAnalysis"]
 
 
 class GradientAnalysis:
-    """Statistics of the gradient that the training would take, with respect to what ``--grad_key`` names.
+    """Callable: statistics of the gradient of the next training step, with respect to what ``--grad_key`` selects.
 
     Args:
         run: the parts of the run.
         x: the analysed mini-batch, shape [B, *event].
-        bar: show progress.
+        bar: show a progress bar.
 
     Raises:
-        SettingsError: neither a parameter nor a tensor of the model's output has such a name.
+        SettingsError: ``--grad_key`` selects neither a parameter nor a tensor of the model's output.
     """
 
     def __init__(self, run: TrainingRun, x: Tensor, bar: bool = False):
@@ -46,7 +46,7 @@ class GradientAnalysis:
         """``train:grads/...`` by name: see :func:`ovis.analysis.gradients.get_gradients_statistics`.
 
         Args:
-            step: optimizer steps so far; alpha is that of the next one.
+            step: optimizer steps so far; alpha is that of the next step.
         """
         settings = self.run.settings
         stats, _ = get_gradients_statistics(
@@ -63,14 +63,15 @@ class GradientAnalysis:
 
 
 def _check_tensor(run: TrainingRun, x: Tensor, key: str) -> None:
-    """
+    """Check that a gradient with respect to this tensor can be computed.
+
     Raises:
-        ValueError: the model's output has no such tensor that the loss depends on, with a row for each datum; the
-            message names those it has.
+        ValueError: the model's output has no such tensor that the loss depends on and that has a row for each datum;
+            the message lists the valid ones.
     """
     model = run.model
-    x, training = torch.cat([x, x]), model.training  # two rows: what the data share has one
-    model.eval()  # no running statistic counts this
+    x, training = torch.cat([x, x]), model.training  # two rows, because a tensor that the data share has one
+    model.eval()  # so that running statistics are not updated
     try:
         with own_random_state(run.settings.seed, run.device):
             loss, _, output = run.estimator(model, x, return_diagnostics=False)
@@ -78,23 +79,23 @@ def _check_tensor(run: TrainingRun, x: Tensor, key: str) -> None:
         model.train(training)
     valid = [name for name in _names(output) if _has_gradient(loss.sum(), output, name, len(x))]
     if key not in valid:
-        told = ", ".join(f"{TENSOR}{name}" for name in valid)
+        names = ", ".join(f"{TENSOR}{name}" for name in valid)
         raise ValueError(
             f"the loss has no gradient with respect to {key!r} of {type(model).__name__}'s output, datum by datum; "
-            f"valid: {told}"
+            f"valid: {names}"
         )
 
 
 def _names(output: Mapping[str, Any]) -> list[str]:
-    """All that :func:`ovis.analysis.output_tensors.output_tensors` may know by a name."""
-    found = []
+    """All names that :func:`ovis.analysis.output_tensors.output_tensors` may accept."""
+    parameters = []
     for letter, family in FAMILIES.items():
         layers = output[family] if isinstance(output[family], list | tuple) else [output[family]]
         for layer in layers:
             while isinstance(layer, Distribution):
-                found += [letter + name for name in vars(layer) if not name.startswith("_")]
+                parameters += [letter + name for name in vars(layer) if not name.startswith("_")]
                 layer = vars(layer).get("base_dist")
-    return list(dict.fromkeys([*found, *output]))
+    return list(dict.fromkeys([*parameters, *output]))
 
 
 def _has_gradient(loss: Tensor, output: Mapping[str, Any], name: str, rows: int) -> bool:

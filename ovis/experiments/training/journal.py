@@ -1,4 +1,4 @@
-"""What a run writes while it trains: its progress, metrics and images, and when its checkpoints are written."""
+"""The files that a run writes while it trains: progress, metrics, images and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Diverged", "Journal", "MetricsWriter", "describe_non_finite", "diver
 log = logging.getLogger(__name__)
 
 
-#: In nats. In float32 a bound beyond this magnitude has no resolution of one nat left: the run has diverged.
+#: Largest magnitude of a bound, in nats. Beyond it float32 does not resolve single nats: the run has diverged.
 MAX_BOUND = 2.0**24
 
 
@@ -40,12 +40,12 @@ class Diverged(RuntimeError):
 
 
 class Journal:
-    """Decides what one run writes, and when.
+    """Writes the evaluations and checkpoints of one run.
 
     Args:
         run: the parts of the run.
-        context: its files, and whether this attempt may still write them.
-        position: where the run stands; the trainer advances its step.
+        context: the run's files, and whether this attempt may still write them.
+        position: position of the run, whose step the trainer advances.
     """
 
     def __init__(self, run: TrainingRun, context: RunContext, position: Position):
@@ -65,31 +65,31 @@ class Journal:
         """Check that the run is finite, and write progress.json.
 
         Args:
-            loss: of the last step.
-            thorough: check parameters and optimizer, too: required before anything is saved.
+            loss: loss of the last step.
+            thorough: also check the parameters and the optimizer; required before anything is saved.
 
         Raises:
             Diverged: something is not finite.
         """
         finite = math.isfinite(loss)
-        found = describe_non_finite(self.run) if thorough or not finite else ""
-        if found or not finite:
-            raise diverged(self.position.step, f"the loss is {loss}{' and ' * bool(found)}{found}")
+        reason = describe_non_finite(self.run) if thorough or not finite else ""
+        if reason or not finite:
+            raise diverged(self.position.step, f"the loss is {loss}{' and ' * bool(reason)}{reason}")
         self.writer.progress(self.position.step, self.total, loss)
 
     def record(self, values: dict[str, float], random: dict[str, Any]) -> None:
-        """Publish an evaluation: the numbers, the checkpoint that knows of them, the best parameters.
+        """Write an evaluation: first the numbers, then a checkpoint that includes them, then the best parameters.
 
-        In this order a kill leaves nothing that the next attempt would not cut off or write again. The last evaluation
-        also measures the split that was held out for it, before anything is published: its single line of metrics.jsonl
-        is complete or missing, and in the latter case everything is measured again, from the same parameters.
+        This order makes a kill at any point safe: the next attempt removes or rewrites whatever is incomplete. The last
+        evaluation also measures the split that was held out until then, before anything is written: its single line of
+        metrics.jsonl is complete or missing, and if it is missing, all is measured again with the same parameters.
 
         Args:
             values: the measurements by name.
             random: the random states to resume with.
 
         Raises:
-            Diverged: the bound of the training set is not finite, or has no resolution left; nothing is published.
+            Diverged: the bound of the training set is not finite, or too large for float32; nothing is written.
         """
         position, last = self.position, self.position.step == self.total
         bound = values["train:loss/L_k"]
@@ -97,14 +97,14 @@ class Journal:
             raise diverged(position.step, f"the bound of the training set is {bound:.3g} nats")
         values["train:schedule/lr"] = float(self.run.optimizer.param_groups[0]["lr"])
         if last:
-            check_best(self.paths, position)  # it was written long ago
+            check_best(self.paths, position)  # best.pt may have been damaged since it was written
         if self.run.settings.warmup:
             values["train:schedule/alpha"] = float(scheduled_config(self.run.settings, position.step)["alpha"])
         score = values[self.measure.selection]
         better = score > position.best
         if last:
-            current = better or position.best_step < 0  # the latter: no score was a number
-            values.update(self.measure.at_the_end(self.run.model if current else load_best(self.paths, self.run)))
+            current = better or position.best_step < 0  # the latter: every score was NaN
+            values.update(self.measure.measure_held_out(self.run.model if current else load_best(self.paths, self.run)))
         images = self._images()
         seconds = time.monotonic() - self.started
         self.context.check_ownership()
@@ -120,13 +120,13 @@ class Journal:
         log.info("step %d/%d  %s  %.0f s", position.step, self.total, shown, seconds)
 
     def save(self, random: dict[str, Any]) -> None:
-        """Write a checkpoint, to resume with these random states."""
+        """Write a checkpoint from which the run resumes with these random states."""
         self.context.check_ownership()
         self.position.seconds = time.monotonic() - self.started
         save_checkpoint(self.paths, self.run, self.position, random)
 
     def _images(self) -> dict[str, Tensor]:
-        """By TensorBoard tag; empty unless the data are images."""
+        """Images by TensorBoard tag; empty unless the data are images."""
         if len(self.run.splits.x_shape) != 3:
             return {}
         seen = self.measure.splits["train"].points
@@ -138,10 +138,10 @@ class MetricsWriter:
 
     Args:
         paths: the run's files.
-        step: steps already taken: whatever an interrupted attempt wrote of later ones is removed.
+        step: steps already taken; what an interrupted attempt wrote about later steps is removed.
 
     Raises:
-        OSError: a file can't be written; its ``filename`` says which.
+        OSError: a file can't be written; its name is the error's ``filename``.
     """
 
     def __init__(self, paths: RunPaths, step: int = 0):
@@ -165,7 +165,7 @@ class MetricsWriter:
             seconds: spent on training so far.
             values: one line of metrics.jsonl and as many scalars in TensorBoard; what is not finite becomes null.
             images: grey levels, uint8 [H, W], by TensorBoard tag: ``prior/samples`` and ``reconstructions/train``,
-                which are also written to files of their own.
+                which are also written to separate files.
 
         Raises:
             OSError: the disk is full; metrics.jsonl is unchanged.
@@ -181,7 +181,7 @@ class MetricsWriter:
         self.events.add(step, values, pngs)
 
     def progress(self, step: int, nsteps: int, loss: float) -> None:
-        """Write progress.json. A disk that is full at that moment is no reason to stop."""
+        """Write progress.json. An error, e.g. a full disk, is ignored."""
         shown = loss if math.isfinite(loss) else None
         try:
             write_json(
@@ -195,10 +195,10 @@ class MetricsWriter:
 
 
 def diverged(step: int, reason: str) -> Diverged:
-    """The error that ends a run, in one line.
+    """The error of a run that diverged, in one line.
 
     Args:
-        step: optimizer steps taken when it was noticed.
+        step: optimizer steps taken when the divergence was noticed.
         reason: what is not finite; if it names the baseline, a smaller learning rate of the baseline is suggested.
     """
     option = "--baseline_lr" if "parameter baseline." in reason else "--lr"
@@ -206,10 +206,10 @@ def diverged(step: int, reason: str) -> Diverged:
 
 
 def describe_non_finite(run: TrainingRun) -> str:
-    """Names the first parameter that is not finite, or whose optimizer state is not; empty if there is none.
+    """Describe the first parameter that is not finite, or whose optimizer state is not; empty if all are finite.
 
-    The estimator's parameters come first: a baseline that diverges spoils the model one step later. An infinity in the
-    optimizer (Adam's second moment after one huge gradient) would freeze its parameter for ever.
+    The estimator's parameters come first, because a baseline that diverges spoils the model one step later. An infinity
+    in the optimizer's state (Adam's second moment after one huge gradient) would freeze its parameter for ever.
     """
     named = [*run.estimator.named_parameters(), *run.model.named_parameters()]
     for name, parameter in named:
@@ -229,7 +229,7 @@ def _png(grid: Tensor) -> bytes:
 
 
 def _cut_after(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to this step; a torn line is removed, too."""
+    """Keep the lines of metrics.jsonl up to this step; incomplete lines are removed, too."""
     if not path.exists():
         return
     text, kept = path.read_text(encoding="utf-8", errors="replace"), []

@@ -1,12 +1,12 @@
-"""What is measured at an evaluation, and the names of the metrics.
+"""The measurements of an evaluation, and the names of the metrics.
 
 =============================  =========================================================================================
 ``SPLIT:loss/L_k``             the bound with K particles, in nats; SPLIT is train, valid or test
 ``SPLIT:loss/elbo``, ``kl``,   other means over the data, in nats: :func:`ovis.experiments.training.evaluate.evaluate`
 ``kl_q_p``, ``nll``
 ``SPLIT:loss/ess``             effective sample size of the training's particles
-``SPLIT:gmm/...`` and others   distances of a model of synthetic data from what generated them
-``train:grads/...``            of the gradient: :func:`ovis.analysis.gradients.get_gradients_statistics`
+``SPLIT:gmm/...`` and others   distances of a model of synthetic data from the true parameters or distributions
+``train:grads/...``            statistics of the gradient: :func:`ovis.analysis.gradients.get_gradients_statistics`
 ``train:active_units/au``      number of active latent variables, with ``--mc_au_analysis``
 ``train:schedule/lr``          learning rate; with ``--warmup`` also ``train:schedule/alpha`` (added by the journal)
 =============================  =========================================================================================
@@ -33,13 +33,13 @@ from ovis.models.template import ParticleModel
 
 __all__ = ["Measurements", "Split"]
 
-#: Evaluations have a random state of their own, so that how often they take place doesn't change the training.
+#: Evaluations use a separate random state, so that their frequency does not change the training.
 EVALUATION_SEED = 200_801_998
 
 
 @runtime_checkable
-class KnowsTheTruth(Protocol):
-    """A model of synthetic data, which can say how far it is from what drew them."""
+class SyntheticDataModel(Protocol):
+    """A model of synthetic data, which measures its distance to the true parameters or distributions."""
 
     def diagnostics(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
         """Distances by group and name."""
@@ -47,23 +47,23 @@ class KnowsTheTruth(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """The points of a split that are evaluated, with how many particles, and in batches of which size."""
+    """The points of a split that are evaluated."""
 
     points: Tensor  # float, [n, *event]
-    iw: int
-    batch: int
+    iw: int  # particles
+    batch: int  # points per batch
 
 
 class Measurements:
-    """The data that a run is evaluated on, chosen once, and the evaluation itself.
+    """Callable: evaluates a run, on data that are chosen once.
 
     Evaluations measure the training set and the held-out set that chooses the best parameters, ``--select_on``: valid,
     or test, as in the reference code. The *other* of the two is measured once, at the end of the run, with the best
-    parameters; until then nothing here reads it. With ``--only_train_set`` neither is measured.
+    parameters; until then it is not read. With ``--only_train_set`` neither is measured.
 
     Args:
         run: the parts of the run.
-        bar: show the progress of what takes long.
+        bar: show progress bars of long measurements.
     """
 
     def __init__(self, run: TrainingRun, bar: bool = False):
@@ -85,10 +85,10 @@ class Measurements:
         return f"{'train' if settings.only_train_set else settings.select_on}:loss/L_k"
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Measure all but the split that is kept for the end.
+        """Measure all but the split that is held out until the end.
 
         Args:
-            step: optimizer steps so far: the gradients are those that the training would take here.
+            step: optimizer steps so far; the analysed gradients are those of the next step.
 
         Returns:
             numbers by name, e.g. ``valid:loss/L_k`` (nats), ``train:grads/snr``.
@@ -100,30 +100,29 @@ class Measurements:
                 values.update(self._evaluate(model, name, split))
             if self.gradients is not None:
                 values.update(self.gradients(step))
-            values.update(self.units())
+            values.update(self.active_units())
         return values
 
-    def units(self) -> dict[str, float]:
-        """``train:...`` of the active-units analysis, where it is asked for; draws from the global random state."""
+    def active_units(self) -> dict[str, float]:
+        """``train:active_units/...`` with ``--mc_au_analysis``, else empty; draws from the global random state."""
         settings = self.run.settings
         if not settings.mc_au_analysis:
             return {}
         return active_units(self.run.model, self.unit_points, settings.mc_au_analysis).flat("train:")
 
-    def truth(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
-        """How far a model of synthetic data is from what drew them; draws no random numbers."""
-        if not isinstance(model, KnowsTheTruth):
+    def distances(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
+        """Distances of a model of synthetic data to the truth, else empty; draws no random numbers."""
+        if not isinstance(model, SyntheticDataModel):
             return {}
         return Diagnostic(model.diagnostics(split.points)).flat(f"{name}:")
 
-    def at_the_end(self, model: ParticleModel) -> dict[str, float]:
-        """Measure the split that was kept for the end: call it once.
+    def measure_held_out(self, model: ParticleModel) -> dict[str, float]:
+        """Measure the split that is held out until the end: call it once.
 
-        Its points are a seeded draw of ``--max_eval``, as those of the others; its random numbers depend on the seed
-        alone.
+        Its points are ``--max_eval`` random ones, as in the other splits; its random numbers depend on the seed alone.
 
         Args:
-            model: with the best parameters.
+            model: the model with the best parameters.
 
         Returns:
             numbers by name, e.g. ``test:loss/L_k``, ``test:gmm/posterior_mse``; none with ``--only_train_set``.
@@ -142,12 +141,12 @@ class Measurements:
         return Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
 
     def _evaluate(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
-        found = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
-        return found.flat(f"{name}:") | self.truth(model, name, split)
+        means = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
+        return means.flat(f"{name}:") | self.distances(model, name, split)
 
     @property
     def seed(self) -> int:
-        """Of the random numbers of every evaluation."""
+        """Seed of the random numbers of every evaluation."""
         return EVALUATION_SEED + self.run.settings.seed
 
     def _own_random_state(self) -> AbstractContextManager[None]:

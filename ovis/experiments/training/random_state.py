@@ -49,7 +49,7 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
 
 @contextlib.contextmanager
 def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random numbers for a block and restore them afterwards: measuring never changes training."""
+    """Seed torch's global random numbers for a block and restore them afterwards, so that training is not affected."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -58,7 +58,7 @@ def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_state_of(*generators: torch.Generator) -> Iterator[None]:
-    """Replace torch's global generators by these (one per device) for a block; what is drawn advances them."""
+    """Replace torch's global generators by these (one per device) for a block, whose draws advance them."""
     devices = [generator.device for generator in generators if generator.device.type == "cuda"]
     with torch.random.fork_rng(devices=devices):
         for generator in generators:

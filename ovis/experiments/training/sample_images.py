@@ -1,4 +1,4 @@
-"""Pictures of a model of images: samples from its prior, data beside their reconstructions."""
+"""Images from a model: samples from its prior, and data with their reconstructions."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ovis.experiments.training.random_state import own_random_state
 
 __all__ = ["image_grid", "prior_samples", "reconstructions"]
 
-#: Samples from the prior in a picture.
+#: Samples from the prior in a grid.
 SAMPLES = 64
 
-#: Data in a picture of reconstructions.
+#: Data in a grid of reconstructions.
 RECONSTRUCTED = 10
 
-#: Grey level between the pictures.
+#: Grey level between the images.
 GAP = 128
 
-#: Pixels of a picture, at most, unless it has more of its own.
+#: Largest size of an enlarged grid, in pixels.
 HEIGHT, WIDTH = 480, 960
 
 
 @torch.no_grad()
 def prior_samples(run: TrainingRun) -> Tensor:
-    """Means of p(x|z), z ~ p(z), in a near-square grid: see :func:`image_grid`."""
+    """Means of p(x|z) for z ~ p(z), in a near-square grid: see :func:`image_grid`."""
     with own_random_state(run.settings.seed, run.device), _evaluating(run.model):
         images: Tensor = run.model.sample_from_prior(SAMPLES)["px"].mean
     return image_grid(images, math.ceil(math.sqrt(SAMPLES)))
@@ -37,10 +37,10 @@ def prior_samples(run: TrainingRun) -> Tensor:
 
 @torch.no_grad()
 def reconstructions(run: TrainingRun, x: Tensor) -> Tensor:
-    """The first data in one row, below each the mean of p(x|z) for one z ~ q(z|x): see :func:`image_grid`.
+    """The first data in one row and, below each, the mean of p(x|z) for one z ~ q(z|x): see :func:`image_grid`.
 
     Args:
-        run: the parts of the run, which are left as they are, as the global random state is.
+        run: the parts of the run. They and the global random state are left unchanged.
         x: data, shape [n, C, H, W].
     """
     x = x[:RECONSTRUCTED]
@@ -50,14 +50,14 @@ def reconstructions(run: TrainingRun, x: Tensor) -> Tensor:
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
-    """Pictures side by side, row by row, enlarged in whole pixels as far as ``height`` and ``width`` allow.
+    """Arrange images in a grid, row by row, enlarged by the largest whole factor that fits ``height`` and ``width``.
 
     Args:
         images: shape [n, C, H, W] in [0, 1]; the mean over C is shown.
-        columns: pictures in a row.
-        gap: pixels of grey between them, before enlarging: neither ink nor paper.
-        height: of the result, at most, unless the pictures are larger.
-        width: as ``height``.
+        columns: images in a row.
+        gap: width of the grey lines between images, in pixels before enlarging.
+        height: largest height of the result, in pixels, where the grid is enlarged.
+        width: largest width of the result, in pixels, where the grid is enlarged.
 
     Returns:
         uint8, shape [H', W'].
@@ -75,7 +75,7 @@ def image_grid(images: Tensor, columns: int, gap: int = 2, height: int = HEIGHT,
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model without dropout, for a block."""
+    """Put the model into evaluation mode (no dropout) for a block."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What changes with the step: alpha's warm-up, from an easy Renyi bound to the wanted one, and the learning rates."""
+"""Schedules: the warm-up of alpha, from an easy Renyi bound to the target, and the learning rates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LearningRates", "scheduled_config", "warmup"]
 
 
 def warmup(step: int, start: float, end: float, period: int, mode: str = "log", offset: int = 0) -> float:
-    """alpha at a step; with t = (step - offset)/period, and x = t clipped to [0, 1]:
+    """alpha at a step of the warm-up. With t = (step - offset)/period and x = t clipped to [0, 1]:
 
     linear:  start + x (end - start)
     log:     1 - (1 - start)^(1 - x) (1 - end)^x, geometric in 1 - alpha

@@ -15,15 +15,15 @@ __all__ = ["TrainingStep"]
 
 
 class TrainingStep:
-    """Callable: moves the parameters of a run by one step on one batch.
+    """Callable: takes one optimizer step of a run on one batch.
 
     With ``--compile`` the loss and its gradient are compiled; with ``--capture`` a whole step is recorded as a CUDA
-    graph and replayed. Both read alpha from memory on the device: a Python number would keep its value at the first
-    step.
+    graph and replayed. Both read alpha from a tensor on the device, because a Python number would be fixed at its first
+    value.
 
     Args:
         run: the parts of the run.
-        graphs: what records a step; None: CUDA graphs with ``--capture``, else nothing.
+        graphs: records a step; None: CUDA graphs with ``--capture``, otherwise no recording.
     """
 
     def __init__(self, run: TrainingRun, graphs: Graphs | None = None):
@@ -48,7 +48,7 @@ class TrainingStep:
         """Take step number ``step`` (from 0) on a batch [B, *event], without host-device synchronization.
 
         Returns:
-            the mean loss, without dimensions, detached; where steps are captured, the next one overwrites it.
+            the mean loss, without dimensions, detached; with captured steps it is overwritten by the next step.
         """
         self.rates(step)
         config = scheduled_config(self.run.settings, step)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files. No thread: what was added is on the disk, or an error raised, when the call returns."""
+"""TensorBoard's event files, written synchronously: when a call returns, its events are on the disk."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PREFIX = "events.out.tfevents"
 
 
 class EventFile:
-    """An event file of this attempt, beside those of earlier ones.
+    """The event file of this attempt, in the same folder as those of earlier attempts.
 
     Args:
-        folder: of the run.
-        step: steps already taken: TensorBoard drops what earlier event files hold of later ones.
+        folder: the run's folder.
+        step: steps already taken; TensorBoard ignores later steps in earlier event files.
 
     Raises:
         OSError: the file can't be written.
@@ -37,15 +37,15 @@ class EventFile:
         self._write([Event(file_version="brain.Event:2"), Event(step=step + 1, session_log=start)])
 
     def add(self, step: int, scalars: Mapping[str, float], images: Mapping[str, bytes]) -> None:
-        """Add the numbers and pictures of a step.
+        """Add the numbers and images of a step.
 
         Args:
             step: optimizer steps so far.
-            scalars: by tag.
-            images: PNG files of grey levels by tag.
+            scalars: numbers by tag.
+            images: PNG files in grey levels by tag.
 
         Raises:
-            OSError: no room on the disk; the file is as it was.
+            OSError: the disk is full; the file is unchanged.
         """
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         values += [Summary.Value(tag=tag, image=_image(png)) for tag, png in images.items()]
@@ -61,7 +61,7 @@ class EventFile:
 
 
 def _next_path(folder: Path) -> Path:
-    """A name that comes after those of earlier attempts, even if the clock was set back: TensorBoard sorts by name."""
+    """A name that sorts after those of earlier attempts, even if the clock was set back: TensorBoard sorts by name."""
     second = int(time.time())
     for path in folder.glob(f"{PREFIX}.*"):
         earlier = path.name.split(".")[3]
@@ -71,6 +71,6 @@ def _next_path(folder: Path) -> Path:
 
 
 def _image(png: bytes) -> Summary.Image:
-    # the header of a PNG file: 16 bytes, then width and height
+    # in the header of a PNG file, width and height follow after 16 bytes
     width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
     return Summary.Image(width=width, height=height, colorspace=1, encoded_image_string=png)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 #: Seconds between two readings of the loss, each of which synchronizes with the device.
 PULSE = 1.0
 
-#: Most seconds between two checkpoints: the work that a kill may cost. Evaluations write one anyway.
+#: Largest time between two checkpoints in seconds, which a kill may cost. Evaluations always write one.
 CHECKPOINT_SECONDS = 120.0
 
 
@@ -41,13 +41,13 @@ class Trainer:
     On the CPU, and with the same number of threads, a single run ends with the same bits however often it was
     interrupted and resumed. The runs of an ensemble are trained at once, as one batched model: each equals the run that
     it would be alone, to rounding, with the same initial parameters, batches and random numbers, and has its own files.
-    (Where the last bit of a probability decides a discrete sample, a run goes on as another one of the same
-    distribution.) Runs at different steps, as a kill leaves them, are brought to the same step first. Runs that can't
-    be batched are trained one after the other.
+    (Where a discrete sample depends on the last bit of a probability, rounding may change the sample, and the run
+    continues with another sample of the same distribution.) Runs at different steps, e.g. after a kill, are brought to
+    the same step first. Runs that can't be batched are trained one after the other.
 
     Args:
-        settings: of each run; they differ in the seed only.
-        contexts: of each run. ``should_stop`` is asked between steps; any of them stops all runs.
+        settings: settings of each run; they differ in the seed only.
+        contexts: contexts of the runs. ``should_stop`` is called between steps; any of them stops all runs.
         on_built: called with the index and the parts of each run before anything is written.
     """
 
@@ -63,11 +63,11 @@ class Trainer:
         self.show_progress = any(context.show_progress for context in contexts)
 
     def run(self) -> list[WorkResult]:
-        """Train, and say how each run ended. An error ends its own run, and the others only if they share its cause.
+        """Train, and return the result of each run. An error ends one run, and the others only if it affects them, too.
 
-        Errors that end a run, as the result's ``error``: SettingsError (options that exclude each other), Superseded
-        (another attempt has taken the run over), CheckpointError (it can't resume from its checkpoints), Diverged (a
-        number is not finite; the last checkpoint is kept), OSError (e.g. a full disk; ``filename`` says where).
+        The ``error`` of a result is SettingsError (options that exclude each other), Superseded (another attempt has
+        taken the run over), CheckpointError (the run can't resume from its checkpoints), Diverged (a number is not
+        finite; the last checkpoint is kept) or OSError (e.g. a full disk; its ``filename`` names the file).
         """
         splits: Splits | None = None
         for index, member in enumerate(self.members):
@@ -96,7 +96,7 @@ class Trainer:
         return run.splits
 
     def _train(self, group: Sequence[_Member], end: int) -> bool:
-        """Bring runs from the same step to step ``end``; whether a stop was requested."""
+        """Train runs from the same step to step ``end``; return whether a stop was requested."""
         if len(group) == 1:
             return self._loop(group, SingleStep(group[0]), end)
         stepper = None
@@ -109,7 +109,7 @@ class Trainer:
         for row, member in enumerate(group):
             if stepper is not None:
                 member.random = stepper.sync(row)
-        stepper = None  # frees its copies of the parameters
+        stepper = None  # free its copies of the parameters
         for member in group:
             with member.active():
                 if self._loop([member], SingleStep(member), member.journal.total):
@@ -187,19 +187,19 @@ class Trainer:
 
 
 class Stepper(Protocol):
-    """How the loop takes steps: of one run, or of several at once."""
+    """Takes the steps of the loop, for one run or for several at once."""
 
     def batches(self, start: int, end: int) -> Iterator[Tensor]:
-        """What :meth:`step` takes, for each step from ``start`` up to ``end``."""
+        """The batches for :meth:`step`, for each step from ``start`` up to ``end``."""
 
     def step(self, x: Tensor, step: int) -> Tensor:
-        """Take step number ``step``, without host-device synchronization; the loss of each run."""
+        """Take step number ``step`` without host-device synchronization and return the loss of each run."""
 
     def sync(self, row: int) -> dict[str, Any]:
-        """Bring a run's model, estimator and optimizer to where it stands; its random states."""
+        """Bring a run's model, estimator and optimizer up to date and return its random states."""
 
     def measure(self, step: int) -> Sequence[dict[str, float]] | None:
-        """The measurements of each run, which is in sync; None: each has to be measured by itself."""
+        """Measure the runs, which are in sync; None: each has to be measured by itself."""
 
 
 class SingleStep:
@@ -216,10 +216,10 @@ class SingleStep:
         try:
             return self.take(x, step)
         except (RuntimeError, ValueError):
-            found = describe_non_finite(self.run)  # torch's own message names neither the step nor the parameter
-            if not found:
+            reason = describe_non_finite(self.run)  # torch's message names neither the step nor the parameter
+            if not reason:
                 raise
-            raise diverged(step, found) from None
+            raise diverged(step, reason) from None
 
     def sync(self, row: int) -> dict[str, Any]:
         return random_states(self.run.device)
@@ -229,13 +229,13 @@ class SingleStep:
 
 
 class _Member:
-    """One of the runs."""
+    """One of the runs that are trained."""
 
     def __init__(self, settings: TrainSettings, context: RunContext):
         self.settings, self.context = settings, context
         self.error: Exception | None = None
-        self.journal: Journal  # once it is built
-        self.random: dict[str, Any]  # all global random states, where the run last was in sync
+        self.journal: Journal  # set when the run is built
+        self.random: dict[str, Any]  # all global random states, at the last sync
 
     @property
     def step(self) -> int:
@@ -251,7 +251,7 @@ class _Member:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """For a block: log messages belong to this run, and an error ends this run alone."""
+        """Attribute the log messages of a block to this run, and let an error in it end this run alone."""
         token = current_run.set(self.context.paths)
         try:
             yield

@@ -1,4 +1,4 @@
-"""The batches of several runs, stacked: each run gets those that it would get alone."""
+"""The batches of several runs, stacked. Each run gets the batches that it would get alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ensemble_batches(state: StackedState, start: int, end: int, compiler: GraphC
     """:meth:`ovis.experiments.training.build.TrainingRun.batches` of all runs: float, shape [S, B, *event].
 
     Args:
-        state: of the runs.
+        state: state of the runs.
         start: the first step, from 0.
         end: the step after the last one.
         compiler: compiles a traced graph.
@@ -34,7 +34,7 @@ def ensemble_batches(state: StackedState, start: int, end: int, compiler: GraphC
         try:
             yield from _fresh_batches(state, draw, start, end)
             return
-        except EnsembleUnsupported:  # at the first batch, or never
+        except EnsembleUnsupported:  # raised at the first batch, if at all
             pass
     rows = [run.batches(start, end) for run in state.runs]
     for _ in range(start, end):

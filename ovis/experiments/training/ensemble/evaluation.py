@@ -1,4 +1,4 @@
-"""The evaluations of several runs at once: to rounding, the numbers that each would measure alone."""
+"""Evaluation of several runs at once, with the results that each would get alone, up to rounding."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class EnsembleEvaluation:
     """Callable: :class:`ovis.experiments.training.measurements.Measurements` of all runs of an ensemble.
 
     Args:
-        state: of the runs. Before a call each row has to be written back to its run
+        state: state of the runs. Before a call each row has to be written back to its run
             (:meth:`ovis.experiments.training.ensemble.stacked_state.StackedState.write_back`).
-        measures: of each run.
+        measures: the measurements of each run.
         compiler: compiles a traced graph.
     """
 
     def __init__(self, state: StackedState, measures: Sequence[Measurements], compiler: GraphCompiler):
         self.state, self.measures = state, list(measures)
         on_cpu = state.runs[0].device.type == "cpu"
-        self.hosts = [torch.Generator() for _ in state.runs]  # for what is not drawn on the device
+        self.hosts = [torch.Generator() for _ in state.runs]  # for numbers that are drawn on the CPU on any device
         self.generators = self.hosts if on_cpu else [torch.Generator(run.device) for run in state.runs]
         ess = state.runs[0].settings.iw
         sizes = {split.iw for split in measures[0].splits.values()}
@@ -56,13 +56,13 @@ class EnsembleEvaluation:
         for name, split in self.measures[0].splits.items():
             for measured, bounds, measure in zip(values, self._bounds(split), self.measures, strict=True):
                 measured.update(bounds.data.flat(f"{name}:"))
-                measured.update(measure.truth(measure.run.model, name, split))
+                measured.update(measure.distances(measure.run.model, name, split))
         if self.gradients is not None:
             for measured, statistics in zip(values, self.gradients(step, self.hosts), strict=True):
                 measured.update(statistics)
         for measured, measure, *generators in zip(values, self.measures, self.hosts, self.generators, strict=True):
             with random_state_of(*generators):
-                measured.update(measure.units())
+                measured.update(measure.active_units())
         return values
 
     def _bounds(self, split: Split) -> list[Aggregator]:
@@ -73,9 +73,9 @@ class EnsembleEvaluation:
         model.eval()
         try:
             for rows in split.points.split(split.batch):
-                found = self.bounds[split.iw](self.generators, [rows])
+                stacked = self.bounds[split.iw](self.generators, [rows])
                 for s, mean in enumerate(means):
-                    mean.update({group: {k: v[s] for k, v in leaves.items()} for group, leaves in found.items()})
+                    mean.update({group: {k: v[s] for k, v in values.items()} for group, values in stacked.items()})
         finally:
             model.train(training)
         return means

@@ -25,13 +25,13 @@ from ovis.models.template import ParticleModel
 
 __all__ = ["EnsembleGradients"]
 
-#: Random numbers, of all runs, that one call takes: more no longer save time.
+#: Random numbers of all runs in one call; more don't save time.
 NUMBERS_PER_CALL = 2**17
 
-#: Most bytes of the gradients of all runs: beyond that, each run is analysed alone.
+#: Largest size of the gradients of all runs; beyond it each run is analysed alone.
 MAX_GRADIENT_BYTES = 2**28
 
-#: Most bytes of random numbers that are kept from one evaluation to the next, which requests the same ones.
+#: Largest size of the random numbers that are kept for the next evaluation, which needs the same ones.
 MAX_NOISE_BYTES = 2**28
 
 
@@ -39,8 +39,8 @@ class EnsembleGradients:
     """Callable: :class:`ovis.experiments.training.gradient_analysis.GradientAnalysis` of all runs of an ensemble.
 
     Args:
-        state: of the runs.
-        analyses: of each run.
+        state: state of the runs.
+        analyses: the analysis of each run.
         compiler: compiles a traced graph.
     """
 
@@ -52,7 +52,7 @@ class EnsembleGradients:
         if not self.key.startswith(TENSOR):
             self.names = list(select_parameters(state.module.model, self.key))
         self.vmapped = VmappedFunction(state, self._gradients, compiler=compiler)
-        self.particle_requests = 0  # the first requests; the others are of auxiliary samples
+        self.particle_requests = 0  # of the requests, the first ones; the others are for auxiliary samples
         self.kept: dict[tuple[int, ...], list[list[Tensor]]] = {}
 
     def __call__(self, step: int, generators: Sequence[torch.Generator]) -> list[dict[str, float]]:
@@ -60,7 +60,7 @@ class EnsembleGradients:
 
         Args:
             step: optimizer steps so far.
-            generators: of each run's evaluation, on the CPU; they move on.
+            generators: generators of the runs' evaluations, on the CPU; they are advanced.
         """
         size = self.count * sum(self.state.values[f"model.{name}"].nbytes for name in self.names)
         if not self.names or size > MAX_GRADIENT_BYTES:
@@ -68,36 +68,36 @@ class EnsembleGradients:
         seeds = tuple(int(torch.randint(2**31, (), generator=generator)) for generator in generators)
         shared = [self.x, *map(torch.tensor, scheduled_config(self.settings, step).values())]
         grads = torch.cat([self.vmapped(generators, shared, noise) for noise in self._noise(seeds)], 1)  # [S, M, D]
-        return [gradient_statistics(own, self.settings.grad_epsilon).flat("train:") for own in grads]
+        return [gradient_statistics(draws, self.settings.grad_epsilon).flat("train:") for draws in grads]
 
     def _alone(self, step: int, analysis: GradientAnalysis, generator: torch.Generator) -> dict[str, float]:
         with random_state_of(generator):
             return analysis(step)
 
     def _noise(self, seeds: tuple[int, ...]) -> Iterator[list[Tensor]]:
-        """A few draws at a time: for each request [S, draws, B, count]."""
+        """Random numbers for a few draws at a time: for each request, shape [S, draws, B, count]."""
         if seeds in self.kept:
             yield from self.kept[seeds]
             return
-        draws = [
+        samplers = [
             ParameterGradientSampler({"": run.estimator}, run.model, self.x, self.key, seed)
             for run, seed in zip(self.state.runs, seeds, strict=True)
         ]
-        of_particles, beside = draws[0].random_numbers(range(1))
+        of_particles, of_auxiliary = samplers[0].random_numbers(range(1))
         self.particle_requests = len(of_particles)
-        each = len(seeds) * sum(numbers.numel() for numbers in (*of_particles, *beside))
-        size, pieces, held = _divisor(self.count, NUMBERS_PER_CALL // max(each, 1)), [], 0
+        each = len(seeds) * sum(numbers.numel() for numbers in (*of_particles, *of_auxiliary))
+        size, chunks, total = _divisor(self.count, NUMBERS_PER_CALL // max(each, 1)), [], 0
         for first in range(0, self.count, size):
-            own = [chain(*of_run.random_numbers(range(first, first + size))) for of_run in draws]
-            piece = [torch.stack(numbers) for numbers in zip(*own, strict=True)]
-            held += sum(numbers.nbytes for numbers in piece)
-            if held <= MAX_NOISE_BYTES:
-                pieces.append(piece)
-            yield piece
-        self.kept = {seeds: pieces} if held <= MAX_NOISE_BYTES else {}
+            per_run = [chain(*sampler.random_numbers(range(first, first + size))) for sampler in samplers]
+            chunk = [torch.stack(numbers) for numbers in zip(*per_run, strict=True)]
+            total += sum(numbers.nbytes for numbers in chunk)
+            if total <= MAX_NOISE_BYTES:
+                chunks.append(chunk)
+            yield chunk
+        self.kept = {seeds: chunks} if total <= MAX_NOISE_BYTES else {}
 
     def _gradients(self, model: ParticleModel, estimator: GradientEstimator, x: Tensor, *rest: Tensor) -> Tensor:
-        """Some draws of one run: [draws, D]."""
+        """Gradients of some draws of one run: [draws, D]."""
         alphas = int(self.settings.warmup > 0)
         parts = ModelAndEstimator(model, estimator)
         values = dict(parts.named_parameters())
@@ -110,8 +110,8 @@ class EnsembleGradients:
             grads = grad(loss)(selected)
             return torch.cat([grads[name].flatten() for name in selected])
 
-        found: Tensor = vmap(draw)(*rest[alphas:])
-        return found / len(x)
+        gradients: Tensor = vmap(draw)(*rest[alphas:])
+        return gradients / len(x)
 
     def _loss(
         self,
@@ -132,5 +132,5 @@ class EnsembleGradients:
 
 
 def _divisor(count: int, largest: int) -> int:
-    """The largest divisor that is not above ``largest``, at least 1: no piece is smaller than the others."""
+    """The largest divisor of ``count`` up to ``largest``, at least 1, so that all chunks have the same size."""
     return max((d for d in range(1, largest + 1) if count % d == 0), default=1)

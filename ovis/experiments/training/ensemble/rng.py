@@ -1,10 +1,9 @@
-"""The random numbers of several runs at once, equal to the bit to those that each run draws alone.
+"""The random numbers of several runs at once, bit-identical to those that each run draws alone.
 
 A run draws from torch's global generator. :class:`SuppliedRandom` overrides torch's random functions while a model runs
-and returns numbers that were drawn before: with the generator of each run, by the kernels that the random functions
-use, in the same order and of the same size. What is left of a random function is arithmetic, which can be traced and
-mapped over the runs. (``ovis.analysis.random_inputs`` numbers its draws by datum instead, and need not agree with what
-torch would have drawn.)
+and returns numbers that were drawn before: with the generator of each run, by the kernels of the random functions, in
+the same order and sizes. The remaining work of a random function is arithmetic, which can be traced and mapped over the
+runs. (``ovis.analysis.random_inputs`` numbers its draws by datum instead, and its numbers need not equal torch's.)
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class RandomRequest:
     kind: str  # uniform, normal, exponential, bernoulli
     shape: tuple[int, ...]
     dtype: torch.dtype
-    probability: float = 0.5  # of a one, bernoulli
+    probability: float = 0.5  # of a one, if bernoulli
 
     def filler(self, out: Tensor) -> Callable[..., Any]:
         """The method that fills a tensor of this shape in place, given ``generator``."""
@@ -38,7 +37,7 @@ class RandomRequest:
 
 
 class SuppliedRandom(TorchFunctionMode):
-    """Context manager: whatever is drawn inside takes these numbers, in this order.
+    """A context in which torch's random functions return these numbers, in this order.
 
     Args:
         numbers: for each request, a tensor of its shape.
@@ -59,7 +58,7 @@ class SuppliedRandom(TorchFunctionMode):
 
 
 class _RequestRecorder(SuppliedRandom):
-    """Records the requests, and draws what they ask for."""
+    """Records the requests, and draws their numbers."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__(())
@@ -74,19 +73,19 @@ class _RequestRecorder(SuppliedRandom):
 
 
 def record_requests(run: Callable[[], Any], generator: torch.Generator) -> tuple[tuple[RandomRequest, ...], Any]:
-    """The requests of ``run``, and its result with the numbers of this generator."""
+    """The random numbers that ``run`` requests, and its result with numbers of this generator."""
     with _RequestRecorder(generator) as recorder:
         result = run()
     return tuple(recorder.requests), result
 
 
 class RandomBuffers:
-    """The random numbers of one call by each of several runs, in tensors that are filled again for each call.
+    """The random numbers of a call for each of several runs, in tensors that are refilled for each call.
 
     Args:
-        requests: of one run.
-        runs: how many.
-        device: of the numbers.
+        requests: the requests of one run.
+        runs: number of runs.
+        device: device of the numbers.
     """
 
     def __init__(self, requests: Sequence[RandomRequest], runs: int, device: torch.device):
@@ -95,7 +94,7 @@ class RandomBuffers:
         self._fillers = [[request.filler(numbers[s]) for request, numbers in pairs] for s in range(runs)]
 
     def fill(self, generators: Sequence[torch.Generator]) -> list[Tensor]:
-        """The next numbers of each run: for each request [S, *shape]."""
+        """The next numbers of each run: for each request, shape [S, *shape]."""
         for fillers, generator in zip(self._fillers, generators, strict=True):
             for fill in fillers:
                 fill(generator=generator)
@@ -137,7 +136,7 @@ def _bernoulli(take: Take, probs: Tensor, **_: Any) -> Tensor:
 
 
 def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool = False, **_: Any) -> Tensor:
-    if num_samples == 1:  # as torch does it: a race of exponential clocks
+    if num_samples == 1:  # as in torch: the class whose exponential waiting time is the shortest
         clocks = take(RandomRequest("exponential", tuple(probs.shape), probs.dtype), probs.device)
         return (probs / clocks).argmax(-1, keepdim=True)
     if not replacement:
@@ -145,7 +144,7 @@ def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool 
     shape = (*probs.shape[:-1], num_samples)
     uniform = take(RandomRequest("uniform", shape, torch.float64), probs.device)
     below = probs.cumsum(-1)
-    below = below[..., :-1] / below[..., -1:]  # the last class takes what rounding leaves over
+    below = below[..., :-1] / below[..., -1:]  # the last class gets the probability that rounding leaves over
     # summed over dimension -2 and as floats, which a compiler vectorizes
     return (below.unsqueeze(-1) < uniform.unsqueeze(-2)).sum(-2, dtype=below.dtype).long()
 

@@ -16,7 +16,7 @@ __all__ = ["EnsembleUnsupported", "ModelAndEstimator", "StackedState"]
 
 
 class EnsembleUnsupported(ValueError):
-    """Why these runs can't be computed at once; each can by itself."""
+    """These runs can't be computed at once, though each can alone; the message says why."""
 
 
 class ModelAndEstimator(nn.Module):
@@ -31,15 +31,15 @@ class ModelAndEstimator(nn.Module):
 
 
 class StackedState:
-    """The state of S runs. All supported optimizers work entry by entry, so that one optimizer serves all rows.
+    """The state of S runs. All supported optimizers work entry by entry, so one optimizer updates all rows.
 
     Args:
-        runs: of one configuration, at the same step; their parameters and optimizer states are copied, and copied back
-            by :meth:`write_back`.
+        runs: runs with the same settings except the seed, at the same step. Their parameters and optimizer states are
+            copied, and copied back by :meth:`write_back`.
 
     Attributes:
         module: model and estimator of the first run, for functional calls.
-        values: every parameter, [S, *shape]: views of what the optimizer moves, and constants.
+        values: every parameter, [S, *shape]: views of the tensors that the optimizer updates, and constants.
         buffers: every buffer, [S, *shape].
         flat: the trained parameters of each optimizer group, [S, D].
         names: the parameters of each optimizer group, in its order.
@@ -60,8 +60,8 @@ class StackedState:
         for group in runs[0].optimizer.param_groups:
             self._add_group(group["params"])
         for name in self._parameters[0].keys() - self.values.keys():
-            self.values[name] = torch.stack([own[name].detach() for own in self._parameters])
-        self.buffers = {name: torch.stack([own[name] for own in self._buffers]) for name in self._buffers[0]}
+            self.values[name] = torch.stack([parameters[name].detach() for parameters in self._parameters])
+        self.buffers = {name: torch.stack([buffers[name] for buffers in self._buffers]) for name in self._buffers[0]}
         self.optimizer = self._make_optimizer()
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class StackedState:
         self.optimizer.step()
 
     def write_back(self, row: int) -> None:
-        """Copy a row to its run's own model, estimator and optimizer."""
+        """Copy a row to the model, the estimator and the optimizer of its run."""
         run = self.runs[row]
         with torch.no_grad():
             for name, parameter in self._parameters[row].items():
@@ -82,8 +82,8 @@ class StackedState:
             for name, buffer in self._buffers[row].items():
                 buffer.copy_(self.buffers[name][row])
         groups = zip(run.optimizer.param_groups, self.optimizer.param_groups, self.flat, self.names, strict=True)
-        for own, stacked, flat, names in groups:
-            own["lr"] = stacked["lr"]
+        for group, stacked, flat, names in groups:
+            group["lr"] = stacked["lr"]
             for name, columns in zip(names, self._columns(names), strict=True):
                 parameter = self._parameters[row][name]
                 run.optimizer.state[parameter] = {
@@ -96,7 +96,7 @@ class StackedState:
         names = [name for name, p in self._parameters[0].items() if id(p) in trained]
         if len({self._parameters[0][name].dtype for name in names}) > 1:
             raise EnsembleUnsupported("the parameters are of several types")
-        rows = [torch.cat([own[name].detach().flatten() for name in names]) for own in self._parameters]
+        rows = [torch.cat([named[name].detach().flatten() for name in names]) for named in self._parameters]
         flat = nn.Parameter(torch.stack(rows))
         self.flat.append(flat)
         self.names.append(names)
@@ -122,7 +122,7 @@ class StackedState:
         optimizer = kind(groups)  # type: ignore[call-arg]  # a subclass's arguments have defaults
         owners = list(zip(self.runs, self._parameters, strict=True))
         for flat, names in zip(self.flat, self.names, strict=True):
-            states = [[run.optimizer.state.get(own[name]) or {} for name in names] for run, own in owners]
+            states = [[run.optimizer.state.get(named[name]) or {} for name in names] for run, named in owners]
             optimizer.state[flat] = {
                 key: _stack(key, [[state[key] for state in row] for row in states]) for key in states[0][0]
             }
@@ -130,7 +130,7 @@ class StackedState:
 
 
 def _stack(key: str, rows: list[list[Any]]) -> Any:
-    """An entry of the optimizers' states, of each run and parameter: one value for all, or [S, D]."""
+    """Stack an entry of the optimizers' states over runs and parameters: one value for all, or shape [S, D]."""
     first = rows[0][0]
     if _is_elementwise(key, first):
         return torch.stack([torch.cat([value.flatten() for value in row]) for row in rows])

@@ -1,8 +1,8 @@
 """One function of a model and its estimator, computed for several runs at once.
 
 A step of a small model is a few hundred operations of a few microseconds each, and most of that time is overhead of
-Python and torch's dispatcher. So the function is mapped over the runs with ``torch.func``, traced once to a flat graph
-of ATen operations, and only the graph runs again; compiled, where that pays.
+Python and torch's dispatcher. So the function is mapped over the runs with ``torch.func`` and traced once to a flat
+graph of ATen operations. Later calls run the graph alone, compiled if that saves time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["COMPILE_STEPS", "GraphCompiler", "VmappedFunction", "compile_graph",
 
 log = logging.getLogger(__name__)
 
-#: (graph, examples of its inputs) -> what computes the same
+#: (graph, examples of its inputs) -> a function that computes the same
 GraphCompiler = Callable[[GraphModule, list[Tensor]], Callable[..., Any]]
 
-#: Graphs are compiled that run for at least so many steps: compiling takes half a minute, and saves about a
-#: millisecond of each step.
+#: Smallest number of steps for which graphs are compiled: compiling takes half a minute and saves about a millisecond
+#: per step.
 COMPILE_STEPS = 20_000
 
 
@@ -42,13 +42,13 @@ def _uncompiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
 
 
 class VmappedFunction:
-    """Callable: a function of every run of an ensemble, each with the next random numbers of its own generator.
+    """Callable: a function of every run of an ensemble, each with the next random numbers of its generator.
 
     Args:
-        state: of the runs.
-        function: (model, estimator, *shared, *own) -> tensors; with ``gradients`` one number.
-        gradients: instead of the function's result, (gradients of each optimizer group [S, D], result [S]); buffers
-            that the function writes into are updated.
+        state: state of the runs.
+        function: (model, estimator, *shared, *per_run) -> tensors; with ``gradients`` one number.
+        gradients: return (gradients of each optimizer group [S, D], result [S]) instead of the function's result;
+            buffers that the function writes into are updated.
         compiler: compiles the traced graph.
     """
 
@@ -63,23 +63,23 @@ class VmappedFunction:
         self._calls: dict[Any, _TracedCall] = {}
 
     def __call__(
-        self, generators: Sequence[torch.Generator], shared: Sequence[Tensor] = (), own: Sequence[Tensor] = ()
+        self, generators: Sequence[torch.Generator], shared: Sequence[Tensor] = (), per_run: Sequence[Tensor] = ()
     ) -> Any:
-        """The result of each run, stacked.
+        """The results of the runs, stacked.
 
         Args:
-            generators: of each run; they are advanced.
+            generators: generators of the runs; they are advanced.
             shared: arguments that are the same for all runs.
-            own: those that are not, stacked [S, ...].
+            per_run: arguments that differ between runs, stacked [S, ...].
 
         Raises:
             EnsembleUnsupported: (at the first call of these shapes) torch.func can't trace the function, or it draws
                 random numbers that can't be supplied to it.
         """
-        key = tuple((arg.shape, arg.dtype) for arg in (*shared, *own))
+        key = tuple((arg.shape, arg.dtype) for arg in (*shared, *per_run))
         if key not in self._calls:
-            self._calls[key] = _TracedCall(self, generators, shared, own)
-        return self._calls[key](generators, (*shared, *own))
+            self._calls[key] = _TracedCall(self, generators, shared, per_run)
+        return self._calls[key](generators, (*shared, *per_run))
 
 
 class _TracedCall:
@@ -90,27 +90,27 @@ class _TracedCall:
         vmapped: VmappedFunction,
         generators: Sequence[torch.Generator],
         shared: Sequence[Tensor],
-        own: Sequence[Tensor],
+        per_run: Sequence[Tensor],
     ):
-        self.vmapped, self.state, args = vmapped, vmapped.state, (*shared, *own)
-        self.axes = (0, 0, 0, [*([None] * len(shared)), *([0] * len(own))])
-        requests, self.written = self._try_run(generators[0], [*shared, *(arg[0] for arg in own)])
+        self.vmapped, self.state, args = vmapped, vmapped.state, (*shared, *per_run)
+        self.axes = (0, 0, 0, [*([None] * len(shared)), *([0] * len(per_run))])
+        requests, self.written = self._try_run(generators[0], [*shared, *(arg[0] for arg in per_run)])
         self.random = RandomBuffers(requests, len(self.state), self.state.flat[0].device)
-        # the tensors that stay where they are come first, a call's arguments last
-        leaves, self.inputs = tree_flatten((self.state.values, self.state.buffers, self.random.numbers, list(args)))
-        self.lasting = leaves[: len(leaves) - len(args)]
+        # first the tensors that are the same in every call, then the arguments of the call
+        tensors, self.inputs = tree_flatten((self.state.values, self.state.buffers, self.random.numbers, list(args)))
+        self.fixed = tensors[: len(tensors) - len(args)]
         try:
             with no_argument_validation(), torch.no_grad():
-                graph = make_fx(self._flat)(*leaves)
+                graph = make_fx(self._flat)(*tensors)
         except Exception as error:  # torch.func reports what it can't trace in many ways
             raise EnsembleUnsupported(f"torch.func can't follow this model: {_first_line(error)}") from error
         _simplify(graph)
-        self.run = vmapped.compiler(graph, leaves)
+        self.run = vmapped.compiler(graph, tensors)
 
     def __call__(self, generators: Sequence[torch.Generator], args: Sequence[Tensor]) -> Any:
         self.random.fill(generators)
         with torch.no_grad():
-            result = tree_unflatten(self.run(*self.lasting, *args), self.outputs)
+            result = tree_unflatten(self.run(*self.fixed, *args), self.outputs)
             if not self.vmapped.gradients:
                 return result
             gradients, values, buffers = result
@@ -124,7 +124,7 @@ class _TracedCall:
         """The random numbers that the first run requests, and which buffers it writes into.
 
         Raises:
-            EnsembleUnsupported: with supplied random numbers the result is not what it is with torch's own.
+            EnsembleUnsupported: the result with supplied random numbers differs from that with torch's generator.
         """
         state = self.state
         values = {name: value[0].clone() for name, value in (state.values | state.buffers).items()}
@@ -139,24 +139,24 @@ class _TracedCall:
             written = [name for name in state.buffers if not torch.equal(values[name], state.buffers[name][0])]
             values.update({name: state.buffers[name][0].clone() for name in state.buffers})
             try:
-                requests, found = record_requests(run, recorded)
+                requests, result = record_requests(run, recorded)
             except NotImplementedError as error:
                 raise EnsembleUnsupported(f"{error} can't be handed to a model") from error
-        same = all(torch.equal(a, b) for a, b in zip(tree_leaves(expected), tree_leaves(found), strict=True))
-        if not torch.equal(reference.get_state(), recorded.get_state()) or not (same or _close(expected, found)):
+        same = all(torch.equal(a, b) for a, b in zip(tree_leaves(expected), tree_leaves(result), strict=True))
+        if not torch.equal(reference.get_state(), recorded.get_state()) or not (same or _close(expected, result)):
             raise EnsembleUnsupported("the model draws random numbers that can't be handed to it")
         return requests, written
 
-    def _flat(self, *leaves: Tensor) -> list[Tensor]:
-        found, self.outputs = tree_flatten(self._mapped(*tree_unflatten(leaves, self.inputs)))
-        return found
+    def _flat(self, *tensors: Tensor) -> list[Tensor]:
+        results, self.outputs = tree_flatten(self._mapped(*tree_unflatten(tensors, self.inputs)))
+        return results
 
     def _mapped(self, values: Any, buffers: Any, numbers: Any, args: Any) -> Any:
         if not self.vmapped.gradients:
             return vmap(self._result, self.axes)(values, buffers, numbers, args)
-        moved = {name for names in self.state.names for name in names}
-        trained = {name: value for name, value in values.items() if name in moved}
-        constant = {name: value for name, value in values.items() if name not in moved}
+        trainable = {name for names in self.state.names for name in names}
+        trained = {name: value for name, value in values.items() if name in trainable}
+        constant = {name: value for name, value in values.items() if name not in trainable}
 
         def loss(trained: Any, constant: Any, buffers: Any, numbers: Any, args: Any) -> Any:
             buffers = {name: buffer.clone() for name, buffer in buffers.items()}
@@ -175,7 +175,7 @@ class _TracedCall:
 
 
 def _simplify(graph: GraphModule) -> None:
-    """Remove what a gradient's trace leaves behind: detached copies of what needs no gradient, dead code."""
+    """Remove what tracing a gradient leaves in the graph: detached copies of tensors without gradient, dead code."""
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
@@ -183,24 +183,24 @@ def _simplify(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def _close(expected: Any, found: Any) -> bool:
-    """Equal to rounding: torch adds some numbers up in another order than the arithmetic in its place."""
-    pairs = zip(tree_leaves(expected), tree_leaves(found), strict=True)
+def _close(expected: Any, result: Any) -> bool:
+    """Whether results are equal up to rounding: torch's kernels add up in another order than their replacements."""
+    pairs = zip(tree_leaves(expected), tree_leaves(result), strict=True)
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4, equal_nan=True) for a, b in pairs)
 
 
 def graph_compiler(steps: int, always: bool = False) -> GraphCompiler:
-    """What compiles a graph that runs for so many steps; ``always``: even if that doesn't pay."""
+    """The compiler for a graph that runs for so many steps; ``always``: compile even if that takes longer."""
     if always or (steps >= COMPILE_STEPS and (shutil.which("g++") or shutil.which("clang++"))):
         return compile_graph
     return _uncompiled
 
 
 def compile_graph(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-    """The graph fused and compiled to machine code; the graph itself if the compiler fails.
+    """Fuse a graph and compile it to machine code; return the graph itself if the compiler fails.
 
-    The result is cached on the disk (``TORCHINDUCTOR_CACHE_DIR``): the evaluations of one K are the same for all
-    estimators, and a resumed run compiles nothing anew. Only graphs with a ShapeEnv are cached.
+    The result is cached on the disk (``TORCHINDUCTOR_CACHE_DIR``): evaluations with the same K are the same for all
+    estimators, and a resumed run compiles nothing again. Only graphs with a ShapeEnv are cached.
     """
     import torch._inductor
     from torch._guards import TracingContext, tracing
@@ -214,7 +214,7 @@ def compile_graph(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any
             with tracing(TracingContext(shapes)):
                 compiled: Callable[..., Any] = torch._inductor.compile(traced, [*inputs])
             compiled(*inputs)
-    except Exception as error:  # a compiler fails in many ways
+    except Exception as error:  # compilers raise many kinds of errors
         log.warning("not compiled: %s", _first_line(error))
         return graph
     return compiled

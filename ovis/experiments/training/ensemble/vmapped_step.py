@@ -28,10 +28,10 @@ class VmappedStep:
     """The stepper of several runs: see :class:`ovis.experiments.training.trainer.Stepper`.
 
     Args:
-        runs: of one configuration, at the same step.
-        measurements: of each run.
-        random: of each run, its global random states.
-        steps: how many will be taken, which decides whether compiling pays.
+        runs: runs with the same settings except the seed, at the same step.
+        measurements: the measurements of each run.
+        random: the global random states of each run.
+        steps: how many steps will be taken, which decides whether the graphs are compiled.
 
     Raises:
         EnsembleUnsupported: these runs can't be batched; :meth:`step` may raise it, too.
@@ -60,7 +60,7 @@ class VmappedStep:
         return ensemble_batches(self.state, start, end, self.compiler)
 
     def step(self, x: Tensor, step: int) -> Tensor:
-        """Take step number ``step`` on x, [S, B, *event]: the losses [S]."""
+        """Take step number ``step`` on x, shape [S, B, *event], and return the losses [S]."""
         self.rates(step)
         alpha = [torch.tensor(value, dtype=torch.float64) for value in scheduled_config(self.settings, step).values()]
         losses: Tensor
@@ -84,7 +84,7 @@ class VmappedStep:
 
 
 def _loss_of_batch(model: ParticleModel, estimator: GradientEstimator, *rest: Tensor) -> Any:
-    """The mean loss of a batch; ``rest``: alpha, where it changes with the step, and the batch."""
+    """The mean loss of a batch. ``rest`` is alpha, if it changes with the step, and the batch."""
     *alpha, x = rest
     config = {"alpha": alpha[0]} if alpha else {}
     loss: Tensor = estimator(model, x, return_diagnostics=False, **config)[0]
