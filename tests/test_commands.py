@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOORS = [
+ENTRY_POINTS = [
     ["manager.py"],
     ["dbutils.py"],
     ["report.py"],
@@ -36,15 +36,17 @@ def run(*words, cwd=ROOT):
     return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door[-1])
-def test_help(door):
-    result = run(*door, "--help")
+@pytest.mark.parametrize("words", ENTRY_POINTS, ids=lambda words: words[-1])
+def test_help(words):
+    result = run(*words, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith("usage:")
 
 
 def test_every_script_in_the_root_is_tested():
-    assert {path.name for path in ROOT.glob("*.py")} - {"setup.py"} == {door[0] for door in DOORS if door[0] != "-m"}
+    assert {path.name for path in ROOT.glob("*.py")} - {"setup.py"} == {
+        words[0] for words in ENTRY_POINTS if words[0] != "-m"
+    }
 
 
 def test_importing_every_module_does_nothing(tmp_path):
@@ -68,7 +70,7 @@ assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyp
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "part"),
     [
         (["-m", "ovis.experiments.cli.train", "--estimater", "vimco"], 2, "--estimator"),
         (["-m", "ovis.experiments.cli.train", "--estimator", "vimko"], 2, "vimco"),
@@ -97,12 +99,12 @@ assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyp
     ],
     ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else None,
 )
-def test_bad_input_gets_one_line(words, code, said, tmp_path):
+def test_bad_input_gets_one_line(words, code, part, tmp_path):
     words = [*words, "--root", str(tmp_path)]
     result = run(*words)
     assert result.returncode == code
     last = result.stderr.strip().splitlines()[-1]
-    assert said in last
+    assert part in last
     assert "Traceback" not in result.stdout + result.stderr
 
 

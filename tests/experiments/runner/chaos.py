@@ -1,4 +1,4 @@
-"""Chaos: managers, jobs and trainings are killed at random while they work off an experiment, and what is then true.
+"""Chaos: kill managers, jobs and trainings at random while they work on an experiment, and check the result.
 
 ``python tests/experiments/runner/chaos.py --runs 60 --kills 60 --seed 1`` runs it by hand.
 """
@@ -24,26 +24,26 @@ from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.transitions import Policy
 from ovis.experiments.runs.status import State
 
-#: Who is killed, with what weight.
+#: Weights of the kinds of processes that are killed.
 TARGETS = {"manager": 35, "job": 30, "training": 35}
 
-#: What the kinds of processes have on their command lines.
-WORDS = {"job": "ovis.experiments.runner.job", "training": "--run_dir="}
+#: Words by which the command line of each kind is recognized.
+COMMAND_WORDS = {"job": "ovis.experiments.runner.job", "training": "--run_dir="}
 
 UNGUARDED = Path(__file__).with_name("unguarded")
 
 
 @dataclass
 class Verdict:
-    """What was done, and what must be zero after it.
+    """The kills, and counts of which some must be zero.
 
     Attributes:
         runs: runs in the experiment.
         kills: processes killed, by kind.
         starts: trainings that were started.
-        refused: jobs that found the run's folder taken.
+        refused: jobs whose run another process had locked.
         lost: runs that are not done, or have no outcome, or no record.
-        done_twice: runs whose record changed after it said done.
+        done_twice: runs whose record changed after its state was done.
         overlaps: events of an older attempt after a newer one's start, and trainings that met another one.
         unreadable: readings of the ledger, without a lock, that failed.
     """
@@ -137,11 +137,11 @@ class Chaos:
     def _kill(self) -> None:
         kind = self.random.choices(list(self.targets), weights=list(self.targets.values()))[0]
         if kind == "manager":
-            found = [manager.pid for manager in self.alive if manager.poll() is None]
+            pids = [manager.pid for manager in self.alive if manager.poll() is None]
         else:
-            found = [pid for pid in processes_of(self.lab.paths.folder) if WORDS[kind] in command_of(pid)]
-        if found and self._under_way():
-            _kill(self.random.choice(sorted(found)))
+            pids = [pid for pid in processes_of(self.lab.paths.folder) if COMMAND_WORDS[kind] in command_of(pid)]
+        if pids and self._under_way():
+            _kill(self.random.choice(sorted(pids)))
             self.verdict.kills[kind] += 1
 
     def _under_way(self) -> bool:

@@ -111,17 +111,17 @@ class ClusterSweep:
 
     def _start(self) -> subprocess.Popen[bytes]:
         policy = self.lab.policy
-        places = ["--exp", str(self.lab.folder / "lab.json"), "--root", str(self.lab.folder / "runs")]
-        words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), *places, *self.options]
+        where = ["--exp", str(self.lab.folder / "lab.json"), "--root", str(self.lab.folder / "runs")]
+        words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), *where, *self.options]
         with (self.lab.folder / "managers.log").open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log)
 
 
 def workers_of(lab: Lab) -> list[int]:
     """The parents of the running jobs: the workers of the cluster."""
-    found = set()
+    pids = set()
     for pid in processes_of(lab.paths.folder):
         if "ovis.experiments.runner.job" in command_of(pid):
             with suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as stat:
-                found.add(int(stat.read().rpartition(")")[2].split()[1]))
-    return sorted(found - {1})
+                pids.add(int(stat.read().rpartition(")")[2].split()[1]))
+    return sorted(pids - {1})

@@ -29,10 +29,10 @@ name=$(basename "$0"); here={here}
 echo "$name $*" >>"$here/calls"
 if [[ $name == sbatch && $* != *--test-only* ]]; then
     script=$(cat)
-    if [[ -e $here/room ]]; then  # jobs that the site still takes
-        last=$(grep -oP -- '--array=0-\\K[0-9]+' <<<"$script"); left=$(($(cat "$here/room") - ${{last:-0}} - 1))
+    if [[ -e $here/limit ]]; then  # jobs that the site still takes
+        last=$(grep -oP -- '--array=0-\\K[0-9]+' <<<"$script"); left=$(($(cat "$here/limit") - ${{last:-0}} - 1))
         if ((left < 0)); then echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; fi
-        echo $left >"$here/room"
+        echo $left >"$here/limit"
     fi
     number=$(($(ls "$here" | grep -c '^script') + 1)); echo "$script" >"$here/script$number"
     env | grep -E '^(SBATCH|SLURM_ARRAY)_' | sort >"$here/environment"
@@ -67,7 +67,7 @@ class FakeSlurm:
         return fake
 
     def say(self, name: str, text: str) -> None:
-        """Set the output of a command; for squeue the name of a job of ours is added to lines without one."""
+        """Set the output of a command; for squeue the name of one of our jobs is added to lines without one."""
         if name == "squeue":
             text = "".join(f"{line}{'|ovis-lab' * (line.count('|') == 3)}\n" for line in text.splitlines())
         fresh = self.folder / f"{name}.fresh"
@@ -84,7 +84,7 @@ class FakeSlurm:
 
     def take(self, jobs: int) -> None:
         """Set how many more jobs Slurm accepts."""
-        (self.folder / "room").write_text(f"{jobs}\n")
+        (self.folder / "limit").write_text(f"{jobs}\n")
 
     def calls(self, name: str) -> list[str]:
         """The arguments of the calls of a command so far."""

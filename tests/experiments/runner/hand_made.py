@@ -1,4 +1,4 @@
-"""A cluster that is a list: what its jobs do is done by hand, and what the manager shows of it is kept."""
+"""An engine without processes, whose jobs a test moves from state to state, and a display that keeps what it shows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ovis.experiments.runs.status import AttemptResult, Outcome
 
 @dataclass
 class HandMade:
-    """An engine whose jobs stand where they are put. A job that runs beats; one that ends is a success."""
+    """An engine whose jobs are in the states that a test has set."""
 
     lab: Lab
     play: Callable[[HandMade], None]  # called at each poll
     detached: bool = False
-    room: int = 100
+    limit: int = 100
     known: tuple[str, ...] = ()
     kind: str = "toy"
     location: str = "toys"
@@ -41,7 +41,7 @@ class HandMade:
         pass
 
     def capacity(self) -> int:
-        return self.room - len(self.jobs)
+        return self.limit - len(self.jobs)
 
     def waiting(self) -> str:
         return ""
@@ -75,7 +75,7 @@ class HandMade:
 
 
 def succeed(lab: Lab, key: str, attempt: int) -> None:
-    """What a job does that has come to its end."""
+    """Publish a success, as the job would."""
     record = lab.queue.find(key)
     assert record is not None
     run = lab.paths.run(record.name)
@@ -89,13 +89,13 @@ class Watcher:
 
     def __init__(self) -> None:
         self.views: list[ProgressView] = []
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
     def show(self, view: ProgressView) -> None:
         self.views.append(view)
 
     def print(self, line: str) -> None:
-        self.said.append(line)
+        self.lines.append(line)
 
     def close(self) -> None:
         pass

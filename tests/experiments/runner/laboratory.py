@@ -53,8 +53,8 @@ class Lab:
         return path
 
     def arguments(self, *more: str) -> list[str]:
-        places = ["--exp", str(self.folder / "lab.json"), "--root", str(self.folder / "runs")]
-        return [*places, "--device", "cpu", "--processes", "2", *more]
+        where = ["--exp", str(self.folder / "lab.json"), "--root", str(self.folder / "runs")]
+        return [*where, "--device", "cpu", "--processes", "2", *more]
 
     def run(self, *more: str) -> int:
         """The manager, here."""
@@ -130,15 +130,15 @@ def is_running(pid: int) -> bool:
 
 def processes_of(folder: Path) -> list[int]:
     """The processes that have ``folder`` on their command line."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 if str(folder) in (entry / "cmdline").read_text(errors="replace") and is_running(int(entry.name)):
-                    found.append(int(entry.name))
+                    pids.append(int(entry.name))
             except OSError:
                 continue
-    return found
+    return pids
 
 
 def command_of(pid: int) -> str:

@@ -36,15 +36,15 @@ def missing() -> str:
 
 
 def in_network_namespace(*words: str, timeout: float = 500.0) -> dict[str, Any]:
-    """Run ray_scenarios.py where only the loopback is: nobody else can reach what Ray opens. Give what it says."""
+    """Run ray_scenarios.py where only the loopback is: nobody else can reach what Ray opens. Return its JSON object."""
     script = str(Path(__file__).with_name("ray_scenarios.py"))
     command = ["unshare", "-n", "bash", "-c", 'ip link set lo up; exec "$0" "$@"', sys.executable, script, *words]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **QUIET}, start_new_session=True
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return said
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 class RayNodes:

@@ -23,7 +23,7 @@ def publish(queue: Queue, r: Record, ending: AttemptResult, attempt: int | None 
     """What a job of this run says at its end."""
     run = queue.paths.run(r.name)
     run.folder.mkdir(exist_ok=True)
-    write_json(run.outcome, Outcome(ending, attempt or r.attempt, message="said so").to_json())
+    write_json(run.outcome, Outcome(ending, attempt or r.attempt, message="some reason").to_json())
 
 
 def lost(r: Record) -> Ended:

@@ -59,23 +59,23 @@ def sweep(folder: Path, seed: int, runs: int, step: float, unguarded: str) -> di
 
 
 def refusals(folder: Path) -> dict[str, Any]:
-    """What is said of a root that is not shared, of devices that are not there, of a node that is another."""
+    """The errors about a root that is not shared, of devices that are not there, of a node that is another."""
     lab = Lab(folder)
     lab.write(args=["--nsteps 3"])
     root, left, other = folder / "runs", folder / "left", _other_torch(folder)
     root.mkdir()
     before = _files(folder)
     addresses = {"auto": "auto", "closed": "127.0.0.1:6379", "word": "ray://head"}
-    said = {name: _manager(lab, ["--engine", "ray", "--address", address]) for name, address in addresses.items()}
+    errors = {name: _manager(lab, ["--engine", "ray", "--address", address]) for name, address in addresses.items()}
     # The manager's own: the nodes see the folder below it. What is left in it is only seen from there.
     alone = f'mount -t tmpfs none {root} && {{ "$0" "$@"; code=$?; find {root} -mindepth 1 >{left}; exit $code; }}'
     with RayNodes() as ray:
-        said["cuda"] = _manager(lab, _engine(ray, device="cuda"))
-        said["hidden"] = _manager(lab, _engine(ray), before=["unshare", "-m", "bash", "-c", alone])
-        said["dry"] = _manager(lab, [*_engine(ray), "--dry_run"])
+        errors["cuda"] = _manager(lab, _engine(ray, device="cuda"))
+        errors["hidden"] = _manager(lab, _engine(ray), before=["unshare", "-m", "bash", "-c", alone])
+        errors["dry"] = _manager(lab, [*_engine(ray), "--dry_run"])
         ray.add(**other)
-        said["other"] = _manager(lab, _engine(ray))
-    return {**said, "written": [*left.read_text().splitlines(), *sorted(_files(folder) - before - {left.name})]}
+        errors["other"] = _manager(lab, _engine(ray))
+    return {**errors, "written": [*left.read_text().splitlines(), *sorted(_files(folder) - before - {left.name})]}
 
 
 def stranger(folder: Path) -> dict[str, Any]:
@@ -130,17 +130,17 @@ def gpus(folder: Path) -> dict[str, Any]:
     """Two runs on each of two GPUs, which are there in name only."""
     lab = Lab(folder, Policy(heartbeat=0.5, ttl=3.0))
     lab.write(args=["--nsteps 20 --id step100"], seeds=8)
-    most = Counter[str]()
+    largest = Counter[str]()
     with RayNodes(1, num_cpus=8, num_gpus=2) as ray:
         manager = _start(lab, [*_engine(ray, device="cuda"), "--processes", "2"])
         while manager.poll() is None:
             records = lab.records() if lab.paths.ledger.exists() else []
             now = Counter(record.device for record in records if record.state is State.RUNNING)
-            most |= now
+            largest |= now
             time.sleep(0.2)
     calls = [json.loads((run.folder / "call.json").read_text()) for run in lab.runs()]
     seen = Counter(call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls)
-    return {"code": manager.returncode, "seen": seen, "most": most}
+    return {"code": manager.returncode, "seen": seen, "largest": largest}
 
 
 def quickstart(folder: Path) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def quickstart(folder: Path) -> dict[str, Any]:
     metrics = {}
     with RayNodes(1) as ray:
         for name, options in {"local": ["--device", "cpu"], "ray": _engine(ray)}.items():
-            places = ["--exp", str(folder / "quickstart.json"), "--root", str(folder / name)]
-            words = [sys.executable, str(ROOT / "manager.py"), *places, "--data_root", str(folder / "data"), *options]
+            where = ["--exp", str(folder / "quickstart.json"), "--root", str(folder / name)]
+            words = [sys.executable, str(ROOT / "manager.py"), *where, "--data_root", str(folder / "data"), *options]
             subprocess.run(words, check=True, stdout=sys.stderr, cwd=folder)
             metrics[name] = {
                 file.parent.name: [_timeless(line) for line in file.read_text().splitlines()]
@@ -178,8 +178,8 @@ def _other_torch(folder: Path) -> dict[str, str]:
 
 
 def _words(lab: Lab, options: Sequence[str]) -> list[str]:
-    places = ["--exp", str(lab.folder / "lab.json"), "--root", str(lab.folder / "runs")]
-    return [*MANAGER, str(lab.policy.heartbeat), str(lab.policy.ttl), *places, *options]
+    where = ["--exp", str(lab.folder / "lab.json"), "--root", str(lab.folder / "runs")]
+    return [*MANAGER, str(lab.policy.heartbeat), str(lab.policy.ttl), *where, *options]
 
 
 def _start(lab: Lab, options: Sequence[str]) -> subprocess.Popen[str]:
@@ -221,10 +221,10 @@ def main() -> int:
     parser.add_argument("--unguarded", default="", help="deathsignal,runlock,lease: taken away in the sweep")
     options = parser.parse_args()
     if options.scenario == "sweep":
-        said = sweep(options.folder, options.seed, options.runs, options.step, options.unguarded)
+        result = sweep(options.folder, options.seed, options.runs, options.step, options.unguarded)
     else:
-        said = SCENARIOS[options.scenario](options.folder)
-    print(json.dumps(said))
+        result = SCENARIOS[options.scenario](options.folder)
+    print(json.dumps(result))
     return 0
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chaos import WORDS, Verdict
+from chaos import COMMAND_WORDS, Verdict
 from cluster_sweep import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
@@ -52,16 +52,16 @@ def start(lab: Lab, *options: str, runs: int) -> subprocess.Popen[str]:
 
 def refusal(manager: subprocess.Popen[str]) -> str:
     """The one line with which a manager gives up: there is no other on its standard error, but for its progress."""
-    _, said = manager.communicate(timeout=120)
-    (line,) = beside_progress(said)
+    _, errors = manager.communicate(timeout=120)
+    (line,) = beside_progress(errors)
     assert manager.returncode == 2, line
     assert line.startswith("manager.py: ")
     return line.removeprefix("manager.py: ")
 
 
-def beside_progress(said: str) -> list[str]:
+def beside_progress(errors: str) -> list[str]:
     """The lines on a manager's standard error that are not its progress."""
-    return [line for line in said.splitlines() if not PROGRESS.match(line)]
+    return [line for line in errors.splitlines() if not PROGRESS.match(line)]
 
 
 @dataclass
@@ -98,11 +98,11 @@ class SlurmSweep(ClusterSweep):
 
     @property
     def log(self) -> str:
-        """What the managers said."""
+        """The output of the managers."""
         return (self.lab.folder / "managers.log").read_text(errors="replace")
 
     def _kill_node(self) -> bool:
-        """The one with most trainings."""
+        """Kill the node with the largest number of trainings."""
         work = Counter(self._at_work().values())
         if work:
             self.node = max(work, key=lambda node: work[node])
@@ -118,11 +118,11 @@ class SlurmSweep(ClusterSweep):
 
     def _kill_job(self) -> bool:
         """A wrapper, or the process of Slurm's job that started it: what is below dies with it, and says nothing."""
-        found = [pid for pid in processes_of(self.lab.paths.folder) if WORDS["job"] in command_of(pid)]
-        found = found if self.seed % 2 else workers_of(self.lab)
-        if found:
-            os.kill(self.choice.choice(sorted(found)), signal.SIGKILL)
-        return bool(found)
+        pids = [pid for pid in processes_of(self.lab.paths.folder) if COMMAND_WORDS["job"] in command_of(pid)]
+        pids = pids if self.seed % 2 else workers_of(self.lab)
+        if pids:
+            os.kill(self.choice.choice(sorted(pids)), signal.SIGKILL)
+        return bool(pids)
 
     def _kill_manager(self) -> bool:
         work = self._at_work()
@@ -134,12 +134,12 @@ class SlurmSweep(ClusterSweep):
 
     def _at_work(self) -> dict[str, str]:
         """The runs whose trainings are alive, and their nodes."""
-        places = {}
+        nodes = {}
         for node in self.cluster.nodes:
             for pid in self.cluster.processes_on(node):
                 words = command_of(pid).split()
-                places |= {Path(word).name: node for word in words if word.startswith(WORDS["training"])}
-        return places
+                nodes |= {Path(word).name: node for word in words if word.startswith(COMMAND_WORDS["training"])}
+        return nodes
 
 
 def main() -> int:

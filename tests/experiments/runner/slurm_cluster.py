@@ -75,7 +75,7 @@ function slurm_job_submit(job, partitions, user)
    local wanted = 1 + (tonumber(string.match(job.array_inx or "", "-(%d+)")) or 0)
    local queued = taken
    for _ in io.lines("{folder}/ended") do queued = queued - 1 end
-   if queued + wanted > {most} then
+   if queued + wanted > {limit} then
       slurm.log_user("QOSMaxSubmitJobPerUserLimit")
       return slurm.ESLURM_ACCOUNTING_POLICY
    end
@@ -107,7 +107,7 @@ class SlurmCluster:
         gpus: of each node; they are copies of /dev/null.
         shards: of each node, in all; 0: the site offers none.
         max_array: one more than the largest index in a job array.
-        most_jobs: that the site takes of a user, waiting or running; 0: as many as there are.
+        max_jobs: that the site takes of a user, waiting or running; 0: as many as there are.
         scheduler: a line of the configuration.
     """
 
@@ -117,7 +117,7 @@ class SlurmCluster:
     gpus: int = 2
     shards: int = 0
     max_array: int = 1001
-    most_jobs: int = 0
+    max_jobs: int = 0
     scheduler: str = "SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0"
     environment: dict[str, str] = field(init=False)
 
@@ -149,11 +149,11 @@ class SlurmCluster:
         """What a power cut does to it: its daemon and all processes of its jobs are gone. Says how many those were."""
         self._kill_daemon(f"slurmd-{node}")
         killed = 0
-        while found := self.processes_on(node):  # they may be starting others
-            for pid in found:
+        while pids := self.processes_on(node):  # they may be starting others
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            killed += len(found)
+            killed += len(pids)
             time.sleep(0.05)
         return killed
 
@@ -183,21 +183,21 @@ class SlurmCluster:
 
     def states(self) -> dict[str, str]:
         """The nodes' states, as sinfo says them; empty where the controller doesn't answer."""
-        said = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %t", check=False)
-        return dict(line.split() for line in said.splitlines())
+        output = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %t", check=False)
+        return dict(line.split() for line in output.splitlines())
 
     def processes_on(self, node: str) -> list[int]:
-        """The keepers of a node's jobs, and the jobs' own processes; the keepers first, as they would report a kill."""
+        """The slurmstepd processes of a node's jobs, which would report a kill, then the jobs' own processes."""
         log = str(self.folder / f"slurmd-{node}.log")
         marks = {f"SLURM_CONF={self.environment['SLURM_CONF']}", f"SLURMD_NODENAME={node}"}
-        keepers, others = [], []
+        stepds, others = [], []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if command_of(int(entry.name) if entry.name.isdigit() else 0).startswith("slurmstepd"):
-                    keepers += [int(entry.name)] * any(os.readlink(file) == log for file in (entry / "fd").iterdir())
+                    stepds += [int(entry.name)] * any(os.readlink(file) == log for file in (entry / "fd").iterdir())
                 elif entry.name.isdigit() and marks <= set((entry / "environ").read_text(errors="replace").split("\0")):
                     others.append(int(entry.name))
-        return keepers + others
+        return stepds + others
 
     def run(self, *words: str, check: bool = True) -> str:
         """What a command of Slurm prints."""
@@ -233,16 +233,16 @@ class SlurmCluster:
         key.chmod(0o600)
 
     def _limit(self) -> str:
-        if not self.most_jobs:
+        if not self.max_jobs:
             return ""
         (self.folder / "ended").touch()
         (self.folder / "epilog").write_text(EPILOG.format(folder=self.folder))
         (self.folder / "epilog").chmod(0o755)
-        (self.folder / "job_submit.lua").write_text(RULE.format(folder=self.folder, most=self.most_jobs))
+        (self.folder / "job_submit.lua").write_text(RULE.format(folder=self.folder, limit=self.max_jobs))
         return LIMIT.format(folder=self.folder)
 
     def _devices(self) -> str:
-        for number in range(self.gpus):  # plain files would do, but then jobs are not told which one is theirs
+        for number in range(self.gpus):  # plain files would do, but then Slurm does not say which one a job has
             os.mknod(self.folder / f"gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         names = f"NodeName={','.join(self.nodes)}"
         lines = [f"{names} Name=gpu File={self.folder}/gpu{number}" for number in range(self.gpus)]
@@ -282,12 +282,12 @@ def running(**options: object) -> Iterator[SlurmCluster]:
 
 def processes_with(folder: Path) -> set[int]:
     """The processes that have ``folder`` on their command line or in their variables."""
-    found = set(processes_of(folder))
+    pids = set(processes_of(folder))
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if str(folder) in (entry / "environ").read_text(errors="replace"):
-                found.add(int(entry.name))
-    return found
+                pids.add(int(entry.name))
+    return pids
 
 
 def _search() -> str:

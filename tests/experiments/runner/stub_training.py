@@ -53,8 +53,8 @@ def main() -> int:
             if pace:
                 note(f"step {step} in")
             replace(checkpoint, str(step))
-            said = {"step": step, "nsteps": nsteps, "loss": 1 / step, "t": time.time(), "begin": begin}
-            replace(folder / "progress.json", json.dumps(said))
+            progress = {"step": step, "nsteps": nsteps, "loss": 1 / step, "t": time.time(), "begin": begin}
+            replace(folder / "progress.json", json.dumps(progress))
             if label == "fail" and step == 3:
                 print("Traceback (most recent call last):\nValueError: the loss is not finite", file=sys.stderr)
                 return 1

@@ -20,7 +20,7 @@ from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.process import new_owner
 from ovis.experiments.runs.status import AttemptResult, Record
 
-DOOR = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
+COMMAND = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_ten_thousand_runs_are_checked_quickly_and_in_a_few_lines(
     lab.queue.add([record(f"{n:012x}") for n in range(10_000)])
     lab.queue.tick(ME, 3)
     reads: list[object] = []
-    monkeypatch.setattr(overview, "read_progress", lambda *found: reads.append(found))
+    monkeypatch.setattr(overview, "read_progress", lambda *args: reads.append(args))
     begin = time.perf_counter()
     assert dbutils([*there, "--check"]) == 0
     assert time.perf_counter() - begin < 3.0  # 0.3 s, where nobody else uses the machine
@@ -248,12 +248,12 @@ def test_ten_thousand_runs_are_checked_quickly_and_in_a_few_lines(
 
 def test_a_pager_that_is_left_early_is_no_error(lab: Lab, there: list[str]) -> None:
     lab.queue.add([record(f"{n:012x}") for n in range(3000)])
-    ours, theirs = os.pipe()
+    reader, writer = os.pipe()
     with subprocess.Popen(
-        [sys.executable, "-c", DOOR, *there, "--json"], stdout=theirs, stderr=subprocess.PIPE
-    ) as door:
-        os.close(theirs)
-        os.read(ours, 10)
-        os.close(ours)
-        assert door.communicate(timeout=20)[1] == b""
-        assert door.returncode == 0
+        [sys.executable, "-c", COMMAND, *there, "--json"], stdout=writer, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writer)
+        os.read(reader, 10)
+        os.close(reader)
+        assert process.communicate(timeout=20)[1] == b""
+        assert process.returncode == 0

@@ -55,9 +55,9 @@ def mask(value: str | None, **more: str) -> dict[str, str]:
     ],
 )
 def test_devices(request_: str, inherited: str | None, expected: list[str]) -> None:
-    found = list_devices(request_, mask(inherited))
-    assert [device.environment["CUDA_VISIBLE_DEVICES"] for device in found] == expected
-    assert {device.kind for device in found} == {"cpu" if expected == [""] else "cuda"}
+    devices = list_devices(request_, mask(inherited))
+    assert [device.environment["CUDA_VISIBLE_DEVICES"] for device in devices] == expected
+    assert {device.kind for device in devices} == {"cpu" if expected == [""] else "cuda"}
 
 
 @pytest.mark.usefixtures("four")
@@ -67,7 +67,7 @@ def test_devices(request_: str, inherited: str | None, expected: list[str]) -> N
         (None, UUIDS),
         ("3,1", (UUIDS[3], UUIDS[1])),
         ("GPU-7,GPU-8932f9", (UUIDS[2], UUIDS[0])),
-        ("MIG-GPU-8932f937-d72c/1/0", ("",)),  # its load can't be told
+        ("MIG-GPU-8932f937-d72c/1/0", ("",)),  # its load can't be read
     ],
 )
 def test_the_gpu_that_is_looked_at_is_the_one_the_child_gets(inherited: str | None, gpus: tuple[str, ...]) -> None:

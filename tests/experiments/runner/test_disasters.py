@@ -30,7 +30,7 @@ def lines_of(manager: subprocess.Popen[str]) -> list[str]:
     return manager.communicate(timeout=60)[0].splitlines()
 
 
-def said(manager: subprocess.Popen[str]) -> list[str]:
+def errors_of(manager: subprocess.Popen[str]) -> list[str]:
     """The manager's errors: each is one line."""
     return [line for line in lines_of(manager) if line.startswith("manager.py: ")]
 
@@ -49,7 +49,7 @@ def file_limit(size: int) -> Callable[[], None]:
 def test_a_full_disk_while_runs_are_queued_changes_nothing(lab: Lab) -> None:
     lab.write(**{**RUNS, "seeds": 40})
     manager = lab.start(prepare=file_limit(2000))
-    (line,) = said(manager)
+    (line,) = errors_of(manager)
     assert manager.returncode == 2
     assert str(lab.folder / "runs") in line
     assert "File too large" in line
@@ -62,7 +62,7 @@ def test_a_full_disk_in_mid_sweep_stops_the_manager_and_loses_nothing(lab: Lab) 
     assert lab.run("--max_jobs", "2") == 1
     before = lab.paths.ledger.read_bytes()
     manager = lab.start(prepare=file_limit(len(before) - 1))
-    (line,) = said(manager)
+    (line,) = errors_of(manager)
     assert manager.returncode == 2
     assert "it stays as it was" in line
     assert lab.paths.ledger.read_bytes() == before
@@ -199,7 +199,7 @@ def test_a_read_only_root(lab: Lab) -> None:
     root.mkdir()
     with read_only(root):
         manager = lab.start(prepare=forget_privileges)
-        (line,) = said(manager)
+        (line,) = errors_of(manager)
     assert manager.returncode == 2
     assert "Permission denied" in line
     assert str(root) in line
@@ -211,7 +211,7 @@ def test_a_root_that_becomes_read_only(lab: Lab, capsys: pytest.CaptureFixture[s
     manager = lab.start(prepare=forget_privileges)
     lab.wait_for_steps(3)
     with read_only(lab.paths.folder):
-        (line,) = said(manager)
+        (line,) = errors_of(manager)
         assert dbutils(["--exp", "lab", "--root", str(lab.folder / "runs"), "--check"]) == 0
     assert manager.returncode == 2
     assert "Permission denied" in line

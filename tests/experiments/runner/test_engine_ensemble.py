@@ -109,7 +109,7 @@ def test_runs_that_differ_only_in_the_seed_become_one_job(ensembles, engine, que
     assert [handle.device for handle in handles] == ["a device"] * 6
     assert [seeds(queue, job) for job in engine.jobs.values()] == [["1", "2", "3"]] * 2
     names = [{queue.find(key).name.split("-iw")[0] for key, _ in job.attempts} for job in engine.jobs.values()]
-    assert [len(found) for found in names] == [1, 1]
+    assert [len(group) for group in names] == [1, 1]
     assert ensembles.capacity() == 0
 
 

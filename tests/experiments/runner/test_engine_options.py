@@ -43,8 +43,8 @@ def test_an_option_of_another_engine_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         read(*words)
-    said = capsys.readouterr().err
-    assert said == f"manager.py: --{option}: an option of --engine {owner}, not of --engine {chosen}\n"
+    errors = capsys.readouterr().err
+    assert errors == f"manager.py: --{option}: an option of --engine {owner}, not of --engine {chosen}\n"
     assert caught.value.code == 2
 
 

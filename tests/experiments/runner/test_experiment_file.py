@@ -131,7 +131,7 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"global": "--iw=3", "parameters": {"iw": [4]}}, ["--iw", "global", "and in parameters"]),
     ({"global": "--no-mini", "parameters": {"mini": [True]}}, ["--mini", "global", "and in parameters"]),
     ({"args": ["--estimator vimco --iw 2", "--estimator vimco-arithmetic --iw 2"]}, ["one run", "args[0]", "args[1]"]),
-    ({"args": ["--lr 0.002", ""]}, ["one run", "args[0]", "args[1]"]),  # the default, said and unsaid
+    ({"args": ["--lr 0.002", ""]}, ["one run", "args[0]", "args[1]"]),  # the default, explicit and implicit
     ({"parameters": {"seed": [1, 2, 1]}}, ["one run", "seed=1"]),
     ({"parameters": {"device": ["cpu", "cuda"]}}, ["one run", "device=cpu"]),
     ({"args": ["--device cpu --seed 1", "--device cuda --seed 2"]}, ["--device", "cpu, cuda"]),

@@ -1,4 +1,4 @@
-"""Local disks and network file systems are told apart, and two hosts are kept from sharing a lock that is none."""
+"""Local disks and network file systems are distinguished, as locks do not keep two hosts apart on the latter."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="Linux's /proc")
 def test_it_agrees_with_the_system(tmp_path: Path) -> None:
-    said = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
-    assert filesystem_type(tmp_path)[:3] == said.strip()[:3] or said.startswith("UNKNOWN")
+    output = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    assert filesystem_type(tmp_path)[:3] == output.strip()[:3] or output.startswith("UNKNOWN")
 
 
 def on_network(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

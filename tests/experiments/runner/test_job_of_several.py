@@ -117,10 +117,10 @@ def test_a_run_that_another_process_holds_is_left_out(queue, claimed):
     second.folder.mkdir(exist_ok=True)
     with lock_run(second):
         job = start(queue, claimed, stderr=subprocess.PIPE)
-        _, said = job.communicate(timeout=30)
+        _, errors = job.communicate(timeout=30)
     assert job.returncode == 0
     held = claimed[1]
-    assert f"job {held.key}.{held.attempt}: another process holds the run's folder" in said.decode().splitlines()
+    assert f"job {held.key}.{held.attempt}: another process holds the run's folder" in errors.decode().splitlines()
     assert calls(queue, claimed) == [[1, 1, 2], [], [3, 1, 2]]
     assert statuses(queue, claimed) == ["success", "none", "success"]
 

@@ -320,8 +320,8 @@ def test_progress_moves_within_runs_and_by_their_length(lab: Lab) -> None:
 
 
 def test_the_manager_starts_without_torch() -> None:
-    doors = "ovis.experiments.cli.manager, ovis.experiments.cli.dbutils, ovis.experiments.runner.job"
-    code = f"import sys, {doors}; print({{'torch', 'numpy', 'pandas'}} & {{*sys.modules}})"
+    modules = "ovis.experiments.cli.manager, ovis.experiments.cli.dbutils, ovis.experiments.runner.job"
+    code = f"import sys, {modules}; print({{'torch', 'numpy', 'pandas'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -47,7 +47,7 @@ def test_a_run_that_waits_for_a_node_is_not_lost(lab: Lab) -> None:
     assert waiting[0].summary() == "1 running (1 without a node yet)"
     assert not waiting[0].running
     assert any([run.device for run in view.running] == ["node-7 cuda:1"] for view in display.views)
-    assert display.said == []
+    assert display.lines == []
 
 
 def test_an_attached_job_is_followed_to_its_end(lab: Lab) -> None:
@@ -68,7 +68,7 @@ def test_an_attached_job_is_followed_to_its_end(lab: Lab) -> None:
     record = lab.queue.find(run.key)
     assert record is not None
     assert (record.attempt, engine.jobs, engine.cancelled) == (1, {}, [])
-    assert display.said == []
+    assert display.lines == []
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -122,16 +122,16 @@ def test_an_orphan_on_a_cluster_is_put_back_after_a_heartbeat(lab: Lab) -> None:
 
 def test_no_more_runs_are_claimed_than_the_engine_accepts(lab: Lab) -> None:
     runs = queue_runs(lab, 5)
-    most = []
+    running = []
 
     def play(engine: HandMade) -> None:
-        most.append(len(engine.jobs))
+        running.append(len(engine.jobs))
         for id in [*engine.jobs][:1]:
             engine.succeed(id)
             engine.jobs.pop(id)
 
-    assert work(lab, runs, HandMade(lab, play, room=3)).complete
-    assert max(most) == 3
+    assert work(lab, runs, HandMade(lab, play, limit=3)).complete
+    assert max(running) == 3
 
 
 @pytest.mark.parametrize("count", [2, 6])
@@ -147,6 +147,6 @@ def test_many_runs_of_a_dead_manager_share_one_line(lab: Lab, count: int) -> Non
 
     assert work(lab, runs, HandMade(lab, play), display).complete
     if count == 6:
-        assert display.said == ["put back 6 runs, each orphaned: its manager ended before it did"]
+        assert display.lines == ["put back 6 runs, each orphaned: its manager ended before it did"]
     else:
-        assert len(display.said) == 2
+        assert len(display.lines) == 2

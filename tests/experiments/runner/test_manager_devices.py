@@ -69,8 +69,8 @@ def test_a_gpu_that_is_lost_in_mid_run_is_one_line_and_the_other_goes_on(
     assert lab.run("--device", "cuda", "--processes", "1") == 0
     thread.join()
     assert sorted(record.device for record in lab.records()) == ["cuda:0", *["cuda:1"] * 3]
-    said = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
-    assert said == ["waiting: cuda:0 can't be read: GPU is lost"]
+    waiting = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
+    assert waiting == ["waiting: cuda:0 can't be read: GPU is lost"]
 
 
 def plan(lab: Lab, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
@@ -107,17 +107,17 @@ def test_limits_that_make_no_sense_are_refused(lab: Lab, option: list[str], caps
 def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, said = SimpleNamespace(now=0.0), list[str]()
+    clock, lines = SimpleNamespace(now=0.0), list[str]()
     for each in (module, narration):
         monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9))
     engine = SimpleNamespace(kind="local", detached=False, waiting=lambda: clock.text)
-    manager = _Manager([], lab.queue, engine, Listener(said), JobSpec(lab.folder, "", 0), None)  # type: ignore[arg-type]
+    manager = _Manager([], lab.queue, engine, Listener(lines), JobSpec(lab.folder, "", 0), None)  # type: ignore[arg-type]
     manager.budget = 1
 
     def at(now: float, text: str) -> int:
         clock.now, clock.text = now, text
         manager._report_wait()
-        return len(said)
+        return len(lines)
 
     assert at(0, "cuda:0 load 97 %; cuda:1 load 60 %") == 1
     assert at(0.1, "cuda:0 load 96 %; cuda:1 load 60 %") == 1
@@ -129,7 +129,7 @@ def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
     assert at(300, "cuda:1 load 9 %") == 3
     assert at(301, "") == 3  # in use by our own runs
     assert at(302, "cuda:1 load 9 %") == 4
-    assert said[-1] == "waiting: cuda:1 load 9 %"
+    assert lines[-1] == "waiting: cuda:1 load 9 %"
     manager.next_start = None
     assert at(900, "cuda:0 load 97 %") == 4  # nothing waits
     manager.next_start, manager.stops = 0.0, 1
@@ -137,16 +137,16 @@ def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
 
 
 class Listener:
-    """A display that keeps what is said."""
+    """A display that keeps the printed lines."""
 
-    def __init__(self, said: list[str]) -> None:
-        self.said = said
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
 
     def show(self, view: ProgressView) -> None:
         pass
 
     def print(self, line: str) -> None:
-        self.said.append(line)
+        self.lines.append(line)
 
     def close(self) -> None:
         pass

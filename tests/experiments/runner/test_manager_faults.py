@@ -50,9 +50,9 @@ def test_a_cluster_that_goes_away_as_jobs_are_handed_over_strands_none(lab: Lab)
     def play(engine: HandMade) -> None:
         if len(engine.jobs) == 2:
             engine.begin(ids[0], "node-1")
-            engine.room = 3
+            engine.limit = 3
 
-    engine = Leaving(lab, play, detached=True, room=2)
+    engine = Leaving(lab, play, detached=True, limit=2)
     with pytest.raises(EngineError, match="refuses the jobs"):
         work(lab, runs, engine)
     states = [(record.state, record.reason, record.lost) for record in lab.records()]
@@ -64,7 +64,7 @@ def test_a_cluster_that_goes_away_as_jobs_are_handed_over_strands_none(lab: Lab)
     second.statuses[ids[0]] = JobStatus(JobPhase.RUNNING, device="node-1")
     begin = time.monotonic()
     assert work(lab, runs, second).complete
-    assert time.monotonic() - begin < POLICY.ttl  # nothing has had to be found lost
+    assert time.monotonic() - begin < POLICY.ttl  # nothing had to be considered lost
     assert [(record.attempt, record.lost) for record in lab.records()] == [(1, 0), (2, 0), (2, 0)]
 
 
@@ -121,7 +121,7 @@ def test_refusals_use_up_no_budget_and_are_said_once(lab: Lab) -> None:
         runs, Queue(lab.paths, POLICY), Small(lab, play), display, JobSpec(lab.paths.folder, "", 0), 6, interval=0.02
     )
     assert (result.counts[State.DONE], result.counts[State.QUEUED]) == (6, 2)
-    assert display.said == ["put back 5 runs, each aborted: can't start the job: a limit"]
+    assert display.lines == ["put back 5 runs, each aborted: can't start the job: a limit"]
 
 
 def test_a_second_stop_ends_the_manager_though_the_cluster_does_not_answer(

@@ -90,8 +90,8 @@ def test_what_is_left_over(queue: Queue) -> None:
     }
     (temporary,) = [item.path for item in find_leftovers(queue) if item.path.name == ".tmp-old"]
     assert temporary.parent.name == settled.name  # not that of the running one
-    found = find_leftovers(queue)
-    assert {item.path.name for item in found} - {item.path.name for item in remove_leftovers(queue, found)} == {
+    leftovers = find_leftovers(queue)
+    assert {item.path.name for item in leftovers} - {item.path.name for item in remove_leftovers(queue, leftovers)} == {
         "notes",
         "linked",
     }
@@ -105,23 +105,23 @@ def test_what_is_left_over(queue: Queue) -> None:
 
 def test_a_folder_with_a_process_in_it_stays(queue: Queue) -> None:
     run = by_hand(queue, "by-hand")
-    found = find_leftovers(queue)
+    leftovers = find_leftovers(queue)
     with lock_run(run) as lock:
         assert lock is not None
-        assert remove_leftovers(queue, found) == []  # it came after the listing
+        assert remove_leftovers(queue, leftovers) == []  # it came after the listing
         assert kinds(queue) == {"by-hand": LeftoverKind.BUSY}
         assert remove_leftovers(queue, find_leftovers(queue)) == []
-    assert [item.kind for item in remove_leftovers(queue, found)] == [LeftoverKind.FOLDER]
+    assert [item.kind for item in remove_leftovers(queue, leftovers)] == [LeftoverKind.FOLDER]
     assert not run.folder.exists()
 
 
 def test_a_folder_that_got_a_record_or_a_result_after_the_listing_stays(queue: Queue) -> None:
     one, two = by_hand(queue, "run-c1"), by_hand(queue, "run-c2")
-    found = find_leftovers(queue)
-    assert [item.kind for item in found] == [LeftoverKind.FOLDER] * 2
+    leftovers = find_leftovers(queue)
+    assert [item.kind for item in leftovers] == [LeftoverKind.FOLDER] * 2
     queue.add([record("c1")])
     two.checkpoint.touch()
-    assert remove_leftovers(queue, found) == []
+    assert remove_leftovers(queue, leftovers) == []
     assert one.config.exists()
     assert two.config.exists()
 
@@ -141,10 +141,10 @@ def test_a_lease_made_for_a_claim_under_way_stays(queue: Queue, monkeypatch: pyt
     manager.start()
     leased.wait(10)
     other = Queue(queue.paths)
-    found = find_leftovers(other)
-    assert [item.kind for item in found] == [LeftoverKind.LEASE]  # as far as can be told without the lock
+    leftovers = find_leftovers(other)
+    assert [item.kind for item in leftovers] == [LeftoverKind.LEASE]  # as far as is known without the lock
     threading.Timer(0.2, go_on.set).start()
-    assert remove_leftovers(other, found) == []  # waits for the claim
+    assert remove_leftovers(other, leftovers) == []  # waits for the claim
     manager.join()
     (running,) = [r for r in queue.read() if r.attempt == 1]
     assert queue.paths.lease(running.key, 1).exists()
@@ -155,11 +155,11 @@ def test_temporary_files_of_a_held_run_stay(queue: Queue) -> None:
     run.folder.mkdir()
     (run.folder / ".tmp-checkpoint.pt").touch()
     age(run.folder / ".tmp-checkpoint.pt")
-    found = find_leftovers(queue)
+    leftovers = find_leftovers(queue)
     with run.lock.open("w") as handle:  # a cancelled job that is about to end
         fcntl.flock(handle, fcntl.LOCK_EX)
-        assert remove_leftovers(queue, found) == []
-    assert len(remove_leftovers(queue, found)) == 1
+        assert remove_leftovers(queue, leftovers) == []
+    assert len(remove_leftovers(queue, leftovers)) == 1
 
 
 def test_without_a_terminal_it_only_lists(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,12 +233,12 @@ def test_cleaning_while_a_manager_works_harms_nothing(
 
 def test_a_broken_ledger_removes_nothing(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     crashed = by_hand(queue, "crashed")
-    found = find_leftovers(queue)
+    leftovers = find_leftovers(queue)
     queue.paths.ledger.write_text("{")
     assert dbutils([*there, "--clean", "all", "--yes"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(LedgerError, match="is broken"):
-        remove_leftovers(queue, found)
+        remove_leftovers(queue, leftovers)
     assert crashed.folder.exists()
 
 

@@ -1,4 +1,4 @@
-"""A sweep goes on with the runs and the code it was queued with, until it is told otherwise."""
+"""A sweep goes on with the runs and the code it was queued with, unless an option says otherwise."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_broken_copy_is_one_line(
     assert lab.run("--update_exp") == 0
 
 
-# -- the code. A clone of the package is the code at hand, and its training only tells where it is.
+# -- the code. A clone of the package is the code at hand, and its training only reports where it runs.
 
 TRAINING = """
 import json, os, sys
@@ -177,9 +177,9 @@ import ovis.experiments.settings
 CODE = "first"
 run = Path(next(word for word in sys.argv if word.startswith("--run_dir=")).partition("=")[2])
 module = ovis.experiments.settings.__file__
-told = {"code": CODE, "ovis": ovis.__file__, "settings": module, "cwd": os.getcwd(), "argv": sys.argv}
-with (run / "told.jsonl").open("a") as file:
-    file.write(json.dumps(told) + "\\n")
+report = {"code": CODE, "ovis": ovis.__file__, "settings": module, "cwd": os.getcwd(), "argv": sys.argv}
+with (run / "reports.jsonl").open("a") as file:
+    file.write(json.dumps(report) + "\\n")
 raise SystemExit(3 if '"id": "half"' in sys.argv[-1] and "--attempt=1" in sys.argv else 0)
 """
 
@@ -210,7 +210,7 @@ class Clone:
         (self.folder / "lab.json").write_text(json.dumps(experiment))
 
     def run(self, *words: str, **environment: str) -> str:
-        """What ``manager.py`` of this clone says."""
+        """The output of this clone's ``manager.py``."""
         command = [sys.executable, "-c", MANAGER, "--exp", "lab.json", "--device", "cpu", "--processes", "1", *words]
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
@@ -224,10 +224,10 @@ class Clone:
         )
         return done.stdout
 
-    def told(self) -> list[dict[str, Any]]:
-        """What the trainings say, in the order of their attempts."""
+    def reports(self) -> list[dict[str, Any]]:
+        """The reports of the trainings, in the order of their attempts."""
         records = sorted(self.queue.read(), key=lambda record: record.started)
-        files = [self.queue.paths.run(record.name).folder / "told.jsonl" for record in records]
+        files = [self.queue.paths.run(record.name).folder / "reports.jsonl" for record in records]
         return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
 
     def records(self) -> list[Record]:
@@ -247,19 +247,19 @@ def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
     assert "differs" not in clone.run("--max_jobs", "1")
     clone.edit("experiments/cli/train.py", '"first"', '"second"')
     (clone.package / "functional" / "stray.py").write_text("")
-    said = clone.run("--max_jobs", "1")
-    (line,) = [line for line in said.splitlines() if "code" in line]
+    output = clone.run("--max_jobs", "1")
+    (line,) = [line for line in output.splitlines() if "code" in line]
     assert line.startswith("runs on the code as of 20")
     assert line.endswith(f"(version {ovis.__version__}); it differs from the code here: --update_lib takes that")
-    first, second = clone.told()
+    first, second = clone.reports()
     snapshot = clone.queue.snapshot()
     assert snapshot is not None
-    place = clone.queue.paths.snapshot(snapshot.id)
-    for told in (first, second):
-        assert told["code"] == "first"
-        assert told["ovis"] == str(place / "ovis" / "__init__.py")
-        assert told["settings"] == str(place / "ovis" / "experiments" / "settings.py")
-        assert told["cwd"] == str(place)
+    folder = clone.queue.paths.snapshot(snapshot.id)
+    for report in (first, second):
+        assert report["code"] == "first"
+        assert report["ovis"] == str(folder / "ovis" / "__init__.py")
+        assert report["settings"] == str(folder / "ovis" / "experiments" / "settings.py")
+        assert report["cwd"] == str(folder)
     assert [record.snapshot for record in clone.records()] == [snapshot.id, snapshot.id, ""]
 
 
@@ -269,7 +269,7 @@ def test_a_python_path_and_safe_paths_change_nothing(clone: Clone) -> None:
     clone.edit("experiments/cli/train.py", '"first"', '"second"')
     clone.run("--max_jobs", "1", PYTHONPATH=f"{clone.folder}:{live_package().parent}")
     clone.run("--max_jobs", "1", PYTHONPATH=str(clone.folder), PYTHONSAFEPATH="1")
-    assert [told["code"] for told in clone.told()] == ["first"] * 3
+    assert [report["code"] for report in clone.reports()] == ["first"] * 3
 
 
 def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
@@ -278,10 +278,10 @@ def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
     assert clone.records()[0].state is State.QUEUED
     clone.edit("experiments/cli/train.py", '"first"', '"second"')
     planned = clone.run("--update_lib", "--dry_run")
-    said = clone.run("--update_lib")
-    for text in (planned, said):
+    output = clone.run("--update_lib")
+    for text in (planned, output):
         assert "attempts start on the code here from now on, those of half-trained runs too; so far: as of 20" in text
-    half = clone.queue.paths.run(clone.records()[0].name).folder / "told.jsonl"
+    half = clone.queue.paths.run(clone.records()[0].name).folder / "reports.jsonl"
     assert [json.loads(line)["code"] for line in half.read_text().splitlines()] == ["first", "second"]
     rows = clone.queue.ledger.read("snapshots")
     assert len(rows) == 2
@@ -302,18 +302,18 @@ def test_a_dry_run_with_other_code_writes_nothing(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words", "expected"),
+    ("args", "words", "expected"),
     [
         ("", [], "data"),
         ("--data_root in_the_file", [], "in_the_file"),
-        ("--data_root in_the_file", ["--data_root", "../said"], "../said"),
+        ("--data_root in_the_file", ["--data_root", "../elsewhere"], "../elsewhere"),
         ("", ["--data_root", "/absolute"], "/absolute"),
     ],
 )
-def test_folders_are_the_users_own(clone: Clone, said: str, words: list[str], expected: str) -> None:
-    clone.write(args=[said])
+def test_folders_are_the_users_own(clone: Clone, args: str, words: list[str], expected: str) -> None:
+    clone.write(args=[args])
     clone.run("--root", "my/runs", *words)
-    (file,) = (clone.folder / "my" / "runs" / "lab").glob("*/told.jsonl")
+    (file,) = (clone.folder / "my" / "runs" / "lab").glob("*/reports.jsonl")
     argv = json.loads(file.read_text())["argv"]
     settings = json.loads(argv[-1].removeprefix("--settings="))
     assert settings["data_root"] == os.path.abspath(clone.folder / expected)
@@ -358,8 +358,8 @@ def test_the_real_training_runs_on_its_snapshot(clone: Clone) -> None:
     subprocess.run([sys.executable, "-c", QUEUE], cwd=clone.folder, check=True)
     clone.edit("__init__.py", '"7.7.7"', '"8.8.8"')
     (clone.package / "experiments" / "training" / "build.py").write_text("raise ImportError('half edited')\n")
-    said = clone.run()
-    assert "(version 7.7.7); it differs" in said
-    assert "1 done" in said, said
+    output = clone.run()
+    assert "(version 7.7.7); it differs" in output
+    assert "1 done" in output, output
     (record,) = clone.records()
     assert json.loads(clone.queue.paths.run(record.name).config.read_text())["version"] == "7.7.7"

@@ -72,7 +72,7 @@ def test_an_outcome_settles_a_run(queue: Queue) -> None:
         AttemptResult.LOST,
     ]
     assert [tick.states[r.key].value for r in (good, bad, silent)] == ["done", "failed", "queued"]
-    assert get(queue, bad.key).error == "said so"
+    assert get(queue, bad.key).error == "some reason"
     assert get(queue, silent.key).lost == 1
     assert not any(queue.paths.lease(r.key, 1).exists() for r in (good, bad, silent))
 

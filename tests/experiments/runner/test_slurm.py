@@ -133,8 +133,8 @@ def test_an_interrupt_cancels_the_jobs(lab: Lab, cluster: SlurmCluster) -> None:
     manager = lab.start(*ENGINE, "--processes", "2", "--array_parallelism", "8")
     lab.wait(lambda: sum("step" in line for lines in lab.journal().values() for line in lines) > 8, 60)
     manager.send_signal(signal.SIGINT)
-    said, _ = manager.communicate(timeout=60)
-    assert manager.returncode == 130, said
+    output, _ = manager.communicate(timeout=60)
+    assert manager.returncode == 130, output
     assert lab.counts() == {"queued": 10}
     assert not cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING")
     assert all(lines[-1].startswith("stopped") for lines in lab.journal().values() if lines)
@@ -153,8 +153,8 @@ def test_nothing_is_lost_while_the_controller_is_down(lab: Lab, cluster: SlurmCl
         assert manager.poll() is None
     finally:
         cluster.start_controller()
-    said, _ = manager.communicate(timeout=180)
-    assert manager.returncode == 0, said
+    output, _ = manager.communicate(timeout=180)
+    assert manager.returncode == 0, output
     assert {(record.lost, record.failures) for record in lab.records()} == {(0, 0)}
     assert {sum(line.startswith("start") for line in lines) for lines in lab.journal().values()} == {1}
 
@@ -165,9 +165,9 @@ def test_the_quickstart_is_bit_identical_to_a_local_one(lab: Lab) -> None:
     where = ["--exp", str(lab.folder / "lab.json"), "--data_root", str(lab.folder / "data"), "--device", "cpu"]
     assert main([*where, "--root", str(lab.folder / "here")]) == 0
     assert main([*where, "--root", str(lab.folder / "runs"), *ENGINE]) == 0
-    ours = sorted((lab.folder / "here" / "lab").glob("*/metrics.jsonl"))
-    assert len(ours) == 7
-    for file in ours:
+    files = sorted((lab.folder / "here" / "lab").glob("*/metrics.jsonl"))
+    assert len(files) == 7
+    for file in files:
         assert len(numbers(file)) == 2
         assert numbers(file) == numbers(lab.paths.folder / file.parent.name / file.name)
 
@@ -194,13 +194,13 @@ def waited(lab: Lab, why: str) -> set[str]:
 def goes_on(lab: Lab, waiting: set[str], runs: int = 6) -> str:
     """The same command again, the nodes being as they should be: what it says, while all runs are done."""
     manager = start(lab, runs=runs)
-    text, said = manager.communicate(timeout=120)
-    assert manager.returncode == 0, text + said
+    text, output = manager.communicate(timeout=120)
+    assert manager.returncode == 0, text + output
     assert {record.state for record in lab.records()} == {State.DONE}
     # A job that was seen on a node and then failed, with nobody there, is found, and that is a loss; no other is.
     counts = {record.name: (record.attempt, record.lost, record.failures) for record in lab.records()}
     assert counts == {name: (2, 0, 0) if name in waiting else (2, 1, 0) for name in counts}
-    return said
+    return output
 
 
 def test_a_root_that_is_not_shared(lab: Lab, cluster: SlurmCluster) -> None:
@@ -226,8 +226,8 @@ def test_jobs_that_fail_without_a_root_while_no_manager_runs(lab: Lab, cluster: 
         manager.kill()
         cluster.run("scancel", other)
     assert lab.counts() == {"running": 2}
-    said = goes_on(lab, set(), runs=2)
-    assert said.count(f"{lab.folder}/runs is not there: --root must be on a file system that all nodes share") == 2
+    output = goes_on(lab, set(), runs=2)
+    assert output.count(f"{lab.folder}/runs is not there: --root must be on a file system that all nodes share") == 2
 
 
 def test_another_version_on_a_node(lab: Lab, cluster: SlurmCluster, tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ def test_a_site_that_accepts_fewer_jobs_than_runs(
         assert run(lab, runs=10) == 0
         small.wait(lambda: not small.run("squeue", "--noheader"))
         assert (small.folder / "ended").read_text().count("\n") == 10  # none was handed over twice
-    said = beside_progress(capfd.readouterr().err)
+    output = beside_progress(capfd.readouterr().err)
     why = "QOSMaxSubmitJobPerUserLimit; Batch job submission failed: Job violates accounting/QOS policy"
-    assert [line.startswith(f"waiting: Slurm takes no more jobs: {why}") for line in said].count(True) == 1
-    assert all(why in line and line.endswith("; fewer at once: --array_parallelism") for line in said), said
-    assert said[0].startswith("put back 6 runs, each aborted: can't start the job: ")
+    assert [line.startswith(f"waiting: Slurm takes no more jobs: {why}") for line in output].count(True) == 1
+    assert all(why in line and line.endswith("; fewer at once: --array_parallelism") for line in output), output
+    assert output[0].startswith("put back 6 runs, each aborted: can't start the job: ")
     assert {(r.state, r.lost, r.failures) for r in lab.records()} == {(State.DONE, 0, 0)}
     assert {sum(line.startswith("start") for line in lines) for lines in lab.journal().values()} == {1}
     assert max(Counter(id.partition("_")[0] for id in jobs(lab)).values()) <= 4
@@ -310,11 +310,11 @@ def test_two_interrupts_while_the_controller_is_down(lab: Lab, cluster: SlurmClu
             manager.send_signal(signal.SIGINT)
             begin = time.monotonic()
             time.sleep(1)
-        said, _ = manager.communicate(timeout=120)
-        assert manager.returncode == 130, said
+        output, _ = manager.communicate(timeout=120)
+        assert manager.returncode == 130, output
         took = time.monotonic() - begin
         print(f"ended {took:.1f} s after the second")
-        assert took < 60, said  # 20, and what the scancel takes that it is in the midst of
+        assert took < 60, output  # 20, and what the scancel takes that it is in the midst of
         lab.wait(lambda: not processes_of(lab.paths.folder), 5 * POLICY.heartbeat)
     finally:
         cluster.start_controller()
@@ -322,8 +322,8 @@ def test_two_interrupts_while_the_controller_is_down(lab: Lab, cluster: SlurmClu
     why = "killed on request, and not heard of since"
     assert {(r.state, r.reason, r.error) for r in lab.records()} == {(State.QUEUED, "orphaned", why)}
     manager = lab.start(*ENGINE)
-    said, _ = manager.communicate(timeout=60)
-    assert manager.returncode == 0, said
+    output, _ = manager.communicate(timeout=60)
+    assert manager.returncode == 0, output
     assert {(r.attempt, r.lost, r.failures) for r in lab.records()} == {(2, 0, 0)}
     # killed where it was, without a word, and gone on from its checkpoint
     assert all(lines == ["start at 0 in 1", "start at 3 in 2", "done in 2"] for lines in lab.journal().values())

@@ -55,8 +55,8 @@ def test_one_squeue_asks_about_all_jobs(fake: FakeSlurm, root: Path) -> None:
     assert [id.partition("/")[2] for id in ids] == ["1_0/key0.1", "1_1/key1.1", "1_2/key2.1"]
     ids += submit(engine, root)
     fake.say("squeue", "1_1|RUNNING|n1|None\n1_2|PENDING||Priority\n1_0|RUNNING|n2|None\n2|RUNNING|n2|None\n")
-    found = poll(engine, *ids)
-    assert [found[id].device for id in ids] == ["n2", "n1", "", "n2"]
+    statuses = poll(engine, *ids)
+    assert [statuses[id].device for id in ids] == ["n2", "n1", "", "n2"]
     assert fake.calls("squeue")[-1].endswith("--jobs=1,2")
 
 
@@ -67,9 +67,9 @@ def test_the_exit_code_noted_by_a_job_precedes_slurm_s_state(fake: FakeSlurm, ro
     engine._own.mark_ended("key0.1", 75)
     engine._own.mark_ended("key1.1", -9)
     (engine._own.path / "1_0.log").write_text("job key1.1: not mine\njob key0.1: the ledger can't be read\nbye\n")
-    found = poll(engine, *ids)
-    assert [found[id].code for id in ids] == [75, -9]
-    assert [found[id].message for id in ids] == ["the ledger can't be read", "signal 9 ended it"]
+    statuses = poll(engine, *ids)
+    assert [statuses[id].code for id in ids] == [75, -9]
+    assert [statuses[id].message for id in ids] == ["the ledger can't be read", "signal 9 ended it"]
     engine.close()
     assert not list(root.glob(".slurm/*/*.log"))
 
@@ -116,7 +116,7 @@ def test_runs_that_share_a_job(fake: FakeSlurm, root: Path) -> None:
     engine._own.mark_ended("key0.1", 0)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|RUNNING|n1|None\n")
     assert [status.phase for status in poll(engine, *ids).values()] == [JobPhase.ENDED] + [JobPhase.RUNNING] * 4
-    assert engine.capacity() == 0  # its place is free when the others' are
+    assert engine.capacity() == 0  # its slot is freed together with the others'
     engine.cancel([ids[1]])
     poll(engine, *ids[1:])
     assert fake.calls("scancel") == []  # the other one goes on
@@ -135,9 +135,9 @@ def test_a_cancellation_is_sent_once_and_once_more_with_force(fake: FakeSlurm, r
         assert [status.phase for status in poll(engine, *ids).values()] == [JobPhase.RUNNING] * 2
     assert fake.calls("scancel") == ["--state=PENDING 1_0 1_1", "--batch --signal=TERM 1_0 1_1"]
     engine.cancel(ids, force=True)
-    found = poll(engine, *ids)
+    statuses = poll(engine, *ids)
     assert fake.calls("scancel")[2:] == ["--signal=KILL 1_0 1_1", "1_0 1_1"]
-    assert found[ids[1]].phase is JobPhase.ENDED  # its node may never say that it is
+    assert statuses[ids[1]].phase is JobPhase.ENDED  # its node may never say that it is
 
 
 @pytest.mark.parametrize("words", ["Unable to contact slurm controller", "Socket timed out on send/recv operation"])
@@ -148,14 +148,14 @@ def test_a_cancellation_that_did_not_reach_the_controller_is_repeated(fake: Fake
     fake.fail("scancel", f"scancel: error: Kill job error on job id 1: {words}")
     engine.cancel([id])
     poll(engine, id)
-    said = len(fake.calls("scancel"))
+    calls = len(fake.calls("scancel"))
     poll(engine, id)
-    assert len(fake.calls("scancel")) > said > 0
+    assert len(fake.calls("scancel")) > calls > 0
     fake.fail("scancel", "scancel: error: Kill job error on job id 1: Invalid job id specified")  # gone meanwhile
     poll(engine, id)
-    said = len(fake.calls("scancel"))
+    calls = len(fake.calls("scancel"))
     poll(engine, id)
-    assert len(fake.calls("scancel")) == said
+    assert len(fake.calls("scancel")) == calls
 
 
 def test_a_hanging_scancel_does_not_block_the_manager(
@@ -180,7 +180,7 @@ def test_a_hanging_squeue_counts_as_silence(fake: FakeSlurm, root: Path, monkeyp
     assert "does not answer: no answer within 0 s" in engine.waiting()
     (fake.folder / "squeue").write_text(answers)
     fake.say("squeue", "1|RUNNING|n1|None\n")
-    poll_until(engine, [id], lambda found: found[id].phase is not JobPhase.PENDING)
+    poll_until(engine, [id], lambda statuses: statuses[id].phase is not JobPhase.PENDING)
     assert not engine.waiting()
 
 
@@ -219,8 +219,8 @@ def test_started_jobs_are_reported_before_the_engine_ends(fake: FakeSlurm, root:
     engine = engine_at(root)
     ids = submit(engine, root, 3)
     fake.say("squeue", "1_0|RUNNING|n1|None\n1_1|PENDING||PartitionTimeLimit\n1_2|RUNNING|n2|None\n")
-    found = poll(engine, *ids)
-    assert [status.phase for status in found.values()] == [JobPhase.RUNNING, JobPhase.PENDING, JobPhase.RUNNING]
+    statuses = poll(engine, *ids)
+    assert [status.phase for status in statuses.values()] == [JobPhase.RUNNING, JobPhase.PENDING, JobPhase.RUNNING]
     assert engine.capacity() == 0
     with pytest.raises(EngineError, match="PartitionTimeLimit"):
         engine.poll(ids)

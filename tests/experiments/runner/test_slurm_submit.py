@@ -43,11 +43,11 @@ def test_overridden_variables_are_hidden_from_sbatch(
         monkeypatch.setenv(f"SBATCH_{name}", value)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")  # the manager's own
     submit(engine_at(root), root)
-    said = fake.folder / "environment"
-    assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab", "SBATCH_TIMELIMIT=9"]
+    environment = fake.folder / "environment"
+    assert environment.read_text().splitlines() == ["SBATCH_ACCOUNT=lab", "SBATCH_TIMELIMIT=9"]
     assert "#SBATCH --partition=short" in fake.script(1)
     submit(engine_at(root, partition="main", time=5), root)
-    assert said.read_text().splitlines() == ["SBATCH_ACCOUNT=lab"]
+    assert environment.read_text().splitlines() == ["SBATCH_ACCOUNT=lab"]
     assert "#SBATCH --partition=main" in fake.script(2)
     assert os.environ["SBATCH_TIMELIMIT"] == "9"
 

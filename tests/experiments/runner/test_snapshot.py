@@ -102,10 +102,10 @@ def test_the_hash_is_of_names_and_contents(live: Path, name: str, text: str) -> 
 
 def test_python_may_write_its_bytecode_into_a_copy(lab: Lab, live: Path) -> None:
     taken = take(lab, live)
-    place = lab.paths.snapshot(taken.id)
+    folder = lab.paths.snapshot(taken.id)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    subprocess.run([sys.executable, "-c", "import ovis.models.vae"], cwd=place, env=environment, check=True)
-    assert list(place.rglob("*.pyc"))
+    subprocess.run([sys.executable, "-c", "import ovis.models.vae"], cwd=folder, env=environment, check=True)
+    assert list(folder.rglob("*.pyc"))
     assert is_intact(lab.paths, taken.id, taken.digest)
 
 

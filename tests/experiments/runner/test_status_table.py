@@ -112,8 +112,8 @@ def test_a_few_runs_are_all_shown_and_many_are_not() -> None:
         "",
         "and 51 more runs: --find TEXT shows those that contain it, --json all",
     ]
-    found = overview(*many, total=60)  # asked for
-    assert len(plain_status(found)) == 51 + 4
+    selection = overview(*many, total=60)  # asked for
+    assert len(plain_status(selection)) == 51 + 4
 
 
 def test_of_many_failures_the_first_are_shown() -> None:

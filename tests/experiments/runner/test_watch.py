@@ -142,7 +142,7 @@ def test_it_ends_with_the_whole_table_when_all_is_settled(lab: Lab) -> None:
     assert code == 0
     last = shown.partition(LEAVE)[2]
     assert "2 runs\n1 failed, 1 cancelled\n" in last
-    assert "said so" in last
+    assert "some reason" in last
 
 
 def test_a_queue_that_breaks_while_it_is_watched_is_one_line(lab: Lab) -> None:
