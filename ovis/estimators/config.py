@@ -22,7 +22,7 @@ def get_config(estimator: str) -> tuple[type[GradientEstimator], dict[str, Any]]
             :mod:`ovis.estimators.ids` for all.
 
     Returns:
-        the class, and a new dict of settings, valid at construction and at every call; change them as training goes on.
+        the class, and a new dict of settings for the constructor, which may also be given, and changed, at every call.
 
     Raises:
         ValueError: an unknown id; the message names the nearest valid one.
@@ -32,12 +32,12 @@ def get_config(estimator: str) -> tuple[type[GradientEstimator], dict[str, Any]]
 
 
 def estimator_class(facts: EstimatorFacts) -> type[GradientEstimator]:
-    """The class of a row of :data:`ovis.estimators.ids.ESTIMATORS`, imported here.
+    """Import the class of a row of :data:`ovis.estimators.ids.ESTIMATORS`.
 
     Raises:
         TypeError: the class refers to another row, or to none.
     """
-    found: type[GradientEstimator] = pkgutil.resolve_name(facts.implementation)
-    if getattr(found, "facts", None) is not facts:
-        raise TypeError(f"{found.__name__} must say facts = ESTIMATORS[{facts.family!r}], the row that names it")
-    return found
+    Estimator: type[GradientEstimator] = pkgutil.resolve_name(facts.implementation)
+    if getattr(Estimator, "facts", None) is not facts:
+        raise TypeError(f"{Estimator.__name__} must say facts = ESTIMATORS[{facts.family!r}], the row that names it")
+    return Estimator

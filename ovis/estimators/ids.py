@@ -1,14 +1,14 @@
 """The table of estimators: their ids, and the facts that training, settings and reports need. No torch.
 
 A new estimator is one class and one row of :data:`ESTIMATORS`. An id is split at its dashes into tokens, and each token
-is looked up in the grammar of its family; nothing is evaluated.
+is looked up in the grammar of its family. Ids are never evaluated as code.
 
     reinforce  reinforce-baseline  vimco[-arithmetic|-geometric]  rws (= wake-wake)  wake-sleep
     vae (= pathwise-vae)  iwae (= pathwise-iwae)  stl  dreg
     ovis-gamma<g>                            OVIS~ with its bias-variance parameter, 0 <= g <= 1
     ovis-S<s>[-exclusive]                    OVIS_MC: s auxiliary samples; with a decimal point, a fraction of iw
     tvo-part<P>-beta<b>[-left|-right|-trapz]           P partitions, the first at 10^-b
-    tvo-part<P>-config1|-config2[-left|-right|-trapz]  the first partition as the paper sets it, by K
+    tvo-part<P>-config1|-config2[-left|-right|-trapz]  the first partition depends on K, as in Masrani et al. 2019
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Grammar:
 
     Attributes:
         head: the text before the first dash.
-        tokens: regular expression of a whole token -> what its match sets.
-        finish: (id, its settings) -> the parsed id. Raises ValueError for settings that don't go together.
+        tokens: regular expression of a whole token -> the settings of its match.
+        finish: (id, its settings) -> the parsed id. Raises ValueError for settings that can't be combined.
         examples: ids that a message about an unknown id suggests.
     """
 
@@ -87,19 +87,20 @@ class LineStyle(NamedTuple):
 
 @dataclass(frozen=True)
 class EstimatorFacts:
-    """What is known of a family of estimators without importing torch.
+    """The facts about a family of estimators, known without importing torch.
 
     Attributes:
         family: the id, or its constant part.
         implementation: ``module:Class`` of the :class:`ovis.estimators.GradientEstimator`.
         aliases: other ids.
-        grammar: of ids with parameters; None: the family is the whole id.
+        grammar: grammar of ids with parameters; None: the family is the whole id.
         needs_two_particles: it leaves one particle out, so iw must be at least 2.
         reparameterized: it differentiates through the samples; all others need exact samples without graph.
         lacks: settings that it does not have, of those that estimators share -> why, for messages.
-        label: in legends and tables; empty: the id.
-        line: in figures; None: a colour, a dash pattern and a marker derived from the id.
-        legend_group: families with one name stand in one column of a grouped legend.
+        options: the training options that determine its own parameters: fields of ``TrainSettings``.
+        label: name in legends and tables; empty: the id.
+        line: style in figures; None: a colour, a dash pattern and a marker derived from the id.
+        legend_group: families with the same group form one column of a grouped legend.
     """
 
     family: str
@@ -109,6 +110,7 @@ class EstimatorFacts:
     needs_two_particles: bool = False
     reparameterized: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     label: str = ""
     line: LineStyle | None = None
     legend_group: str = "other"
@@ -200,7 +202,7 @@ _TVO = Grammar(
 _NO_BOUND_FOR_PHI = dict.fromkeys(("beta", "tau", "freebits"), "its phi follows no bound that could be weighted")
 
 #: The rows of the table, in the order of legends. The hues are Okabe and Ito's, safe for colour-blind readers; related
-#: estimators share a hue, and marker and dashes tell them apart without any colour. The lines of OVIS depend on its
+#: estimators share a hue, and markers and dashes distinguish them without colour. The lines of OVIS depend on its
 #: parameters: ``ovis.experiments.reporting.figures.style`` computes them.
 _ROWS = (
     EstimatorFacts(
@@ -272,6 +274,7 @@ _ROWS = (
     EstimatorFacts(
         "reinforce-baseline",
         "ovis.estimators.reinforce:ReinforceBaseline",
+        options=("hdim", "b_nlayers", "baseline_lr"),
         label="REINFORCE + baseline",
         line=LineStyle("#2B332F", "dashdot", "o"),
         legend_group="VIMCO, REINFORCE",
@@ -314,12 +317,12 @@ _ROWS = (
     ),
 )
 
-#: Every family of estimators, by its name: the only place that states these facts.
+#: Every family of estimators, by its name.
 ESTIMATORS: dict[str, EstimatorFacts] = {row.family: row for row in _ROWS}
 
 
 def example_ids() -> list[str]:
-    """Ids shown when an unknown one is refused, at least one of each family: plain ones, aliases, those with tokens."""
+    """Ids for the message about an unknown id, at least one of each family: plain ids, aliases, ids with tokens."""
     rows = ESTIMATORS.values()
     plain = [row.family for row in rows if row.grammar is None]
     aliases = [alias for row in rows for alias in row.aliases]

@@ -1,6 +1,6 @@
-"""The models by name: one row adds a model, see CONTRIBUTING.md.
+"""The table of models. A new model needs a class and a row here, see CONTRIBUTING.md.
 
-The table names what builds a model and imports nothing of it: command lines, identities and reports read it without
+The table refers to classes and functions by name, so command lines, identities and reports read it without importing
 torch.
 """
 
@@ -28,9 +28,10 @@ class ModelEntry:
 
     Attributes:
         build: ``"module:function"`` or ``"module:class"``, called as ``build(x_shape, x_mean=x_mean, **options)``.
-        options: the fields of ``TrainSettings`` that are passed to it. The others are not part of a run's identity.
-        inference_parameters: what the names of q's parameters contain (several, separated by commas); the gradient
-            analysis reads them unless ``--grad_key`` says otherwise.
+        options: the fields of ``TrainSettings`` that are passed to it. Those of other models are not part of a run's
+            identity.
+        inference_parameters: text that the names of q's parameters contain (alternatives separated by commas); the
+            default of ``--grad_key``.
         reparameterized: whether q has reparameterized samples, exact or relaxed; pathwise estimators need them.
     """
 
@@ -63,13 +64,16 @@ MODELS = {
 
 
 def build_model(name: str, x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> ParticleModel:
-    """Build a model by its name, its parameters drawn from the global random state.
+    """Build a model by its name. Its initial parameters are drawn from the global random state.
 
     Args:
         name: key of :data:`MODELS`.
         x_shape: shape of one observation.
         x_mean: mean of the training data, shape ``x_shape``.
-        options: of the model, see its row; the defaults are those of its class.
+        options: options of the model, see its row; the defaults are those of its class.
+
+    Returns:
+        the model, on the CPU.
 
     Raises:
         ValueError: an unknown name, or a model that does not fit the observations.
@@ -81,14 +85,14 @@ def build_model(name: str, x_shape: Sequence[int], x_mean: Tensor, **options: An
 
 
 def build_gaussian_mixture(x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> ParticleModel:
-    """The mixture's observations are single numbers, and its decoder has no parameters that a mean could start."""
+    """The Gaussian mixture, which needs neither shape (observations are single numbers) nor mean."""
     from ovis.models.gaussian_mixture import GaussianMixture
 
     return GaussianMixture(**options)
 
 
 def build_gaussian_toy(x_shape: Sequence[int], x_mean: Tensor) -> ParticleModel:
-    """The toy model has as many latent dimensions as the data have; their mean is its optimal mu."""
+    """The Gaussian toy model, with as many latent dimensions as the data; their mean is its optimal mu."""
     from ovis.models.gaussian_toy import GaussianToyVAE
 
     return GaussianToyVAE(math.prod(x_shape), x_mean=x_mean)

@@ -1,6 +1,6 @@
-"""Every option of a training run: command line, defaults, validation and the run's identity are read from here.
+"""The options of a training run, which define the command line, the defaults, validation and the run's identity.
 
-No torch: the manager and the reports import this in milliseconds.
+It does not import torch, so the manager and the reports import it in milliseconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class SettingsError(ValueError):
-    """An option that does not exist or an invalid value: one line that names it and what would be valid."""
+    """An unknown option or an invalid value; the message, one line, names it and what would be valid."""
 
 
 def option(
@@ -51,12 +51,12 @@ def option(
     """A field of a settings class.
 
     Args:
-        default: the value where the option is not given.
-        help: one line, shown by ``--help``.
+        default: the value if the option is not given.
+        help: one line for ``--help``.
         choices: the valid values, if they can be listed.
         low: the smallest valid number.
         high: the largest valid number.
-        identity: whether two runs that differ only here are different runs (False for where, not what, to compute).
+        identity: whether runs that differ only in this option are different runs (False if it does not affect results).
     """
     return field(
         default=default,
@@ -73,11 +73,11 @@ class TrainSettings:
     """
 
     # where
-    exp: str = option("sandbox", "name of the experiment: runs are kept in ROOT/EXP", identity=False)
+    exp: str = option("sandbox", "name of the experiment, whose runs are in ROOT/EXP", identity=False)
     root: str = option("runs/", "folder of all experiments", identity=False)
     data_root: str = option("data/", "folder of the data sets", identity=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
-    id: str = option("", "a label of yours, kept in the run's name (report.py --include filters on it)")
+    id: str = option("", "a label of your choice, part of the run's name (report.py --include filters by it)")
     seed: int = option(1, "seed of all random numbers", low=0, high=2**32 - 1)
 
     # data
@@ -86,36 +86,36 @@ class TrainSettings:
     only_train_set: bool = option(False, "evaluate on the training set only")
 
     # length
-    epochs: int = option(-1, "passes over the training set; -1: --nsteps decides", low=-1)
-    nsteps: int = option(500_000, "optimizer steps, where --epochs is -1", low=1)
+    epochs: int = option(-1, "epochs of training; -1: as many as --nsteps needs", low=-1)
+    nsteps: int = option(500_000, "optimizer steps, if --epochs is -1", low=1)
 
     # optimization
     optimizer: str = option("adam", "optimizer", choices=("adam", "adamax", "sgd", "rmsprop"))
     lr: float = option(2e-3, "learning rate", low=0.0)
     baseline_lr: float = option(5e-3, "learning rate of the neural baseline (reinforce-baseline)", low=0.0)
-    lr_reduce_steps: int = option(0, "how many times to halve the learning rate, at equal distances; 0: never", low=0)
+    lr_reduce_steps: int = option(0, "number of times to halve the learning rate, at equal intervals; 0: never", low=0)
     bs: int = option(32, "training batch size", low=1)
-    valid_bs: int = option(50, "data per evaluation batch, validation", low=1)
-    test_bs: int = option(50, "data per evaluation batch, training and test", low=1)
-    compile: bool = option(False, "compile the step (torch.compile): a minute at the start, then faster")
-    capture: bool = option(False, "record a step once and replay it as one CUDA graph: no launch overhead (CUDA only)")
+    valid_bs: int = option(50, "evaluation batch size, validation set", low=1)
+    test_bs: int = option(50, "evaluation batch size, training and test sets", low=1)
+    compile: bool = option(False, "compile the training step (torch.compile): takes a minute, then faster")
+    capture: bool = option(False, "record the training step as a CUDA graph and replay it (CUDA only)")
 
     # estimator
     estimator: str = option("reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1")
     mc: int = option(1, "independent copies of the bound that are averaged, M", low=1)
     iw: int = option(1, "particles per bound, K", low=1)
-    particles_per_pass: str = option("all", "particles of a datum held at once: a number, all, or auto")
+    particles_per_pass: str = option("all", "particles of a datum in memory at once: a number, all, or auto")
     beta: float = option(1.0, "weight of the KL term", low=0.0)
     tau: float = option(0.0, "temperature of relaxed samples; 0: exact discrete samples", low=0.0)
     freebits: float | None = option(None, "floor of each layer's log q - log p, in nats; none: no floor")
     alpha: float = option(0.0, "order of the Renyi bound; 0: importance-weighted bound (IWAE)", low=0.0, high=1 - 1e-6)
-    alpha_init: float = option(0.9, "alpha at the first step, where --warmup is above 0", low=0.0, high=1 - 1e-6)
+    alpha_init: float = option(0.9, "alpha at the first step, if --warmup is above 0", low=0.0, high=1 - 1e-6)
     warmup: int = option(0, "steps over which alpha goes from --alpha_init to --alpha; 0: constant alpha", low=0)
     warmup_offset: int = option(0, "steps before the warm-up starts", low=0)
     warmup_mode: str = option("log", "shape of the warm-up", choices=("linear", "log", "sigmoid"))
 
     # model
-    model: str = option("vae", "model (the data sets gmm and gaussian-toy bring their own)", choices=MODELS)
+    model: str = option("vae", "model (fixed for the data sets gmm and gaussian-toy)", choices=MODELS)
     hdim: int = option(64, "units of a hidden layer", low=1)
     nlayers: int = option(3, "hidden layers of each perceptron; 0: linear", low=0)
     depth: int = option(3, "stochastic layers, L", low=1)
@@ -135,15 +135,15 @@ class TrainSettings:
         choices=("valid", "test"),
     )
     eval_freq: int = option(10, "epochs between evaluations", low=1)
-    max_eval: int = option(10_000, "data points used at most in an evaluation", low=1)
+    max_eval: int = option(10_000, "largest number of data points in an evaluation", low=1)
     iw_valid: int = option(1000, "particles of the bound on the validation set", low=1)
     iw_test: int = option(1000, "particles of the bound on the training and test sets", low=1)
 
     # analysis
     grad_samples: int = option(100, "gradient draws of the analysis at each evaluation; 0: none", low=0)
     grad_bs: int = option(10, "data points of the analysed gradient", low=1)
-    grad_key: str = option("", "analyse parameters whose name holds this (several: a,b), or tensor:qlogits; none: q's")
-    grad_epsilon: float = option(1e-15, "parameters with less gradient variance are left out", low=0.0)
+    grad_key: str = option("", "parameters to analyse, by parts of their names (a,b), or tensor:qlogits; none: q's")
+    grad_epsilon: float = option(1e-15, "parameters with less gradient variance are excluded", low=0.0)
     mc_au_analysis: int = option(0, "samples per datum of the active-units analysis; 0: none", low=0)
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
 
@@ -164,30 +164,30 @@ class TrainSettings:
 
     @property
     def trained_model(self) -> str:
-        """Name of the model that is trained: the data set's own, where it brings one."""
+        """Name of the model that is trained: that of the data set, if it has one."""
         return DATASETS[self.dataset].model or self.model
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """The options that the trained model reads."""
+        """The options of the trained model."""
         return {name: getattr(self, name) for name in MODELS[self.trained_model].options}
 
     @property
     def dataset_options(self) -> dict[str, Any]:
-        """The options that the data set reads."""
+        """The options of the data set."""
         return {name: getattr(self, name) for name in DATASETS[self.dataset].options}
 
     @property
     def analysed_parameters(self) -> str:
-        """``grad_key``, or the names of q's parameters in the model that is trained."""
+        """``grad_key``; if it is empty, the names of q's parameters in the trained model."""
         return self.grad_key or MODELS[self.trained_model].inference_parameters
 
 
 def parse_particles_per_pass(text: str) -> int | str | None:
-    """``--particles_per_pass`` as an estimator takes it: a number, auto, or None for all.
+    """Convert ``--particles_per_pass`` to an estimator's setting: a number, auto, or None for all.
 
     Raises:
-        ValueError: anything else, also other ways to write a number: the text is part of a run's identity.
+        ValueError: anything else, including other notations of a number, as the text is part of a run's identity.
     """
     if text in ("all", "auto"):
         return None if text == "all" else text
@@ -206,7 +206,7 @@ def check_combination(settings: TrainSettings) -> None:
     """Refuse options that are valid one by one but can't be combined.
 
     Raises:
-        SettingsError: an option that the estimator does not have, too few particles for it, a model it can't train.
+        SettingsError: the estimator has no such option, needs more particles, or can't train the model.
     """
     _check_estimator(settings)
     _check_model(settings)
@@ -277,12 +277,12 @@ def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
 
 @functools.cache
 def _types(kind: type) -> dict[str, Any]:
-    """The fields' types; looked up once, for a grid makes thousands of settings."""
+    """The types of the fields, cached because a grid makes thousands of settings."""
     return typing.get_type_hints(kind)
 
 
 def _scalar(kind: Any) -> type:
-    """The type of the value: ``float`` for ``float | None``."""
+    """The type without None: ``float`` for ``float | None``."""
     scalars = [t for t in typing.get_args(kind) or (kind,) if t is not type(None)]
     return typing.cast(type, scalars[0])
 
@@ -300,7 +300,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(kind: type = TrainSettings, **kwargs: Any) -> argparse.ArgumentParser:
-    """The command line of a run: one option per field of its settings class."""
+    """The command-line parser of a run, with one option for each field of its settings class."""
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
     for item in dataclasses.fields(kind):
         scalar, name, text = _types(kind)[item.name], f"--{item.name}", item.metadata["help"].replace("%", "%%")
@@ -339,18 +339,20 @@ def _optional(read: type) -> Any:
 def parse_arguments(
     argv: Sequence[str], parser: argparse.ArgumentParser | None = None, partial: bool = False, kind: Any = TrainSettings
 ) -> Any:
-    """Command-line words to validated settings.
+    """Parse command-line words to validated settings.
 
     Args:
         argv: e.g. ``["--estimator", "vimco", "--iw", "10"]``.
         parser: a parser to reuse when many runs are parsed (building one takes longer than using it), or one with
-            further options, which are not looked at here.
-        partial: these are only some of a run's options: combinations are not checked.
-        kind: settings class of the study, of which the result is.
+            further options, which are ignored here.
+        partial: the words are only some of a run's options, so combinations are not checked.
+        kind: the settings class of the study.
+
+    Returns:
+        an instance of ``kind``.
 
     Raises:
-        SettingsError: an unknown option (the nearest valid one is named), an invalid value, or a combination that
-            can't be.
+        SettingsError: an unknown option (the nearest valid one is named), an invalid value, or an invalid combination.
     """
     parser = parser or build_parser(kind)
     namespace, unknown = parser.parse_known_args(list(argv))

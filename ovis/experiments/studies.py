@@ -1,6 +1,6 @@
-"""The studies that an experiment file may name as its ``script``: training runs, and the asymptotic study's options.
+"""The studies that an experiment file may name as its ``script``, and the options of the asymptotic study.
 
-No torch, as in ``ovis.experiments.settings``.
+As ``ovis.experiments.settings``, it does not import torch.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from ovis.experiments.settings import SettingsError, TrainSettings, check_combin
 
 __all__ = ["ALIASES", "STUDIES", "AsymptoticSettings", "Study"]
 
-#: Other names of experiment files.
+#: Alternative names of experiment files.
 ALIASES = {"asymptotic-variance": "asymptotic-analysis"}
 
 
 @dataclass(frozen=True)
 class AsymptoticSettings:
-    """The options of one run of the asymptotic study: gradients of several estimators at one K (Figure 1).
+    """The options of one run of the asymptotic study: gradients of several estimators at one K.
 
-    A run may be one of several parts of the draws, so that processes can share the work of one K.
+    A run may make one of several parts of the draws, so that processes can share the work of one K.
 
     Raises:
         SettingsError: a value of the wrong type or out of range, an unknown estimator.
     """
 
-    exp: str = option("sandbox", "name of the experiment: runs are kept in ROOT/EXP", identity=False)
+    exp: str = option("sandbox", "name of the experiment, whose runs are in ROOT/EXP", identity=False)
     root: str = option("runs/", "folder of all experiments", identity=False)
     data_root: str = option("data/", "folder of the data sets (not used: the data are drawn)", identity=False)
     device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
-    id: str = option("", "a label of yours, kept in the run's name")
+    id: str = option("", "a label of your choice, part of the run's name")
     seed: int = option(10, "seed of the perturbation and of the draws", low=0)
 
     estimators: str = option("ovis-gamma0,vimco-arithmetic,pathwise-iwae", "estimators, separated by commas")
     iw: int = option(1000, "particles per bound, K", low=1)
     mc_samples: int = option(10_000, "draws of the gradient, over all parts", low=2)
-    part: int = option(1, "which part of the draws this run makes: 1 ... PARTS", low=1)
-    parts: int = option(1, "in how many runs the draws are made", low=1)
+    part: int = option(1, "the part of the draws that this run makes: 1 ... PARTS", low=1)
+    parts: int = option(1, "number of runs that share the draws", low=1)
 
-    npoints: int = option(1024, "data points, all in every draw", low=1)
+    npoints: int = option(1024, "data points, all of them in every draw", low=1)
     D: int = option(20, "dimensions", low=1)
     epsilon: float = option(0.01, "standard deviation of the perturbation of the optimal parameters", low=0.0)
-    key_filter: str = option("b", "parameters of which the gradient is analysed")
-    q_scale: str = option("std", "what of q is 2/3; the paper's figures: its std", choices=("std", "variance"))
-    samples_per_batch: int = option(0, "particles held at once; 0: what suits the device", low=0, identity=False)
+    key_filter: str = option("b", "parameters whose gradient is analysed")
+    q_scale: str = option("std", "whether q's std (as in the paper) or variance is 2/3", choices=("std", "variance"))
+    samples_per_batch: int = option(0, "particles in memory at once; 0: depends on the device", low=0, identity=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,7 +65,7 @@ class AsymptoticSettings:
 
     @property
     def draws(self) -> range:
-        """Numbers of the draws that this run makes."""
+        """The numbers of the draws that this run makes."""
         first, last = (self.mc_samples * part // self.parts for part in (self.part - 1, self.part))
         return range(first, last)
 
@@ -94,14 +94,14 @@ def check_asymptotic(settings: AsymptoticSettings) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """A kind of experiment: the options of its runs, and the modules that make and draw them.
+    """A kind of experiment: the options of its runs, and the modules that run and report them.
 
     Attributes:
         settings: the class of a run's options.
-        check: refuses combinations of options.
-        module: ``python -m module OPTIONS`` makes a run.
-        report: the module whose ``main`` draws the experiment.
-        report_script: the script in the root of a clone that calls it, named in messages.
+        check: raises an error for invalid combinations of options.
+        module: ``python -m module OPTIONS`` executes a run.
+        report: the module whose ``main`` makes the report of the experiment.
+        report_script: the script in the root of a clone that calls it, for messages.
     """
 
     settings: Any

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ovis.estimators.ids import parse_estimator
+from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.experiments.datasets import DATASETS
 from ovis.experiments.models import MODELS
 from ovis.experiments.runs.paths import is_safe_name
@@ -85,12 +85,11 @@ def _unused(settings: TrainSettings) -> set[str]:
     """The options that this run does not use."""
     used = set(MODELS[settings.trained_model].options) | set(DATASETS[settings.dataset].options)
     tables = [entry.options for entry in MODELS.values()] + [entry.options for entry in DATASETS.values()]
-    unused = {option for options in tables for option in options} | {"b_nlayers", "baseline_lr"}
+    tables += [facts.options for facts in ESTIMATORS.values()]
+    unused = {option for options in tables for option in options}
     if "prior" in used and settings.prior != "categorical":
         used -= {"K", "kdim"}
-    if settings.estimator == "reinforce-baseline":
-        used |= {"hdim", "b_nlayers", "baseline_lr"}
-    unused -= used
+    unused -= used | set(parse_estimator(settings.estimator).facts.options)
     if DATASETS[settings.dataset].model:
         unused.add("model")
     if settings.only_train_set:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.config import get_config
+from ovis.estimators.reinforce import ReinforceBaseline
 from ovis.experiments.datasets import load_dataset
 from ovis.experiments.datasets.splits import Splits
 from ovis.experiments.models import build_model
@@ -140,7 +141,7 @@ def build_estimator(settings: TrainSettings, x_shape: tuple[int, ...]) -> Gradie
         if name not in Estimator.facts.lacks:
             config[name] = getattr(settings, name)
     config["particles_per_pass"] = parse_particles_per_pass(settings.particles_per_pass)
-    if settings.estimator == "reinforce-baseline":
+    if issubclass(Estimator, ReinforceBaseline):
         config["baseline"] = Baseline(x_shape, settings.hdim, settings.b_nlayers)
     return Estimator(**config)
 
