@@ -29,14 +29,14 @@ from tinydb import JSONStorage
 from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.experiment_file import load_experiment
-from ovis.experiments.runner.gpus.availability import DeviceSource
+from ovis.experiments.runner.gpus.device_choice import DeviceSource
 from ovis.experiments.runner.gpus.devices import list_devices
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import run_experiment
 from ovis.experiments.runner.queue import ledger, transitions
 from ovis.experiments.runner.queue.ledger import AtomicStorage, LedgerError
 from ovis.experiments.runner.queue.queue import Ended, Queue
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.fencing import publish_outcome
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import new_owner

@@ -32,7 +32,8 @@ from ovis.experiments.runner.plan import Plan, PlanError, make_plan, start_plan
 from ovis.experiments.runner.queue.filesystem import is_network
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import REQUEUE_LEVELS, Policy, RequeueLevel
+from ovis.experiments.runner.queue.retry_policy import Policy
+from ovis.experiments.runner.queue.transitions import REQUEUE_LEVELS, RequeueLevel
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.process import host_of, new_owner
 from ovis.experiments.runs.status import Record, State, count_states

@@ -21,7 +21,7 @@ from pathlib import Path
 from laboratory import MANAGER, Lab, command_of, processes_of
 
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.status import State
 
 #: Weights of the kinds of processes that are killed.

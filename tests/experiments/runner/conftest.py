@@ -11,7 +11,7 @@ from laboratory import Lab, record
 from queue_by_hand import KEYS
 
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ovis.experiments.runner.experiment_file import ExperimentRun, load_experime
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import Result, run_experiment
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.fencing import publish_outcome, take_fence
 from ovis.experiments.runs.status import AttemptResult, Outcome
 

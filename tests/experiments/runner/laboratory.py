@@ -15,7 +15,7 @@ from typing import Any
 
 from ovis.experiments.cli.manager import main
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import Record, State, count_states
 

@@ -25,7 +25,7 @@ from cluster_sweep import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, State, processes_of
 from local_ray import QUIET, RayNodes
 
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 
 ROOT = Path(__file__).parents[3]
 

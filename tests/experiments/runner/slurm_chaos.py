@@ -24,7 +24,7 @@ from cluster_sweep import ClusterSweep, workers_of
 from laboratory import MANAGER, Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
 
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.status import State
 
 #: The runs last longer than a lease, and a lease longer than sixteen of them take to start on two cores.

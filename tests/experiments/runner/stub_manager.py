@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ovis.experiments.cli.manager import main
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub_training.py")))
 

@@ -17,7 +17,8 @@ from tinydb import TinyDB
 from tinydb.storages import JSONStorage
 
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
+from ovis.experiments.runner.queue.retry_policy import Policy
+from ovis.experiments.runner.queue.transitions import RequeueLevel
 
 SHORT = {"runs": 8, "kills": 10, "step": 0.15}
 LONG = {"runs": 60, "kills": 60, "step": 0.25}

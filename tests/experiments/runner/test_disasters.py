@@ -18,7 +18,8 @@ import pytest
 from laboratory import Lab, command_of, is_running, processes_of
 
 from ovis.experiments.cli.dbutils import main as dbutils
-from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
+from ovis.experiments.runner.queue.retry_policy import Policy
+from ovis.experiments.runner.queue.transitions import RequeueLevel
 
 RUNS = {"args": ["--estimator vimco --iw 2"], "seeds": 3}
 #: Two slots, a tenth of a second for each of twelve steps.

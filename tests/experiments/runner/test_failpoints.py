@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from laboratory import Lab, processes_of
 
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 
 #: Three runs in two slots.
 RUNS = {"args": ["--estimator vimco --iw 2"], "parameters": {"seed": [1, 2, 3]}}

@@ -15,8 +15,9 @@ from fake_nvml import Clock, FakeGpu, FakeNvml, install
 from ovis.experiments.runner.engines import local
 from ovis.experiments.runner.engines.interface import JobHandle
 from ovis.experiments.runner.engines.local import LocalEngine
-from ovis.experiments.runner.gpus import availability, reservations
-from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits
+from ovis.experiments.runner.gpus import device_choice
+from ovis.experiments.runner.gpus import reservations
+from ovis.experiments.runner.gpus.device_choice import DeviceSource, GpuLimits
 from ovis.experiments.runner.gpus.devices import list_devices
 from ovis.experiments.runner.job import JobSpec
 
@@ -28,7 +29,7 @@ class Box:
         self.folder = folder
         self.nvml: FakeNvml = install(monkeypatch, folder, FakeGpu("GPU-a"), FakeGpu("GPU-b"))
         self.first, self.second = self.nvml.gpus
-        self.clock = Clock().stop(monkeypatch, availability, reservations)
+        self.clock = Clock().stop(monkeypatch, device_choice, reservations)
         self.engines: list[LocalEngine] = []
         monkeypatch.setattr(JobSpec, "argv", lambda job: ["sleep", "60"])
 

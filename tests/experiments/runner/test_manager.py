@@ -16,12 +16,12 @@ from laboratory import STUB, Lab, processes_of
 from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.engines.local import LocalEngine
 from ovis.experiments.runner.experiment_file import load_experiment
-from ovis.experiments.runner.gpus.availability import DeviceSource
+from ovis.experiments.runner.gpus.device_choice import DeviceSource
 from ovis.experiments.runner.gpus.devices import Device
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import run_experiment
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 
 SEEDS = {"seed": [1, 2, 3]}
 #: Two runs that go on only in their second attempt, and one more.

@@ -10,7 +10,7 @@ from laboratory import Lab, dead_owner
 
 from ovis.experiments.runner.engines.interface import JobPhase, JobStatus
 from ovis.experiments.runner.queue.queue import Launched, Queue
-from ovis.experiments.runner.queue.transitions import Policy
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.status import State, read_outcome
 
 

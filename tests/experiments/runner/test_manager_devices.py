@@ -26,7 +26,7 @@ def box(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
 def test_the_manager_waits_for_the_gpus_and_uses_both(
     lab: Lab, box: FakeNvml, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovis.experiments.runner.gpus.availability.LOOK", 0.1)
+    monkeypatch.setattr("ovis.experiments.runner.gpus.device_choice.LOOK", 0.1)
     lab.write(args=["--nsteps 40"], parameters={"seed": [1, 2, 3, 4]})
     starts: list[int] = []
 
@@ -55,7 +55,7 @@ def test_the_manager_waits_for_the_gpus_and_uses_both(
 def test_a_gpu_that_is_lost_in_mid_run_is_one_line_and_the_other_goes_on(
     lab: Lab, box: FakeNvml, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovis.experiments.runner.gpus.availability.LOOK", 0.1)
+    monkeypatch.setattr("ovis.experiments.runner.gpus.device_choice.LOOK", 0.1)
     for gpu in box.gpus:
         gpu.load, gpu.memory = 3, 1
     lab.write(args=["--nsteps 100"], parameters={"seed": [1, 2, 3, 4]})

@@ -10,7 +10,8 @@ from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.runner.queue.transitions import Policy, RequeueLevel
+from ovis.experiments.runner.queue.retry_policy import Policy
+from ovis.experiments.runner.queue.transitions import RequeueLevel
 from ovis.experiments.runs.fencing import lock_run, take_fence, withdraw_outcome
 from ovis.experiments.runs.status import AttemptResult, State
 

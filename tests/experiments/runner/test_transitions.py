@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from laboratory import record
 
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runner.queue.transitions import (
-    Policy,
     RequeueLevel,
     accepts,
     cancel,

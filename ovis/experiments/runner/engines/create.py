@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from ovis.experiments.runner.engines.engine_options import EngineOptions, LocalOptions, RayOptions
 from ovis.experiments.runner.engines.interface import Engine, EngineError, EngineRequest
 from ovis.experiments.runner.engines.local import LocalEngine
-from ovis.experiments.runner.gpus.availability import DeviceSource, GpuLimits
+from ovis.experiments.runner.gpus.device_choice import DeviceSource, GpuLimits
 from ovis.experiments.runner.gpus.devices import default_processes, list_devices
 
 __all__ = ["create_engine"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ovis.experiments.runner.gpus.availability import GpuLimits
+from ovis.experiments.runner.gpus.device_choice import GpuLimits
 
 __all__ = ["OPTIONS", "EngineOptions", "LocalOptions", "RayOptions", "SlurmOptions"]
 

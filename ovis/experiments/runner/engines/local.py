@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovis.experiments.runner.engines.interface import JobHandle, JobPhase, JobStatus, job_environment
-from ovis.experiments.runner.gpus.availability import Availability, DeviceSource
+from ovis.experiments.runner.gpus.device_choice import DeviceSource
 from ovis.experiments.runner.gpus.devices import Device, cores
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -23,13 +23,6 @@ __all__ = ["LocalEngine"]
 class _LocalJob:
     process: subprocess.Popen[bytes]
     device: Device
-
-
-@dataclass(frozen=True)
-class _DeviceUse:
-    device: Device
-    jobs: int  # of this engine, on the device
-    availability: Availability
 
 
 class LocalEngine:
@@ -61,13 +54,15 @@ class LocalEngine:
         pass  # a job sees what the manager sees
 
     def capacity(self) -> int:
-        free = [use for use in self._usable() if use.availability.free]
+        free = [use for use in self._source.usable(self._counts(), self._processes) if use.availability.free]
         begun = sum(self._processes - use.jobs for use in free if use.jobs)
         fresh = sum(not use.jobs for use in free)
         return begun + self._processes * min(fresh, self._source.at_once - len(self._counts()))
 
     def waiting(self) -> str:
-        reasons = {use.device.label: use.availability.reason for use in self._usable()}
+        reasons = {
+            use.device.label: use.availability.reason for use in self._source.usable(self._counts(), self._processes)
+        }
         return "; ".join(f"{label} {reason}" for label, reason in reasons.items() if reason)
 
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
@@ -110,7 +105,7 @@ class LocalEngine:
         self._source.close()
 
     def _start(self, job: JobSpec) -> JobHandle:
-        device = self._choose()
+        device = self._source.choose(self._counts(), self._processes)
         local = replace(job, device=device.kind, parent=os.getpid())
         with ExperimentPaths(job.folder).jobs_log.open("ab") as log:
             process = subprocess.Popen(
@@ -128,21 +123,3 @@ class LocalEngine:
     def _counts(self) -> Counter[str]:
         """The number of this engine's jobs on each device."""
         return Counter(job.device.label for job in self._jobs.values())
-
-    def _usable(self) -> list[_DeviceUse]:
-        """The devices that have a slot left and may be used, whether free or not."""
-        counts = self._counts()
-        more = len(counts) < self._source.at_once
-        # The full devices are looked at too, for NVML to show processes that are known to be this engine's.
-        jobs = [(device, counts[device.label]) for device in self._source.devices]
-        uses = [_DeviceUse(device, count, self._source.availability(device, count)) for device, count in jobs]
-        return [use for use in uses if use.jobs < self._processes and (use.jobs or more)]
-
-    def _choose(self) -> Device:
-        """The free device with the fewest of this engine's jobs, then with the lowest load.
-
-        The job was claimed because a device was free. If none is free a moment later, a busy one has to do.
-        """
-        usable = self._usable()
-        free = [use for use in usable if use.availability.free] or usable
-        return min(free, key=lambda use: (use.jobs, self._source.load(use.device))).device

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from ovis.experiments.runner.queue import transitions
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Ledger, LedgerError, Row, Transaction
-from ovis.experiments.runner.queue.transitions import RUNNING, Policy, RequeueLevel
+from ovis.experiments.runner.queue.retry_policy import Policy
+from ovis.experiments.runner.queue.transitions import RUNNING, RequeueLevel
 from ovis.experiments.runner.snapshot import Snapshot
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.fencing import is_locked, read_fence, withdraw_outcome

@@ -7,17 +7,16 @@ cancelled``. ``done``, ``failed`` and ``cancelled`` are left only by an explicit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
 from ovis.experiments.runner.queue.ledger import Row
+from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.status import AttemptResult, Outcome, State
 
 __all__ = [
     "QUEUED",
     "REQUEUE_LEVELS",
     "RUNNING",
-    "Policy",
     "RequeueLevel",
     "accepts",
     "cancel",
@@ -36,31 +35,6 @@ QUEUED, RUNNING = State.QUEUED.value, State.RUNNING.value  # an attribute of an 
 
 #: The engine whose jobs are on its manager's own host.
 LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The queue's times and limits.
-
-    Attributes:
-        heartbeat: seconds between two signs of life of a job.
-        ttl: seconds of silence after which a job counts as lost.
-        max_failures: attempts that may fail by an error before the run does; 1: no retry, as an error tends to repeat.
-        max_lost: attempts that may be killed or vanish before the run fails.
-        backoff: seconds before the first retry; doubled for each further one.
-        max_backoff: the longest of these pauses.
-    """
-
-    heartbeat: float = 10.0
-    ttl: float = 60.0
-    max_failures: int = 1
-    max_lost: int = 20
-    backoff: float = 1.0
-    max_backoff: float = 300.0
-
-    def pause(self, count: int) -> float:
-        """Seconds to wait after the ``count``-th failure."""
-        return float(min(self.backoff * 2.0 ** min(max(count - 1, 0), 30), self.max_backoff))
 
 
 class RequeueLevel(IntEnum):

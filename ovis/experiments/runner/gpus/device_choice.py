@@ -1,10 +1,10 @@
-"""Which GPUs are free for another run, by their load and memory, read at most once a second."""
+"""Chooses the GPU of the next run: which ones are free, by load and memory, and which of these is used least."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ovis.experiments.runner.gpus.devices import Device
 from ovis.experiments.runner.gpus.nvml import GpuReading, Nvml, NvmlError, ProcessUse
 from ovis.experiments.runner.gpus.reservations import Reservations
 
-__all__ = ["Availability", "DeviceSource", "GpuLimits"]
+__all__ = ["Availability", "DeviceSource", "DeviceUse", "GpuLimits"]
 
 #: Seconds that a look at a GPU is good for.
 LOOK = 1.0
@@ -50,6 +50,15 @@ class Availability:
 
     free: bool
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """A device, the number of jobs that the manager has there, and whether it can take another one."""
+
+    device: Device
+    jobs: int
+    availability: Availability
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,31 @@ class DeviceSource:
         if availability.free and self._reservations.is_taken(device.gpu):
             return Availability(False, "another manager has just started a run there")
         return availability
+
+    def usable(self, jobs: Mapping[str, int], slots: int) -> list[DeviceUse]:
+        """The devices that have a slot left and may be used, whether free or not.
+
+        Args:
+            jobs: the number of this manager's jobs by the label of their device.
+            slots: jobs that a device takes at the same time.
+        """
+        more = len([count for count in jobs.values() if count]) < self.at_once
+        # The full devices are looked at too, for NVML to show processes that are known to be this manager's.
+        counts = [(device, jobs.get(device.label, 0)) for device in self.devices]
+        uses = [DeviceUse(device, count, self.availability(device, count)) for device, count in counts]
+        return [use for use in uses if use.jobs < slots and (use.jobs or more)]
+
+    def choose(self, jobs: Mapping[str, int], slots: int) -> Device:
+        """The free device with the fewest of this manager's jobs, then with the lowest load.
+
+        The run was claimed because a device was free. If none is free a moment later, a busy one has to do.
+
+        Args:
+            jobs, slots: as for :meth:`usable`.
+        """
+        usable = self.usable(jobs, slots)
+        free = [use for use in usable if use.availability.free] or usable
+        return min(free, key=lambda use: (use.jobs, self.load(use.device))).device
 
     def load(self, device: Device) -> float:
         """The fraction of the time the device was busy when last looked at, 0..1; 0 where that is unknown."""
