@@ -13,7 +13,7 @@ from ovis.experiments.training.build import build_run
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.step import TrainingStep
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 NAMES = (
     "gaussian-mixture-model",
     "sigmoid-belief-network",
