@@ -16,7 +16,7 @@ Measurement = Tensor | float | int
 class Diagnostic(dict[str, dict[str, Any]]):
     """Measurements by group and name, e.g. ``{"loss": {"L_k": tensor of shape [B]}}``.
 
-    A measurement is a number, or a tensor of which the first dimension is the data.
+    A measurement is a number, or a tensor whose first dimension is the data.
 
     >>> summary = Diagnostic({"loss": {"L_k": torch.tensor([1.0, 3.0])}})
     >>> summary.update({"grads": {"snr": 0.5}})
@@ -25,7 +25,7 @@ class Diagnostic(dict[str, dict[str, Any]]):
     """
 
     def update(self, other: Mapping[str, Mapping[str, Any]]) -> None:  # type: ignore[override]
-        """Add the measurements of another one; those of the same group and name are replaced."""
+        """Add other measurements; those of the same group and name are replaced."""
         for group, values in other.items():
             self.setdefault(group, {}).update(values)
 
@@ -49,7 +49,7 @@ class Diagnostic(dict[str, dict[str, Any]]):
         }
 
     def log(self, writer: Any, global_step: int) -> None:
-        """Write the mean of each measurement to a log, TensorBoard's for example.
+        """Write the mean of each measurement to a log, e.g. TensorBoard's.
 
         Args:
             writer: a ``torch.utils.tensorboard.SummaryWriter``, or anything with its ``add_scalar``.
@@ -75,12 +75,12 @@ class Aggregator:
         self.initialize()
 
     def initialize(self) -> None:
-        """Start anew, without measurements."""
+        """Remove all measurements."""
         self._mean = Diagnostic()
         self._count: dict[tuple[str, str], int] = {}
 
     def update(self, diagnostics: Mapping[str, Mapping[str, Measurement | None]]) -> None:
-        """Add one batch. Measurements that are None are skipped; new ones may join at any time.
+        """Add one batch. Measurements that are None are skipped; new names may be added at any time.
 
         Args:
             diagnostics: measurements of shape [B, ...], averaged over B; numbers and tensors without dimensions count

@@ -1,4 +1,4 @@
-"""The base of all gradient estimators: one final forward; a subclass adds one method and refers to its facts."""
+"""The base class of all gradient estimators, which implements everything but the estimate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["EstimatorInput", "GradientEstimator", "bound_diagnostics"]
 
 @dataclass(frozen=True)
 class EstimatorInput:
-    """What an estimator sees of one call: the weights of the particles, and the means to draw more."""
+    """The input of :meth:`GradientEstimator.estimate`: the particles' log-weights, and a way to draw more particles."""
 
     model: nn.Module
     x: Tensor  # [B, *event]
@@ -39,23 +39,24 @@ class EstimatorInput:
 class GradientEstimator(nn.Module, ABC):
     """A gradient estimator of a multi-sample bound.
 
-    A subclass sets ``facts``, says what it is ``unbiased_for`` and computes an :class:`~ovis.estimators.types.Estimate`
-    from detached log-weights; drawing, scoring, weighing and the loss are done here. CONTRIBUTING.md has the steps.
+    A subclass sets ``facts`` and ``unbiased_for`` and computes an :class:`~ovis.estimators.types.Estimate` from
+    detached log-weights; sampling, scoring, weights and the loss are implemented here. CONTRIBUTING.md describes the
+    steps.
 
     Args:
-        settings: the fields of ``Settings``, without those that ``facts.lacks``.
+        settings: the fields of ``Settings``, without those in ``facts.lacks``.
 
     Raises:
-        TypeError: a setting that this estimator does not have; the message lists those it has.
-        ValueError: a value it can't work with, e.g. too few particles.
+        TypeError: a setting that this estimator does not have; the message lists the valid ones.
+        ValueError: an invalid value, e.g. too few particles.
 
     See also:
-        :func:`ovis.estimators.config.get_config`, which finds a subclass by its id.
+        :func:`ovis.estimators.config.get_config`, which returns a subclass by its id.
     """
 
     #: Its row in :data:`ovis.estimators.ids.ESTIMATORS`.
     facts: ClassVar[EstimatorFacts]
-    #: The settings class: what may be given at construction and at every call.
+    #: The settings class, whose fields may be given at construction and at every call.
     Settings: ClassVar[type[EstimatorSettings]] = EstimatorSettings
     #: Whether log q is scored with the parameters of q detached.
     detached_q: ClassVar[bool] = False
@@ -73,7 +74,7 @@ class GradientEstimator(nn.Module, ABC):
     @property
     @abstractmethod
     def unbiased_for(self) -> str | None:
-        """The bound of which the phi-gradient is unbiased: "L_K" (for any alpha), "L_{K-S}", "ELBO", or None."""
+        """The bound whose phi-gradient it estimates without bias: "L_K" (any alpha), "L_{K-S}", "ELBO", or None."""
 
     @abstractmethod
     def estimate(self, inputs: EstimatorInput) -> Estimate:
@@ -83,23 +84,23 @@ class GradientEstimator(nn.Module, ABC):
     def forward(
         self, model: nn.Module, x: Tensor, backward: bool = False, return_diagnostics: bool = True, **overrides: Any
     ) -> tuple[Tensor, Diagnostic, dict[str, Any]]:
-        """One loss: its value is minus the bound, its gradient is the estimator's.
+        """Compute a loss whose value is minus the bound and whose gradient is the estimator's.
 
         Args:
             model: a model written to :class:`ovis.models.Template`.
             x: observations, shape [B, *event].
             backward: call ``loss.mean().backward()`` here.
-            return_diagnostics: measure the bound, too.
+            return_diagnostics: also compute the diagnostics of the bound.
             overrides: settings for this call only, e.g. ``alpha=0.5``, ``particles_per_pass=1000``.
 
         Returns:
             loss: shape [B], in nats, averaged over the mc bounds.
             diagnostics: ``loss/`` L_k, elbo, kl, kl_q_p, nll, ess, each [B], from untempered weights.
-            output: what the model returned; empty where the particles were split into chunks, as it would hold all.
+            output: what the model returned; empty if the particles were split into chunks, which are not kept.
 
         Raises:
-            TypeError: an override that is no setting of this estimator.
-            ValueError: a setting or a model that this estimator can't work with.
+            TypeError: an override that is not a setting of this estimator.
+            ValueError: a setting or a model that this estimator does not support.
         """
         settings = self.configured(**overrides)
         encoded = encode(model, x)
@@ -119,7 +120,7 @@ class GradientEstimator(nn.Module, ABC):
     def draw(
         self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, count: int | None = None
     ) -> Particles:
-        """Particles of a call: for each datum of x, which ``encode(model, x)`` has encoded, ``count`` or all mc iw."""
+        """Draw ``count`` particles of each datum (None: mc iw); ``encoded`` is the result of ``encode(model, x)``."""
         return draw(
             model,
             x,
@@ -132,7 +133,7 @@ class GradientEstimator(nn.Module, ABC):
 
     @final
     def loss(self, model: nn.Module, x: Tensor, encoded: Tensor | None, particles: Particles, settings: Any) -> Tensor:
-        """The loss [B] of given particles, which other estimators may share that draw theirs in the same way."""
+        """The loss [B] of given particles, which estimators that draw particles in the same way can share."""
         log_w = particles.log_w(settings.beta, settings.freebits)
         estimate = self._estimate(model, x, encoded, log_w, settings)
         loss = surrogate(particles, estimate, settings.beta, settings.freebits)
@@ -142,7 +143,7 @@ class GradientEstimator(nn.Module, ABC):
         return loss if extra is None else with_gradient_of(loss, extra)
 
     def _chunk_size(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> int | None:
-        """Particles of a chunk; None: all in one."""
+        """Particles per chunk; None: all in one chunk."""
         size, count = settings.particles_per_pass, settings.mc * settings.iw
         if size == "auto":
             size = self.chunk_sizes.of(model, x, lambda count: self.draw(model, x, encoded, settings, count))
@@ -151,7 +152,7 @@ class GradientEstimator(nn.Module, ABC):
     def _loss_in_chunks(
         self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, size: int, return_diagnostics: bool
     ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """The loss [B] of a call that holds ``size`` particles at once, and the diagnostics, if they are measured."""
+        """The loss [B] of a call with ``size`` particles in memory at once, and the diagnostics, if requested."""
         check_eager()
         beta, freebits, count = settings.beta, settings.freebits, settings.mc * settings.iw
         context = ForwardContext(model, x.device)
@@ -182,7 +183,7 @@ class GradientEstimator(nn.Module, ABC):
     def _estimate(
         self, model: nn.Module, x: Tensor, encoded: Tensor | None, log_w: Tensor, settings: Any, size: int | None = None
     ) -> Estimate:
-        """The estimate from log-weights [B, M K]; ``size``: of the chunks in which more particles may be drawn."""
+        """The estimate from log-weights [B, M K]. Additional particles are drawn in chunks of ``size``."""
 
         def auxiliary_log_w(count: int) -> Tensor:
             count *= settings.mc
@@ -206,7 +207,9 @@ class GradientEstimator(nn.Module, ABC):
 
     def _settings(self, current: EstimatorSettings, changes: dict[str, Any]) -> Any:
         lacks = self.facts.lacks
-        valid = [name for name in self.Settings.__dataclass_fields__ if name not in lacks]  # a compiler follows this
+        valid = [
+            name for name in self.Settings.__dataclass_fields__ if name not in lacks
+        ]  # torch.compile can trace this
         for name in changes:
             if name not in valid:
                 reason = f" ({lacks[name]})" if name in lacks else ""

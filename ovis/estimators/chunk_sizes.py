@@ -16,10 +16,10 @@ from ovis.estimators.types import Particles
 
 __all__ = ["ChunkSizes", "available_memory", "bytes_per_particle", "release_freed_memory"]
 
-#: Fraction of the memory at hand that a chunk may take: other processes need some, too.
+#: Fraction of the available memory that a chunk may use: other processes need some, too.
 SHARE = 0.25
 
-#: Peak of forward and backward, as a multiple of what the graph saves: measured 1.6 to 2.8, fragments included.
+#: Peak memory of forward and backward as a multiple of the graph's saved tensors: 1.6 to 2.8 in measurements.
 PEAK = 3.0
 
 #: Particles of the two draws from which the memory of one more is computed.
@@ -27,9 +27,9 @@ FEW, MORE = 1, 3
 
 
 class ChunkSizes:
-    """``particles_per_pass="auto"``: measured at the first call with a model and a shape of x, then kept.
+    """Chunk sizes for ``particles_per_pass="auto"``: measured at the first call with a model and a shape of x.
 
-    So the chunks of a training do not change while it runs.
+    Later calls use the same size, so it does not change during a training.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class ChunkSizes:
 
 
 def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Particles]) -> int:
-    """What the graph of one more particle of each datum of x saves for the backward. Random state and model stay."""
+    """Memory of the graph for one more particle of each datum of x. Random state and model are left unchanged."""
     costs = []
     for count in (FEW, MORE):
         sizes: dict[int, int] = {}
@@ -100,7 +100,7 @@ def _machine() -> int:
 
 
 def _containers() -> list[int]:
-    """What control groups leave, versions 2 and 1; the file cache counts as used there, and would be given back."""
+    """Memory available in control groups, versions 2 and 1, including the file cache, which can be reclaimed."""
     left = []
     for folder, limit, usage, cache in (
         ("", "memory.max", "memory.current", "inactive_file"),

@@ -1,9 +1,9 @@
-"""The particles of a call in chunks (``particles_per_pass``): memory of one chunk, the gradient of all.
+"""The particles of a call in chunks (``particles_per_pass``): the gradient of all with the memory of one chunk.
 
 The factors of an estimator need all log-weights, but not their graph. So the forward scores the particles chunk by
-chunk, ``size`` of each datum at a time, without graph, and keeps their log-weights alone. Once the factors are known,
-the backward of the loss draws the same particles again, with graph, and adds up the gradients. They equal those of all
-particles at once, up to rounding.
+chunk, ``size`` of each datum at a time, without graph, and keeps only their log-weights. Once the factors are known,
+the backward of the loss draws the same particles again, with graph, and adds up the gradients. They equal the gradients
+of all particles at once, up to rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ovis.estimators.forward_context import ForwardContext
 
 __all__ = ["ChunkedTerm", "check_same_particles", "chunked_loss", "chunks", "compute_in_chunks", "independent_term"]
 
-#: From this many chunks on, fresh pages of memory pay off; they cost about half a chunk.
+#: Smallest number of chunks for which it pays to release freed memory, which costs about half a chunk.
 MANY = 16
 
 
@@ -33,12 +33,12 @@ def chunks(count: int, size: int) -> Iterator[slice]:
 
 @torch.no_grad()
 def compute_in_chunks(count: int, size: int, compute: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
-    """Values of ``count`` particles, computed for ``size`` at a time, without graph.
+    """Compute values of ``count`` particles, ``size`` at a time, without graph.
 
     Args:
         count: particles of each datum.
-        size: of a chunk.
-        compute: n -> tensors [B, n] of n more particles. Nothing else of them is kept.
+        size: particles in a chunk.
+        compute: n -> tensors [B, n] of n more particles. Only these tensors are kept.
 
     Returns:
         tensors [B, count].
@@ -60,10 +60,10 @@ def compute_in_chunks(count: int, size: int, compute: Callable[[int], Sequence[T
 
 
 def check_same_particles(again: Tensor, first: Tensor, model: nn.Module) -> None:
-    """Refuse a backward that drew other particles than the forward, judged by their log-weights.
+    """Check by their log-weights that the backward drew the same particles as the forward.
 
     Raises:
-        RuntimeError: they differ by more than half precision, and another order of the sums, may bring about.
+        RuntimeError: they differ by more than half precision and another order of summation explain.
     """
     if not torch.isclose(again, first, rtol=0.02, atol=0.02, equal_nan=True).all():
         raise RuntimeError(
@@ -77,11 +77,11 @@ class ChunkedTerm:
     """A term of a loss that is differentiated chunk by chunk.
 
     Attributes:
-        context: in which the forward began to draw them.
+        context: the context in which the forward began to draw the particles.
         count: particles of each datum.
-        size: of a chunk.
-        share: (chunk, x, encoded) -> [B], their share in the loss, with graph to x, the encoding and the parameters.
-            Only the gradient counts.
+        size: particles in a chunk.
+        share: (chunk, x, encoded) -> [B], the chunk's part of the loss, with graph to x, the encoding and the
+            parameters. Only its gradient is used.
     """
 
     context: ForwardContext
@@ -92,13 +92,13 @@ class ChunkedTerm:
 
 @torch.no_grad()
 def independent_term(share: Callable[[int], Tensor], count: int, size: int, context: ForwardContext) -> ChunkedTerm:
-    """A term that needs no log-weights. It is drawn here without graph, so that later random numbers stay the same.
+    """A term that needs no log-weights. It is drawn here once without graph, to advance the random state.
 
     Args:
-        share: n -> [B], the share of n more of the ``count`` particles.
+        share: n -> [B], the part of the loss of n more of the ``count`` particles.
         count: particles of each datum.
-        size: of a chunk.
-        context: as it is now.
+        size: particles in a chunk.
+        context: the current context.
     """
     for chunk in chunks(count, size):
         share(chunk.stop - chunk.start)
@@ -108,18 +108,18 @@ def independent_term(share: Callable[[int], Tensor], count: int, size: int, cont
 def chunked_loss(
     value: Tensor, terms: Sequence[ChunkedTerm], model: nn.Module, x: Tensor, encoded: Tensor | None
 ) -> Tensor:
-    """A loss of which the backward draws the particles again, chunk by chunk.
+    """A loss whose backward draws the particles again, chunk by chunk.
 
     Args:
-        value: of the loss, shape [B].
-        terms: of which the gradients are added up.
-        model: its parameters get gradients as x and the encoding do, so that any use of the loss works:
-            ``backward()``, ``torch.autograd.grad``, hooks of parameters, which run once.
+        value: value of the loss, shape [B].
+        terms: the terms, whose gradients are added up.
+        model: the model. Its parameters get gradients as x and the encoding do, so that any use of the loss works:
+            ``backward()``, ``torch.autograd.grad``, and hooks of parameters, which run once.
         x: observations.
-        encoded: x as the model has encoded it, once for all particles.
+        encoded: the model's encoding of x, computed once for all particles.
 
     Returns:
-        shape [B]. Without graph where none is recorded.
+        shape [B], without graph under ``torch.no_grad``.
     """
     names, parameters = [], []
     for name, parameter in model.named_parameters():
@@ -129,7 +129,7 @@ def chunked_loss(
 
     def gradients(grad: Tensor, saved: Sequence[Tensor | None]) -> list[Tensor | None]:
         _check_parameters(model, names, parameters)
-        # a graph of their own: the encoder's, and whatever x depends on, are run through once, by the caller
+        # detached, so that the graphs of the encoder and of x are traversed only once, by the caller's backward
         inputs = [None if item is None else item.detach().requires_grad_(item.requires_grad) for item in saved[:2]]
         wanted = [item for item in (*inputs, *parameters) if item is not None and item.requires_grad]
         totals = _add_up(terms, inputs, wanted, grad)
@@ -143,7 +143,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradients: Callable[..., Any], value: Tensor, *inputs: Tensor | None) -> Tensor:
         ctx.gradients = gradients
-        ctx.save_for_backward(*inputs)  # torch refuses to give back what has been changed in place since
+        ctx.save_for_backward(*inputs)  # torch raises an error if one is changed in place before the backward
         return value.clone()
 
     @staticmethod
@@ -155,12 +155,12 @@ class _ChunkedLoss(torch.autograd.Function):
 def _add_up(
     terms: Sequence[ChunkedTerm], inputs: Sequence[Tensor | None], wanted: Sequence[Tensor], grad: Tensor
 ) -> dict[int, Tensor]:
-    """Gradients of those wanted that matter, by their identity."""
+    """The summed gradients of those ``wanted`` tensors that the terms depend on, by their identity."""
     x, encoded = inputs
     assert x is not None
     if x.device.type == "cpu" and any(term.count >= MANY * term.size for term in terms):
         release_freed_memory()
-    # allocated before any chunk: what outlives a chunk would fragment the memory that the next one needs
+    # allocated before any chunk: tensors that outlive a chunk would fragment the memory of the next one
     totals = [torch.zeros_like(item) for item in wanted]
     used: set[int] = set()
 
@@ -194,9 +194,9 @@ def _check_parameters(model: nn.Module, names: Sequence[str], parameters: Sequen
 
 
 def _check_leaves(share: Tensor, wanted: Sequence[Tensor]) -> None:
-    """Refuse a graph that reaches what no gradient would be returned for."""
+    """Reject a graph that depends on a tensor for which no gradient would be returned."""
     known = {id(item) for item in wanted}
-    seen = {item.grad_fn for item in wanted}  # what computed parameters were computed from does not matter here
+    seen = {item.grad_fn for item in wanted}  # the graphs behind computed parameters are not checked
     nodes = [share.grad_fn]
     while nodes:
         node = nodes.pop()

@@ -1,4 +1,4 @@
-"""What a forward depends on beside its arguments, so that it can be repeated; and models that can't be split."""
+"""The state that a forward depends on, so that it can be repeated, and checks that a model can be split into chunks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["ForwardContext", "check_eager", "independent_particles"]
 
 
 class ForwardContext:
-    """The random state, the model's mode and autocast, as they are now.
+    """A snapshot of the random state, the model's mode and autocast.
 
     Args:
-        model: its modules' modes are kept.
-        device: where it computes.
+        model: the model whose modules' modes are stored.
+        device: the device of the computation.
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
@@ -32,7 +32,7 @@ class ForwardContext:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Restore it for a block; afterwards everything is as it was before the block."""
+        """Restore the snapshot for a block; afterwards the state from before the block is restored."""
         modes = [(module, module.training) for module, _ in self.modes]
         kind = self.device.type if self.devices else "cuda"
         with torch.random.fork_rng(self.devices, device_type=kind), self.autocast():
@@ -46,7 +46,7 @@ class ForwardContext:
                 _set_modes(modes)
 
     def autocast(self) -> torch.autocast:
-        """Autocast as it was, but for its cache: a cast of a weight made without graph would serve where one is due."""
+        """Autocast as it was, without its cache, which could return a cast weight without graph where one is needed."""
         return torch.autocast(self.device.type, self.dtype, self.autocasting, cache_enabled=False)
 
 
@@ -57,11 +57,10 @@ def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 
 @contextlib.contextmanager
 def independent_particles(model: nn.Module) -> Iterator[None]:
-    """Refuse a model of which a particle's result depends on the other particles, or on how often it was called.
+    """Reject a model whose result for a particle depends on the other particles, or on the number of calls.
 
     Raises:
-        ValueError: (in the block) batch normalization of particles by their own statistics; (after it) a buffer was
-            changed.
+        ValueError: (in the block) batch normalization of particles by their statistics; (after it) a changed buffer.
     """
     name = type(model).__name__
 
@@ -88,7 +87,7 @@ def independent_particles(model: nn.Module) -> Iterator[None]:
 
 
 def check_eager() -> None:
-    """Refuse transforms that can't follow a repeated forward.
+    """Reject transforms that don't support a repeated forward.
 
     Raises:
         RuntimeError: inside ``torch.compile`` or a transform of ``torch.func``.

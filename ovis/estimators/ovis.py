@@ -72,8 +72,8 @@ class OvisMonteCarloSettings(EstimatorSettings):
 
     Attributes:
         auxiliary: S: an int is a count, a float a fraction of iw (rounded down, at least 1).
-        exclusive: draw the S samples on top of the iw particles; otherwise they are the last S of them: then theta's
-            bound uses iw particles and phi's iw - S.
+        exclusive: draw the S samples in addition to the iw particles; otherwise they are the last S of the particles,
+            and theta's bound uses iw particles, phi's iw - S.
     """
 
     auxiliary: int | float = 1

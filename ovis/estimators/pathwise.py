@@ -42,7 +42,7 @@ class PathwiseIwae(GradientEstimator):
         settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
 
     See also:
-        :class:`PathwiseDreg`, of which the signal-to-noise ratio rises with K.
+        :class:`PathwiseDreg`, whose signal-to-noise ratio rises with K.
     """
 
     facts: ClassVar = ESTIMATORS["pathwise-iwae"]
@@ -77,7 +77,7 @@ class PathwiseStl(GradientEstimator):
 class PathwiseDreg(GradientEstimator):
     """Doubly reparameterized gradients, DReG (Tucker et al. 2019, eq. 8, https://arxiv.org/abs/1810.04152).
 
-    The gradient through z_k has the factor v_k^2 in the place of v_k, and log q has no other gradient; with alpha and
+    The gradient through z_k has the factor v_k^2 instead of v_k, and log q has no other gradient; with alpha and
     beta the factor is v_k (1 - beta (1 - alpha)(1 - v_k)). Unbiased for L_K. One stochastic layer only: in a hierarchy,
     a layer's samples also carry the gradient of the layers above, whose factor would count twice. No free bits: where
     log q - log p is clamped, the second reparameterization does not hold.

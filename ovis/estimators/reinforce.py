@@ -17,7 +17,7 @@ __all__ = ["Reinforce", "ReinforceBaseline"]
 
 
 class Reinforce(GradientEstimator):
-    """REINFORCE, the score-function gradient as it is (Williams 1992, https://doi.org/10.1007/BF00992696).
+    """REINFORCE, the score-function gradient without control variate (Williams 1992, https://doi.org/10.1007/BF00992696).
 
     phi follows sum_k d_k grad log q(z_k|x) with d_k = L - v_k: c_k = 0. Unbiased for L_K. For any q, discrete too. Its
     variance grows with K, so it serves as a reference.

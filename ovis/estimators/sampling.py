@@ -1,4 +1,4 @@
-"""Draw particles, score them, and check what the model returned: the only calls of ``model(...)``."""
+"""Draw and score particles, and check the model's output. Estimators call models only here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_RSAMPLE = (
 
 
 def encode(model: nn.Module, x: Tensor) -> Tensor | None:
-    """x as the model encodes it for q, computed once; None for a model that takes x repeated.
+    """The model's encoding of x for q, computed once; None for a model that takes x repeated.
 
     Raises:
         ValueError: no data, or data that are not floating point.
@@ -71,7 +71,7 @@ def draw(
         the particles, [B, N].
 
     Raises:
-        ValueError: samples that can't be reparameterized though asked for, or are though not asked for; an output that
+        ValueError: samples that can't be reparameterized, or are though ``reparameterize`` is False; an output that
             lacks an entry or has the wrong shape; detached parameters in a hierarchy.
     """
     try:
@@ -96,15 +96,15 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
     """log q(z | x) of pairs drawn from the model itself, (x, z) ~ p, for the sleep phase.
 
     Args:
-        model: must draw from its prior and score given samples: a ParticleModel; a module of which ``forward`` takes
-            the keyword ``z``; or one of a single layer, of which q(z|x) is the same whatever is drawn.
+        model: a model that draws from its prior and scores given samples: a ParticleModel; a module whose ``forward``
+            takes the keyword ``z``; or one with a single layer, whose q(z|x) does not depend on the samples.
         count: number of pairs.
 
     Returns:
         shape [count], with the graph of q.
 
     Raises:
-        ValueError: a model that can't do that.
+        ValueError: the model can't draw from its prior or score given samples.
     """
     name = type(model).__name__
     if not hasattr(model, "sample_from_prior"):
@@ -127,7 +127,7 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
 
 
 def _keywords(model: nn.Module, reparameterize: bool, tau: float) -> dict[str, Any]:
-    """The settings that this model's forward takes: models use ``zgrads`` or ``reparam`` for the same one."""
+    """The settings that the model's forward accepts; ``zgrads`` and ``reparam`` are two names of the same one."""
     parameters = inspect.signature(model.forward).parameters
     settings = {"zgrads": reparameterize, "reparam": reparameterize, "tau": tau}
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -150,7 +150,7 @@ def _check_graph(model: nn.Module, output: Mapping[str, Any], reparameterize: bo
         return
     name = type(model).__name__
     z, qz = output["z"], output["qz"]
-    # a q that is not trained gives samples without graph, too
+    # (samples of a q without trained parameters have no graph, either)
     if reparameterize and any(
         not sample.requires_grad and q.log_prob(sample).requires_grad for q, sample in zip(qz, z, strict=True)
     ):
@@ -177,7 +177,7 @@ def _joint(distribution: Distribution, value: Tensor, shape: tuple[int, ...]) ->
     """log-density summed over everything but the particles.
 
     Raises:
-        ValueError: a log-density that has no such shape.
+        ValueError: a log-density of another shape.
     """
     log_prob: Tensor = distribution.log_prob(value)
     if log_prob.shape == shape:

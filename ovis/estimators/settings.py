@@ -1,4 +1,4 @@
-"""Settings of the estimators: what may be given at construction and at every call."""
+"""Settings of the estimators, which may be given at construction and at every call."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["EstimatorSettings"]
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """Settings of every estimator, but for those that its row in :data:`ovis.estimators.ids.ESTIMATORS` lacks.
+    """Settings that estimators share, except those in ``lacks`` of their row in :data:`ovis.estimators.ids.ESTIMATORS`.
 
     Each may be given at construction and again at any call.
 
     Attributes:
         mc: M, independent copies of the bound that are averaged.
-        iw: K, particles of each.
-        particles_per_pass: how many of the M K particles of each datum are held in memory at once; None: all; auto:
-            what fits into the memory at hand. The gradient is the same; the random numbers are drawn in another order.
+        iw: K, particles per bound.
+        particles_per_pass: how many of the M K particles of each datum are in memory at once; None: all; auto: as many
+            as fit into the available memory. The gradient is the same; random numbers are drawn in another order.
         beta: weight of the KL term: log w = log p(x|z) - beta (log q(z|x) - log p(z)).
         tau: temperature of relaxed discrete samples; 0 for exact samples.
-        freebits: floor of each layer's log q - log p, per sample, in nats; None for none.
+        freebits: floor of each layer's log q - log p, per sample, in nats; None: no floor.
         alpha: order of the Renyi bound, below 1; 0 is the importance-weighted bound.
 
     Raises:

@@ -22,12 +22,12 @@ def surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: f
 def share_of_loss(
     particles: Particles, chunk: slice, estimate: Estimate, beta: Alpha, freebits: float | None
 ) -> Tensor:
-    """A term [B] of value 0 with the part of the same gradient that these particles, ``chunk`` of all M K, have."""
+    """A term [B] of value 0 whose gradient is the contribution of these particles, ``chunk`` of all M K."""
     return attach(torch.zeros_like(estimate.factors.value[:, 0]), *_pairs(particles, estimate, beta, freebits, chunk))
 
 
 def with_gradient_of(loss: Tensor, extra: Tensor) -> Tensor:
-    """A loss [B] that carries the gradient of another one, too."""
+    """A loss [B] to whose gradient that of another loss is added."""
     ones = torch.ones_like(loss)
     return attach(loss, (ones, loss), (ones, extra))
 
@@ -37,8 +37,9 @@ def _pairs(
 ) -> Pairs:
     """Log-densities and the factors of their gradients in the loss.
 
-    log w holds beta (log p(z) - log q(z)) where it is not clamped: the factor of log p(z) is a beta, and that of log q
-    is b + a (1 - beta), for a, b the factors at beta = 1 (so nothing is subtracted there; a is that of phi's bound).
+    log w contains beta (log p(z) - log q(z)) where it is not clamped: the factor of log p(z) is a beta, and that of
+    log q is b + a (1 - beta), for a, b the factors at beta = 1 (so nothing is subtracted there; a is that of phi's
+    bound).
     """
     factors = estimate.factors
     scale = -1 / factors.value.shape[1]

@@ -21,7 +21,7 @@ class TvoSettings(EstimatorSettings):
 
     Attributes:
         partitions: P, the number of terms of the Riemann sum.
-        first: the first inner point of the partition, or config1 / config2: by the number of particles.
+        first: the first inner point of the partition; config1 / config2: chosen by the number of particles.
         integration: left, right or trapz.
     """
 
@@ -31,7 +31,7 @@ class TvoSettings(EstimatorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tvo_nodes(self.knots, self.integration)  # raises for values that are not valid
+        tvo_nodes(self.knots, self.integration)  # raises an error for invalid values
 
     @property
     def knots(self) -> list[float]:
@@ -46,8 +46,8 @@ class Tvo(GradientEstimator):
     is minus a Riemann sum of it, and its gradient that of eq. 13, see :func:`ovis.functional.surrogates.tvo_factors`.
     For any q, discrete too; K >= 2.
 
-    Biased, by the self-normalized expectations, O(1/K). With one partition it is the ELBO with a leave-one-out
-    REINFORCE gradient, which is unbiased.
+    The self-normalized expectations make it biased, O(1/K). With one partition it is the leave-one-out REINFORCE
+    gradient of the ELBO, which is unbiased.
 
     Args:
         settings: see :class:`TvoSettings`; alpha is missing.

@@ -1,4 +1,4 @@
-"""Records that the stages of an estimator pass on. B data, M = mc bounds, K = iw particles, L stochastic layers."""
+"""Data that the stages of an estimator exchange. B data, M = mc bounds, K = iw particles, L stochastic layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Particles:
 
     @classmethod
     def without_samples(cls, log_px: Tensor, gap: Tensor) -> Particles:
-        """Of many particles: log p(x|z) and the sum of log q - log p over the layers, [B, N] each, for diagnostics."""
+        """Particles for diagnostics, from log p(x|z) and the sum of log q - log p over the layers, [B, N] each."""
         return cls(log_px, torch.zeros_like(gap[:1, :1]).expand_as(gap).unsqueeze(-1), gap.unsqueeze(-1), {})
 
     @property
@@ -50,10 +50,10 @@ class Particles:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The factors of an estimator's gradient, and what else its loss holds."""
+    """The factors of an estimator's gradient, and additional terms of its loss."""
 
     factors: Factors  # value [B, M], log_p and log_q [B, M, K]
-    extra: Tensor | None = None  # [B], a loss of which only the gradient counts (a baseline's)
+    extra: Tensor | None = None  # [B], a loss whose gradient is added (a baseline's)
     extra_share: Callable[[int], Tensor] | None = None  # n -> [B], the share of n of the M K (the sleep phase)
     phi_weights: Tensor | None = None  # [B, M, K], v_k of phi's bound; None: those of theta's, factors.log_p
     path: Tensor | None = None  # [B, M, K], multiplies the gradient that flows into z_k; None: 1

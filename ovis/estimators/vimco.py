@@ -30,7 +30,7 @@ class VimcoArithmetic(GradientEstimator):
         TypeError, ValueError: as :class:`ovis.estimators.GradientEstimator`, e.g. iw = 1.
 
     See also:
-        :class:`VimcoGeometric`; :class:`ovis.estimators.ovis.OvisAsymptotic`, of less variance at large K.
+        :class:`VimcoGeometric`; :class:`ovis.estimators.ovis.OvisAsymptotic`, with less variance at large K.
     """
 
     facts: ClassVar = ESTIMATORS["vimco-arithmetic"]
@@ -44,7 +44,7 @@ class VimcoArithmetic(GradientEstimator):
 class VimcoGeometric(GradientEstimator):
     """VIMCO with the geometric mean of the other weights (Mnih & Rezende 2016, eq. 8, https://arxiv.org/abs/1602.06725).
 
-    The control variate is the bound with the geometric mean of the other weights in the place of w_k,
+    The control variate is the bound with the geometric mean of the other weights in place of w_k,
 
         c_k = 1/(1 - alpha) log 1/K (sum_{l != k} w_l^(1 - alpha) + exp((1 - alpha)/(K - 1) sum_{l != k} log w_l)),
 
@@ -58,7 +58,7 @@ class VimcoGeometric(GradientEstimator):
         TypeError, ValueError: as :class:`ovis.estimators.GradientEstimator`, e.g. iw = 1.
 
     See also:
-        :class:`VimcoArithmetic`, of which the control variate holds the mean of the weights themselves.
+        :class:`VimcoArithmetic`, whose control variate uses the arithmetic mean of the weights.
     """
 
     facts: ClassVar = ESTIMATORS["vimco-geometric"]

@@ -1,4 +1,4 @@
-"""Reweighted Wake-Sleep: theta follows the importance-weighted bound; phi has an objective of its own."""
+"""Reweighted Wake-Sleep: theta follows the importance-weighted bound; phi has a separate objective."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class WakeWake(GradientEstimator):
     phi ascends sum_k v_k log q(z_k|x), an estimate of -KL(p(z|x) || q(z|x)). ``alpha`` is the order of theta's Renyi
     bound and tempers the weights of phi.
 
-    The theta-gradient is unbiased for L_K. The phi-gradient is not one of L_K, and biased for its own objective by the
-    self-normalized weights, O(1/K). For any q, discrete too.
+    The theta-gradient is unbiased for L_K. The phi-gradient is not that of L_K, and for its own objective it has a bias
+    of O(1/K) from the self-normalized weights. For any q, discrete too.
 
     Args:
         settings: see :class:`ovis.estimators.settings.EstimatorSettings`, of which beta, tau and freebits are missing.
 
     See also:
-        :class:`WakeSleep`; :class:`ovis.estimators.ovis.OvisAsymptotic`, of which gamma = 1 adds this gradient.
+        :class:`WakeSleep`; :class:`ovis.estimators.ovis.OvisAsymptotic`, which adds this gradient at gamma = 1.
     """
 
     facts: ClassVar = ESTIMATORS["wake-wake"]
@@ -56,7 +56,7 @@ class WakeSleep(GradientEstimator):
         ValueError: at the call, for a model that can't draw from its prior or score given samples.
 
     See also:
-        :class:`WakeWake`, of which phi follows the data.
+        :class:`WakeWake`, whose phi is trained on data.
     """
 
     facts: ClassVar = ESTIMATORS["wake-sleep"]

@@ -1,4 +1,4 @@
-"""The log-density of many Bernoulli variables, which after the matrix products costs most of a training step."""
+"""The log-density of many Bernoulli variables: next to matrix products, the largest cost of a training step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 __all__ = ["bernoulli_log_prob", "softplus"]
 
-#: Factors of one logarithm: each is at least 1/2, so that the product of this many is no subnormal number.
+#: Factors that share one logarithm: each is at least 1/2, so the product of this many is not subnormal.
 FACTORS = 16
 
-#: Up to this many logits torch's own function is as fast, because a step's time is that of its calls.
+#: Up to this many logits torch's function is as fast, because call overhead dominates.
 FEW = 2**14
 
 
@@ -28,7 +28,7 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
     log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, and one logarithm is taken of the product of several sigmoids; the
     gradient, v - sigmoid(l), is computed in one new tensor. No term cancels another. Torch's own function takes up to
     three times as long, because it allocates memory at every operation; it is used for few numbers, and inside the
-    transforms of torch.func. Differentiable twice.
+    transforms of torch.func. The result is differentiable twice.
 
     Args:
         logits: log p/(1 - p), shape [..., N].

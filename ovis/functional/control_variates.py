@@ -1,4 +1,4 @@
-"""Control variates c_k of the score-function gradient, as the learning signals d_k - c_k that training runs.
+"""Control variates c_k of the score-function gradient, in the form of the learning signals d_k - c_k.
 
 The phi-gradient of the importance-weighted bound L is sum_k (d_k - c_k) grad log q(z_k|x), with the prefactor
 d_k = L - v_k and the normalized weights v_k. It is unbiased where c_k does not depend on z_k:
@@ -65,21 +65,22 @@ SIGNAL_METHODS = (
     "wake-wake",
 )
 
-#: Below this so many terms of the series of h are exact to rounding; above it the closed form loses at most 5 bits.
+#: Below this value the series of h with this many terms is exact to rounding; above it the closed form loses at most 5
+#: bits.
 SERIES_BELOW = 1 / 16
 SERIES_TERMS = {torch.float64: 14, torch.float32: 7}
 
-#: So many normalized weights at most can exceed 1/16.
+#: Largest number of normalized weights that can exceed 1/16.
 FEW = 15
 
-#: Added to exp of this, 1 is lost in any precision.
+#: 1 + exp(HUGE) equals exp(HUGE) in any precision.
 HUGE = 40.0
 
 
 def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
     """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound, by the id of an estimator.
 
-    For a training loop of your own; :func:`ovis.functional.multisample_loss` makes a loss of it.
+    Use it in a custom training loop; :func:`ovis.functional.multisample_loss` computes a loss from it.
 
     Args:
         log_w: log-weights, shape [..., K].
@@ -89,8 +90,8 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
         log_w_aux: log-weights of auxiliary samples, shape [..., S]; ovis-S<s> only, of which s is then not used.
 
     Returns:
-        shape [..., K], without gradient. Infinite only where one particle has all the weight: what is left of the
-        bound without it is then log 0.
+        shape [..., K], without gradient. Infinite only where one particle has all the weight: the bound without that
+        particle is then log 0.
 
     Raises:
         ValueError: a method that is not a factor of grad log q, a wrong shape, K < 2 for a leave-one-out method,
@@ -200,9 +201,9 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
 def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
     """d_k - c_k of OVIS_MC (Lievin et al. 2020, eq. 12, https://arxiv.org/abs/2008.01998).
 
-    c_k is the mean prefactor with z_k replaced by each auxiliary sample, which all k share. Takes O(S K) for small K.
-    For large K only the few largest v_k are computed so, and all others from one power series in v_k whose coefficients
-    are means over the auxiliary samples, O(S + K).
+    c_k is the mean prefactor with z_k replaced by each auxiliary sample; all k share the auxiliary samples. It takes
+    O(S K) operations for small K. For large K only the signals of the few largest v_k are computed in this way; the
+    others come from a power series in v_k whose coefficients are means over the auxiliary samples, in O(S + K).
 
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
@@ -246,13 +247,13 @@ def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Ten
 
 def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
     """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], for each pair (k, s)."""
-    largest = weights.argmax(-1, keepdim=True)  # all others are 1/2 at most
+    largest = weights.argmax(-1, keepdim=True)  # all others are at most 1/2
     exact = _monte_carlo_any(weights.gather(-1, largest), log_rest.gather(-1, largest), log_share, alpha)
     return _monte_carlo_half(weights, log_share, alpha).scatter(-1, largest, exact)
 
 
 def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of v_k <= 1/2: of a pair (k, s) only the logarithm of 1 - v_k + u_s is taken, which is not near 0."""
+    """The signals of v_k <= 1/2, where 1 - v_k + u_s is not near 0, so one logarithm per pair (k, s) is enough."""
     highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
     share = log_share.clamp(max=highest).exp()
     beyond = (log_share - highest).relu()  # all other terms are negligible next to such a u_s
@@ -263,7 +264,7 @@ def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tenso
 
 
 def _monte_carlo_any(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of any v_k, however close to 1: all by logarithms."""
+    """The signals of any v_k, even close to 1, computed in logarithms throughout."""
     weights, log_rest, log_share = weights.unsqueeze(-1), log_rest.unsqueeze(-1), log_share.unsqueeze(-2)
     log_total = torch.logaddexp(log_rest, log_share)
     fraction = torch.where(log_share == log_total, 1.0, (log_share - log_total).exp())
@@ -271,7 +272,7 @@ def _monte_carlo_any(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha
 
 
 def _monte_carlo_mean(weights: Tensor, share: Tensor, fraction: Tensor, log_total: Tensor, alpha: Alpha) -> Tensor:
-    """Over the last dimension, of the signals from v_k, u_s, u_s/(1 - v_k + u_s), and log(1 - v_k + u_s)."""
+    """Mean signal over the last dimension, from v_k, u_s, u_s/(1 - v_k + u_s), and log(1 - v_k + u_s)."""
     shift = weights - share
     small = h(shift, log_total) + alpha * shift + (1 - alpha) * fraction * shift
     # far from 0 the terms above cancel each other: a huge auxiliary weight has a huge negative shift
@@ -287,10 +288,10 @@ class OthersMean(NamedTuple):
 
 
 def leave_one_out_mean(log_w: Tensor) -> OthersMean:
-    """Means of the other log-weights, K >= 2, in two parts, so that neither swallows the digits of the other.
+    """Means of the other log-weights, K >= 2, in two parts, so that neither loses digits to the other.
 
-    Seen from the largest of the others, all terms have one sign, so the sum cancels nothing; and taking one term away
-    from it is well conditioned for all but the largest term, which is left out of a sum of its own.
+    Relative to the largest of the others, all terms have one sign, so nothing cancels in their sum. Subtracting one
+    term from the sum is well conditioned for all but the largest term, for which the others are summed separately.
     """
     largest, deepest = is_largest(log_w), is_largest(-log_w)
     top, depths = centre(log_w)

@@ -40,7 +40,7 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
 
 
 def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
-    """Importance-weighted Renyi bound, 1/(1 - alpha) log (1/K) sum_k w_k^(1 - alpha), of which the expectation is L_K.
+    """Importance-weighted Renyi bound, 1/(1 - alpha) log (1/K) sum_k w_k^(1 - alpha), whose expectation is L_K.
 
     alpha = 0 is the importance-weighted bound (Burda et al. 2016, eq. 8, https://arxiv.org/abs/1509.00519); alpha -> 1
     tends to the mean log-weight (Li & Turner 2016, eq. 9, https://arxiv.org/abs/1602.02311). Differentiable in the
@@ -102,8 +102,8 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
 def leave_one_out_log_mean_exp(log_w: Tensor) -> Tensor:
     """Logarithm of the mean of the other weights, log 1/(K - 1) sum_{l != k} w_l, for every k.
 
-    Removing one particle from the sum is a well-conditioned subtraction for all but the largest weight, because at most
-    one normalized weight exceeds 1/2; for that one the others are summed again. So it takes O(K), not O(K^2).
+    At most one normalized weight exceeds 1/2. Subtracting any other weight from the sum is well conditioned; for the
+    largest one the others are summed again. So it takes O(K) operations, not O(K^2).
 
     Args:
         log_w: log-weights, shape [..., K], K >= 2.
@@ -120,7 +120,7 @@ def leave_one_out_log_mean_exp(log_w: Tensor) -> Tensor:
 
 
 class Centred(NamedTuple):
-    """Log-weights as seen from the largest: ``log_w = top + gaps / (1 - alpha)``."""
+    """Log-weights relative to the largest: ``log_w = top + gaps / (1 - alpha)``."""
 
     top: Tensor  # [..., 1], constant for autograd: the bound's gradient flows through the gaps
     gaps: Tensor  # [..., K], <= 0, tempered
@@ -129,18 +129,18 @@ class Centred(NamedTuple):
 def centre(log_w: Tensor, alpha: Alpha = 0.0) -> Centred:
     """Distances of the log-weights to the largest, tempered; 0 where both are the same infinity."""
     top = log_w.detach().amax(-1, keepdim=True)
-    # ties of infinities are what is not a number here (ten times as fast as a mask), except in rows that hold a NaN
+    # a NaN here comes from equal infinities, except in rows with a NaN (ten times as fast as a mask)
     gaps = (log_w - top).nan_to_num(0.0, math.inf, -math.inf) + torch.where(top.isnan(), top, 0.0)
     return Centred(top, gaps * (1 - alpha))
 
 
 class LeaveOneOut(NamedTuple):
-    """What is left of the sum of tempered weights without particle k, each entry accurate to rounding."""
+    """Sums of tempered weights without particle k, each entry accurate to rounding."""
 
     top: Tensor  # [..., 1], the largest log-weight
-    log_total: Tensor  # [..., 1], log sum_l exp(gaps_l): the whole sum, seen from the top
+    log_total: Tensor  # [..., 1], log sum_l exp(gaps_l): the whole sum, relative to the top
     weights: Tensor  # [..., K], v_k
-    log_rest: Tensor  # [..., K], log(1 - v_k), however close v_k is to 1
+    log_rest: Tensor  # [..., K], log(1 - v_k), accurate even for v_k close to 1
     log_others: Tensor  # [..., K], 1/(1 - alpha) log sum_{l != k} w_l^(1 - alpha)
 
 
@@ -152,11 +152,11 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
     weights = terms / total
     log_total = total.log()
 
-    # one position of each row is written anew: scattering is cheaper than masks
+    # one position of each row is replaced: scattering is cheaper than masks
     largest = log_w.detach().argmax(-1, keepdim=True)
     second, other_gaps = centre(log_w.scatter(-1, largest, -math.inf), alpha)
     log_other_total = other_gaps.exp().scatter(-1, largest, 0.0).sum(-1, keepdim=True).log()
-    drop = torch.where(second == top, 0.0, second - top) * (1 - alpha)  # NaN in a row that holds a NaN
+    drop = torch.where(second == top, 0.0, second - top) * (1 - alpha)  # NaN in a row with a NaN
 
     log_rest = torch.log1p(-weights.scatter(-1, largest, 0.0))  # v_k <= 1/2 here
     log_others = top + (log_total + log_rest) / (1 - alpha)
@@ -171,7 +171,7 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
 
 
 def is_largest(log_w: Tensor) -> Tensor:
-    """Mask [..., K] of one largest log-weight in each row (the first of ties); none in a row that holds a NaN."""
+    """Mask [..., K] of one largest log-weight in each row (the first of ties); none in a row with a NaN."""
     log_w = log_w.detach()
     positions = torch.arange(log_w.shape[-1], device=log_w.device)
     largest = positions == log_w.argmax(-1, keepdim=True)
@@ -179,7 +179,7 @@ def is_largest(log_w: Tensor) -> Tensor:
 
 
 def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> None:
-    """Refuse what is not [..., K] floating point with K >= ``at_least``."""
+    """Raise an error unless log_w is floating point of shape [..., K] with K >= ``at_least``."""
     if not log_w.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {log_w.dtype}")
     if log_w.dim() < 1 or log_w.shape[-1] < at_least:
@@ -187,7 +187,7 @@ def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> 
 
 
 def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
-    """Refuse auxiliary log-weights [..., S] that do not fit log-weights [..., K]."""
+    """Raise an error unless auxiliary log-weights [..., S] match log-weights [..., K]."""
     check_log_weights(log_w_aux, name="log_w_aux")
     rows, rows_aux = log_w.shape[:-1], log_w_aux.shape[:-1]
     fits = all(b in (1, a) for a, b in zip(reversed(rows), reversed(rows_aux), strict=False))
@@ -197,7 +197,7 @@ def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
 
 
 def check_alpha(alpha: Alpha) -> Alpha:
-    """Refuse alpha >= 1. Where reading a tensor would make a device wait, alpha >= 1 becomes NaN, and so the loss.
+    """Raise an error if alpha >= 1. Where that would need host-device synchronization, return NaN, as the loss will be.
 
     Returns:
         alpha, or NaN.
@@ -216,6 +216,6 @@ def check_alpha(alpha: Alpha) -> Alpha:
 
 
 def _readable(scalar: Tensor) -> bool:
-    """Whether its number is at hand: on the host, and not a stand-in of a transform or of a compiler."""
+    """Whether the value can be read: it is on the host, and not a tracer of a transform or of a compiler."""
     plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
     return plain and scalar.device.type == "cpu"

@@ -9,11 +9,11 @@ __all__ = ["RunningMoments", "cosine", "directional_ratios", "directional_snr", 
 
 
 class RunningMoments:
-    """Mean and variance of draws that are given batch by batch, in float64 (Chan, Golub & LeVeque 1983).
+    """Mean and variance of draws that are added batch by batch, in float64 (Chan, Golub & LeVeque 1983).
 
     Args:
         size: D, entries of a draw.
-        device: of the draws.
+        device: device of the draws.
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu"):
@@ -64,11 +64,11 @@ def directional_snr(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
 
 
 def directional_ratios(draws: Tensor, mean: Tensor, eps: float = 1e-15) -> Tensor:
-    """|g_par| / (eps + |g_perp|) of each draw, of which the mean is the directional SNR.
+    """|g_par| / (eps + |g_perp|) of each draw, whose mean is the directional SNR.
 
     Args:
         draws: shape [M, D].
-        mean: shape [D], whose direction counts.
+        mean: shape [D]; only its direction matters.
         eps: keeps the ratio of a draw without a normal part finite.
 
     Returns:

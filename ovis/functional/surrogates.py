@@ -1,7 +1,7 @@
 """Losses whose value is minus a bound and whose gradient is an estimator's.
 
 Every estimator is a pair of factors for each particle, functions of the *detached* log-weights: one multiplies
-grad log p(x, z_k), the other grad log q(z_k|x). So a loss needs no graph of its own, and the particles can be split.
+grad log p(x, z_k), the other grad log q(z_k|x). So the factors need no graph, and the particles can be split.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def multisample_loss(
 ) -> Tensor:
     """Loss of a multi-sample bound from the log-densities alone: call ``.mean().backward()`` on it.
 
-    For a model that is not written to :class:`ovis.models.Template`. Its value is minus the bound (TVO: minus the
+    Use it for a model that is not an :class:`ovis.models.Template`. Its value is minus the bound (TVO: minus the
     Riemann sum); its gradient is the estimator's. For the score-function methods the samples need no graph. For
     ``iwae`` and ``vae`` they are reparameterized and both log-densities carry the graph through z; for ``stl`` too, but
     log q is evaluated with the parameters of q detached.
@@ -205,7 +205,7 @@ def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _attach_by_differences(value: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
-    """The same by x - x.detach(), for Dynamo, which can't follow a Function without grad inputs or inside functorch.
+    """The same by x - x.detach(), for Dynamo, which can't trace a Function without grad inputs or inside functorch.
 
     An infinite x has no gradient here, and an infinite factor counts as the largest number: 0 times it is 0.
     """
