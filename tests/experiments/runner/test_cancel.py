@@ -46,7 +46,7 @@ def test_a_manager_stops_a_cancelled_run_at_its_next_tick_and_runs_it_again_when
     assert lab.counts() == {"done": 1, "cancelled": 1}
 
 
-def test_a_manager_kills_a_cancelled_run_that_does_not_listen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manager_kills_a_cancelled_run_that_ignores_sigterm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ovis.experiments.runner.manager.GRACE", 0.3)
     lab.write(args=["--id stubborn --nsteps 100000"])
 

@@ -164,17 +164,6 @@ def test_a_clock_that_jumps_neither_loses_nor_delays_a_run(
     assert sorted(record.attempt for record in lab.records()) == [1, 2]
 
 
-# Two managers.
-
-
-def test_two_managers_share_one_experiment(lab: Lab) -> None:
-    lab.write(**{**RUNS, "seeds": 8})
-    managers = [lab.start(), lab.start()]
-    assert [manager.wait(60) for manager in managers] == [0, 0]
-    assert lab.counts() == {"done": 8}
-    assert done_lines(lab) == [DONE_ONCE] * 8
-
-
 # A root that can't be written.
 
 

@@ -49,7 +49,7 @@ def test_values_may_be_numbers_strings_and_booleans() -> None:
     assert {(s.lr, s.grad_key, s.iw) for s in runs} == {(1.0, "A,b", 100)}
 
 
-def test_zipped_lists_are_walked_together() -> None:
+def test_zipped_lists_vary_together() -> None:
     runs = parse_experiment(
         {**RWS, "zip": {"iw": [5, 50], "lr": [1e-3, 1e-4]}, "parameters": {"bs": [24, 50]}, "seeds": 2}
     ).runs
@@ -79,7 +79,7 @@ def test_words_are_split_as_by_a_shell_and_never_run_by_one() -> None:
     assert run.settings.id == "$(touch x) ; a b"
 
 
-def test_where_to_run_may_be_said_for_all() -> None:
+def test_data_root_and_device_may_be_set_for_all_runs() -> None:
     experiment = parse_experiment({**VIMCO, "global": "--data_root /data --device cpu", "parameters": {"seed": [1, 2]}})
     assert (experiment.data_root, experiment.device) == ("/data", "cpu")
     assert (parse_experiment(VIMCO).data_root, parse_experiment(VIMCO).device) == (None, None)
@@ -154,7 +154,7 @@ REFUSED: list[tuple[Any, list[str]]] = [
 
 
 @pytest.mark.parametrize(("data", "fragments"), REFUSED, ids=[str(fragments) for _, fragments in REFUSED])
-def test_what_is_wrong_is_named_in_one_line(data: Any, fragments: list[str]) -> None:
+def test_errors_are_one_line_with_the_culprit(data: Any, fragments: list[str]) -> None:
     with pytest.raises(GridError) as caught:
         parse_experiment(data)
     message = str(caught.value)
@@ -187,7 +187,7 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, '{"parameters": {"seed": [' + "1" * 5000 + "]}}"], ids=["deep", "long"]
 )
-def test_json_beyond_all_bounds_is_one_line(tmp_path: Path, content: str) -> None:
+def test_json_beyond_the_parser_s_limits_is_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(GridError, match=r"x\.json: can't be read as JSON: nested too deeply, or a number of too many"):

@@ -45,14 +45,14 @@ def test_the_deepest_and_latest_mount_counts(mounts: Path, path: str, expected: 
     assert is_network(Path(path)) is (expected in ("nfs4", "fuse.sshfs"))
 
 
-def test_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_type_is_empty_if_the_system_does_not_report_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "none")
     assert filesystem_type(tmp_path) == ""
     assert not is_network(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="Linux's /proc")
-def test_it_agrees_with_the_system(tmp_path: Path) -> None:
+def test_the_type_agrees_with_stat(tmp_path: Path) -> None:
     output = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
     assert filesystem_type(tmp_path)[:3] == output.strip()[:3] or output.startswith("UNKNOWN")
 

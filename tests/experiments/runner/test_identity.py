@@ -71,7 +71,7 @@ def test_names_of_one_estimator_are_one_run() -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"iw": 11}, {"nsteps": 7}, {"id": "x"}, {"lr": 0.5}])
-def test_the_key_tells_runs_apart(change: dict[str, object]) -> None:
+def test_the_key_distinguishes_runs(change: dict[str, object]) -> None:
     assert identify(replace(BASE, **change)).key != identify(BASE).key  # type: ignore[arg-type]
 
 
@@ -106,7 +106,7 @@ def test_settings_are_restored_from_their_differences() -> None:
     assert again.root == TrainSettings().root
 
 
-def test_the_parameters_that_are_analysed_by_default_may_be_said() -> None:
+def test_the_default_parameters_of_the_analysis_may_be_explicit() -> None:
     unsaid = parse_arguments(["--dataset=gmm"])
     assert unsaid.analysed_parameters == "phi"
     assert identify(unsaid) == identify(parse_arguments(["--dataset=gmm", "--grad_key=phi"]))

@@ -91,7 +91,7 @@ def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
             assert run.attempt == 2
 
 
-def test_one_that_never_comes_means_that_the_attempt_is_not_there(lab: Lab) -> None:
+def test_an_attempt_that_never_appears_in_the_ledger_is_stale(lab: Lab) -> None:
     bench = Bench(lab, attempt=1)
     bench.spec = replace(bench.spec, attempt=2, ttl=4.0)
     assert bench.finish() == STALE
@@ -100,7 +100,7 @@ def test_one_that_never_comes_means_that_the_attempt_is_not_there(lab: Lab) -> N
     assert bench.journal() == []
 
 
-def test_a_job_that_waits_for_the_ledger_hears_that_it_is_to_stop(lab: Lab) -> None:
+def test_a_job_that_waits_for_the_ledger_can_be_stopped(lab: Lab) -> None:
     bench = Bench(lab)
     bench.spec = replace(bench.spec, attempt=2, ttl=400.0)
     job = bench.start()
@@ -145,7 +145,7 @@ def test_a_killed_training_is_no_error_of_its_own(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("command", [("/no/such/program",), (sys.executable, "-c", "raise SystemExit(7)")])
-def test_a_training_that_says_nothing(lab: Lab, command: tuple[str, ...]) -> None:
+def test_a_training_without_output(lab: Lab, command: tuple[str, ...]) -> None:
     bench = Bench(lab)
     bench.spec = replace(bench.spec, command=command)
     assert bench.finish() == 0
@@ -323,7 +323,7 @@ def test_a_child_whose_parent_ended_before_it_could_ask_does_not_start() -> None
     assert subprocess.Popen([sys.executable, "-c", ""], preexec_fn=guard).wait(10) == -signal.SIGKILL
 
 
-def test_a_manager_that_nobody_has_buried_is_dead(lab: Lab) -> None:
+def test_a_zombie_manager_is_dead(lab: Lab) -> None:
     """In a container its parent may never ask how it ended."""
     code = "from ovis.experiments.runs.process import new_owner; print(new_owner(), flush=True); input()"
     command = [sys.executable, "-c", code]

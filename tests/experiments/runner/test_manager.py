@@ -218,12 +218,13 @@ def test_a_second_stop_kills(lab: Lab) -> None:
 
 
 def test_two_managers_share_an_experiment(lab: Lab) -> None:
-    lab.write(args=[""], parameters={"seed": list(range(6))})
+    lab.write(args=[""], parameters={"seed": list(range(8))})
     both = [lab.start(), lab.start()]
     for manager in both:
         manager.communicate(timeout=30)
     assert [manager.returncode for manager in both] == [0, 0]
-    assert list(lab.journal().values()) == [["start at 0 in 1", "done in 1"]] * 6
+    assert lab.counts() == {"done": 8}
+    assert list(lab.journal().values()) == [["start at 0 in 1", "done in 1"]] * 8
 
 
 def test_an_unwritable_queue_is_one_line_and_stops_the_runs(

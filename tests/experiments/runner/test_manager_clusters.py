@@ -72,7 +72,7 @@ def test_an_attached_job_is_followed_to_its_end(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_the_folder_decides_about_a_job_that_is_gone(lab: Lab, finished: bool) -> None:
+def test_the_outcome_file_decides_about_a_job_that_is_gone(lab: Lab, finished: bool) -> None:
     (run,) = queue_runs(lab)
     orphan(lab, run, {"kind": "toy", "detached": "yes", "id": "gone"})
     if finished:

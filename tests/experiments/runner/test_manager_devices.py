@@ -80,7 +80,7 @@ def plan(lab: Lab, capsys: pytest.CaptureFixture[str], *options: str) -> list[st
 
 
 @pytest.mark.usefixtures("box")
-def test_the_plan_says_what_is_busy(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_names_the_busy_devices(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = "cuda:0 load 97 %, memory 41 %", "cuda:1 load 0 %, memory 80 %"
     assert plan(lab, capsys, "--device", "cuda")[:2] == [
         "on cuda:0, cuda:1: 4 runs at once",
@@ -104,7 +104,7 @@ def test_limits_that_make_no_sense_are_refused(lab: Lab, option: list[str], caps
     assert f"{option[0]}: must be" in capsys.readouterr().err
 
 
-def test_the_reason_is_said_again_when_it_has_changed_and_a_minute_has_passed(
+def test_the_reason_is_repeated_when_it_has_changed_and_a_minute_has_passed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, lines = SimpleNamespace(now=0.0), list[str]()

@@ -18,7 +18,7 @@ from ovis.experiments.runs.status import State
 
 
 @pytest.mark.parametrize("detached", [True, False])
-def test_where_the_cluster_is_gone_only_jobs_that_need_the_manager_are_told(lab: Lab, detached: bool) -> None:
+def test_if_the_cluster_is_gone_only_jobs_that_need_the_manager_are_cancelled(lab: Lab, detached: bool) -> None:
     (run,) = queue_runs(lab)
 
     def play(engine: HandMade) -> None:
@@ -104,7 +104,7 @@ def test_a_late_success_of_an_attempt_that_was_put_back_counts(lab: Lab) -> None
     assert (record.attempt, record.lost) == (2, 0)
 
 
-def test_refusals_use_up_no_budget_and_are_said_once(lab: Lab) -> None:
+def test_refusals_use_up_no_budget_and_are_reported_once(lab: Lab) -> None:
     class Small(HandMade):
         def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
             count = 0 if self.jobs else 1

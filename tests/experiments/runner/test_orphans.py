@@ -47,7 +47,7 @@ def there(queue: Queue) -> list[str]:
     return ["--exp", "lab", "--root", str(queue.paths.folder.parent)]
 
 
-def test_what_is_left_over(queue: Queue) -> None:
+def test_leftovers_of_each_kind(queue: Queue) -> None:
     (running,) = queue.tick(ME, 1).claimed
     settled = queue.read()[1]
     for name in (running.name, settled.name):
@@ -150,7 +150,7 @@ def test_a_lease_made_for_a_claim_under_way_stays(queue: Queue, monkeypatch: pyt
     assert queue.paths.lease(running.key, 1).exists()
 
 
-def test_temporary_files_of_a_held_run_stay(queue: Queue) -> None:
+def test_temporary_files_of_a_locked_run_stay(queue: Queue) -> None:
     run = queue.paths.run(queue.read()[0].name)
     run.folder.mkdir()
     (run.folder / ".tmp-checkpoint.pt").touch()

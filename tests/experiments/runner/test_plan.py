@@ -90,7 +90,7 @@ def test_a_resumed_sweep_goes_on_as_it_was(lab: Lab, capsys: pytest.CaptureFixtu
     assert lab.run("--resume") == 0
 
 
-def test_both_take_the_change_and_put_back(lab: Lab) -> None:
+def test_resume_and_update_exp_combined(lab: Lab) -> None:
     lab.write(args=[VIMCO])
     assert lab.run() == 0
     lab.write(args=[VIMCO], parameters=SEEDS)
@@ -107,7 +107,7 @@ def test_a_change_that_changes_no_run_is_taken(lab: Lab) -> None:
     assert lab.paths.experiment.read_text() == path.read_text()
 
 
-def test_a_sweep_of_before_gets_its_copy(lab: Lab) -> None:
+def test_a_queue_without_a_copy_of_the_experiment_file_gets_one(lab: Lab) -> None:
     lab.write(args=[VIMCO])
     assert lab.run() == 0
     lab.paths.experiment.unlink()
@@ -310,7 +310,9 @@ def test_a_dry_run_with_other_code_writes_nothing(clone: Clone) -> None:
         ("", ["--data_root", "/absolute"], "/absolute"),
     ],
 )
-def test_folders_are_the_users_own(clone: Clone, args: str, words: list[str], expected: str) -> None:
+def test_relative_folders_are_relative_to_the_working_directory(
+    clone: Clone, args: str, words: list[str], expected: str
+) -> None:
     clone.write(args=[args])
     clone.run("--root", "my/runs", *words)
     (file,) = (clone.folder / "my" / "runs" / "lab").glob("*/reports.jsonl")

@@ -69,7 +69,7 @@ def test_plain_lines_come_once_a_minute(now: list[float]) -> None:
     assert at == [*range(0, 601, 60)]
 
 
-def test_a_plain_line_says_it_all(now: list[float]) -> None:
+def test_a_plain_line_has_all_figures(now: list[float]) -> None:
     stream = io.StringIO()
     display = make_display(stream)
     display.show(view(6.0))
@@ -171,7 +171,7 @@ def test_a_display_that_breaks_stops_nothing(kind: type[io.StringIO], terminal: 
     display.close()
 
 
-def test_a_run_that_has_not_said_anything_is_starting() -> None:
+def test_a_run_without_progress_is_starting() -> None:
     assert str(RunningRun("a", "cuda:1", None, 3.0)) == "cuda:1  starting  00:03  a"
 
 
@@ -191,7 +191,7 @@ def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_progress_says_where_the_attempt_began_if_it_does(tmp_path: Path) -> None:
+def test_progress_has_the_first_step_of_the_attempt(tmp_path: Path) -> None:
     run = RunPaths(tmp_path)
     run.progress.write_text('{"step": 3, "nsteps": 9, "loss": null, "t": 1.0}')
     assert read_progress(run) == Progress(3, 9, None, 1.0)
@@ -199,7 +199,7 @@ def test_progress_says_where_the_attempt_began_if_it_does(tmp_path: Path) -> Non
     assert read_progress(run) == Progress(3, 9, None, 1.0, 2)
 
 
-def test_what_an_earlier_attempt_said_gives_no_time_left(tmp_path: Path) -> None:
+def test_progress_of_an_earlier_attempt_gives_no_time_left(tmp_path: Path) -> None:
     """A resumed run, whose training still imports torch: its rate would be all of its steps in no time."""
     run = RunPaths(tmp_path)
     run.progress.write_text('{"step": 80, "nsteps": 90, "loss": 2.5, "t": 99.0, "begin": 0}')
@@ -231,7 +231,7 @@ def test_fractions_stay_in_bounds() -> None:
     assert Progress(3, 0).fraction == 0
 
 
-def test_the_last_line_is_the_last_that_says_something(tmp_path: Path) -> None:
+def test_the_last_line_is_the_last_that_is_not_empty(tmp_path: Path) -> None:
     path = tmp_path / "log"
     assert last_line(path) == ""
     path.write_bytes(b"a\n" * 10_000 + b"50%\r100%\rKeyError: '\xff\x1b[31mx'\n\n  \n")

@@ -66,14 +66,14 @@ def test_clearing_waits_for_running_runs(queue: Queue) -> None:
     assert len(queue.read()) == len(KEYS)
 
 
-def test_clearing_says_how_to_end_a_job_that_has_outlived_its_manager(queue: Queue) -> None:
+def test_clearing_names_the_command_that_ends_a_job_without_a_manager(queue: Queue) -> None:
     (r,) = queue.tick(dead_owner(), 1, engine={"kind": "slurm", "detached": "yes"}).claimed
     remedy = f"its job outlives its manager: dbutils.py --exp {queue.paths.folder.name} --cancel {r.key}"
     with pytest.raises(LedgerError, match=f"{r.name} is running: {remedy}$"):
         queue.clear()
 
 
-def test_clearing_waits_for_whoever_is_at_work(queue: Queue) -> None:
+def test_clearing_is_refused_while_a_process_has_locked_a_run(queue: Queue) -> None:
     """A training by hand, whose run the queue has never started."""
     run = queue.paths.run(record(KEYS[3]).name)
     run.folder.mkdir()
@@ -84,9 +84,7 @@ def test_clearing_waits_for_whoever_is_at_work(queue: Queue) -> None:
     assert queue.clear() == len(KEYS)
 
 
-def test_a_lock_whose_folder_is_moved_away_at_that_moment_is_none(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locking_fails_if_the_folder_is_moved_at_the_same_time(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else who holds it would write into a new folder of this name, beside whoever locks that."""
     run = queue.paths.run("run")
     run.folder.mkdir()

@@ -102,7 +102,7 @@ def test_what_is_not_known_takes_no_column() -> None:
     assert lines[4].split()[-2:] == ["3", retried.name]
 
 
-def test_a_few_runs_are_all_shown_and_many_are_not() -> None:
+def test_few_runs_are_listed_in_full_and_many_are_not() -> None:
     few = [named(f"{n:012x}", State.DONE) for n in range(50)]
     many = [*few, named("f" * 12, State.DONE)]
     assert len(plain_status(overview(*few))) == 50 + 4
@@ -155,7 +155,7 @@ def test_finding_runs(text: str, expected: str) -> None:
     assert [r.key[:4] for r in find_runs(RECORDS, text)] == expected.split()
 
 
-def test_no_word_does_not_find_everything() -> None:
+def test_an_empty_word_finds_no_run() -> None:
     for text in ("", "  "):
         with pytest.raises(SelectionError, match="no word"):
             find_runs(RECORDS, text)

@@ -73,7 +73,7 @@ def test_a_file_gets_a_line_for_a_change_once_a_minute_and_at_the_end(lab: Lab, 
     ]
 
 
-def test_a_settled_experiment_is_said_at_once(lab: Lab, clock: list[float]) -> None:
+def test_a_settled_experiment_is_reported_at_once(lab: Lab, clock: list[float]) -> None:
     stream = io.StringIO()
     lab.queue.add([record("aa")])
     lab.queue.cancel({"aa"})
