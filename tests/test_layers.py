@@ -88,7 +88,7 @@ def test_the_rule_notices_an_arrow_that_goes_up():
     trainer = "from ovis.experiments.training.trainer import Trainer"
     assert "ovis.experiments.training.trainer" in upward("ovis.models.vae", f"def f():\n    {trainer}")
     assert upward("ovis.experiments.runner.job", "import ovis.experiments.cli.train") == ["ovis.experiments.cli.train"]
-    assert upward("ovis.experiments.cli.report", "import ovis.paper.presets") == ["ovis.paper.presets"]
+    assert upward("ovis.experiments.cli.report", "import ovis.paper.paper_presets") == ["ovis.paper.paper_presets"]
     assert upward("ovis.experiments.cli.train", trainer) == []
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Preset", "preset_of"]
 
 #: Modules with a function ``find_preset(exp)``; by name, as this package must not import them.
-MODULES = ("ovis.paper.presets",)
+MODULES = ("ovis.paper.paper_presets",)
 
 
 @dataclass(frozen=True)

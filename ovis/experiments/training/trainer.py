@@ -57,7 +57,7 @@ class Trainer:
         contexts: Sequence[RunContext],
         on_built: Callable[[int, TrainingRun], None] | None = None,
     ):
-        self.members = [_Member(*pair) for pair in zip(settings, contexts, strict=True)]
+        self.members = [_TrainedRun(*pair) for pair in zip(settings, contexts, strict=True)]
         self.on_built = on_built
         self.stop_requests = list(dict.fromkeys(context.should_stop for context in contexts))
         self.show_progress = any(context.show_progress for context in contexts)
@@ -95,7 +95,7 @@ class Trainer:
         member.random = random_states(run.device)
         return run.splits
 
-    def _train(self, group: Sequence[_Member], end: int) -> bool:
+    def _train(self, group: Sequence[_TrainedRun], end: int) -> bool:
         """Train runs from the same step to step ``end``; return whether a stop was requested."""
         if len(group) == 1:
             return self._loop(group, SingleStep(group[0]), end)
@@ -116,7 +116,7 @@ class Trainer:
                     return True
         return False
 
-    def _loop(self, group: Sequence[_Member], stepper: Stepper, end: int) -> bool:
+    def _loop(self, group: Sequence[_TrainedRun], stepper: Stepper, end: int) -> bool:
         """The training loop."""
         first, total = group[0].journal, group[0].journal.total
         pulse = saved = time.monotonic()
@@ -153,7 +153,7 @@ class Trainer:
         return any(should_stop() for should_stop in self.stop_requests)
 
     def _check(
-        self, group: Sequence[_Member], stepper: Stepper, losses: Tensor, bar: tqdm[Any], thorough: bool = False
+        self, group: Sequence[_TrainedRun], stepper: Stepper, losses: Tensor, bar: tqdm[Any], thorough: bool = False
     ) -> None:
         """Read the losses, which synchronizes with the device; thorough: also sync the runs and check their state."""
         values = torch.atleast_1d(losses).tolist()
@@ -164,7 +164,7 @@ class Trainer:
             with member.active():
                 member.journal.check(values[row], thorough)
 
-    def _evaluate(self, group: Sequence[_Member], stepper: Stepper) -> None:
+    def _evaluate(self, group: Sequence[_TrainedRun], stepper: Stepper) -> None:
         """Measure and record; the runs are in sync."""
         if not (unfailed := _unfailed(group)):
             return
@@ -175,7 +175,7 @@ class Trainer:
                 measured = journal.measure(member.step) if values is None else values[row]
                 journal.record(measured, member.random)
 
-    def _progress_bar(self, group: Sequence[_Member]) -> tqdm[Any]:
+    def _progress_bar(self, group: Sequence[_TrainedRun]) -> tqdm[Any]:
         description = "train" if len(group) == 1 else f"train {len(group)} runs"
         return tqdm(
             total=group[0].journal.total,
@@ -205,7 +205,7 @@ class Stepper(Protocol):
 class SingleStep:
     """The stepper of one run, which draws from the global random states."""
 
-    def __init__(self, member: _Member):
+    def __init__(self, member: _TrainedRun):
         self.run = member.journal.run
         self.take = TrainingStep(self.run)
         self.batches = self.run.batches
@@ -228,7 +228,7 @@ class SingleStep:
         return None
 
 
-class _Member:
+class _TrainedRun:
     """One of the runs that are trained."""
 
     def __init__(self, settings: TrainSettings, context: RunContext):
@@ -261,5 +261,5 @@ class _Member:
             current_run.reset(token)
 
 
-def _unfailed(group: Sequence[_Member]) -> list[tuple[int, _Member]]:
+def _unfailed(group: Sequence[_TrainedRun]) -> list[tuple[int, _TrainedRun]]:
     return [(row, member) for row, member in enumerate(group) if member.error is None]

@@ -1,4 +1,4 @@
-"""Disk full, frozen processes, wrong clocks, two managers, a read-only root, a broken ledger: nothing is lost."""
+"""Disk full, frozen processes, wrong clocks, a read-only root, a broken ledger: nothing is lost."""
 
 from __future__ import annotations
 

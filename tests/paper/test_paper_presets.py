@@ -15,7 +15,7 @@ from ovis.experiments.reporting.metrics import Metric, Pivot, is_known, parse_li
 from ovis.experiments.reporting.presets import Preset, preset_of
 from ovis.experiments.reporting.report_spec import ReportRequest, ReportSpec, make_report_spec
 from ovis.experiments.settings import TrainSettings
-from ovis.paper.presets import PRESETS, find_preset
+from ovis.paper.paper_presets import PRESETS, find_preset
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
