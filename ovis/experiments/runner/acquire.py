@@ -1,4 +1,4 @@
-"""How a job takes a run over: its lease, its lock and its fence, or the reason why it can't."""
+"""Acquire a run for a job: its lease, its lock and its fence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AcquiredRun:
     """A run that this process has locked and fenced.
 
     Attributes:
-        record: as the ledger has it.
+        record: its record in the ledger.
         paths: its files.
         attempt: number of the attempt that this process makes.
         lock: the descriptor of the open lock file.
@@ -38,7 +38,7 @@ class AcquiredRun:
     lock: int
 
     def has_outcome(self) -> bool:
-        """Whether the training has published itself how this attempt ended."""
+        """Whether the training has published the outcome of this attempt."""
         outcome = read_outcome(self.paths)
         return outcome is not None and outcome.attempt == self.attempt
 
@@ -57,8 +57,8 @@ def acquire_run(
         paths: the experiment's files.
         key: the run.
         attempt: number of the attempt, as claimed.
-        location: where this process is, for the lease; empty: not needed.
-        locks: the run stays locked until it is closed.
+        location: where this process runs, written into the lease; empty: not needed.
+        locks: keeps the run locked until it is closed.
         is_late: whether to stop waiting for the ledger to show that attempt.
 
     Returns:
@@ -84,7 +84,7 @@ def acquire_run(
     failpoint("job.fenced")
     outcome = read_outcome(run)
     if outcome is not None and accepts(record.to_row(), outcome, record.attempt):
-        return 0  # an earlier attempt, taken for lost, has come to its end after all
+        return 0  # of an earlier attempt that was considered lost
     clear_outcome(run)
     return AcquiredRun(record, run, attempt, lock)
 

@@ -1,4 +1,4 @@
-"""The job: a process that makes one attempt at one run, or at each of several, and publishes how it ended.
+"""The job: a process that makes one attempt at one run, or at each of several, and publishes the outcome.
 
 ``python -m ovis.experiments.runner.job SPEC``, started by an engine, perhaps on another machine. It locks and fences
 the run, keeps its lease alive, runs the training as a child that dies with it, passes SIGTERM on to it, and publishes
@@ -48,13 +48,13 @@ __all__ = ["TRAINING", "JobSpec", "main", "run_job"]
 #: The training process; the runs, their attempts and their settings follow.
 TRAINING = (sys.executable, "-m", "ovis.experiments.cli.train")
 
-#: Errors of a machine that has run out of something: disk, memory, processes, files.
+#: Errors of a machine without free disk space, memory, processes or files.
 SHORT_OF = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.ENFILE, errno.EMFILE)
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What an engine needs to know to start a job.
+    """What an engine needs to start a job.
 
     Attributes:
         folder: the experiment's folder.
@@ -102,7 +102,7 @@ class JobSpec:
         """The job that :meth:`to_json` has written.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not the spec of a job.
         """
         try:
             spec = json.loads(text)

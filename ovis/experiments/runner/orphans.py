@@ -1,4 +1,4 @@
-"""Files and folders that no run of the queue needs: how they are found, listed and removed.
+"""Files and folders that no run of the queue needs: list and remove them.
 
 Each is judged twice: when it is listed, without a lock; and when it is removed, within a transaction, where nobody adds
 or claims a run. There folders are only moved aside; they are deleted after it.

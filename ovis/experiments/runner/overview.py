@@ -40,7 +40,7 @@ class RunningRun:
 
     @property
     def loss(self) -> str:
-        """Four digits; empty where it has none."""
+        """Four digits; empty: not known."""
         return "" if self.progress is None or self.progress.loss is None else f"{self.progress.loss:.4g}"
 
     @property
@@ -72,10 +72,10 @@ class Overview:
     Attributes:
         paths: the experiment's files.
         records: the runs.
-        total: how many the experiment has.
+        total: the number of runs of the experiment.
         running: the running ones by key, with their progress.
-        orphans: the keys of those that only seem to run: their manager is known to be gone, and they ended with it.
-            The next manager, or a requeue, puts them back.
+        orphans: the keys of running ones whose manager is known to be gone, so that they have ended too. The next
+            manager, or a requeue, puts them back.
         now: when, in seconds since 1970.
     """
 
@@ -124,7 +124,7 @@ def take_overview(paths: ExperimentPaths, records: Sequence[Record], total: int)
     Args:
         paths: the experiment's files.
         records: the runs to look at.
-        total: how many the experiment has.
+        total: the number of runs of the experiment.
     """
     now = time.time()
     under_way = [record for record in records if record.state is State.RUNNING]

@@ -1,6 +1,6 @@
 """The plan of a manager: which runs and which code, also where the experiment file or the code has changed.
 
-A sweep goes on with the runs and the code it was queued with, unless an option says otherwise.
+A sweep continues with the runs and the code with which it was queued, unless an option says otherwise.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Plan", "PlanError", "make_plan", "option_defaults", "start_plan"]
 
 
 class PlanError(RuntimeError):
-    """The sweep can't go on as it was queued: one line that says why, and what to do. Nothing was changed."""
+    """The sweep can't continue as it was queued. The message is one line with the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a manager is about to do; nothing is written yet.
+    """The runs and the code of a manager; nothing is written yet.
 
     Attributes:
         experiment: the runs.
@@ -48,20 +48,20 @@ def make_plan(
     update_exp: bool = False,
     update_lib: bool = False,
 ) -> Plan:
-    """Decide which runs and which code to go on with. Writes nothing.
+    """Decide which runs and which code to use. Writes nothing.
 
     Args:
         path: the experiment file.
         queue: the experiment's queue.
-        fresh: everything the experiment has will be deleted first.
-        resume: go on with the queued runs, even if the file has changed.
+        fresh: the experiment's earlier runs will be deleted first.
+        resume: continue with the queued runs, even if the file has changed.
         update_exp: take the file as it is now.
         update_lib: take the code as it is here.
 
     Raises:
         GridError: the file, or the copy of it, can't be read or is invalid.
         LedgerError: the ledger can't be read.
-        PlanError: the file has changed and no option says what to do; or the code was lost, or does not fit.
+        PlanError: the file has changed and no option decides about it; or the code was lost, or has other defaults.
         OSError: the code can't be read.
     """
     known = set() if fresh else {record.key for record in queue.read()}
@@ -151,7 +151,7 @@ def _describe_update(current: Snapshot, same: bool) -> str:
 
 
 def _check_defaults(current: Snapshot, new: set[str]) -> None:
-    """Refuse to queue runs whose settings mean something else to the code that would run them."""
+    """Refuse to queue runs if the code that would run them has other defaults."""
     for name, value in option_defaults().items():
         if new and name in current.defaults and current.defaults[name] != value:
             raise PlanError(

@@ -1,4 +1,4 @@
-"""What the tests of the runner share: a stub training, experiments on it, and a manager in a process of its own."""
+"""Shared by the tests of the runner: experiments with a stub training, and a manager in a process of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lab:
     """An experiment of stub runs in a folder of its own.
 
     Attributes:
-        folder: where it is.
+        folder: contains the experiment file and the run root.
         policy: the queue's times for managers in processes of their own.
         processes: those managers.
     """
@@ -91,7 +91,7 @@ class Lab:
         return [self.paths.run(record.name) for record in self.queue.read()]
 
     def journal(self) -> dict[str, list[str]]:
-        """What each run's trainings say they did."""
+        """The journal of each run's trainings."""
         files = {run.name: run.folder / "journal.txt" for run in self.runs()}
         return {name: file.read_text().splitlines() if file.exists() else [] for name, file in files.items()}
 

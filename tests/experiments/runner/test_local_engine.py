@@ -15,8 +15,7 @@ from fake_nvml import Clock, FakeGpu, FakeNvml, install
 from ovis.experiments.runner.engines import local
 from ovis.experiments.runner.engines.interface import JobHandle
 from ovis.experiments.runner.engines.local import LocalEngine
-from ovis.experiments.runner.gpus import device_choice
-from ovis.experiments.runner.gpus import reservations
+from ovis.experiments.runner.gpus import device_choice, reservations
 from ovis.experiments.runner.gpus.device_choice import DeviceSource, GpuLimits
 from ovis.experiments.runner.gpus.devices import list_devices
 from ovis.experiments.runner.job import JobSpec
@@ -185,7 +184,7 @@ def test_other_processes_on_a_gpu_in_use_count(box: Box, use: tuple[int | None, 
 
 
 def test_process_ids_of_another_namespace_do_not_count(box: Box) -> None:
-    """A container sees the host's ids, of which none is ours, or some that mean nobody here."""
+    """In a container NVML reports process ids of the host, which belong to no process or to another one here."""
     engine = box.engine(processes=2, request="cuda:0")
     box.submit(engine)
     box.first.processes = {os.getppid(): (90, 90), 2**22 + 1: (90, 90)}
