@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, other_report, run_report, split_words
+from ovis.experiments.cli.options import OneLineParser
+from ovis.experiments.cli.report_command import (
+    FAILED,
+    NAMED,
+    REFUSED,
+    ReportError,
+    add_folders,
+    locate_experiment,
+    other_report,
+    print_read,
+    print_skipped,
+    run_report,
+    split_words,
+    write_files,
+)
 
 if TYPE_CHECKING:
     from ovis.experiments.reporting.data.read import ExperimentData
@@ -31,15 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist, or
         a package is not installed.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    options = build_parser().parse_args(words)
-    options.command = shlex.join(["python", "report.py", *words])
-    return run_report(report, options)
+    return run_report(report, build_parser(), argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> OneLineParser:
     """The command line of report.py."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="report.py",
         description=__doc__,
         allow_abbrev=False,
@@ -49,8 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
-    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
-    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    add_folders(parser)
     runs = parser.add_argument_group("which runs").add_argument
     runs("--include", **words, help="only runs whose label (--id), estimator or folder name holds one of these")
     runs("--exclude", **words, help="no runs whose label, estimator or folder name holds one of these")
@@ -117,7 +125,8 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     Raises:
         ReportError: there is nothing to report on, or no such thing as was asked for.
     """
-    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    # Imported here: --help must not wait for pandas and matplotlib.
+    from ovis.experiments.reporting.data.read import read_experiment
     from ovis.experiments.reporting.data.results import compute_results
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.figures.report_figures import draw_report
@@ -125,10 +134,10 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     from ovis.experiments.reporting.page.runs_table import experiment_page
     from ovis.experiments.reporting.presets import preset_of
     from ovis.experiments.reporting.verdict import claims_table, claims_text
-    from ovis.experiments.runs.atomic import write_text
 
-    everything = _read(options)
-    experiment = _select(options, everything)
+    source = locate_experiment(options)
+    everything = read_experiment(source)
+    experiment = _select(options, everything, source)
     spec = _choose(options, experiment)
     results = compute_results(experiment, spec, options.band, options.ema, options.downsample)
     preset = preset_of(options.exp)
@@ -137,10 +146,7 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     if verdicts:
         files["claims.csv"] = claims_table(verdicts).to_csv(index=False)
     folder = Path(options.output) / report_name(options.exp, options.include, options.exclude, options.filter)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_text(folder / name, content, durable=False)
-    print(f"wrote {', '.join(files)} to {folder}\n")
+    write_files(folder, files)
     print(files["table.txt"])
     if verdicts:
         print(claims_text(verdicts))
@@ -149,7 +155,6 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     for figure in chain(draw_report(results, options.band), more):
         print(figure.save(folder))
         drawn.append(figure)
-    source = Path(options.root) / options.exp
     page = experiment_page(experiment, source, spec.pivots, drawn, verdicts, spec.notes, options.command)
     print(write_page(folder, page))
     return drawn
@@ -170,19 +175,7 @@ def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
     return files
 
 
-def _read(options: argparse.Namespace) -> ExperimentData:
-    """All runs of the experiment."""
-    from ovis.experiments.reporting.data.read import list_experiments, read_experiment
-    from ovis.experiments.runs.paths import is_safe_name
-
-    root = Path(options.root)
-    if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
-        there = ", ".join(list_experiments(root)) or "none"
-        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
-    return read_experiment(root / options.exp)
-
-
-def _select(options: argparse.Namespace, everything: ExperimentData) -> ExperimentData:
+def _select(options: argparse.Namespace, everything: ExperimentData, source: Path) -> ExperimentData:
     """The runs that were asked for; prints what was read and what was not."""
     from ovis.experiments.reporting.data.filters import filter_runs, parse_condition, split_estimators
     from ovis.experiments.reporting.data.select import select_runs
@@ -199,28 +192,18 @@ def _select(options: argparse.Namespace, everything: ExperimentData) -> Experime
     _print_counts(experiment, everything)
     if experiment.runs.empty:
         what = "no run was asked for" if len(everything.runs) else "no run has any evaluation"
-        folder = Path(options.root) / options.exp
-        other = "" if len(everything.runs) else other_report(folder, "gradients*.npz", "report_asymptotic_variance.py")
-        raise ReportError(f"{what} in {folder}: {other or 'nothing to draw'}", FAILED)
+        other = "" if len(everything.runs) else other_report(source, "gradients*.npz", "report_asymptotic_variance.py")
+        raise ReportError(f"{what} in {source}: {other or 'nothing to draw'}", FAILED)
     return experiment
 
 
 def _print_counts(experiment: ExperimentData, everything: ExperimentData) -> None:
-    total = sum(experiment.states.values())
-    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
-    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
-    left = sum(everything.states.values()) - total
+    print_read(len(experiment.runs), experiment.states)
+    left = sum(everything.states.values()) - sum(experiment.states.values())
     if left:
         print(f"left out by --include, --exclude and --filter: {left} runs")
-    _print_skipped(experiment)
-
-
-def _print_skipped(experiment: ExperimentData, limit: int = 10) -> None:
-    for item in experiment.skipped[:limit]:
-        print(f"skipped {item.name}: {item.reason} ({item.state})")
-    if len(experiment.skipped) > limit:
-        print(f"skipped {len(experiment.skipped) - limit} more")
-    for run in experiment.runs[experiment.runs["state"] == "failed"].to_dict("records")[:limit]:
+    print_skipped(experiment.skipped)
+    for run in experiment.runs[experiment.runs["state"] == "failed"].to_dict("records")[:NAMED]:
         print(f"failed {run['run']}: {run['message'] or 'no message'} (drawn as far as it came)")
 
 

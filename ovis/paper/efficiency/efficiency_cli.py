@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import platform
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovis.experiments.cli.options import OneLineParser, whole_number
-from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, run_report, split_words
+from ovis.experiments.cli.report_command import FAILED, REFUSED, ReportError, run_report, split_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         a package is not installed; 130 where it was stopped.
     """
     try:
-        words = sys.argv[1:] if argv is None else list(argv)
-        options = build_parser().read(words)
-        options.command = shlex.join(["python", "measure_efficiency.py", *words])
-        return run_report(measure, options)
+        return run_report(measure, build_parser(), argv)
     except KeyboardInterrupt:
         print("\nstopped: what was measured is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
@@ -87,7 +83,7 @@ def measure(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> tuple[list[Point], str]:
     """All points in the order of measuring, repetition after repetition, and the device in words."""
-    # Here and not above: --help is to come at once, and torch takes seconds.
+    # Imported here: --help must not wait for torch.
     from ovis.estimators.ids import parse_estimator
     from ovis.experiments.settings import SettingsError
     from ovis.experiments.training.build import pick_device

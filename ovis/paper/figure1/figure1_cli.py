@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovis.experiments.cli.options import find_experiment
-from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, other_report, run_report, split_words
+from ovis.experiments.cli.options import OneLineParser
+from ovis.experiments.cli.report_command import (
+    FAILED,
+    REFUSED,
+    ReportError,
+    add_folders,
+    locate_experiment,
+    other_report,
+    print_first,
+    print_read,
+    print_skipped,
+    run_report,
+    split_words,
+    write_files,
+)
 from ovis.experiments.studies import ALIASES
 
 if TYPE_CHECKING:
@@ -24,9 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: Folders that are named one by one, at most.
-NAMED = 10
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report on one experiment of the asymptotic study.
@@ -38,22 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where no run has any draw, or the report can't be written; 2 where what was asked for does not exist, or
         a package is not installed.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    options = build_parser().parse_args(words)
-    options.command = shlex.join(["python", "report_asymptotic_variance.py", *words])
-    return run_report(report, options)
+    return run_report(report, build_parser(), argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> OneLineParser:
     """The command line of report_asymptotic_variance.py."""
-    parser = argparse.ArgumentParser(prog="report_asymptotic_variance.py", description=__doc__, allow_abbrev=False)
-    parser.set_defaults(command="")  # for the page
+    parser = OneLineParser(prog="report_asymptotic_variance.py", description=__doc__, allow_abbrev=False)
     words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", default="asymptotic-analysis", metavar="NAME", help="the experiment: runs are read from ROOT/NAME "
         "(asymptotic-analysis; asymptotic-variance is another name of it)")  # fmt: skip
-    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
-    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    add_folders(parser)
     add("--include", **words, help="only estimators whose id holds one of these")
     add("--exclude", **words, help="no estimators whose id holds one of these")
     return parser
@@ -65,17 +68,16 @@ def report(options: argparse.Namespace) -> None:
     Raises:
         ReportError: there is nothing to report on, or no such thing as was asked for.
     """
-    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    # Imported here: --help must not wait for pandas and matplotlib.
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.verdict import claims_table, claims_text
-    from ovis.experiments.runs.atomic import write_text
     from ovis.paper.claims.paper_verdicts import gradient_verdicts
     from ovis.paper.figure1.asymptotic_statistics import measure, slope_table, statistics_table
     from ovis.paper.figure1.asymptotic_tables import add_references, comparison_table, comparison_text, slope_text
 
-    exp = _locate(options)
-    study, samples = _read(options, exp)
+    source = locate_experiment(options)
+    study, samples = _read(options, source)
     measured = [measure(sample) for sample in samples]
     _print_broken(measured)
     statistics = statistics_table(measured)
@@ -83,8 +85,7 @@ def report(options: argparse.Namespace) -> None:
     slopes = add_references(slope_table(measured), comparison)
     verdicts = gradient_verdicts(statistics, slopes)
 
-    folder = Path(options.output) / report_name(_published(exp), options.include, options.exclude)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(options.output) / report_name(_published(source.name), options.include, options.exclude)
     files = {
         "statistics.csv": statistics.to_csv(index=False),
         "slopes.csv": slopes.to_csv(index=False),
@@ -93,26 +94,24 @@ def report(options: argparse.Namespace) -> None:
         "published.md": comparison_text(comparison),
         "claims.csv": claims_table(verdicts).to_csv(index=False),
     }
-    for name, content in files.items():
-        write_text(folder / name, content, durable=False)
+    write_files(folder, files)
     drawn = _draw(samples, statistics)
     paths = [item.save(folder) for item in drawn]
-    print(f"wrote {', '.join(files)} to {folder}\n")
     print(files["slopes.md"])
     _print_far(comparison)
     print(claims_text(verdicts))
     print(*paths, sep="\n")
-    print(write_page(folder, _page(options, exp, study, drawn, verdicts, [statistics, slopes, comparison])))
+    print(write_page(folder, _page(options.command, source, study, drawn, verdicts, [statistics, slopes, comparison])))
 
 
 def _draw(samples: Sequence[Sample], statistics: pd.DataFrame) -> list[ReportFigure]:
     """The figures."""
     from ovis.experiments.reporting.figures.save_figure import ReportFigure
-    from ovis.experiments.reporting.figures.style import estimator_looks
+    from ovis.experiments.reporting.figures.style import estimator_labels
     from ovis.paper.figure1.asymptotic_figures import density_table, draw_distributions, draw_statistics
 
     caption = _caption(samples)
-    names = ", ".join(look.label for look in estimator_looks(dict.fromkeys(s.estimator for s in samples)).values())
+    names = ", ".join(estimator_labels(dict.fromkeys(sample.estimator for sample in samples)))
     alt = f"SNR, directional SNR, variance and mean of the gradient against K on logarithmic axes, for {names}"
     title = "Statistics of the gradient"
     drawn = [ReportFigure("statistics", title, alt, draw_statistics(statistics, caption))]
@@ -125,8 +124,8 @@ def _draw(samples: Sequence[Sample], statistics: pd.DataFrame) -> list[ReportFig
 
 
 def _page(
-    options: argparse.Namespace,
-    exp: str,
+    command: str,
+    source: Path,
     study: GradientStudy,
     drawn: Sequence[ReportFigure],
     verdicts: Sequence[ClaimVerdict],
@@ -139,9 +138,8 @@ def _page(
     from ovis.experiments.studies import AsymptoticSettings
     from ovis.paper.figure1.asymptotic_tables import page_tables
 
-    source = Path(options.root) / exp
     return Page(
-        title=exp,
+        title=source.name,
         description=experiment_description(source),
         states=study.states,
         read=study.runs,
@@ -151,7 +149,7 @@ def _page(
         verdicts=tuple(verdicts),
         tables=page_tables(*tables),
         provenance=read_provenance(source, kind=AsymptoticSettings),
-        command=options.command,
+        command=command,
     )
 
 
@@ -164,44 +162,21 @@ def _published(exp: str) -> str:
     return exp
 
 
-def _locate(options: argparse.Namespace) -> str:
-    """The experiment's folder in ``--root``: as it was called, or what that is another name of."""
-    from ovis.experiments.reporting.data.run_folders import list_experiments
-
-    root = Path(options.root)
-    folder = find_experiment(root, options.exp)
-    if folder:
-        return folder.name
-    there = ", ".join(list_experiments(root)) or "none"
-    raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
-
-
-def _read(options: argparse.Namespace, exp: str) -> tuple[GradientStudy, list[Sample]]:
+def _read(options: argparse.Namespace, source: Path) -> tuple[GradientStudy, list[Sample]]:
     """The study, and the draws that were asked for; says what was read and what was not."""
     from ovis.paper.figure1.asymptotic_runs import read_study, select_estimators
 
-    folder = Path(options.root) / exp
-    study = read_study(folder)
-    counts = ", ".join(f"{count} {state}" for state, count in study.states.items())
-    print(f"read {study.runs} of {sum(study.states.values())} runs" + (f" ({counts})" if counts else ""))
-    _print_skipped(study)
+    study = read_study(source)
+    print_read(study.runs, study.states)
+    print_first("note:", study.notes)
+    print_skipped(study.skipped)
     samples = select_estimators(study, options.include, options.exclude)
     if not samples:
         names = ", ".join(dict.fromkeys(sample.estimator for sample in study.samples))
         what = f"no estimator was asked for that is there ({names})" if names else "no run has any draw"
-        other = "" if names else other_report(folder, "metrics.jsonl", "report.py")
-        raise ReportError(f"{what} in {folder}: {other or 'nothing to draw'}", REFUSED if names else FAILED)
+        other = "" if names else other_report(source, "metrics.jsonl", "report.py")
+        raise ReportError(f"{what} in {source}: {other or 'nothing to draw'}", REFUSED if names else FAILED)
     return study, samples
-
-
-def _print_skipped(study: GradientStudy) -> None:
-    for note in study.notes[:NAMED]:
-        print(f"note: {note}")
-    for item in study.skipped[:NAMED]:
-        print(f"skipped {item.name}: {item.reason} ({item.state})")
-    left = len(study.skipped[NAMED:]) + len(study.notes[NAMED:])
-    if left:
-        print(f"and {left} more")
 
 
 def _print_broken(measured: Sequence[Measured]) -> None:

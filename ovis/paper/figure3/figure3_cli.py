@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovis.experiments.cli.report_errors import FAILED, REFUSED, ReportError, run_report
+from ovis.experiments.cli.options import OneLineParser
+from ovis.experiments.cli.report_command import (
+    FAILED,
+    REFUSED,
+    ReportError,
+    add_folders,
+    locate_experiment,
+    print_read,
+    print_skipped,
+    run_report,
+    write_files,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,9 +26,6 @@ if TYPE_CHECKING:
     from ovis.experiments.reporting.data.read import ExperimentData
 
 __all__ = ["main"]
-
-#: Folders that are named one by one, at most.
-NAMED = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,18 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where there is nothing to draw, or the report can't be written; 2 where what was asked for does not exist,
         or a package is not installed.
     """
-    return run_report(report, build_parser().parse_args(argv))
+    return run_report(report, build_parser(), argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> OneLineParser:
     """The command line of report_figure3.py."""
-    parser = argparse.ArgumentParser(prog="report_figure3.py", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="report_figure3.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--figure", required=True, choices=("left", "right"), help="which panel")
     add("--exp", default="sigmoid-belief-network", metavar="NAME",
         help="the experiment: runs are read from ROOT/NAME (sigmoid-belief-network)")  # fmt: skip
-    add("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
-    add("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    add_folders(parser)
     add("--dataset", default="binmnist", metavar="NAME", help="data set of the runs (binmnist)")
     add("--metric", default="train:loss/L_k", metavar="NAME", help="what is drawn (train:loss/L_k)")
     add("--ylims", type=_limits, metavar="LO:HI",
@@ -64,10 +71,9 @@ def report(options: argparse.Namespace) -> None:
     Raises:
         ReportError: there is nothing to draw, or no such thing as was asked for.
     """
-    # Here and not above: --help is to come at once, and pandas and matplotlib take a second.
+    # Imported here: --help must not wait for pandas and matplotlib.
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.figures.save_figure import save_figure
-    from ovis.experiments.runs.atomic import write_text
     from ovis.paper.figure3.figure3_curves import PANELS, curve_table
     from ovis.paper.figure3.figure3_plot import figure3_picture
     from ovis.paper.figure3.figure3_tables import final_table, final_text, step_table, step_text
@@ -82,15 +88,10 @@ def report(options: argparse.Namespace) -> None:
     picture = figure3_picture(experiment, curves, options.figure, options.dataset, options.metric, options.ylims)
 
     folder = Path(options.output) / report_name(options.exp, PANELS[options.figure].include)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = picture.name
-    write_text(folder / f"{name}.csv", curves.to_csv(index=False), durable=False)
-    write_text(folder / f"{name}.txt", text, durable=False)
-    figures = save_figure(picture.figure, folder, name)
     _print_notes(experiment)
-    print(f"wrote {name}.csv, {name}.txt to {folder}\n")
+    write_files(folder, {f"{picture.name}.csv": curves.to_csv(index=False), f"{picture.name}.txt": text})
     print(text)
-    print(*figures, sep="\n")
+    print(*save_figure(picture.figure, folder, picture.name), sep="\n")
 
 
 def _check(options: argparse.Namespace, experiment: ExperimentData, curves: pd.DataFrame) -> None:
@@ -116,28 +117,19 @@ def _check(options: argparse.Namespace, experiment: ExperimentData, curves: pd.D
 
 def _read(options: argparse.Namespace) -> ExperimentData:
     """The runs of the panel; says what was read and what was not."""
-    from ovis.experiments.reporting.data.read import list_experiments, read_experiment
-    from ovis.experiments.runs.paths import is_safe_name
+    from ovis.experiments.reporting.data.read import read_experiment
     from ovis.paper.figure3.figure3_curves import PANELS, select_panel
 
-    root = Path(options.root)
-    if not is_safe_name(options.exp) or not (root / options.exp).is_dir():
-        there = ", ".join(list_experiments(root)) or "none"
-        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
-    everything = read_experiment(root / options.exp)
+    source = locate_experiment(options)
+    everything = read_experiment(source)
     experiment = select_panel(everything, options.figure, options.dataset)
-    counts = ", ".join(f"{count} {state}" for state, count in experiment.states.items())
-    total = sum(experiment.states.values())
-    print(f"read {len(experiment.runs)} of {total} runs" + (f" ({counts})" if counts else ""))
-    for item in experiment.skipped[:NAMED]:
-        print(f"skipped {item.name}: {item.reason} ({item.state})")
-    if len(experiment.skipped) > NAMED:
-        print(f"skipped {len(experiment.skipped) - NAMED} more")
+    print_read(len(experiment.runs), experiment.states)
+    print_skipped(experiment.skipped)
     if experiment.runs.empty:
         sets = ", ".join(sorted(set(map(str, everything.runs.get("dataset", []))))) or "none"
         label = PANELS[options.figure].include[0]
         raise ReportError(
-            f"no run of --id {label} on {options.dataset} has any evaluation in {root / options.exp}: nothing to draw "
+            f"no run of --id {label} on {options.dataset} has any evaluation in {source}: nothing to draw "
             f"(data sets there: {sets})",
             FAILED,
         )

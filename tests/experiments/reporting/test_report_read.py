@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from synthetic_runs import METRIC, Folder
 
-from ovis.experiments.reporting.data.read import ExperimentData, list_experiments, read_experiment
+from ovis.experiments.reporting.data.read import ExperimentData, read_experiment
+from ovis.experiments.reporting.data.run_folders import list_experiments
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import Record, State
 

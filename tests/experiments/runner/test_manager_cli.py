@@ -15,7 +15,7 @@ from laboratory import MANAGER, Lab
 from rich.text import Text
 
 from ovis.experiments.cli import manager as module
-from ovis.experiments.cli import report_errors
+from ovis.experiments.cli import report_command
 from ovis.experiments.cli.manager import _report
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import Result
@@ -115,7 +115,7 @@ def test_every_study_has_a_report_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report_errors, "PACKAGES", ("ovis_has_no_such_package", "sys"))
+    monkeypatch.setattr(report_command, "PACKAGES", ("ovis_has_no_such_package", "sys"))
     lab.write(args=[""])
     assert lab.run("--report") == 2
     line = "manager.py: --report needs ovis_has_no_such_package: pip install -e '.[report]'\n"

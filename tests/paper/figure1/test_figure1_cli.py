@@ -13,7 +13,7 @@ import pytest
 from synthetic_draws import power_law, write_draws
 from synthetic_runs import Folder
 
-from ovis.experiments.cli import report_errors
+from ovis.experiments.cli import report_command
 from ovis.experiments.studies import STUDIES
 from ovis.paper.figure1.figure1_cli import main
 
@@ -156,7 +156,7 @@ def test_words_for_people(study: Folder) -> None:
 def test_without_the_optional_packages(
     study: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report_errors, "PACKAGES", ("ovis_no_such_package",))
+    monkeypatch.setattr(report_command, "PACKAGES", ("ovis_no_such_package",))
     assert run(study) == 2
     assert capsys.readouterr().err == "report: drawing needs ovis_no_such_package: pip install -e '.[report]'\n"
 

@@ -16,14 +16,13 @@ from ovis.experiments.reporting.data.run_folders import (
     Skipped,
     canonical_estimator,
     count_states,
-    list_experiments,
     read_config,
     read_queue,
     read_state,
 )
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 
-__all__ = ["ExperimentData", "Skipped", "list_experiments", "read_experiment"]
+__all__ = ["ExperimentData", "Skipped", "read_experiment"]
 
 #: Entries of a line of metrics.jsonl that are no metrics.
 NOT_METRICS = ("step", "time", "epoch")

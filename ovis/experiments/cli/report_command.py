@@ -1,0 +1,161 @@
+"""What the report commands share: options, the experiment's folder, lines about its runs, files, errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovis.experiments.cli.options import OneLineParser, find_experiment
+
+if TYPE_CHECKING:
+    from ovis.experiments.reporting.data.run_folders import Skipped
+
+__all__ = [
+    "FAILED",
+    "NAMED",
+    "REFUSED",
+    "ReportError",
+    "add_folders",
+    "locate_experiment",
+    "other_report",
+    "print_first",
+    "print_read",
+    "print_skipped",
+    "require_packages",
+    "run_report",
+    "split_words",
+    "write_files",
+]
+
+FAILED, REFUSED = 1, 2
+
+#: What the report imports, of the optional dependencies ``report``.
+PACKAGES = ("pandas", "matplotlib", "jinja2")
+
+#: Runs that are listed one by one, at most.
+NAMED = 10
+
+
+class ReportError(Exception):
+    """Why there is no report: one line, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def require_packages(who: str) -> None:
+    """Make sure that a report can be drawn.
+
+    Args:
+        who: what needs it, for the message.
+
+    Raises:
+        ReportError: a package is not installed; the message says how to install it.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ReportError(f"{who} needs {' and '.join(missing)}: pip install -e '.[report]'", REFUSED)
+
+
+def run_report(
+    report: Callable[[argparse.Namespace], object], parser: OneLineParser, argv: Sequence[str] | None = None
+) -> int:
+    """Read the command line and make a report; an error becomes one line.
+
+    Args:
+        report: makes it from the options, or raises :class:`ReportError`. Their ``command`` is the command line as it
+            can be typed again.
+        parser: of the command.
+        argv: the command line; None: that of the process.
+
+    Returns:
+        0; 1 where there is nothing to draw, or the report can't be written; 2 where what was asked for does not exist,
+        or a package is not installed.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = parser.read(words)
+    options.command = shlex.join(["python", parser.prog, *words])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
+    try:
+        require_packages("drawing")
+        report(options)
+    except ReportError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:  # report.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options ``--root`` and ``--output``."""
+    parser.add_argument("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
+    parser.add_argument("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+
+
+def locate_experiment(options: argparse.Namespace) -> Path:
+    """The folder of ``--exp`` in ``--root``, by its name or an alias.
+
+    Raises:
+        ReportError: there is none; the message lists those that are there.
+    """
+    from ovis.experiments.reporting.data.run_folders import list_experiments
+
+    root = Path(options.root)
+    folder = find_experiment(root, options.exp)
+    if folder is None:
+        there = ", ".join(list_experiments(root)) or "none"
+        raise ReportError(f"no experiment {options.exp!r} in {root}/; there: {there}", REFUSED)
+    return folder
+
+
+def print_read(read: int, states: Mapping[str, int]) -> None:
+    """Print how many runs were read, and how many there are in each state."""
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    print(f"read {read} of {sum(states.values())} runs" + (f" ({counts})" if counts else ""))
+
+
+def print_skipped(skipped: Sequence[Skipped]) -> None:
+    """Print which runs have nothing to draw, and why."""
+    print_first("skipped", [f"{item.name}: {item.reason} ({item.state})" for item in skipped])
+
+
+def print_first(start: str, lines: Sequence[str]) -> None:
+    """Print the first :data:`NAMED` lines, each after ``start``, and how many more there are."""
+    for line in lines[:NAMED]:
+        print(f"{start} {line}")
+    if len(lines) > NAMED:
+        print(f"{start} {len(lines) - NAMED} more")
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the text files of a report, by name, into its folder, and print that they are there."""
+    from ovis.experiments.runs.atomic import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_text(folder / name, content, durable=False)
+    print(f"wrote {', '.join(files)} to {folder}\n")
+
+
+def other_report(folder: Path, pattern: str, command: str) -> str:
+    """The command that reports on an experiment whose runs hold such files; empty where none does."""
+    there = next(folder.glob(f"*/{pattern}"), None)
+    return f"its runs are for python {command} --exp {folder.name}" if there else ""
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word for word in (part.strip() for part in text.split(",")) if word]
