@@ -118,7 +118,7 @@ def test_moments_agree_with_the_closed_form(scale: float) -> None:
 
 
 def test_the_closed_form_has_the_published_values() -> None:
-    """Derived independently, for one datum (PAPER, section 2)."""
+    """Derived independently, for one datum."""
     model, x = toy(), torch.zeros(1, 3, dtype=torch.float64)
     mean = location_moments(model, x, "ovis-gamma0", 200).mean
     torch.testing.assert_close(

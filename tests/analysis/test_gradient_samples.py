@@ -111,7 +111,7 @@ def test_a_model_that_can_not_be_mapped_is_drawn_one_by_one() -> None:
 
 
 class Counting(ReadmeForm):
-    """Counts its calls in a buffer, in place or anew, and has a function of autograd that vmap does not know."""
+    """Counts its calls in a buffer, in place or not, and has an autograd.Function without vmap support."""
 
     calls: Tensor
 

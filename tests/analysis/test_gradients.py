@@ -114,7 +114,7 @@ def test_entries_without_variance_are_left_out():
 
 
 def test_a_gradient_that_is_no_number_is_not_taken_for_zero():
-    """A training that has gone NaN must not be told to have variance 0; the entries without variance stay out."""
+    """The variance of a NaN gradient must not be reported as 0; entries without variance are excluded."""
     stats = summary(torch.tensor([1.0, torch.nan, 2.0]), torch.tensor([4.0, torch.nan, 0.0]))
     assert all(stats[name].isnan() for name in ("variance", "magnitude", "snr", *(f"snr_p{p}" for p in (5, 50, 95))))
     assert stats["keep_ratio"].item() == pytest.approx(2 / 3)

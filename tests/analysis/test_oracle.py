@@ -1,4 +1,4 @@
-"""The oracle against the enumeration of tests/problems.py, which shares no code with it, and against CHECKS.md."""
+"""The oracle against the enumeration of tests/problems.py, which shares no code with it, and known values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_exact_mean(name: str) -> None:
     ],
 )
 def test_published_variances(name: str, iw: int, variance: float) -> None:
-    """CHECKS.md: one Bernoulli latent. The bias of q's linear map has the gradient of its logit."""
+    """One Bernoulli latent. The bias of q's linear map has the gradient of its logit."""
     found = exact_moments(make(name, iw=iw), ParticleForm(OneBernoulli()), X, key_filter="inference_network.bias")
     assert found.variance.tolist() == pytest.approx([variance], abs=1e-8)
 
@@ -164,7 +164,7 @@ def test_what_can_not_be_enumerated_is_refused() -> None:
 
 
 def test_a_model_that_may_draw_instead_of_scoring_is_refused() -> None:
-    """forward(**kwargs) of the seed's README swallows z: its gradient would be a random wrong number."""
+    """forward(**kwargs) of a ``Template`` ignores z: its gradient would be a random wrong number."""
     model = ReadmeForm(OneBernoulli())
     with pytest.raises(ValueError, match="ReadmeForm can't be enumerated"):
         latent_states(model, X)  # type: ignore[arg-type]

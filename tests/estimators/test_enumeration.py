@@ -188,7 +188,7 @@ def test_beta_and_free_bits(name: str, objective: dict[str, float], alpha: float
 
 
 def naive_tvo(log_p: Tensor, log_q: Tensor, knots: list[float], rule: str) -> tuple[Tensor, Tensor]:
-    """Riemann sum, and a loss with its covariance gradient, both [T], as in PAPER.md 1.8."""
+    """Riemann sum, and a loss with its covariance gradient, both [T] (Masrani et al. 2019, eq. 13)."""
     log_w = (log_p - log_q).detach()
     count = log_w.shape[-1]
     value, surrogate = torch.zeros(len(log_w)).double(), torch.zeros(len(log_w)).double()
@@ -282,8 +282,8 @@ def test_the_quadrature_has_converged(nodes: int) -> None:
 
 
 #: K, alpha: L_K, dL/dlogit, and of the gradient to the logit: Var REINFORCE, VIMCO arithmetic, geometric, OVIS_MC with
-#: S -> inf, OVIS~ gamma = 0; E OVIS~ gamma = 1, E wake-phi (CHECKS.md)
-CHECKS: dict[tuple[int, float], list[float]] = {
+#: S -> inf, OVIS~ gamma = 0; E OVIS~ gamma = 1, E wake-phi
+EXPECTED: dict[tuple[int, float], list[float]] = {
     (2, 0.0): [
         *(-1.0642675237, 0.2320088126),
         *(1.45742873, 0.13252962, 0.13252962, 0.00278463, 0.09380782),
@@ -316,9 +316,9 @@ def moments(gradients: Tensor, probability: Tensor) -> tuple[float, float]:
     return mean.item(), (probability * (gradients - mean).square()).sum().item()
 
 
-@pytest.mark.parametrize(("particles", "alpha"), CHECKS)
+@pytest.mark.parametrize(("particles", "alpha"), EXPECTED)
 def test_known_means_and_variances(particles: int, alpha: float) -> None:
-    bound, slope, *variances, ovis1, wake = CHECKS[particles, alpha]
+    bound, slope, *variances, ovis1, wake = EXPECTED[particles, alpha]
     exact = exact_bound(OneBernoulli(), 1.0, particles, alpha)
     assert exact.bound == pytest.approx(bound, abs=1e-10)
     assert exact.phi[1].item() == pytest.approx(slope, abs=1e-10)
@@ -345,7 +345,7 @@ def test_auxiliary_samples_have_the_weights_of_the_objective(objective: dict[str
     close(gradient(-loss.sum(), phi_of(problem)), gradient(own * log_q, phi_of(problem)))
 
 
-@pytest.mark.parametrize(("particles", "alpha"), CHECKS)
+@pytest.mark.parametrize(("particles", "alpha"), EXPECTED)
 def test_known_variance_of_ovis_with_infinitely_many_auxiliary_samples(particles: int, alpha: float) -> None:
     """c_k is a mean over the auxiliary samples, so its limit is the mixture of its two values."""
     off, probability = gradients_of_tuples("ovis-S1-exclusive", particles, alpha, [0.0])
@@ -353,8 +353,10 @@ def test_known_variance_of_ovis_with_infinitely_many_auxiliary_samples(particles
     both, _ = gradients_of_tuples("ovis-S2-exclusive", particles, alpha, [1.0, 0.0])
     close(both, (on + off) / 2)
     p = torch.sigmoid(torch.tensor(-0.4, dtype=torch.float64))
-    _, slope, *_ = CHECKS[particles, alpha]
-    assert moments(p * on + (1 - p) * off, probability) == pytest.approx((slope, CHECKS[particles, alpha][5]), abs=1e-8)
+    _, slope, *_ = EXPECTED[particles, alpha]
+    assert moments(p * on + (1 - p) * off, probability) == pytest.approx(
+        (slope, EXPECTED[particles, alpha][5]), abs=1e-8
+    )
 
 
 def test_known_values_of_the_renyi_bound() -> None:

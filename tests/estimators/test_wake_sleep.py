@@ -96,7 +96,7 @@ def test_it_is_minus_the_gradient_of_the_divergence() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("problem", DISCRETE)
 def test_theta_follows_the_bound_and_dreams_leave_it_alone(problem: str, alpha: float) -> None:
-    """All tuples of two particles; the dreams are z = 0, x = 0, of which theta must not hear."""
+    """All tuples of two particles; the sleep samples are z = 0, x = 0, on which theta must not depend."""
     made = DISCRETE[problem]()
     states, _ = made.states()
     probability = made.log_densities(X[1]).log_probability.detach()
@@ -148,7 +148,7 @@ def test_a_hierarchy_of_images() -> None:
 
 
 def test_one_layer_is_scored_without_the_keyword_z() -> None:
-    """q(z|x) of a single layer does not depend on what is drawn: the seed's own model can dream."""
+    """q(z|x) of a single layer does not depend on the samples, so a plain ``Template`` supports the sleep phase."""
     problem = OneBernoulli()
     losses = []
     for form in (ReadmeForm, ReadmeFormGivenZ):

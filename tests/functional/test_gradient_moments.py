@@ -167,7 +167,7 @@ def test_a_few_auxiliary_samples_cost_variance_and_no_bias():
 
 
 def test_the_reference_codes_unscaled_logarithm_is_biased_at_alpha():
-    """Without the division by 1 - alpha, gamma = 0 is not unbiased: CHECKS holds us to the corrected form."""
+    """Without the division by 1 - alpha, gamma = 0 is not unbiased, so the library uses the corrected form."""
     model, alpha = bernoulli(3), 0.3
     v = ((1 - alpha) * (model.log_p - model.log_q).detach()[model.states]).softmax(-1)
     unscaled = -torch.log1p(-v) - v

@@ -1,4 +1,4 @@
-"""Every function of log-weights against extended precision, at the edges of floating point, and at its door."""
+"""Every function of log-weights against extended precision, at the limits of floating point, and with invalid input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_one_particle_with_auxiliary_samples_agrees_with_extended_precision(name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_reference_codes_clamp_is_told_from_the_right_value(dtype):
+def test_the_reference_codes_clamp_differs_from_the_right_value(dtype):
     log_w = torch.tensor(ROWS_OF_CHECKS[:1], dtype=dtype)
     total, count = log_w.logsumexp(-1, keepdim=True), log_w.shape[-1]
     rest = (1 - (log_w - total).exp()).clamp(min=torch.finfo(torch.float32).eps)
@@ -345,7 +345,7 @@ def test_alpha_of_one_or_more_is_refused(name, alpha):
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if n != "ess"])
-def test_an_alpha_that_nobody_may_read_makes_the_result_no_number(name):
+def test_an_alpha_that_can_t_be_read_makes_the_result_nan(name):
     """Mapped, as on a device: an exception would need the number."""
     log_w, aux = moderate_log_weights(2, 3), torch.zeros(2, 2, dtype=torch.float64)
     found = torch.func.vmap(lambda alpha: FUNCTIONS[name](log_w, alpha, aux))(torch.tensor([0.3, 1.0, 1.5, math.nan]))

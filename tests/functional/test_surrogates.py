@@ -123,7 +123,7 @@ def test_the_gradient_of_vae_is_that_of_the_mean_log_weight():
 
 
 def tvo_by_autograd(log_p, log_q, knots, rule):
-    """The Riemann sum, and a surrogate with the covariance gradient of each expectation, as PAPER 1.8 writes it."""
+    """The Riemann sum, and a loss with the covariance gradient of each expectation (Masrani et al. 2019, eq. 13)."""
     widths, count = np.diff(knots), log_p.shape[-1]
     nodes = {
         "left": zip(knots[:-1], widths, strict=True),

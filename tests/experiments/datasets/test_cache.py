@@ -1,4 +1,4 @@
-"""The cache: made once, whoever comes; never half there; made again where it is damaged."""
+"""The cache: written once and atomically, and again if it is damaged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_made_once(tmp_path):
     assert not list((tmp_path / "cache").glob(".*.part"))
 
 
-def test_another_version_is_made_anew(tmp_path, monkeypatch):
+def test_another_version_is_prepared_again(tmp_path, monkeypatch):
     cached(tmp_path, "set", make)
     monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     cached(tmp_path, "set", make)
@@ -76,14 +76,14 @@ def damage_bit(path: Path) -> None:
 
 
 def damage_flag(path: Path) -> None:
-    """One bit of the directory says that the first entry is encrypted."""
+    """A bit of the directory that marks the first entry as encrypted."""
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] ^= 1
     path.write_bytes(data)
 
 
 def damage_version(path: Path) -> None:
-    """One bit of the directory says that a later version of zip is needed."""
+    """A bit of the directory that requires a later version of zip."""
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 6] ^= 128
     path.write_bytes(data)
@@ -139,7 +139,7 @@ def test_processes_that_start_together_make_it_once(tmp_path):
     assert made(tmp_path) == 1
 
 
-def test_a_process_that_is_killed_while_it_prepares_holds_nobody_up(tmp_path):
+def test_a_process_killed_while_it_prepares_does_not_block_others(tmp_path):
     ready = FORK.Event()
 
     def stuck(root):

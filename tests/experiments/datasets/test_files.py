@@ -1,4 +1,4 @@
-"""Published files: found, checked, fetched from a server that misbehaves in every way."""
+"""Published files: lookup, verification, and downloads from a server that fails in many ways."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CHECKSUM = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 class Handler(http.server.BaseHTTPRequestHandler):
     """What a path stands for: its content, and how it is sent."""
 
-    asked: list[str] = []  # noqa: RUF012 (emptied by the fixture)
+    requested: list[str] = []  # noqa: RUF012 (emptied by the fixture)
 
     def do_GET(self):
-        self.asked.append(self.path)
+        self.requested.append(self.path)
         body = gzip.compress(DATA) if self.path.endswith(".gz") else DATA
         if self.path.startswith("/missing"):
             return self.send_error(404)
@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     """Address of a server on this machine; plain http is allowed for once."""
     monkeypatch.setattr(files, "SCHEMES", ("http",))
-    monkeypatch.setattr(Handler, "asked", [])
+    monkeypatch.setattr(Handler, "requested", [])
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
@@ -75,7 +75,7 @@ def server(monkeypatch):
 
 
 def refused(root, source):
-    """The one line that says why, after which nothing is left behind."""
+    """The error message, one line, after which no temporary file is left."""
     before = sorted(root.rglob("*"))
     with pytest.raises(DataError) as caught:
         content(root, source)
@@ -92,9 +92,9 @@ def test_a_missing_file_is_fetched_once(tmp_path, server, name):
     assert content(tmp_path, source) == DATA
     (kept,) = (tmp_path / "set" / "raw").iterdir()
     assert kept.name == ("file.gz" if name.endswith(".gz") else "file")
-    asked = len(Handler.asked)
+    requested = len(Handler.requested)
     assert content(tmp_path, source) == DATA
-    assert len(Handler.asked) == asked
+    assert len(Handler.requested) == requested
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -103,7 +103,7 @@ def test_a_file_that_is_there_is_used(tmp_path, packed):
     assert content(tmp_path, Source("file", "https://nowhere.invalid/file", CHECKSUM)) == DATA
 
 
-def test_the_download_is_told_and_shown(tmp_path, server, caplog, monkeypatch):
+def test_the_download_is_logged_and_shown(tmp_path, server, caplog, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -136,10 +136,10 @@ def test_no_bar_in_the_log_of_a_job(tmp_path, server, capsys):
 )
 def test_a_failed_download_leaves_nothing_and_says_why(tmp_path, server, monkeypatch, name, reason):
     monkeypatch.setattr(files, "PATIENCE", 0.3)
-    told = refused(tmp_path, Source("set/file", f"{server}/{name}", CHECKSUM))
+    message = refused(tmp_path, Source("set/file", f"{server}/{name}", CHECKSUM))
     path = tmp_path / ("set/file" + ".gz" * name.endswith(".gz"))
-    assert told.startswith(f"{path} is missing and can't be downloaded from {server}/{name}: {reason}")
-    assert told.endswith("; put it there by hand, or say --data_root")
+    assert message.startswith(f"{path} is missing and can't be downloaded from {server}/{name}: {reason}")
+    assert message.endswith("; put it there by hand, or say --data_root")
 
 
 def test_a_failed_download_may_be_tried_again(tmp_path, server):
@@ -153,7 +153,7 @@ def test_what_a_killed_download_has_left_does_no_harm(tmp_path, server):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_nobody_there(tmp_path, monkeypatch):
+def test_an_unreachable_server(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "SCHEMES", ("http",))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,7 +162,7 @@ def test_nobody_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/f", "file:///etc/hostname", "ftp://127.0.0.1/f"])
-def test_only_https_is_spoken(tmp_path, url):
+def test_only_https_is_supported(tmp_path, url):
     assert "not an https address" in refused(tmp_path, Source("f", url, CHECKSUM))
 
 
@@ -189,9 +189,9 @@ def test_a_folder_that_can_not_be_made(tmp_path, server):
 )
 def test_a_damaged_file_is_named_and_kept(tmp_path, name, data, reason):
     (tmp_path / name).write_bytes(data)
-    told = refused(tmp_path, Source("file", "https://nowhere.invalid/file", CHECKSUM))
-    assert told.startswith(f"{tmp_path / name}: {reason}")
-    assert told.endswith("; remove it to download it again, from https://nowhere.invalid/file")
+    message = refused(tmp_path, Source("file", "https://nowhere.invalid/file", CHECKSUM))
+    assert message.startswith(f"{tmp_path / name}: {reason}")
+    assert message.endswith("; remove it to download it again, from https://nowhere.invalid/file")
     assert (tmp_path / name).read_bytes() == data
 
 

@@ -76,10 +76,10 @@ def test_what_is_missing_is_named_with_where_to_get_it(files, name):
     (files["root"] / "omniglot" / "chardata.mat").unlink()
     with pytest.raises(DataError) as caught:
         load(files["root"], name)
-    told = str(caught.value)
-    assert "\n" not in told
-    assert str(files["root"]) in told
-    assert "published.invalid" in told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(files["root"]) in message
+    assert "published.invalid" in message
     assert not list(files["root"].glob("cache/*.npz"))
 
 

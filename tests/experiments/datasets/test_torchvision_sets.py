@@ -38,7 +38,7 @@ OTHER = gzip.compress(formatted()["idx-train"][:-1] + b"!")  # a byte of one ima
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """The folder of a path says how a file is sent, its name what."""
+    """Sends the file with the name of the path, in the way that its folder names."""
 
     sent: list[str] = []  # noqa: RUF012 (emptied by the fixture)
 
@@ -77,7 +77,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small images pass for the published ones; the addresses for people are told apart from those of torchvision."""
+    """Small images pass for the published ones; the addresses in messages differ from those of torchvision."""
     for module in SETS.values():
         monkeypatch.setattr(module, "TRAIN", publish(module.TRAIN, formatted()["idx-train"]))
         monkeypatch.setattr(module, "TEST", publish(module.TEST, formatted()["idx-test"]))
@@ -116,19 +116,19 @@ def write(raw, names=FILES):
 
 
 def refused(root, name="MNIST"):
-    """The one line that says why, after which the folder is as it was."""
+    """The error message, one line, after which the folder is unchanged."""
     before = sorted(root.rglob("*"))
     module = SETS[name]
     with pytest.raises(DataError) as caught:
         module.prepare(root)
     assert sorted(root.rglob("*")) == before
-    told = str(caught.value)
-    assert "\n" not in told
+    message = str(caught.value)
+    assert "\n" not in message
     missing = [source for source in (module.TRAIN, module.TEST) if not (root / f"{source.path}.gz").exists()]
     files = " and ".join(f"{Path(source.path).name}.gz" for source in missing)
-    assert told.startswith(f"missing in {root / name / 'raw'}: {files}; torchvision: ")
-    assert told.endswith(f"; put them there by hand, from http://published.invalid/{name}/raw/, or say --data_root")
-    return told
+    assert message.startswith(f"missing in {root / name / 'raw'}: {files}; torchvision: ")
+    assert message.endswith(f"; put them there by hand, from http://published.invalid/{name}/raw/, or say --data_root")
+    return message
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -140,10 +140,10 @@ def test_torchvision_downloads_what_is_missing_once(tmp_path, mirrored, name, ca
         assert np.array_equal(arrays["test"], synthetic()["grey"]["test"] > 127)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(IMAGES)
     assert content(tmp_path, SETS[name].TRAIN) == formatted()["idx-train"]
-    asked = len(Handler.sent)
-    assert asked >= len(FILES)
+    requests = len(Handler.sent)
+    assert requests >= len(FILES)
     SETS[name].prepare(tmp_path)
-    assert len(Handler.sent) == asked
+    assert len(Handler.sent) == requests
     assert capfd.readouterr() == ("", "")  # no bar in the log of a job
 
 
@@ -190,19 +190,19 @@ def test_a_failed_download_leaves_nothing_and_says_why(tmp_path, mirrored, monke
 
 
 def test_a_forged_file_whose_md5_torchvision_takes_is_refused(tmp_path, mirrored):
-    """As if somebody between its plain http and us had found a collision."""
+    """As after an attack on its plain http with a collision of MD5."""
     mirrored("other", {**FILES, IMAGES[0]: OTHER})
     assert f"torchvision: {IMAGES[0]}: this is not the published file, its sha256 is " in refused(tmp_path)
 
 
-def test_nobody_there(tmp_path, small, torchvision, monkeypatch):
+def test_an_unreachable_server(tmp_path, small, torchvision, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"
     monkeypatch.setattr(torchvision.MNIST, "mirrors", [address])
-    told = refused(tmp_path)
-    assert "Connection refused" in told
-    assert address in told
+    message = refused(tmp_path)
+    assert "Connection refused" in message
+    assert address in message
 
 
 def test_what_a_killed_download_has_left_does_no_harm(tmp_path, small, monkeypatch):
@@ -250,7 +250,7 @@ def test_files_that_are_there_need_no_torchvision(tmp_path, small, monkeypatch, 
     assert len(SETS[name].prepare(tmp_path)["train"]) == 50
 
 
-def test_nobody_imports_torchvision_before_it_is_needed():
+def test_torchvision_is_imported_only_when_needed():
     modules = "ovis.experiments.datasets.mnist, ovis.experiments.training.trainer"
     code = f"import sys, {modules}; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -277,6 +277,6 @@ def test_a_torchvision_that_can_not_be_imported(tmp_path, small, monkeypatch, so
         (package / "__init__.py").write_text(source)
         monkeypatch.syspath_prepend(package.parent)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    told = refused(tmp_path)
-    assert f"; torchvision: can't be imported ({reason}" in told
-    assert "pip install torchvision==0.28.0 for torch 2.13; put them there by hand" in told
+    message = refused(tmp_path)
+    assert f"; torchvision: can't be imported ({reason}" in message
+    assert "pip install torchvision==0.28.0 for torch 2.13; put them there by hand" in message

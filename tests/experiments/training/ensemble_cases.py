@@ -1,4 +1,4 @@
-"""What the tests of ensembles share: the paper's experiment in small, runs alone and in ensembles, what they leave."""
+"""Cases for the tests of ensembles: small runs of the paper, alone and in ensembles, and their results."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Trained:
 
     @property
     def step(self) -> int:
-        """Where its checkpoint stands."""
+        """The step of its checkpoint."""
         step: int = torch.load(self.paths.checkpoint, weights_only=True)["position"]["step"]
         return step
 
@@ -83,13 +83,13 @@ def ensemble(
 
 
 def after(calls: int) -> Callable[[], bool]:
-    """Asks to stop at the call of this number."""
+    """Requests a stop at the call with this number."""
     counted = iter(range(calls))
     return lambda: next(counted, None) is None
 
 
 def left(paths: RunPaths) -> dict[str, Any]:
-    """Every number that a run leaves, by name."""
+    """Every number that a run has written, by name."""
     found: dict[str, Any] = {}
     for line in map(json.loads, paths.metrics.read_text().splitlines()):
         found.update({f"{line['step']} {name}": value for name, value in line.items() if name != "time"})
@@ -102,10 +102,10 @@ def left(paths: RunPaths) -> dict[str, Any]:
 
 def check_same(a: RunPaths, b: RunPaths, rtol: float, atol: float) -> None:
     """The same names; numbers equal to rounding; random states, positions and settings to the bit."""
-    ours, theirs = left(a), left(b)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        other = theirs[name]
+    first, second = left(a), left(b)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        other = second[name]
         if name.startswith(("checkpoint/random", "checkpoint/settings")) or not isinstance(value, float | torch.Tensor):
             assert repr(value) == repr(other), name
         else:

@@ -1,4 +1,4 @@
-"""A CUDA graph on the CPU: the operations of a step, with the tensors that they read and write, done again."""
+"""A CUDA graph on the CPU: it repeats the operations of a step on the tensors that they read and write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _memory(tree) -> set[int]:
 
 
 class FakeGraphs:
-    """As CUDA: what Python computed at the recording is what it was then, at every replay; memory is read anew.
+    """As with CUDA, a replay reads memory again, but keeps the numbers that Python computed at the recording.
 
     Args:
         state: the tensors that the work changes: a recording does no work, so they are put back.
@@ -60,6 +60,6 @@ class FakeGraphs:
         for func, args, kwargs, result in operations:
             again = func(*args, **kwargs)
             read = _memory((args, kwargs))
-            for place, value in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(place, Tensor) and place.untyped_storage().data_ptr() not in read:
-                    place.copy_(value)  # neither a view of what it read, nor in place
+            for tensor, value in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in read:
+                    tensor.copy_(value)  # (not a view of an input, nor the result of an in-place operation)

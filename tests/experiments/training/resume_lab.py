@@ -73,7 +73,7 @@ class Lab:
         return RunPaths(self.root / name)
 
     def start(self, name: str, settings: dict[str, Any], plan: Plan = Plan(), kill_after: float | None = None) -> int:
-        """Run one attempt to its end: its exit code, or minus the signal that killed it; ``output`` is what it said."""
+        """Run one attempt to its end: its exit code, or minus the signal that killed it; ``output`` is its output."""
         self.started += 1
         log = self.root / f"output.{self.started}.txt"
         options = {**settings, "root": self.root, "run_dir": self.root / name}
@@ -100,7 +100,7 @@ class Lab:
 
 
 def words_of(options: dict[str, Any]) -> list[str]:
-    """Options as they are said on the command line."""
+    """Options as words of the command line."""
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
 
 
@@ -152,7 +152,7 @@ def flatten(name: str, value: Any, found: dict[str, Any]) -> None:
 
 
 def _nursery() -> None:
-    """Fork an attempt for each order on stdin; say its process id, and how it ended when asked to wait."""
+    """Fork an attempt for each order on stdin; print its process id and, on request, how it ended."""
     import torch
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""What a run is made of is what its options say: length, optimizers, the estimator's settings, the baseline's rate."""
+"""The parts of a run follow its options: length, optimizers, the estimator's settings, the baseline's rate."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def make(**changes):
     ],
     ids=str,
 )
-def test_a_run_is_as_long_as_it_is_told_and_evaluates_at_its_end(length, steps, tmp_path):
+def test_a_run_has_the_length_of_its_options_and_evaluates_at_its_end(length, steps, tmp_path):
     taken = []
     with pytest.MonkeyPatch.context() as patch:
         take = TrainingStep.__call__

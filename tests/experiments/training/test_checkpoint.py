@@ -1,4 +1,4 @@
-"""Checkpoints by themselves: what is restored, what is refused, and with which line."""
+"""Checkpoints: what is restored, and the errors for files that can't be used."""
 
 import os
 import random
@@ -66,7 +66,7 @@ def test_the_last_two_are_kept(two, paths):
     assert torch.load(paths.previous_checkpoint, weights_only=True)["position"]["step"] == 1
 
 
-def test_no_checkpoint_is_no_error(paths):
+def test_a_missing_checkpoint_is_not_an_error(paths):
     assert load_checkpoint(paths, make()) is None
 
 
@@ -84,7 +84,7 @@ def test_every_random_state_is_restored(paths):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_flipped_bit_is_found_wherever_it_matters(paths):
+def test_a_flipped_bit_is_detected_wherever_it_matters(paths):
     """torch.load alone takes most of them for parameters."""
     run, other = make(), make(seed=2)
     save(paths, run, Position(1))
@@ -114,7 +114,7 @@ def loads(path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", "half"])
-def test_a_corrupt_one_is_set_aside_and_the_previous_one_used(two, paths, damage, caplog):
+def test_a_corrupt_checkpoint_is_renamed_and_the_previous_one_is_used(two, paths, damage, caplog):
     data = paths.checkpoint.read_bytes()
     paths.checkpoint.write_bytes(data[: len(data) // 2] if damage == "half" else damage)
     with caplog.at_level("WARNING"):
@@ -125,13 +125,13 @@ def test_a_corrupt_one_is_set_aside_and_the_previous_one_used(two, paths, damage
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["one of one", "two of two"])
-def test_where_none_is_whole_the_run_fails_and_nothing_is_moved(two, paths, first):
+def test_without_an_intact_checkpoint_the_run_fails_and_nothing_is_moved(two, paths, first):
     if first:
         paths.previous_checkpoint.unlink()
     present = [path for path in (paths.checkpoint, paths.previous_checkpoint) if path.exists()]
     for path in present:
         flip(path, path.stat().st_size // 2)
-    for _ in range(2):  # the second start must not find an empty folder and begin anew
+    for _ in range(2):  # the second start must not start from the first step in an empty folder
         with pytest.raises(CheckpointError) as caught:
             load_checkpoint(paths, two)
         assert "\n" not in str(caught.value)
@@ -141,28 +141,30 @@ def test_where_none_is_whole_the_run_fails_and_nothing_is_moved(two, paths, firs
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "difference"),
     [
         ({"lr": 0.2}, "it has --lr 0.1"),
         ({"N": 4}, "it has --N 3"),
         ({"optimizer": "sgd", "iw": 3}, "it has --iw 2, --optimizer adam"),
     ],
 )
-def test_one_of_other_settings_is_an_error_and_stays(two, paths, changes, said):
+def test_a_checkpoint_of_other_settings_is_an_error_and_is_kept(two, paths, changes, difference):
     before = paths.checkpoint.read_bytes()
-    with pytest.raises(CheckpointError, match=f"checkpoint.pt is not of this run: {said}; use another folder, or re"):
+    with pytest.raises(
+        CheckpointError, match=f"checkpoint.pt is not of this run: {difference}; use another folder, or re"
+    ):
         load_checkpoint(paths, make(**changes))
     assert paths.checkpoint.read_bytes() == before
 
 
-def test_one_of_another_model_is_an_error(two, paths, monkeypatch):
+def test_a_checkpoint_of_another_model_is_an_error(two, paths, monkeypatch):
     monkeypatch.setattr(module, "_settings", lambda settings: {})
     save(paths, two, Position(3))
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt is not of this run: Error\(s\) in loading state_dict"):
         load_checkpoint(paths, make(N=4))
 
 
-def test_a_whole_file_that_is_something_else_is_an_error(two, paths):
+def test_an_intact_file_that_is_not_a_checkpoint_is_an_error(two, paths):
     torch.save({"model": 1}, paths.checkpoint)
     with pytest.raises(CheckpointError, match="not of this run: KeyError 'settings'"):
         load_checkpoint(paths, two)
@@ -173,7 +175,7 @@ def test_a_run_may_be_made_longer(two, paths):
     assert load_checkpoint(paths, make(epochs=7)) == Position(2)
 
 
-def test_a_file_that_may_not_be_read_is_not_taken_for_corrupt(two, paths, monkeypatch):
+def test_an_unreadable_file_is_not_treated_as_corrupt(two, paths, monkeypatch):
     def denied(*args, **kwargs):
         raise PermissionError(13, "Permission denied", str(paths.checkpoint))
 

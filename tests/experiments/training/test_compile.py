@@ -1,4 +1,4 @@
-"""A compiled step is the step, to rounding; where nothing can compile, one line says so."""
+"""A compiled step equals the eager one up to rounding; a missing compiler is reported in one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def traced(monkeypatch):
 
 
 @pytest.mark.parametrize("case", EVERY)
-def test_every_step_is_one_graph_that_gives_what_the_plain_one_gives(case, traced):
+def test_every_step_is_one_graph_and_equals_the_eager_step(case, traced):
     plain, losses = trained(EVERY[case])
     with torch._dynamo.config.patch(error_on_recompile=True):  # not when alpha or the learning rate changes, either
         found, found_losses = trained(EVERY[case], compile=True)
@@ -65,19 +65,19 @@ def test_the_compilers_step_learns_and_repeats_itself():
 
 
 @pytest.mark.parametrize("named", [None, "no-such-compiler"])
-def test_without_a_compiler_one_line_says_what_is_missing(named, monkeypatch, tmp_path):
+def test_a_missing_compiler_is_reported_in_one_line(named, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     if named:
         monkeypatch.setenv("CXX", named)
     else:
         monkeypatch.delenv("CXX", raising=False)
-    told = re.escape(f"--compile: no C++ compiler {named or 'g++'!r} here; install g++")
-    with pytest.raises(SettingsError, match=told):
+    message = re.escape(f"--compile: no C++ compiler {named or 'g++'!r} here; install g++")
+    with pytest.raises(SettingsError, match=message):
         build_run(TrainSettings(**SBM, estimator="vimco", iw=4, compile=True))
 
 
 @pytest.mark.parametrize("name", ["compile", "capture"])
-def test_passes_are_refused(name):
+def test_particles_per_pass_is_rejected(name):
     settings = TrainSettings(**SBM, estimator="vimco", iw=4, particles_per_pass="2", **{name: True})
     with pytest.raises(SettingsError, match="--particles_per_pass: must be all with --compile"):
         check_combination(settings)
@@ -90,7 +90,7 @@ def test_another_rounding_is_another_run():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
-def test_a_traced_graph_is_compiled_to_what_it_is_and_known_again(tmp_path, monkeypatch):
+def test_a_compiled_graph_equals_the_traced_one_and_is_cached(tmp_path, monkeypatch):
     """As ensembles compile theirs; once they lay on the disk, evaluations took a third of the time to compile."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 

@@ -1,4 +1,4 @@
-"""A captured step is the step: the same parameters after any number of them, whatever changes from step to step."""
+"""Captured steps give the same parameters as eager ones, whatever changes from step to step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trained(options, captured, sizes=(20,)):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_as_many_captured_steps_give_what_plain_ones_give(case):
+def test_captured_steps_equal_eager_steps(case):
     (plain, losses, _), (found, found_losses, graphs) = (trained(CASES[case], captured) for captured in (False, True))
     assert (graphs.warmed, graphs.recorded, graphs.replayed) == (WARM_UP, 1, STEPS - WARM_UP)
     torch.testing.assert_close(found_losses, losses)
@@ -50,7 +50,7 @@ def test_as_many_captured_steps_give_what_plain_ones_give(case):
 
 
 @pytest.mark.parametrize("forgotten", ["alpha", "lr"])
-def test_what_is_computed_in_python_would_be_noticed(forgotten, monkeypatch):
+def test_a_number_that_is_fixed_at_the_recording_is_detected(forgotten, monkeypatch):
     """The fake is a graph: a number that is not in memory is that of the recording."""
     plain, _, _ = trained(CASES["warm-up"], False)
     if forgotten == "lr":
@@ -62,7 +62,7 @@ def test_what_is_computed_in_python_would_be_noticed(forgotten, monkeypatch):
         torch.testing.assert_close(found, plain)
 
 
-def test_each_shape_of_the_batch_has_a_recording_of_its_own():
+def test_each_batch_shape_has_a_separate_recording():
     plain, losses, _ = trained(CASES["vimco"], False, (20, 7))
     found, found_losses, graphs = trained(CASES["vimco"], True, (20, 7))
     assert (graphs.warmed, graphs.recorded, graphs.replayed) == (2 * WARM_UP, 2, STEPS - 2 * WARM_UP)
@@ -70,7 +70,7 @@ def test_each_shape_of_the_batch_has_a_recording_of_its_own():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_recorded_never_waits(case):
+def test_a_recorded_step_does_not_synchronize(case):
     run = build_run(TrainSettings(**{"bs": 20, "N": 6, "hdim": 8, "iw": 4, "nsteps": STEPS, **CASES[case]}))
     take = TrainingStep(run, FakeGraphs(lambda: []))
     source = run.batches(0, STEPS)
@@ -92,7 +92,7 @@ def test_the_learning_rates_of_a_captured_run_are_saved_and_loaded():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_capture_without_a_gpu_is_refused_in_one_line():
+def test_capture_without_a_gpu_is_rejected_in_one_line():
     with pytest.raises(SettingsError, match="--capture: needs a CUDA device, and this run is on cpu"):
         build_run(TrainSettings(**SBM, estimator="vimco", iw=4, capture=True))
 

@@ -20,13 +20,13 @@ CASES = {
 }
 
 
-def test_all_of_the_paper_s_estimators_are_there():
+def test_the_cases_include_all_estimators_of_the_paper():
     assert len(ESTIMATORS) == 10
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_three_runs_at_once_equal_three_runs_alone(case, tmp_path, caplog):
-    """In float64 nothing but rounding is left. They were trained at once: no warning says that they were not."""
+    """In float64 they differ by rounding only. No warning was logged, so they were trained at once."""
     with double():
         members = ensemble(tmp_path, CASES[case])
         assert [member.error for member in members] == [None] * 3
@@ -40,7 +40,7 @@ def test_three_runs_at_once_equal_three_runs_alone(case, tmp_path, caplog):
 
 @pytest.mark.parametrize("case", ["gmm-ovis-gamma1", "gmm-ovis-S10-exclusive", "sbm-ovis-gamma1"])
 def test_in_single_precision_they_agree_to_its_rounding(case, tmp_path):
-    """No sample was decided by a last bit here: where one is, a run goes on as another one."""
+    """In these cases no discrete sample depends on the last bit of a probability."""
     for seed, member in zip(SEEDS, ensemble(tmp_path, CASES[case]), strict=True):
         check_same(alone(tmp_path, CASES[case], seed), member.paths, rtol=2e-3, atol=2e-4)
 
@@ -57,7 +57,7 @@ def test_the_files_of_a_run_in_an_ensemble_are_those_of_a_run_alone(tmp_path):
 
 
 @pytest.mark.parametrize("first", ["alone", "ensemble"])
-def test_a_run_begun_in_one_way_goes_on_in_the_other(first, tmp_path):
+def test_a_run_can_resume_alone_or_in_an_ensemble(first, tmp_path):
     settings = CASES["gmm-ovis-S10-exclusive"]
     with double():
         begun = []
@@ -75,7 +75,7 @@ def test_a_run_begun_in_one_way_goes_on_in_the_other(first, tmp_path):
             check_same(paths, member.paths, rtol=1e-10, atol=1e-10)
 
 
-def test_runs_at_different_steps_are_brought_ensemble(tmp_path):
+def test_runs_at_different_steps_are_brought_to_the_same_step(tmp_path):
     """As a kill between two checkpoints leaves them."""
     settings = CASES["gmm-vimco-arithmetic"]
     with double():
@@ -128,8 +128,8 @@ def test_a_run_that_can_t_begin_leaves_the_others_alone(tmp_path):
     assert [member.complete for member in members] == [True, False, True]
 
 
-def test_what_can_t_be_computed_at_once_is_trained_one_after_the_other(tmp_path, caplog):
-    """Particles in passes are replayed by autograd, which torch.func can't follow."""
+def test_runs_that_can_t_be_batched_are_trained_one_after_the_other(tmp_path, caplog):
+    """Chunks of particles are recomputed by autograd, which torch.func can't trace."""
     settings = {**CASES["gmm-ovis-gamma1"], "particles_per_pass": "2", "grad_samples": 0}
     with caplog.at_level(logging.WARNING), double():
         members = ensemble(tmp_path, settings, seeds=(1, 2))

@@ -23,8 +23,8 @@ SETTINGS = {**GMM, "estimator": "ovis-gamma1", "N": 5}
 
 def words(root: Path, *seeds: str, **changes: object) -> list[str]:
     options = {**SETTINGS, "root": root, **changes}
-    said = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
-    return [*said, "--ensemble", *seeds]
+    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
+    return [*words, "--ensemble", *seeds]
 
 
 def runs_in(root: Path) -> dict[int, RunPaths]:
@@ -50,8 +50,7 @@ def test_each_run_has_its_own_folder_log_and_outcome(tmp_path):
         assert json.loads(run.config.read_text())["settings"]["seed"] == seed
 
 
-def test_a_run_alone_goes_on_from_there(tmp_path, capsys):
-    """And has nothing left to do."""
+def test_a_complete_run_of_an_ensemble_has_nothing_to_do_alone(tmp_path, capsys):
     assert main(words(tmp_path, "1", "2")) == 0
     lines = runs_in(tmp_path)[2].metrics.read_text()
     assert main([*words(tmp_path, "2")[:-2], "--seed=2"]) == 0
@@ -72,7 +71,7 @@ def test_one_run_that_fails_does_not_stop_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [["1", "1"], ["x"], ["1:2"], ["1.5"]])
-def test_seeds_that_make_no_sense_are_refused(seeds, tmp_path, capsys):
+def test_invalid_seeds_are_rejected(seeds, tmp_path, capsys):
     assert main(words(tmp_path, *seeds)) == 2
     assert "--ensemble" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -88,14 +87,14 @@ def test_seeds_that_make_no_sense_are_refused(seeds, tmp_path, capsys):
         (["--attempt=1", "--attempt=2"], "--attempt: there are 1 runs, got 2"),
     ],
 )
-def test_settings_of_jobs_that_make_no_sense_are_refused(more, message, tmp_path, capsys):
+def test_invalid_settings_of_jobs_are_rejected(more, message, tmp_path, capsys):
     assert main([f"--root={tmp_path}", *more]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_in_use_is_left_alone(tmp_path, capsys):
+def test_a_folder_in_use_is_left_unchanged(tmp_path, capsys):
     assert main(words(tmp_path, "1", "2")) == 0
     run = runs_in(tmp_path)[2]
     before = run.outcome.read_bytes()

@@ -1,4 +1,4 @@
-"""L_K of data: equal to the estimator's bound, whatever the passes; K grows towards the exact log p(x)."""
+"""L_K of data: equal to the estimator's bound for any chunk size, and tends to the exact log p(x) as K grows."""
 
 import itertools
 import weakref
@@ -31,11 +31,11 @@ def test_tends_to_the_exact_likelihood_from_below(model, x):
     exact = exact_log_likelihood(model, x).mean().item()
     bounds = [evaluate(model, x.repeat(200, 1), k, 1400)["loss"]["L_k"].item() for k in (1, 5, 50)]
     assert bounds[0] < bounds[1] < bounds[2] < exact + 1e-3
-    assert bounds[0] < exact - 0.05  # so the next line says something
+    assert bounds[0] < exact - 0.05  # otherwise the next line would be trivial
     assert evaluate(model, x, 20_000, 7)["loss"]["L_k"].item() == pytest.approx(exact, abs=2e-3)
 
 
-def test_passes_are_of_the_size_asked_for_and_lose_no_particle(model, x, monkeypatch):
+def test_chunks_have_the_requested_size_and_cover_all_particles(model, x, monkeypatch):
     sizes = []
     draw = module.draw
     monkeypatch.setattr(module, "draw", lambda m, rows, n, **kw: sizes.append(n) or draw(m, rows, n, **kw))
@@ -44,9 +44,9 @@ def test_passes_are_of_the_size_asked_for_and_lose_no_particle(model, x, monkeyp
     assert max(sizes) <= 30
 
 
-@pytest.mark.parametrize("passes", [2, 10])
-def test_no_pass_outlives_the_next_one(model, x, monkeypatch, passes):
-    """However many there are, so any K fits: the outputs, with all x and z of a pass, are gone before the next one."""
+@pytest.mark.parametrize("chunks", [2, 10])
+def test_a_chunk_is_freed_before_the_next_one(model, x, monkeypatch, chunks):
+    """The outputs of a chunk, with all its x and z, are freed before the next one, so any K fits into memory."""
     outputs, alive = [], []
 
     def drawn(*args, **kwargs):
@@ -57,14 +57,14 @@ def test_no_pass_outlives_the_next_one(model, x, monkeypatch, passes):
 
     draw = module.draw
     monkeypatch.setattr(module, "draw", drawn)
-    evaluate(model, x, passes * 30, 7, max_values=7 * 5 * 30)
-    assert len(alive) == passes
+    evaluate(model, x, chunks * 30, 7, max_values=7 * 5 * 30)
+    assert len(alive) == chunks
     assert max(alive) == 0
 
 
 @pytest.mark.parametrize("trained", [None, 1, 45, 100], ids=["all", "first", "one pass and a half", "as many"])
-def test_the_sums_of_passes_are_those_of_all_particles(model, x, monkeypatch, trained):
-    """Against the formulas on the weights of all passes, side by side, in double precision."""
+def test_the_sums_of_chunks_are_those_of_all_particles(model, x, monkeypatch, trained):
+    """Against the formulas on the weights of all chunks, in double precision."""
     parts = []
     draw = module.draw
     monkeypatch.setattr(module, "draw", lambda m, rows, n, **kw: parts.append(draw(m, rows, n, **kw)) or parts[-1])
@@ -85,7 +85,7 @@ def test_the_sums_of_passes_are_those_of_all_particles(model, x, monkeypatch, tr
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6, msg=name)
 
 
-def test_a_pass_is_small_where_q_is_large(monkeypatch):
+def test_chunks_are_small_where_q_is_large(monkeypatch):
     """Many latent variables of a few pixels: it is their memory that counts."""
     sizes = []
     draw = module.draw
@@ -102,7 +102,7 @@ def test_measures_are_consistent(model, x):
     assert evaluate(model, x, 64, 3, ess_particles=4)["loss"]["ess"].item() <= 4
 
 
-def test_leaves_the_mode_and_builds_no_graph(model, x):
+def test_the_mode_is_restored_and_no_graph_is_built(model, x):
     model.train()
     assert not evaluate(model, x, 3, 7)["loss"]["L_k"].requires_grad
     assert model.training

@@ -1,4 +1,4 @@
-"""The gradient analysis inside a training: what --grad_key may name, and the bar that shows how far it is."""
+"""The gradient analysis of a run: the values of --grad_key, and the progress bar."""
 
 import io
 import json
@@ -76,13 +76,13 @@ def test_what_is_measured_is_the_gradient_of_that_tensor():
 
 
 @pytest.mark.parametrize("key", ["tensor:plogits", "tensor:", "tensor:qz", "tensor:qprobs", "tensor:q_param", "nobody"])
-def test_what_can_not_be_analysed_is_refused_before_the_first_step(key):
+def test_an_invalid_grad_key_is_rejected_before_the_first_step(key):
     """plogits: data share the prior's; qprobs: the loss does not depend on it, only on the logits."""
     with pytest.raises(SettingsError, match="--grad_key: "):
         Measurements(make(**SBM, grad_key=key))
 
 
-def test_asking_changes_nothing():
+def test_the_check_does_not_change_the_run():
     run = make(**NORMAL, grad_key="tensor:qloc")
     run.model.train()
     state = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -151,7 +151,7 @@ def test_on_a_terminal_a_bar_is_shown_below_the_training_s_and_taken_away(tmp_pa
     assert not any(last[1:])
 
 
-def test_nowhere_else_is_one_shown(tmp_path, monkeypatch, capsys):
+def test_without_a_terminal_no_bar_is_shown(tmp_path, monkeypatch, capsys):
     assert shown_by(make(**SBM), tmp_path, False, monkeypatch).getvalue() == ""
     assert capsys.readouterr().out == ""
 

@@ -26,17 +26,17 @@ OTHER = {"valid": "test", "test": "valid"}
 
 
 class Watched:
-    """A data set that tells at which step a part of it was touched."""
+    """A data set that records the steps at which a part of it is read."""
 
     def __init__(self, splits, kept):
-        self.splits, self.kept, self.taken, self.touched = splits, kept, 0, []
+        self.splits, self.kept, self.taken, self.read_at = splits, kept, 0, []
 
     def count(self, step):
         self.taken = step + 1
 
     def __getattr__(self, name):
         if name == self.kept:
-            self.touched.append(self.taken)
+            self.read_at.append(self.taken)
         return getattr(self.splits, name)
 
 
@@ -53,7 +53,7 @@ def checkpoint(paths):
 
 
 def trained(folder, **options):
-    """A whole run; and at which steps its held-out set was touched."""
+    """A complete run, and the steps at which its held-out set was read."""
     folder.mkdir()
     run, paths = build_run(TrainSettings(**options)), RunPaths(folder)
     watched = Watched(run.splits, OTHER[run.settings.select_on])
@@ -62,16 +62,16 @@ def trained(folder, **options):
         take = TrainingStep.__call__
         patch.setattr(TrainingStep, "__call__", lambda self, x, step: watched.count(step) or take(self, x, step))
         assert train(run, paths)
-    return run, paths, watched.touched
+    return run, paths, watched.read_at
 
 
 @pytest.mark.parametrize("select_on", ["valid", "test"])
 @pytest.mark.parametrize("options", [OVERSHOOT, MIXTURE], ids=["digits", "gmm"])
-def test_it_is_touched_at_the_last_step_only_and_measured_once(options, select_on, tmp_path, monkeypatch):
+def test_it_is_read_at_the_last_step_only_and_measured_once(options, select_on, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "evaluate", lambda model, x, *a, **k: seen.append(x) or evaluate(model, x, *a, **k))
-    run, paths, touched = trained(tmp_path / "run", **options, select_on=select_on)
-    assert touched == [27]
+    run, paths, read_at = trained(tmp_path / "run", **options, select_on=select_on)
+    assert read_at == [27]
     kept = OTHER[select_on]
     assert [bool(of(line, kept)) for line in lines(paths)] == [False, False, True]
     assert all(of(line, select_on) for line in lines(paths))
@@ -80,15 +80,15 @@ def test_it_is_touched_at_the_last_step_only_and_measured_once(options, select_o
     assert len(seen) == 3 + 3 + 1  # train, the other one, and this
 
 
-def test_with_the_training_set_only_neither_is_touched(tmp_path):
+def test_with_the_training_set_only_neither_is_read(tmp_path):
     for kept in ("valid", "test"):
-        _, paths, touched = trained(tmp_path / kept, **OVERSHOOT, only_train_set=True, select_on=OTHER[kept])
-        assert touched == []
+        _, paths, read_at = trained(tmp_path / kept, **OVERSHOOT, only_train_set=True, select_on=OTHER[kept])
+        assert read_at == []
         assert not any(of(line, "valid") or of(line, "test") for line in lines(paths))
 
 
 def measured_by_hand(options, paths, split, parameters):
-    """What the split says of parameters, from nothing but the settings and a file."""
+    """The measurements of a split, computed from the settings and a file of parameters."""
     run = build_run(TrainSettings(**options))
     run.model.load_state_dict(parameters)
     settings = run.settings
@@ -172,20 +172,20 @@ def whole(lab):
     ],
     ids=lambda plan: plan.failpoint or f"step {plan.step}",
 )
-def test_a_run_that_is_cut_off_measures_the_same_to_the_bit(lab, whole, plan):
+def test_an_interrupted_run_measures_bit_identical_values(lab, whole, plan):
     name = f"held-out-{plan.failpoint or plan.step}"
     assert lab.start(name, OVERSHOOT, plan) == KILLED
     assert unequal(lab.finish(name, OVERSHOOT), whole) == []
 
 
-def test_best_parameters_of_a_lost_future_are_not_taken_for_those_of_the_past(lab, whole):
+def test_best_parameters_of_a_lost_checkpoint_are_not_used(lab, whole):
     """The checkpoint of step 18 is lost: best.pt is of 18, the run goes on from 9, where the best was 9."""
     paths = lab.paths("lost-future")
     assert lab.start("lost-future", OVERSHOOT, Plan("best.saved:2")) == KILLED
     paths.checkpoint.write_bytes(b"")
     assert lab.start("lost-future", OVERSHOOT, Plan(step=12, seconds=-1)) == KILLED
     assert "going on from checkpoint.previous.pt, step 9" in lab.output
-    assert is_best(paths, 9)  # written again: the position says so
+    assert is_best(paths, 9)  # written again, because the position names this step
     assert unequal(lab.finish("lost-future", OVERSHOOT), whole) == []
 
 
@@ -198,7 +198,7 @@ def prepared(tmp_path, whole_folder):
 
 
 @pytest.mark.parametrize("damage", ["another step", "flipped bit", "no mark", "nothing there"])
-def test_best_parameters_that_are_lost_are_chosen_anew_and_that_is_said(damage, tmp_path, lab, caplog):
+def test_lost_best_parameters_are_chosen_again_with_a_warning(damage, tmp_path, lab, caplog):
     name = f"lost-{damage.replace(' ', '-')}"
     assert lab.start(name, OVERSHOOT, Plan(step=26, seconds=-1)) == KILLED
     run, paths = prepared(tmp_path, lab.paths(name).folder)
@@ -220,7 +220,7 @@ def test_best_parameters_that_are_lost_are_chosen_anew_and_that_is_said(damage, 
     assert of(lines(paths)[-1], "test") == measured_by_hand(OVERSHOOT, paths, "test", checkpoint(paths)["model"])
 
 
-def test_that_they_are_lost_is_known_at_the_start(tmp_path, lab, caplog):
+def test_lost_best_parameters_are_detected_at_the_start(tmp_path, lab, caplog):
     """So that the best of all evaluations that are still to come is kept, not the last one."""
     assert lab.start("lost-early", OVERSHOOT, Plan(step=26, seconds=-1)) == KILLED
     run, paths = prepared(tmp_path, lab.paths("lost-early").folder)
@@ -232,7 +232,7 @@ def test_that_they_are_lost_is_known_at_the_start(tmp_path, lab, caplog):
     assert checkpoint(paths)["position"]["best_step"] == 27  # it would have been 18
 
 
-def test_best_parameters_that_get_lost_during_the_run_are_noticed_at_its_end(tmp_path, caplog):
+def test_best_parameters_lost_during_the_run_are_detected_at_its_end(tmp_path, caplog):
     run, paths = build_run(TrainSettings(**OVERSHOOT)), RunPaths(tmp_path)
     looks = iter(range(1, 10**6))
 
@@ -248,7 +248,7 @@ def test_best_parameters_that_get_lost_during_the_run_are_noticed_at_its_end(tmp
     assert of(lines(paths)[-1], "test") == measured_by_hand(OVERSHOOT, paths, "test", checkpoint(paths)["model"])
 
 
-def test_where_no_score_is_a_number_the_last_parameters_are_measured(tmp_path, monkeypatch):
+def test_if_every_score_is_nan_the_last_parameters_are_measured(tmp_path, monkeypatch):
     call = module.Measurements.__call__
     lost = {"valid:loss/L_k": float("nan")}
     monkeypatch.setattr(module.Measurements, "__call__", lambda self, step: call(self, step) | lost)

@@ -52,7 +52,7 @@ def lines(paths):
     return [json.loads(line) for line in paths.metrics.read_text().splitlines()]
 
 
-def test_a_run_leaves_what_it_should(tmp_path):
+def test_a_run_writes_its_files(tmp_path):
     run, paths = run_in(tmp_path / "run")
     assert train(run, paths)
     written = lines(paths)
@@ -150,35 +150,35 @@ def lose(parameter, after, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [3, 6], ids=["at a stop", "at an evaluation"])
-def test_parameters_that_are_lost_are_not_saved_though_the_loss_was_finite(cut, tmp_path, monkeypatch):
+def test_non_finite_parameters_are_not_saved_even_if_the_loss_was_finite(cut, tmp_path, monkeypatch):
     """The last step can lose them: its loss was computed before."""
     run, paths = run_in(tmp_path / "run", epochs=1)
     train(run, paths)
-    good, told = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
+    good, metrics = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
     again, _ = run_in(tmp_path / "run", epochs=2)
     lose(again.model.prior_logits, 7 + cut, monkeypatch)
     looks = iter(range(10**6))
     with pytest.raises(Diverged, match=r"step \d+: the loss is -?[\d.]+ and parameter prior_logits is not finite"):
         train(again, paths, stop=lambda: cut == 3 and next(looks) == 3)
     assert paths.checkpoint.read_bytes() == good
-    assert paths.metrics.read_bytes() == told
+    assert paths.metrics.read_bytes() == metrics
 
 
 @pytest.mark.parametrize("cut", [3, 6], ids=["at a stop", "at an evaluation"])
-def test_a_lost_baseline_is_named_before_it_spoils_the_model(cut, tmp_path, monkeypatch):
+def test_a_diverged_baseline_is_reported_before_it_affects_the_model(cut, tmp_path, monkeypatch):
     run, paths = run_in(tmp_path / "run", epochs=1, estimator="reinforce-baseline")
     train(run, paths)
-    good, told = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
+    good, metrics = paths.checkpoint.read_bytes(), paths.metrics.read_bytes()
     again, _ = run_in(tmp_path / "run", epochs=2, estimator="reinforce-baseline")
     lose(next(again.estimator.parameters()), 7 + cut, monkeypatch)
     looks = iter(range(10**6))
     with pytest.raises(Diverged, match=r"parameter baseline\.[\w.]+ is not finite; a smaller --baseline_lr may help"):
         train(again, paths, stop=lambda: cut == 3 and next(looks) == 3)
     assert paths.checkpoint.read_bytes() == good
-    assert paths.metrics.read_bytes() == told
+    assert paths.metrics.read_bytes() == metrics
 
 
-def test_an_optimizer_that_would_never_move_again_is_no_success(tmp_path, monkeypatch):
+def test_an_infinite_optimizer_state_is_divergence(tmp_path, monkeypatch):
     """One huge gradient: Adam's second moment is infinite, every later update of that parameter is 0."""
     run, paths = run_in(tmp_path / "run")
     monkeypatch.setattr(run.optimizer, "step", _after_a_huge_gradient(run, run.optimizer.step))
@@ -196,7 +196,7 @@ def _after_a_huge_gradient(run, step):
 
 
 @pytest.mark.parametrize("bound", [math.nan, -math.inf, -2e31])
-def test_a_bound_that_is_no_number_ends_the_run(bound, tmp_path, monkeypatch):
+def test_a_bound_that_is_not_finite_ends_the_run(bound, tmp_path, monkeypatch):
     call = Measurements.__call__
     run, paths = run_in(tmp_path / "run")
     monkeypatch.setattr(Measurements, "__call__", lambda self, step: call(self, step) | {"train:loss/L_k": bound})
@@ -219,7 +219,7 @@ def test_a_broken_checkpoint_is_named(tmp_path):
         train(run, paths)
 
 
-def test_a_torn_last_line_of_metrics_is_dropped(tmp_path):
+def test_an_incomplete_last_line_of_metrics_is_removed(tmp_path):
     run, paths = run_in(tmp_path / "run", epochs=1)
     train(run, paths)
     with paths.metrics.open("a") as file:
@@ -263,7 +263,7 @@ def test_every_kind_of_run_trains(changes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"estimator": "vae", "alpha": 0.5}, "--alpha"),
         ({"estimator": "tvo-part2-config1", "warmup": 10}, "--warmup"),
@@ -272,8 +272,8 @@ def test_every_kind_of_run_trains(changes, tmp_path):
         ({"device": "toaster"}, "toaster"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, said):
-    with pytest.raises(SettingsError, match=said):
+def test_incompatible_settings_are_rejected(changes, message):
+    with pytest.raises(SettingsError, match=message):
         build_run(settings(**changes))
 
 

@@ -1,4 +1,4 @@
-"""What a run may write, and what it says where it can't: a superseded attempt, a full disk."""
+"""Publishing results: a superseded attempt writes nothing, a full disk is reported in one line."""
 
 import errno
 import json
@@ -20,9 +20,9 @@ DIGITS = CASES["digits"]
 
 
 def published(paths):
-    """What a run has published; its log and its progress are told to whoever watches."""
-    told = ("log.", "progress.json", ".attempt", "events")
-    return {path.name: path.read_bytes() for path in paths.folder.iterdir() if not path.name.startswith(told)}
+    """The files that a run has published, without its log and its progress."""
+    unpublished = ("log.", "progress.json", ".attempt", "events")
+    return {path.name: path.read_bytes() for path in paths.folder.iterdir() if not path.name.startswith(unpublished)}
 
 
 @pytest.mark.parametrize("seconds", [-1, 1e9], ids=["before a checkpoint", "before an evaluation"])
@@ -94,7 +94,7 @@ def test_what_is_cut_when_a_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/checkpoint.pt"), "disk full: a/checkpoint.pt"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a/checkpoint.pt"), "disk quota used up: a/checkpoint.pt"),
@@ -103,8 +103,8 @@ def test_what_is_cut_when_a_run_goes_on(tmp_path):
         (OSError(), "OSError"),
     ],
 )
-def test_the_description_of_a_file_error(error, said):
-    assert describe_file_error(error) == said
+def test_the_description_of_a_file_error(error, message):
+    assert describe_file_error(error) == message
 
 
 SMALL_DISK = """
@@ -120,7 +120,7 @@ cp -a "$2" "$2-copy"
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["24k", "64k", "80k", "96k", "112k", "128k", "160k"])
 def test_a_disk_that_is_really_full(size, tmp_path, whole):
-    """It has room for two checkpoints, for one, for none: wherever it ends, the run goes on when there is more."""
+    """The disk is large enough for two checkpoints, for one, or for none. With more space the run resumes."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace of its own")
     disk = tmp_path / "disk"

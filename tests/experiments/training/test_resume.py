@@ -1,4 +1,4 @@
-"""A run that is killed, anywhere and as often as one likes, ends as the run that was not: to the bit, on the CPU."""
+"""On the CPU, a run that is killed at any point, any number of times, ends bit-identical to an uninterrupted one."""
 
 import json
 import os
@@ -30,7 +30,7 @@ PUBLISHING = (
 
 @pytest.fixture(scope="module")
 def whole(lab):
-    """What the runs leave that nobody interrupts, by case."""
+    """The results of uninterrupted runs, by case."""
     known = {}
 
     def left(case):
@@ -101,14 +101,14 @@ def test_killed_whenever_and_again_and_again(lab, whole, case, seed):
         ("purge", Plan("evaluation.recorded:2"), "board valid:loss/L_k"),
     ],
 )
-def test_a_part_that_is_not_restored_is_noticed(lab, whole, part, plan, noticed):
+def test_a_part_that_is_not_restored_is_detected(lab, whole, part, plan, noticed):
     """The comparison can fail: without this part the same kill ends in another result."""
     case, name = "still" if part == "best" else "digits", f"forget-{part.replace(' ', '-')}"
     assert lab.start(name, CASES[case], plan) == KILLED
     assert noticed in unequal(lab.finish(name, CASES[case], Plan(forget=part)), whole(case))
 
 
-def test_by_the_command_that_people_type(lab, whole):
+def test_resuming_by_the_training_command(lab, whole):
     """The same without the lab, from the start to the outcome: a new interpreter for each attempt."""
     words = [
         sys.executable,
@@ -130,7 +130,7 @@ def test_by_the_command_that_people_type(lab, whole):
     assert json.loads(paths.config.read_text())["settings"]["estimator"] == "ovis-gamma1"
 
 
-def test_a_corrupt_checkpoint_is_set_aside_and_the_previous_one_leads_to_the_same_end(lab, whole):
+def test_with_a_corrupt_checkpoint_the_previous_one_leads_to_the_same_end(lab, whole):
     name, settings = "flipped", CASES["digits"]
     paths = lab.paths(name)
     assert lab.start(name, settings, Plan("best.saved:2")) == KILLED

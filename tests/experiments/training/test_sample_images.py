@@ -1,4 +1,4 @@
-"""Pictures at an evaluation: their layout pixel by pixel, where they go, and that drawing them changes nothing."""
+"""Images at an evaluation: their layout, their files, and that making them does not change the run."""
 
 import io
 
@@ -48,7 +48,7 @@ def test_a_grid_is_enlarged_in_whole_pixels_as_far_as_both_sides_allow(height, w
 
 
 class Mirror(nn.Module):
-    """A model that reconstructs every picture upside down, and dreams of black."""
+    """A model that reconstructs every image upside down and whose prior samples are black."""
 
     def forward(self, x):
         assert not self.training
@@ -133,7 +133,7 @@ def test_they_go_to_a_file_and_to_tensorboard(tmp_path):
         assert shown.tolist() == grid.tolist()  # of the parameters at the end
 
 
-def test_data_that_are_no_pictures_have_none(tmp_path):
+def test_data_that_are_not_images_have_no_image_files(tmp_path):
     run = build_run(TrainSettings(dataset="gmm", iw=2, estimator="vimco", nsteps=1, iw_valid=2, iw_test=2, max_eval=5))
     train(run, RunPaths(tmp_path))
     assert not list(tmp_path.glob("*.png"))

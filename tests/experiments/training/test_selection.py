@@ -1,4 +1,4 @@
-"""What chooses the best parameters: the validation set, and the test set only on demand."""
+"""The best parameters are chosen on the validation set, or on the test set with --select_on test."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_the_metric_that_chooses_is_measured(options, metric):
     assert metric in measure(0)
 
 
-def test_a_run_is_who_it_is_by_what_chooses():
+def test_select_on_is_part_of_the_identity():
     assert differences(TrainSettings(select_on="test")) == {"select_on": "test"}
     alone = TrainSettings(only_train_set=True, select_on="test", iw_valid=5, valid_bs=5)
     assert differences(alone) == {"only_train_set": True}

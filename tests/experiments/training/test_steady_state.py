@@ -1,4 +1,4 @@
-"""One training step in steady state: nothing waits for the device, no process helps, no work of Python grows with K."""
+"""A training step in steady state: no host-device synchronization, no worker process, no Python work growing with K."""
 
 import contextlib
 import dataclasses
@@ -131,7 +131,7 @@ def steps_of(run):
     return [] if fused else [state["step"] for state in run.optimizer.state.values() if "step" in state]
 
 
-def test_every_family_is_among_the_cases():
+def test_the_cases_include_every_family():
     assert {parse_estimator(case["estimator"]).family for case in CASES.values()} == set(ESTIMATORS)
 
 
@@ -158,14 +158,14 @@ def test_every_family_is_among_the_cases():
         lambda x: torch.distributions.Normal(x, x.exp(), validate_args=True),
     ],
 )
-def test_waiting_is_noticed(read):
+def test_synchronization_is_detected(read):
     x = torch.randn(5)
     with pytest.raises(Waits), nothing_waits():
         read(x)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_step_waits(case):
+def test_no_step_synchronizes(case):
     """The batch is made, the step is taken, and the next one, without the host knowing any number of them."""
     run, take, source = prepared(5, **CASES[case])
     with nothing_waits(steps_of(run)):
@@ -174,7 +174,7 @@ def test_no_step_waits(case):
     assert torch.isfinite(loss)
 
 
-def test_no_batch_of_grey_levels_waits():
+def test_no_batch_of_grey_levels_synchronizes():
     run, _, _ = prepared(2, **SBM, estimator="vimco")
     grey = StoredData(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), binarize)
     splits = type(run.splits)(grey, run.splits.valid, run.splits.test, run.splits.mean)
@@ -188,7 +188,7 @@ def test_no_batch_of_grey_levels_waits():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("case", CASES)
-def test_no_step_waits_says_cuda_itself(case):
+def test_no_step_synchronizes_on_cuda(case):
     _, take, source = prepared(5, **CASES[case], device="cuda")
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -233,7 +233,7 @@ def test_the_work_of_a_step_in_python_does_not_depend_on_k(case, few, monkeypatc
     assert min(counts[0]) > 50  # something was counted
 
 
-def test_no_process_helps(tmp_path, monkeypatch):
+def test_no_worker_process_is_started(tmp_path, monkeypatch):
     def refused(*args, **kwargs):
         raise AssertionError("a process or a data loader")
 
