@@ -271,7 +271,7 @@ def test_a_site_that_accepts_fewer_jobs_than_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ovis.experiments.runner.engines.slurm.REFUSED", 3.0)  # a minute
-    with running(gpus=0, most_jobs=4) as small:
+    with running(gpus=0, max_jobs=4) as small:
         monkeypatch.setenv("SLURM_CONF", small.environment["SLURM_CONF"])
         lab = Lab(tmp_path, POLICY)
         assert run(lab, runs=10) == 0
