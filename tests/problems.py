@@ -22,8 +22,6 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 from ovis.models import ParticleModel, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector
 
-Gradients = dict[str, Tensor]
-
 
 def logit(p: float) -> float:
     return math.log(p / (1 - p))
@@ -108,7 +106,7 @@ def bits(count: int) -> tuple[list[Tensor], Tensor]:
 
 
 class OneBernoulli(Problem):
-    """CHECKS.md: at x = 1, q has the logit -0.4, p(x, z=0) = .1 and p(x, z=1) = .3."""
+    """One Bernoulli latent: at x = 1, q has the logit -0.4, p(x, z=0) = .1 and p(x, z=1) = .3."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,28 @@ def test_the_rule_notices_an_arrow_that_goes_up():
     assert upward("ovis.experiments.runner.job", "import ovis.experiments.cli.train") == ["ovis.experiments.cli.train"]
     assert upward("ovis.experiments.cli.report", "import ovis.paper.paper_presets") == ["ovis.paper.paper_presets"]
     assert upward("ovis.experiments.cli.train", trainer) == []
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """The modules that each module imports, inside functions too, without imports for annotations."""
+    graph = {}
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        ]
+        graph[module] = {name for name in imported_modules(ast.unparse(tree)) if name in sources and name != module}
+    return graph
+
+
+def test_no_imports_form_a_circle():
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+    texts = [path.read_text() for path in FILES]
+    # a package's own file is imported before its modules in any case
+    inner = {name: text for name, text, path in zip(names, texts, FILES, strict=True) if path.name != "__init__.py"}
+    assert len(list(TopologicalSorter(import_graph(inner)).static_order())) == len(inner)
+    with pytest.raises(CycleError):
+        TopologicalSorter(import_graph({"ovis.a": "import ovis.b", "ovis.b": "def f():\n    import ovis.a"})).prepare()
 
 
 TORCH_FREE = [p for p in FILES if {"runs", "runner", "reporting"} & set(p.relative_to(ROOT).parts)]

@@ -1,0 +1,1 @@
+"""The former path of ``python -m ovis train``."""

@@ -64,6 +64,9 @@ def option(
     )
 
 
+_OWN_MODEL = " and ".join(sorted(name for name, entry in DATASETS.items() if entry.model))
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """The options of one training run, named as in the reference experiments.
@@ -115,7 +118,7 @@ class TrainSettings:
     warmup_mode: str = option("log", "shape of the warm-up", choices=("linear", "log", "sigmoid"))
 
     # model
-    model: str = option("vae", "model (fixed for the data sets gmm and gaussian-toy)", choices=MODELS)
+    model: str = option("vae", f"model (fixed for the data sets {_OWN_MODEL})", choices=MODELS)
     hdim: int = option(64, "units of a hidden layer", low=1)
     nlayers: int = option(3, "hidden layers of each perceptron; 0: linear", low=0)
     depth: int = option(3, "stochastic layers, L", low=1)

@@ -18,7 +18,7 @@ from pathlib import Path
 from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import OneLineParser, confirm, whole_number
 from ovis.experiments.cli.report_command import ReportError, require_packages
-from ovis.experiments.runner.display.progress import make_display
+from ovis.experiments.runner.display.progress_display import make_display
 from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.engines.create import create_engine
 from ovis.experiments.runner.engines.engine_options import EngineOptions

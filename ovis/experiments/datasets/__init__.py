@@ -27,21 +27,25 @@ class DatasetEntry:
             :class:`~ovis.experiments.datasets.splits.Splits`.
         options: the fields of ``TrainSettings`` that are passed to it.
         model: for synthetic data, the model that they are drawn from; it is trained, whatever ``--model`` is.
+        title: name in figures; empty: its key in :data:`DATASETS`.
     """
 
     load: str
     options: tuple[str, ...] = ()
     model: str | None = None
+    title: str = ""
 
 
 DATASETS = {
-    "binmnist": DatasetEntry("ovis.experiments.datasets.binmnist:load", ("data_root",)),
+    "binmnist": DatasetEntry("ovis.experiments.datasets.binmnist:load", ("data_root",), title="binarized MNIST"),
     "digits": DatasetEntry("ovis.experiments.datasets.digits:load"),
-    "fashion": DatasetEntry("ovis.experiments.datasets.fashion:load", ("data_root",)),
-    "gaussian-toy": DatasetEntry("ovis.experiments.datasets.gaussian_toy_points:load", ("N",), model="gaussian-toy"),
-    "gmm": DatasetEntry("ovis.experiments.datasets.gmm:load", ("N",), model="gmm"),
-    "mnist": DatasetEntry("ovis.experiments.datasets.mnist:load", ("data_root",)),
-    "omniglot": DatasetEntry("ovis.experiments.datasets.omniglot:load", ("data_root",)),
+    "fashion": DatasetEntry("ovis.experiments.datasets.fashion:load", ("data_root",), title="Fashion-MNIST"),
+    "gaussian-toy": DatasetEntry(
+        "ovis.experiments.datasets.gaussian_toy_points:load", ("N",), model="gaussian-toy", title="Gaussian toy"
+    ),
+    "gmm": DatasetEntry("ovis.experiments.datasets.gmm:load", ("N",), model="gmm", title="Gaussian mixture"),
+    "mnist": DatasetEntry("ovis.experiments.datasets.mnist:load", ("data_root",), title="MNIST"),
+    "omniglot": DatasetEntry("ovis.experiments.datasets.omniglot:load", ("data_root",), title="Omniglot"),
     "shapes": DatasetEntry("ovis.experiments.datasets.shapes:load"),
 }
 

@@ -1,0 +1,1 @@
+"""The paper's statements as data, and their comparison with runs."""

@@ -1,0 +1,1 @@
+"""Figure 1: the asymptotic study of gradients."""

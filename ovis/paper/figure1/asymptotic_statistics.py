@@ -73,7 +73,7 @@ class Measured:
 
 
 def measure(sample: Sample) -> Measured:
-    """All statistics of a sample (PAPER 1.10: averages over the entries that vary), and those without each group."""
+    """All statistics of a sample (averages over the entries that vary), and those without each group."""
     draws = sample.draws.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = _kept(sample.numbers)

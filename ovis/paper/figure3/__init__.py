@@ -1,0 +1,1 @@
+"""Figure 3: training curves of VIMCO, OVIS and TVO."""

@@ -1,0 +1,1 @@
+"""The numbers that the paper and its figures show, as CSV files."""

@@ -96,10 +96,6 @@ class FakeSlurm:
         """The lines of a submitted batch script, counted from 1."""
         return (self.folder / f"script{number}").read_text().splitlines()
 
-    def scripts(self) -> int:
-        """The number of submitted batch scripts."""
-        return len(list(self.folder.glob("script*")))
-
 
 def engine_at(root: Path, *, device: str = "auto", processes: int | None = None, **options: object) -> SlurmEngine:
     engine = SlurmEngine(SlurmOptions(**options), EngineRequest(device, processes))  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Managers on a real Slurm; and a sweep while a node, a job and the manager are killed, and what is then true.
 
-``python tests/runner/slurm_chaos.py --seed 1`` runs it by hand.
+``python tests/experiments/runner/slurm_chaos.py --seed 1`` runs it by hand.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A real Slurm on this machine: a controller and a few nodes, each a daemon of its own, on the loopback only.
 
-``python tests/runner/slurm_cluster.py`` starts one, says how to use it, and stops it at the end of its input. It needs
-root and Debian's slurmctld, slurmd, slurm-client and munge; no systemd, no cgroups, no accounting.
+``python tests/experiments/runner/slurm_cluster.py`` starts one, says how to use it, and stops it at the end of its
+input. It needs root and Debian's slurmctld, slurmd, slurm-client and munge; no systemd, no cgroups, no accounting.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from fake_nvml import FakeGpu, FakeNvml, install
 from laboratory import Lab
 
 from ovis.experiments.runner import manager as module
-from ovis.experiments.runner.display import messages as narration
+from ovis.experiments.runner.display import messages
 from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import _Manager
@@ -108,7 +108,7 @@ def test_the_reason_is_repeated_when_it_has_changed_and_a_minute_has_passed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, lines = SimpleNamespace(now=0.0), list[str]()
-    for each in (module, narration):
+    for each in (module, messages):
         monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9))
     engine = SimpleNamespace(kind="local", detached=False, waiting=lambda: clock.text)
     manager = _Manager([], lab.queue, engine, Listener(lines), JobSpec(lab.folder, "", 0), None)  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from ovis.experiments.runner.display import progress as module
 from ovis.experiments.runner.display import text as text_module
-from ovis.experiments.runner.display.progress import ProgressDisplay, ProgressView, make_display
+from ovis.experiments.runner.display.progress import ProgressDisplay, ProgressView
+from ovis.experiments.runner.display.progress_display import make_display
 from ovis.experiments.runner.display.text import clock
 from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runs.paths import RunPaths

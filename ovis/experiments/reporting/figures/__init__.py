@@ -1,0 +1,1 @@
+"""Figures of training runs: curves, pivots, legends, and the style of each estimator."""

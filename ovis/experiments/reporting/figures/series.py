@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 
+from ovis.experiments.datasets import DATASETS
 from ovis.experiments.reporting.figures.style import (
     DASHES,
     FALLBACK,
@@ -34,16 +35,6 @@ __all__ = [
 
 #: Settings with a symbol of their own; others are written ``name=value``.
 SYMBOLS = {"iw": "K", "alpha": "α", "beta": "β", "tau": "τ", "mc": "M"}
-
-#: Data sets as a figure names them.
-TITLES = {
-    "binmnist": "binarized MNIST",
-    "mnist": "MNIST",
-    "omniglot": "Omniglot",
-    "fashion": "Fashion-MNIST",
-    "gmm": "Gaussian mixture",
-    "gaussian-toy": "Gaussian toy",
-}
 
 #: Settings whose value alone identifies them.
 PLAIN = ("dataset", "model", "id", "prior", "optimizer")
@@ -131,7 +122,7 @@ def value_text(value: object) -> str:
 def panel_title(key: str, value: str) -> str:
     """The title of a panel that is of one value of a key: ``Omniglot``, ``K = 5``; nothing where there is no value."""
     if key == "dataset" or not value:
-        return TITLES.get(value, value)
+        return (value in DATASETS and DATASETS[value].title) or value
     return f"$K = {value}$" if key == "iw" else f"{SYMBOLS.get(key, key)} = {value}"
 
 

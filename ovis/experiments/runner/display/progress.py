@@ -1,27 +1,20 @@
-"""The manager's progress: a live display by rich on a terminal, elsewhere one plain line a minute."""
+"""The manager's progress: what a display shows, and the pace of the experiment."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Protocol
 
-from ovis.experiments.runner.display.text import clock, counts_text, is_drawable, runs_text
+from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runs.status import State
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.studies import AsymptoticSettings
 
-__all__ = ["Pace", "ProgressDisplay", "ProgressView", "make_display", "run_weights"]
-
-#: Seconds between two plain lines.
-LINE_INTERVAL = 60.0
-
-#: Running runs that a plain line lists.
-LINE_RUNS = 3
+__all__ = ["Pace", "ProgressDisplay", "ProgressView", "run_weights"]
 
 
 @dataclass(frozen=True)
@@ -88,40 +81,6 @@ class Pace:
         more = view.total - view.completed
         left = f", about {clock(more * self.elapsed / gained)} left" if gained > 0 and more > 0 else ""
         return f"{100 * view.completed / max(view.total, 1):.0f}% of {runs_text(view.total)}{left}"
-
-
-class _PlainProgress:
-    """One plain line a minute. A stream that can't be written to is ignored: the runs go on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._pace = Pace()
-        self._due = 0.0
-
-    def show(self, view: ProgressView) -> None:
-        text, elapsed = self._pace.text(view), self._pace.elapsed
-        if elapsed < self._due:
-            return
-        self._due = elapsed + LINE_INTERVAL
-        line = f"[{clock(elapsed)}] {text}: {view.summary()}"
-        running = "; ".join(str(run) for run in view.running[:LINE_RUNS])
-        self.print(f"{line} | {running}" if running else line)
-
-    def print(self, line: str) -> None:
-        with suppress(OSError):
-            print(line, file=self._stream, flush=True)
-
-    def close(self) -> None:
-        pass
-
-
-def make_display(stream: TextIO) -> ProgressDisplay:
-    """A live display where ``stream`` is a terminal, plain lines elsewhere; no error of the stream is raised."""
-    if not is_drawable(stream):
-        return _PlainProgress(stream)
-    from ovis.experiments.runner.display.live_progress import LiveProgress
-
-    return LiveProgress(stream)
 
 
 def run_weights(runs: Sequence[ExperimentRun]) -> dict[str, float]:

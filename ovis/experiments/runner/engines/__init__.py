@@ -1,0 +1,1 @@
+"""The engines that start jobs: the local machine, Ray and Slurm."""

@@ -1,0 +1,1 @@
+"""The queue of an experiment: ledger, transitions, leases."""

@@ -1,0 +1,1 @@
+"""Runs that differ only in the seed, trained as one batched model."""
