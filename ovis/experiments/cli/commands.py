@@ -41,7 +41,7 @@ COMMANDS = {
     ),
 }
 
-#: The packages of an extra that are always needed, as they are imported.
+#: The packages that an extra adds and always needs, as they are imported; ``report`` includes ``experiments``.
 PACKAGES = {
     "experiments": ("tinydb", "filelock", "tensorboard", "tqdm", "rich", "PIL"),
     "report": ("pandas", "matplotlib", "jinja2"),
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ovis: unknown command {name!r}{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     command = COMMANDS[name]
-    missing = [package for package in PACKAGES[command.extra] if find_spec(package) is None]
+    needed = [*PACKAGES["experiments"], *(PACKAGES["report"] if command.extra == "report" else ())]
+    missing = [package for package in needed if find_spec(package) is None]
     if missing:
         print(f"ovis {name} needs {', '.join(missing)}: pip install 'ovis[{command.extra}]'", file=sys.stderr)
         return 2

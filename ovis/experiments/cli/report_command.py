@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ovis.experiments.cli import commands
 from ovis.experiments.cli.options import OneLineParser, find_experiment
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ __all__ = [
 FAILED, REFUSED = 1, 2
 
 #: What the report imports, of the optional dependencies ``report``.
-PACKAGES = ("pandas", "matplotlib", "jinja2")
+PACKAGES = commands.PACKAGES["report"]
 
 #: Runs that are listed one by one, at most.
 NAMED = 10

@@ -26,7 +26,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from ovis.estimators.base import GradientEstimator
 from ovis.estimators.config import get_config
 from ovis.experiments.datasets.gaussian_toy_points import draw
 from ovis.experiments.runs.atomic import replace_file, write_json
+from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.identity import identify
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
@@ -67,21 +67,12 @@ SAVE = 60.0
 EPSILON = 1e-30
 
 
-def run_asymptotic(
-    settings: AsymptoticSettings,
-    paths: RunPaths,
-    stop: Callable[[], bool] = lambda: False,
-    guard: Callable[[], None] = lambda: None,
-    bar: bool = False,
-) -> bool:
+def run_asymptotic(settings: AsymptoticSettings, context: RunContext) -> bool:
     """Make the draws of a run, from where it stopped, and write what they tell.
 
     Args:
         settings: the run's options.
-        paths: its files; the folder exists.
-        stop: asked between draws; once true, the draws so far are saved and the loop left.
-        guard: called before anything is written; raises where another attempt has taken over.
-        bar: show a progress bar.
+        context: its files, and whether to stop; asked between draws. The draws so far are then saved.
 
     Returns:
         whether the run is complete.
@@ -89,7 +80,7 @@ def run_asymptotic(
     Raises:
         SettingsError: parameters or a device that are not there.
     """
-    device = pick_device(settings.device)
+    device, paths = pick_device(settings.device), context.paths
     model, x = build_toy(settings, device)
     estimators = build_estimators(settings)
     try:
@@ -105,22 +96,24 @@ def run_asymptotic(
     done, before = _restore(paths, settings, kept)
     log.info("%d of %d draws are there, K = %d, on %s", done, len(numbers), settings.iw, device)
     begin = saved = pulse = time.monotonic()
-    with tqdm(total=len(numbers), initial=done, unit="draw", desc=f"K={settings.iw}", disable=not bar) as shown:
+    with tqdm(
+        total=len(numbers), initial=done, unit="draw", desc=f"K={settings.iw}", disable=not context.show_progress
+    ) as shown:
         for grads in draws(numbers.start + done, numbers.stop):
             kept[done : done + len(grads)] = grads
             done += len(grads)
             shown.update(len(grads))
-            now, asked = time.monotonic(), stop()
+            now, asked = time.monotonic(), context.should_stop()
             if now - pulse > PULSE:
                 pulse = now
                 _tell(paths, done, len(numbers))
             if asked or now - saved > SAVE:
-                guard()
+                context.check_ownership()
                 _save(paths.folder / PARTIAL, settings, kept[:done], before + now - begin)
                 saved = time.monotonic()
             if asked and done < len(numbers):
                 return False
-    guard()
+    context.check_ownership()
     seconds = before + time.monotonic() - begin
     _save(paths.folder / GRADIENTS, settings, kept, seconds)
     write_json(paths.folder / RESULTS, _results(settings, model, x, kept, list(parameters), seconds))

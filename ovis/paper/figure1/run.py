@@ -28,7 +28,7 @@ def _draw(
 
     ((run, context),) = zip(settings, contexts, strict=True)
     begin(0, str(pick_device(run.device)))
-    complete = run_asymptotic(run, context.paths, context.should_stop, context.check_ownership, context.show_progress)
+    complete = run_asymptotic(run, context)
     return [WorkResult(complete)]
 
 

@@ -51,6 +51,7 @@ def test_options_and_exit_codes_are_those_of_the_command(capsys):
         ("train", "PIL", "experiments"),
         ("report", "pandas, matplotlib", "report"),
         ("figure1", "jinja2", "report"),
+        ("figure3", "tinydb, pandas", "report"),
     ],
 )
 def test_a_missing_extra_is_one_line(command, packages, extra, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The asymptotic study: parts, kills and stops change no number; its door and its experiment files."""
+"""The asymptotic study: parts, kills and stops change no number; its command and its experiment files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from ovis.analysis.gradients import compare_gradients
 from ovis.experiments.runner.experiment_file import GridError, load_experiment, parse_experiment
+from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
 from ovis.experiments.studies import AsymptoticSettings, check_asymptotic
@@ -26,7 +27,7 @@ SMALL = AsymptoticSettings(
 
 def run(settings: AsymptoticSettings, folder: Path, **options: object) -> bool:
     folder.mkdir(exist_ok=True)
-    return run_asymptotic(settings, RunPaths(folder), **options)  # type: ignore[arg-type]
+    return run_asymptotic(settings, RunContext(RunPaths(folder), **options))  # type: ignore[arg-type]
 
 
 def draws(folder: Path) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_parts_are_pieces_of_the_whole(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     run(SMALL, tmp_path / "whole")
     stops = 0
-    while not run(SMALL, tmp_path / "stopped", stop=lambda: True):
+    while not run(SMALL, tmp_path / "stopped", should_stop=lambda: True):
         stops += 1
         assert (tmp_path / "stopped" / PARTIAL).exists()
         assert not (tmp_path / "stopped" / RESULTS).exists()
@@ -95,7 +96,7 @@ def test_a_killed_run_has_the_draws_of_its_last_save(tmp_path: Path, monkeypatch
         return False
 
     with pytest.raises(Killed):
-        run(SMALL, tmp_path / "killed", stop=stop)
+        run(SMALL, tmp_path / "killed", should_stop=stop)
     assert run(SMALL, tmp_path / "killed")
     np.testing.assert_array_equal(draws(tmp_path / "killed"), draws(tmp_path / "whole"))
 
@@ -105,7 +106,7 @@ def test_a_torn_or_foreign_file_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / PARTIAL).write_bytes(b"PK torn")
     assert run(SMALL, tmp_path / "torn")
-    run(replace(SMALL, seed=11), tmp_path / "foreign", stop=lambda: True)
+    run(replace(SMALL, seed=11), tmp_path / "foreign", should_stop=lambda: True)
     assert run(SMALL, tmp_path / "foreign")
     for name in ("torn", "foreign"):
         np.testing.assert_array_equal(draws(tmp_path / name), draws(tmp_path / "whole"))
