@@ -86,6 +86,8 @@ def _parse(words: Sequence[str], study: Study, description: str, prog: str) -> t
     settings = [parse_arguments(words, parser, kind=study.settings)]
     options, _ = parser.parse_known_args(words)
     if options.settings:
+        if identify(settings[0]).settings:
+            raise SettingsError("--settings: it holds all that a run is; no other option of a run can be given with it")
         settings = [restore_settings(study.settings, each) for each in options.settings]
     elif getattr(options, "ensemble", []):
         settings = [dataclasses.replace(settings[0], seed=seed) for seed in options.ensemble]

@@ -81,6 +81,7 @@ def test_invalid_seeds_are_rejected(seeds, tmp_path, capsys):
     ("more", "message"),
     [
         (["--settings=[]"], "must be a JSON object"),
+        (["--settings={}", "--iw=3"], "no other option of a run"),
         (['--settings={"estimater": "vimco"}'], "did you mean 'estimator'"),
         (['--settings={"iw": "many"}'], "--iw: expected int"),
         (['--settings={"estimator": "vimco", "iw": 1}'], "at least 2"),
