@@ -131,9 +131,9 @@ def test_the_test_set_is_called_what_it_is_where_it_chose_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ema=1"], "argument --ema: must be a number from 0 to below 1, e.g. 0.9, got '1'"),
-        (["--ema=x"], "argument --ema: must be a number from 0 to below 1"),
-        (["--downsample=1"], "argument --downsample: must be a whole number, 2 or more, got '1'"),
+        (["--ema=1"], "--ema: must be a number from 0 to below 1, e.g. 0.9, got '1'"),
+        (["--ema=x"], "--ema: must be a number from 0 to below 1"),
+        (["--downsample=1"], "--downsample: must be a whole number, 2 or more, got '1'"),
     ],
 )
 def test_options_that_make_no_sense(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
