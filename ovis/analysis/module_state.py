@@ -20,13 +20,30 @@ __all__ = [
 
 
 def batch_norm_modules(model: nn.Module) -> list[_BatchNorm]:
-    """The batch-normalization modules in training mode: their result for one datum depends on the others."""
+    """The batch-normalization modules in training mode: their result for one datum depends on the others.
+
+    Args:
+        model: any module.
+
+    Returns:
+        its batch-normalization modules that are in training mode, in the order of ``model.modules()``.
+    """
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
 
 
 @contextlib.contextmanager
 def restored_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore the buffers of the module at the end."""
+    """A context that restores all buffers of a module at its end, also if an exception leaves it.
+
+    Use it around forward passes that are not to count, such as those of an analysis during training: batch
+    normalization changes its running statistics in each.
+
+    Args:
+        module: the module; buffers that are replaced by other tensors are restored as well. Parameters are not.
+
+    See also:
+        :func:`untracked_batch_statistics`, which copies nothing, for batch normalization alone.
+    """
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     owners = [(owner, dict(owner._buffers)) for owner in module.modules()]  # a buffer may be replaced by another tensor
     try:
@@ -42,7 +59,17 @@ def restored_buffers(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Make batch normalization use its running statistics, unchanged, instead of the batch's."""
+    """A context in which batch normalization uses its running statistics, unchanged, instead of the batch's.
+
+    The result for one datum then does not depend on the others in the batch. Use it where a datum is evaluated alone: one
+    datum has no batch statistics.
+
+    Args:
+        model: its batch-normalization modules that are in training mode are put into evaluation mode and back.
+
+    See also:
+        :func:`untracked_batch_statistics`, which keeps the batch's statistics.
+    """
     modules = batch_norm_modules(model)
     for module in modules:
         module.eval()
@@ -55,7 +82,13 @@ def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untracked_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Make batch normalization use the batch's statistics without updating its running ones."""
+    """A context in which batch normalization uses the batch's statistics without updating its running ones.
+
+    Use it for additional forward passes of a training step, such as those of a diagnostic.
+
+    Args:
+        model: its batch-normalization modules that are in training mode are changed; the others do not update.
+    """
     modules = [module for module in batch_norm_modules(model) if module.track_running_stats]
     for module in modules:
         module.track_running_stats = False
@@ -68,7 +101,11 @@ def untracked_batch_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_argument_validation() -> Iterator[None]:
-    """Switch off the argument checks of torch's distributions: they read values, which vmap does not allow."""
+    """A context without the argument checks of ``torch.distributions``: they read values, which vmap does not allow.
+
+    The setting is global in torch and restored at the end. Use it around calls of :func:`torch.func.vmap` whose
+    arguments are known to be valid.
+    """
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:

@@ -18,8 +18,15 @@ FEW = 2**14
 
 
 def softplus(logits: Tensor) -> Tensor:
-    """log(1 + exp(l)) of each l."""
-    return F.softplus(logits, threshold=40)  # torch's 20 costs float64 half its digits
+    """log(1 + exp(l)), accurate to rounding: torch's own loses half the digits of float64 for l > 20.
+
+    Args:
+        logits: l, any shape.
+
+    Returns:
+        the shape of ``logits``, in nats.
+    """
+    return F.softplus(logits, threshold=40)  # above its threshold, 20 by default, torch returns l itself
 
 
 def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
@@ -36,6 +43,9 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
 
     Returns:
         shape [...], in nats, at least in single precision.
+
+    See also:
+        :class:`ovis.models.distributions.BernoulliVector`, the distribution that uses it.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -74,5 +84,12 @@ class _LogProb(torch.autograd.Function):
 
 
 def factors(count: int) -> int:
-    """How many of ``count`` factors share one logarithm: the largest safe number that divides ``count``."""
+    """How many sigmoids share one logarithm: the largest divisor of ``count`` up to :data:`FACTORS`.
+
+    Args:
+        count: N, the number of Bernoulli variables.
+
+    Returns:
+        from 1 to :data:`FACTORS`.
+    """
     return max(parts for parts in range(1, FACTORS + 1) if count % parts == 0)

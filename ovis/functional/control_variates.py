@@ -288,10 +288,21 @@ class OthersMean(NamedTuple):
 
 
 def leave_one_out_mean(log_w: Tensor) -> OthersMean:
-    """Means of the other log-weights, K >= 2, in two parts, so that neither loses digits to the other.
+    """Mean of the other log-weights, 1/(K - 1) sum_{l != k} log w_l, for every k, in two parts.
 
-    Relative to the largest of the others, all terms have one sign, so nothing cancels in their sum. Subtracting one
-    term from the sum is well conditioned for all but the largest term, for which the others are summed separately.
+    VIMCO's geometric mean is its exponential. The two parts are kept apart because their sum would lose digits where
+    the reference is large. Relative to the largest of the others, all terms have one sign, so nothing cancels in their
+    sum. Subtracting one term from the sum is well conditioned for all but the largest term, for which the others are
+    summed separately. So it takes O(K) operations.
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 2.
+
+    Returns:
+        the largest of the other log-weights and the distance of their mean from it, each of shape [..., K], in nats.
+
+    See also:
+        :func:`ovis.functional.leave_one_out_log_mean_exp` for the logarithm of the arithmetic mean.
     """
     largest, deepest = is_largest(log_w), is_largest(-log_w)
     top, depths = centre(log_w)
@@ -307,11 +318,14 @@ def leave_one_out_mean(log_w: Tensor) -> OthersMean:
 
 
 def h(t: Tensor, log_rest: Tensor) -> Tensor:
-    """h(t) = -log(1 - t) - t for t <= 1, by its series near 0.
+    """h(t) = -log(1 - t) - t = t^2/2 + t^3/3 + ... for t <= 1, by its series near 0, where the difference would cancel.
 
     Args:
         t: any shape.
-        log_rest: log(1 - t), accurate near t = 1.
+        log_rest: log(1 - t), accurate near t = 1, of the same shape.
+
+    Returns:
+        the shape of t.
     """
     terms = _terms(t)
     series = torch.full_like(t, 1 / terms)

@@ -127,7 +127,16 @@ class Centred(NamedTuple):
 
 
 def centre(log_w: Tensor, alpha: Alpha = 0.0) -> Centred:
-    """Distances of the log-weights to the largest, tempered; 0 where both are the same infinity."""
+    """Distances of the log-weights to the largest, tempered: (1 - alpha) (log w_k - max_l log w_l).
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+        alpha: order of the bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        the largest, shape [..., 1], and the distances, shape [..., K], in nats; a distance is 0 where both are the same
+        infinity. NaN throughout a row with a NaN.
+    """
     top = log_w.detach().amax(-1, keepdim=True)
     # a NaN here comes from equal infinities, except in rows with a NaN (ten times as fast as a mask)
     gaps = (log_w - top).nan_to_num(0.0, math.inf, -math.inf) + torch.where(top.isnan(), top, 0.0)
@@ -145,7 +154,18 @@ class LeaveOneOut(NamedTuple):
 
 
 def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
-    """The sums without each of the particles. For K = 1 they are empty: ``-inf``."""
+    """Sums of the tempered weights without particle k, sum_{l != k} w_l^(1 - alpha), for every k, in O(K).
+
+    Every leave-one-out control variate is computed from them. At most one normalized weight exceeds 1/2: subtracting
+    any other from the total is well conditioned, and for the largest one the others are summed again.
+
+    Args:
+        log_w: log-weights, shape [..., K], K >= 1.
+        alpha: order of the bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        the sums, relative to the largest log-weight. For K = 1 they are empty: ``-inf``.
+    """
     top, gaps = centre(log_w, alpha)
     terms = gaps.exp()
     total = terms.sum(-1, keepdim=True)
@@ -171,7 +191,14 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
 
 
 def is_largest(log_w: Tensor) -> Tensor:
-    """Mask [..., K] of one largest log-weight in each row (the first of ties); none in a row with a NaN."""
+    """Mask of one largest log-weight in each row (the first of ties); none in a row with a NaN.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+
+    Returns:
+        bool [..., K].
+    """
     log_w = log_w.detach()
     positions = torch.arange(log_w.shape[-1], device=log_w.device)
     largest = positions == log_w.argmax(-1, keepdim=True)
@@ -179,7 +206,17 @@ def is_largest(log_w: Tensor) -> Tensor:
 
 
 def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> None:
-    """Raise an error unless log_w is floating point of shape [..., K] with K >= ``at_least``."""
+    """Raise an error unless log_w is floating point of shape [..., K] with K >= ``at_least``.
+
+    Args:
+        log_w: what a caller gave.
+        at_least: smallest K.
+        name: of the argument, for the message.
+
+    Raises:
+        ValueError: no particle dimension, or too few particles.
+        TypeError: not floating point.
+    """
     if not log_w.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {log_w.dtype}")
     if log_w.dim() < 1 or log_w.shape[-1] < at_least:
@@ -187,7 +224,16 @@ def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> 
 
 
 def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
-    """Raise an error unless auxiliary log-weights [..., S] match log-weights [..., K]."""
+    """Raise an error unless auxiliary log-weights match the log-weights.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+        log_w_aux: auxiliary log-weights, shape [..., S], whose leading dimensions broadcast to those of ``log_w``.
+
+    Raises:
+        ValueError: other leading dimensions, or S = 0.
+        TypeError: not floating point.
+    """
     check_log_weights(log_w_aux, name="log_w_aux")
     rows, rows_aux = log_w.shape[:-1], log_w_aux.shape[:-1]
     fits = all(b in (1, a) for a, b in zip(reversed(rows), reversed(rows_aux), strict=False))
@@ -198,6 +244,9 @@ def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
 
 def check_alpha(alpha: Alpha) -> Alpha:
     """Raise an error if alpha >= 1. Where that would need host-device synchronization, return NaN, as the loss will be.
+
+    Args:
+        alpha: order of the bound; a float or a tensor without dimensions.
 
     Returns:
         alpha, or NaN.

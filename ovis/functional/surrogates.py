@@ -20,9 +20,15 @@ __all__ = ["Factors", "attach", "doubly_reparameterized_loss", "multisample_loss
 
 
 class Factors(NamedTuple):
-    """An estimator for one bound: its value, and what multiplies the gradient of each log-density."""
+    """An estimate of a bound and of its gradient, sum_k log_p_k grad log p(x, z_k) + log_q_k grad log q(z_k|x).
 
-    value: Tensor  # [...], the bound
+    Attributes:
+        value: the bound, shape [...], in nats.
+        log_p: the factors of grad log p(x, z_k), shape [..., K].
+        log_q: the factors of grad log q(z_k|x), shape [..., K].
+    """
+
+    value: Tensor  # [...]
     log_p: Tensor  # [..., K], of grad log p(x, z_k)
     log_q: Tensor  # [..., K], of grad log q(z_k | x)
 
@@ -104,24 +110,78 @@ def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: 
 
 
 def scale_gradient(z: Tensor, factor: Tensor) -> None:
-    """Multiply the gradient that will flow into z [..., K, *event] by a factor [..., K]."""
+    """Multiply the gradient that will flow into z by a factor, by a hook on z.
+
+    Args:
+        z: samples that carry a graph, shape [..., K, *event].
+        factor: shape [..., K].
+    """
     factor = factor.reshape(factor.shape + (1,) * (z.dim() - factor.dim()))
     z.register_hook(lambda grad: grad * factor)
 
 
 def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:
-    """Score-function gradient: v_k for theta, the learning signal (d_k - c_k; wake-phi: v_k) for phi."""
+    """Factors of a score-function gradient: v_k of grad log p(x, z_k), the learning signal of grad log q(z_k|x).
+
+    Use it in the ``estimate`` of an estimator whose samples need no reparameterization: OVIS, VIMCO, REINFORCE, RWS.
+    The gradient of theta is sum_k v_k grad log p(x, z_k); that of phi is sum_k (d_k - c_k) grad log q(z_k|x), or
+    sum_k v_k grad log q(z_k|x) in the wake-phi update. v_k are the normalized weights.
+
+    Args:
+        log_w: log-weights, shape [..., K], detached.
+        signal: the learning signal, shape [..., K]; see :func:`ovis.functional.learning_signal`.
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        value [...], the bound in nats; log_p and log_q [..., K].
+
+    Raises:
+        ValueError: a wrong shape, or alpha >= 1.
+
+    See also:
+        :func:`pathwise_factors` for reparameterized samples; :func:`attach` makes a loss of the factors.
+    """
     return Factors(iw_bound(log_w, alpha), normalized_weights(log_w, alpha), signal)
 
 
 def pathwise_factors(log_w: Tensor, alpha: Alpha = 0.0) -> Factors:
-    """Reparameterized gradient of the bound: v_k grad log w_k."""
+    """Factors of the reparameterized gradient of the bound, sum_k v_k grad log w_k (IWAE; STL where q is detached).
+
+    See Burda et al. (2016), https://arxiv.org/abs/1509.00519, and for STL, Roeder et al. (2017),
+    https://arxiv.org/abs/1703.09194. Both log-densities must carry the graph through the samples z_k.
+
+    Args:
+        log_w: log-weights log p(x, z_k) - log q(z_k|x), shape [..., K], detached.
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        value [...], the bound in nats; log_p = v_k and log_q = -v_k [..., K].
+
+    Raises:
+        ValueError: a wrong shape, or alpha >= 1.
+
+    See also:
+        :func:`elbo_factors`; :func:`doubly_reparameterized_loss` for DReG.
+    """
     weights = normalized_weights(log_w, alpha)
     return Factors(iw_bound(log_w, alpha), weights, -weights)
 
 
 def elbo_factors(log_w: Tensor) -> Factors:
-    """Reparameterized gradient of the ELBO from K samples: grad log w_k / K."""
+    """Factors of the reparameterized gradient of the ELBO, averaged over K samples: (1/K) sum_k grad log w_k.
+
+    See Kingma & Welling (2014), https://arxiv.org/abs/1312.6114. Both log-densities must carry the graph through the
+    samples z_k.
+
+    Args:
+        log_w: log-weights log p(x, z_k) - log q(z_k|x), shape [..., K], detached.
+
+    Returns:
+        value [...], the mean log-weight in nats; log_p = 1/K and log_q = -1/K [..., K].
+
+    See also:
+        :func:`pathwise_factors` for the importance-weighted bound.
+    """
     weights = torch.full_like(log_w, 1 / log_w.shape[-1])
     return Factors(log_w.mean(-1), weights, -weights)
 
@@ -137,8 +197,14 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") ->
 
     Args:
         log_w: log-weights, shape [..., K], detached.
-        knots: the partition, 0 = b_0 < ... < b_P = 1.
+        knots: the partition, 0 = b_0 < ... < b_P = 1; see :func:`ovis.functional.partitions.tvo_partition`.
         integration: left, right or trapz.
+
+    Returns:
+        value [...], the Riemann sum in nats; log_p and log_q [..., K].
+
+    Raises:
+        ValueError: an unknown integration rule.
     """
     count = log_w.shape[-1]
     correction = count / max(count - 1, 1)
@@ -181,7 +247,22 @@ def _factors(log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor |
 
 
 def inclusive_factors(log_w: Tensor, auxiliary: int, alpha: Alpha = 0.0) -> Factors:
-    """OVIS_MC within a budget: the last S particles are the auxiliary samples of phi; theta's bound uses all."""
+    """Factors of OVIS_MC within a budget of K particles, the last S of which are the auxiliary samples.
+
+    The bound of theta uses all K particles, that of phi the first K - S; so the last S entries of ``log_q`` are 0. See
+    Lievin et al. (2020), eq. 12, https://arxiv.org/abs/2008.01998.
+
+    Args:
+        log_w: log-weights, shape [..., K], detached.
+        auxiliary: S, from 1 to K - 1.
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+
+    Returns:
+        value [...], the bound of all K particles in nats; log_p and log_q [..., K].
+
+    Raises:
+        ValueError: a wrong shape, or alpha >= 1.
+    """
     split = log_w.shape[-1] - auxiliary
     signal = learning_signal(log_w[..., :split], "ovis-S1", alpha, log_w[..., split:])
     return score_factors(log_w, torch.nn.functional.pad(signal, (0, auxiliary)), alpha)
@@ -189,6 +270,9 @@ def inclusive_factors(log_w: Tensor, auxiliary: int, alpha: Alpha = 0.0) -> Fact
 
 def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
     """A tensor with this value and the gradient sum_k factor_k grad x_k.
+
+    Use it to make a loss of :class:`Factors`:
+    ``attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))``.
 
     Args:
         value: shape [...].
