@@ -41,7 +41,14 @@ class Diagnostic(dict[str, dict[str, Any]]):
         return Diagnostic(move)
 
     def flat(self, prefix: str = "") -> dict[str, float]:
-        """The mean of each measurement under the name ``prefix + group/name``."""
+        """The mean of each measurement as a number, e.g. for a log.
+
+        Args:
+            prefix: before each name.
+
+        Returns:
+            the means by ``prefix + group/name``. Reading tensors on a GPU takes host-device synchronization.
+        """
         return {
             f"{prefix}{group}/{name}": float(value.double().mean()) if isinstance(value, Tensor) else float(value)
             for group, values in self.items()

@@ -42,14 +42,36 @@ class LocationModel(Protocol):
     location: str  # name of that parameter, shape [D]
 
     def noise_log_weights(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Log-weights [B, N] of the particles with noise [B, D, N]."""
+        """Log-weights of the particles z = m(x) + scale noise.
+
+        Args:
+            x: observations, shape [B, D].
+            noise: standard normal, shape [B, D, N].
+
+        Returns:
+            shape [B, N], in nats.
+        """
 
     def noise_slopes(self, x: Tensor) -> tuple[Tensor, float]:
-        """grad_z log p(x, z) = offset [B, D] + slope noise."""
+        """grad_z log p(x, z) = offset + slope noise at z = m(x) + scale noise.
+
+        Args:
+            x: observations, shape [B, D].
+
+        Returns:
+            offset [B, D] and slope.
+        """
 
 
 def has_plain_factors(estimators: Mapping[str, GradientEstimator], **config: Any) -> bool:
-    """Whether these estimators share mc and iw and have plain factors: no beta, no free bits, no special loss."""
+    """Whether :class:`LocationGradientSampler` supports these estimators: equal mc and iw, plain factors.
+
+    Factors are plain without beta, free bits, and additional terms of the loss (wake-sleep, REINFORCE with a baseline).
+
+    Args:
+        estimators: estimators by name.
+        config: settings of all of them for the draws.
+    """
     settings = [estimator.configured(**config) for estimator in estimators.values()]
     plain = all(getattr(s, "beta", 1) == 1 and getattr(s, "freebits", None) is None for s in settings)
     special = any(isinstance(estimator, WakeSleep | ReinforceBaseline) for estimator in estimators.values())

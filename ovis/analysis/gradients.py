@@ -239,7 +239,20 @@ def make_sampler(
     samples_per_batch: int | None = None,
     **config: Any,
 ) -> GradientSampler:
-    """The fastest sampler for this model and these entries of its gradient."""
+    """The fastest sampler for this model and these entries of its gradient.
+
+    Args:
+        estimators: estimators by name.
+        model: the model.
+        x: data, shape [B, *event].
+        key_filter: text in the names of the parameters, or ``tensor:NAME`` for an output tensor of the model.
+        seed: seed of the random numbers.
+        samples_per_batch: largest number of particles in memory at once; None: what suits the device.
+        config: settings of all estimators for these draws.
+
+    Raises:
+        ValueError: no such parameter or tensor, or an estimator that the sampler does not support.
+    """
     if key_filter.startswith(TENSOR):
         return TensorGradientSampler(estimators, model, x, key_filter[len(TENSOR) :], seed, samples_per_batch, **config)
     if isinstance(model, LocationModel) and key_filter == model.location and has_plain_factors(estimators, **config):

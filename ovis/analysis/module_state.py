@@ -61,8 +61,8 @@ def restored_buffers(module: nn.Module) -> Iterator[None]:
 def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
     """A context in which batch normalization uses its running statistics, unchanged, instead of the batch's.
 
-    The result for one datum then does not depend on the others in the batch. Use it where a datum is evaluated alone: one
-    datum has no batch statistics.
+    The result for one datum then does not depend on the others in the batch. Use it where a datum is evaluated alone,
+    which has no batch statistics.
 
     Args:
         model: its batch-normalization modules that are in training mode are put into evaluation mode and back.

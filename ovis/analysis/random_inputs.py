@@ -98,6 +98,12 @@ def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec,
 
     The global random state is left as it was.
 
+    Args:
+        run: runs the model on one datum.
+
+    Returns:
+        the specs, in the order of the draws, and what ``run`` returned.
+
     Raises:
         ValueError: a random function whose numbers can't be supplied.
     """

@@ -29,7 +29,15 @@ def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Gener
 
 
 def fill_normal(rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Fill rows [R, ...] with standard normal numbers, an equal share of the rows from each generator in turn."""
+    """Fill a tensor with standard normal numbers, an equal share of its rows from each generator.
+
+    Args:
+        rows: shape [R, ...], overwritten.
+        generators: one for each R / len(generators) consecutive rows.
+
+    Returns:
+        ``rows`` itself.
+    """
     for share, generator in zip(rows.chunk(len(generators)), generators, strict=True):
         share.normal_(generator=generator)
     return rows

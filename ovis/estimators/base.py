@@ -27,13 +27,21 @@ __all__ = ["EstimatorInput", "GradientEstimator", "bound_diagnostics"]
 
 @dataclass(frozen=True)
 class EstimatorInput:
-    """The input of :meth:`GradientEstimator.estimate`: the particles' log-weights, and a way to draw more particles."""
+    """The input of :meth:`GradientEstimator.estimate`: the particles' log-weights, and a way to draw more particles.
+
+    Attributes:
+        model: the model.
+        x: observations, shape [B, *event].
+        log_w: log-weights, shape [B, M, K], detached.
+        settings: of the estimator's settings class.
+        auxiliary_log_w: S -> log-weights of S more samples of q for each bound, shape [B, M, S], without graph.
+    """
 
     model: nn.Module
-    x: Tensor  # [B, *event]
-    log_w: Tensor  # [B, M, K], detached
-    settings: Any  # of the estimator's settings class
-    auxiliary_log_w: Callable[[int], Tensor]  # S -> log-weights of S more samples of q, [B, M, S], without graph
+    x: Tensor
+    log_w: Tensor
+    settings: Any
+    auxiliary_log_w: Callable[[int], Tensor]
 
 
 class GradientEstimator(nn.Module, ABC):
@@ -78,7 +86,18 @@ class GradientEstimator(nn.Module, ABC):
 
     @abstractmethod
     def estimate(self, inputs: EstimatorInput) -> Estimate:
-        """The factors of the log-densities' gradients, computed from detached log-weights."""
+        """Compute the factors of the log-densities' gradients from detached log-weights: what a subclass defines.
+
+        Args:
+            inputs: log-weights [B, M, K], settings, and what else an estimator may need.
+
+        Returns:
+            factors with value [B, M] and log_p, log_q [B, M, K], and additional terms of the loss.
+
+        See also:
+            :func:`ovis.functional.surrogates.score_factors` and :func:`~ovis.functional.surrogates.pathwise_factors`,
+            which make the factors of most estimators.
+        """
 
     @final  # type: ignore[misc]  # nn.Module declares forward as an attribute
     def forward(
@@ -120,7 +139,21 @@ class GradientEstimator(nn.Module, ABC):
     def draw(
         self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, count: int | None = None
     ) -> Particles:
-        """Draw ``count`` particles of each datum (None: mc iw); ``encoded`` is the result of ``encode(model, x)``."""
+        """Draw and score the particles of each datum, as :meth:`forward` does.
+
+        Args:
+            model: the model.
+            x: observations, shape [B, *event].
+            encoded: the result of :func:`ovis.estimators.sampling.encode` for the model and x.
+            settings: the result of :meth:`configured`.
+            count: N, particles of each datum; None: mc iw.
+
+        Returns:
+            the particles, [B, N].
+
+        Raises:
+            ValueError: as :func:`ovis.estimators.sampling.draw`.
+        """
         return draw(
             model,
             x,
@@ -133,7 +166,18 @@ class GradientEstimator(nn.Module, ABC):
 
     @final
     def loss(self, model: nn.Module, x: Tensor, encoded: Tensor | None, particles: Particles, settings: Any) -> Tensor:
-        """The loss [B] of given particles, which estimators that draw particles in the same way can share."""
+        """The loss of given particles, which estimators that draw particles in the same way can share.
+
+        Args:
+            model: the model.
+            x: observations, shape [B, *event].
+            encoded: the result of :func:`ovis.estimators.sampling.encode` for the model and x.
+            particles: the result of :meth:`draw`, [B, mc iw].
+            settings: the result of :meth:`configured`.
+
+        Returns:
+            shape [B], in nats, averaged over the mc bounds.
+        """
         log_w = particles.log_w(settings.beta, settings.freebits)
         estimate = self._estimate(model, x, encoded, log_w, settings)
         loss = surrogate(particles, estimate, settings.beta, settings.freebits)
@@ -200,6 +244,9 @@ class GradientEstimator(nn.Module, ABC):
     def configured(self, **overrides: Any) -> Any:
         """The settings of a call with these overrides.
 
+        Args:
+            overrides: settings to change, e.g. ``alpha=0.5``; those of the estimator are left as they are.
+
         Raises:
             TypeError, ValueError: as :meth:`forward`.
         """
@@ -225,6 +272,11 @@ class GradientEstimator(nn.Module, ABC):
 @torch.no_grad()
 def bound_diagnostics(particles: Particles, mc: int, iw: int) -> dict[str, dict[str, Tensor]]:
     """Diagnostics of the bound from K untempered weights.
+
+    Args:
+        particles: scored samples, [B, mc iw].
+        mc: M, number of bounds.
+        iw: K, particles of each.
 
     Returns:
         ``loss/``, each [B], averaged over the mc bounds: L_k = log 1/K sum w; elbo = mean log w; kl = mean

@@ -51,7 +51,16 @@ class ChunkSizes:
 
 
 def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Particles]) -> int:
-    """Memory of the graph for one more particle of each datum of x. Random state and model are left unchanged."""
+    """Memory of the graph for one more particle of each datum. Random state and model are left unchanged.
+
+    Args:
+        model: the model.
+        x: observations, shape [B, *event].
+        draw: n -> n particles of each datum.
+
+    Returns:
+        bytes, at least 1.
+    """
     costs = []
     for count in (FEW, MORE):
         sizes: dict[int, int] = {}

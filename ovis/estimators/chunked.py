@@ -62,6 +62,11 @@ def compute_in_chunks(count: int, size: int, compute: Callable[[int], Sequence[T
 def check_same_particles(again: Tensor, first: Tensor, model: nn.Module) -> None:
     """Check by their log-weights that the backward drew the same particles as the forward.
 
+    Args:
+        again: log-weights in the backward, shape [B, n].
+        first: those in the forward, of the same shape.
+        model: the model, for the message.
+
     Raises:
         RuntimeError: they differ by more than half precision and another order of summation explain.
     """

@@ -368,7 +368,15 @@ def parse_estimator(name: str) -> EstimatorId:
 
 
 def auxiliary_count(auxiliary: int | float, particles: int) -> int:
-    """S: an int is a count, a float is a fraction of the particles, rounded down (but 0.3 of 10 is 3), at least 1."""
+    """S, the number of auxiliary samples of OVIS_MC.
+
+    Args:
+        auxiliary: an int is the number itself; a float is a fraction of the particles.
+        particles: K.
+
+    Returns:
+        at least 1; a fraction is rounded down, except for floating-point error: 0.3 of 10 is 3.
+    """
     if isinstance(auxiliary, int):
         return auxiliary
     return max(1, int(auxiliary * particles + 1e-9))

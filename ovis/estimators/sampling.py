@@ -24,7 +24,14 @@ _NO_RSAMPLE = (
 
 
 def encode(model: nn.Module, x: Tensor) -> Tensor | None:
-    """The model's encoding of x for q, computed once; None for a model that takes x repeated.
+    """The model's encoding of x, from which :func:`draw` draws any number of particles.
+
+    Args:
+        model: a :class:`ovis.models.template.ParticleModel`, or any module written to ``Template``.
+        x: observations, shape [B, *event], floating point.
+
+    Returns:
+        shape [B, *features]; None for a model that takes x repeated.
 
     Raises:
         ValueError: no data, or data that are not floating point.

@@ -15,19 +15,46 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 def surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: float | None) -> Tensor:
-    """Loss [B]: minus the mean of the bounds, with the gradient of the factors."""
+    """The loss of all particles: minus the mean of the M bounds, with the gradient of the factors.
+
+    Args:
+        particles: scored samples with their graph, [B, M K].
+        estimate: the factors, for M bounds of K particles.
+        beta: weight of the KL term.
+        freebits: smallest KL term of a layer, in nats; None: no limit.
+
+    Returns:
+        shape [B], in nats.
+    """
     return attach(-estimate.factors.value.mean(1), *_pairs(particles, estimate, beta, freebits))
 
 
 def share_of_loss(
     particles: Particles, chunk: slice, estimate: Estimate, beta: Alpha, freebits: float | None
 ) -> Tensor:
-    """A term [B] of value 0 whose gradient is the contribution of these particles, ``chunk`` of all M K."""
+    """A term of value 0 whose gradient is the contribution of some of the particles to that of :func:`surrogate`.
+
+    Args:
+        particles: scored samples of the chunk with their graph, [B, n].
+        chunk: which n of the M K particles they are.
+        estimate, beta, freebits: as for :func:`surrogate`.
+
+    Returns:
+        shape [B].
+    """
     return attach(torch.zeros_like(estimate.factors.value[:, 0]), *_pairs(particles, estimate, beta, freebits, chunk))
 
 
 def with_gradient_of(loss: Tensor, extra: Tensor) -> Tensor:
-    """A loss [B] to whose gradient that of another loss is added."""
+    """The value of ``loss`` with the sum of the gradients of both losses.
+
+    Args:
+        loss: shape [B].
+        extra: shape [B]; only its gradient is used.
+
+    Returns:
+        shape [B].
+    """
     ones = torch.ones_like(loss)
     return attach(loss, (ones, loss), (ones, extra))
 

@@ -17,12 +17,19 @@ __all__ = ["Estimate", "Particles"]
 
 @dataclass(frozen=True)
 class Particles:
-    """Scored samples, with the graph that an estimator differentiates. N = M K."""
+    """Scored samples, with the graph that an estimator differentiates. N = M K.
 
-    log_px: Tensor  # [B, N], log p(x | z)
-    log_pz: Tensor  # [B, N, L], log p(z_l | ...)
-    log_qz: Tensor  # [B, N, L], log q(z_l | ...)
-    output: dict[str, Any]  # as the model returned it: px, z, qz, pz
+    Attributes:
+        log_px: log p(x|z), shape [B, N], in nats.
+        log_pz: log p(z_l | ...) of each layer, shape [B, N, L].
+        log_qz: log q(z_l | ...) of each layer, shape [B, N, L].
+        output: what the model returned: ``px``, ``z``, ``qz``, ``pz``.
+    """
+
+    log_px: Tensor
+    log_pz: Tensor
+    log_qz: Tensor
+    output: dict[str, Any]
 
     @classmethod
     def without_samples(cls, log_px: Tensor, gap: Tensor) -> Particles:
@@ -41,7 +48,16 @@ class Particles:
         return samples
 
     def log_w(self, beta: Alpha = 1.0, freebits: float | None = None) -> Tensor:
-        """Log-weights log p(x|z) - beta sum_l max(log q_l - log p_l, freebits), detached, shape [B, N]."""
+        """Log-weights log p(x|z) - beta sum_l max(log q_l - log p_l, freebits).
+
+        Args:
+            beta: weight of the KL term; 1 for the bound itself.
+            freebits: smallest KL term of a layer, in nats (Kingma et al. 2016, https://arxiv.org/abs/1606.04934); None:
+                no limit.
+
+        Returns:
+            shape [B, N], in nats, detached.
+        """
         gaps = self.log_qz.detach() - self.log_pz.detach()
         if freebits is not None:
             gaps = gaps.clamp(min=freebits)
@@ -50,10 +66,18 @@ class Particles:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The factors of an estimator's gradient, and additional terms of its loss."""
+    """The factors of an estimator's gradient, and additional terms of its loss.
 
-    factors: Factors  # value [B, M], log_p and log_q [B, M, K]
-    extra: Tensor | None = None  # [B], a loss whose gradient is added (a baseline's)
-    extra_share: Callable[[int], Tensor] | None = None  # n -> [B], the share of n of the M K (the sleep phase)
-    phi_weights: Tensor | None = None  # [B, M, K], v_k of phi's bound; None: those of theta's, factors.log_p
-    path: Tensor | None = None  # [B, M, K], multiplies the gradient that flows into z_k; None: 1
+    Attributes:
+        factors: value [B, M], log_p and log_q [B, M, K].
+        extra: a loss [B] whose gradient is added, such as a baseline's; None: none.
+        extra_share: n -> [B], the share of n of the M K particles in such a loss (the sleep phase); None: none.
+        phi_weights: normalized weights v_k of phi's bound, [B, M, K]; None: those of theta's, ``factors.log_p``.
+        path: what multiplies the gradient that flows into z_k, [B, M, K]; None: 1.
+    """
+
+    factors: Factors
+    extra: Tensor | None = None
+    extra_share: Callable[[int], Tensor] | None = None
+    phi_weights: Tensor | None = None
+    path: Tensor | None = None

@@ -54,11 +54,27 @@ class Latents(ABC):
 
     @abstractmethod
     def distribution(self, parameters: Tensor, tau: float = 0.0) -> Distribution:
-        """The distribution with batch shape [...] of parameters [..., P]; ``tau`` > 0: relaxed at this temperature."""
+        """The distribution with these parameters.
+
+        Args:
+            parameters: shape [..., P], with P = :attr:`parameters`.
+            tau: temperature of a relaxed distribution; 0: exact.
+
+        Returns:
+            a distribution of batch shape [...] whose event is all N variables.
+        """
 
     @abstractmethod
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:
-        """The decoder's input for a sample, in the same shape; ``tau`` > 0: the sample is relaxed."""
+        """The decoder's input for a sample.
+
+        Args:
+            z: a sample, shape [..., *event].
+            tau: temperature with which it was drawn; 0: exact.
+
+        Returns:
+            the shape of ``z``.
+        """
 
     def embedding(self) -> nn.Module:
         """The decoder's first module: values [..., *event] -> [..., width]."""

@@ -115,5 +115,13 @@ def _signs(bits: Tensor) -> Tensor:
 
 
 def logits_of_mean(mean: Tensor, floor: float = 1e-4) -> Tensor:
-    """Logits of a mean image, clipped to [floor, 1 - floor]."""
+    """Logits log m/(1 - m) of a mean observation, clipped to [floor, 1 - floor].
+
+    Args:
+        mean: m, entries in [0, 1], any shape.
+        floor: keeps the logits of pixels that are always 0 or always 1 finite.
+
+    Returns:
+        the shape of ``mean``.
+    """
     return torch.logit(mean.clamp(floor, 1 - floor))

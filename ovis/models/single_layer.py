@@ -94,7 +94,15 @@ class SingleLayerModel(ParticleModel):
 
 @torch.no_grad()
 def start_at_mean(decoder: nn.Sequential, mean: Tensor) -> nn.Sequential:
-    """Set the bias of the last layer to the logits of a mean observation: the best model of independent pixels."""
+    """Set the bias of the last layer to the logits of a mean observation: the best model of independent pixels.
+
+    Args:
+        decoder: its last module is a linear layer with one output per pixel.
+        mean: mean observation, entries in [0, 1], any shape with as many entries.
+
+    Returns:
+        ``decoder`` itself.
+    """
     last = decoder[-1]
     assert isinstance(last, nn.Linear)
     last.bias.copy_(logits_of_mean(mean.flatten()))

@@ -48,10 +48,14 @@ class Template(nn.Module, ABC):
 
     @abstractmethod
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
-        """Sample bs latents from the prior.
+        """Sample latents from the prior.
+
+        Args:
+            bs: number of samples.
+            kwargs: further settings of the call, as in :meth:`forward`.
 
         Returns:
-            a dict with ``px``, ``z``, ``pz``.
+            a dict with ``px``, ``z``, ``pz``, see :class:`Output`; the leading shape is [bs].
         """
 
 
@@ -64,7 +68,14 @@ class ParticleModel(Template):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """The features of x that q depends on: [B, *event] -> [B, *features]."""
+        """The features of x that q depends on, computed once for all particles of a datum.
+
+        Args:
+            x: observations, shape [B, *event].
+
+        Returns:
+            shape [B, *features].
+        """
 
     @abstractmethod
     def infer(
@@ -79,13 +90,24 @@ class ParticleModel(Template):
             tau: temperature of relaxed discrete samples, 0 for exact ones.
             given: samples to score instead of drawing, each [*lead, *event].
 
+        Returns:
+            samples, each [*lead, *event], and distributions q(z_l | ...), the layer nearest to x first.
+
         Raises:
             ValueError: reparameterized samples of a discrete q with tau = 0.
         """
 
     @abstractmethod
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        """p(x|z) and the p(z_l | ...) of given samples, each [*lead, *event]."""
+        """The distributions of the generative model at given samples.
+
+        Args:
+            z: the samples of each layer, the one nearest to x first, each [*lead, *event].
+            tau: temperature of relaxed discrete samples, 0 for exact ones.
+
+        Returns:
+            p(x|z), and p(z_l | ...) of each layer.
+        """
 
     @final  # type: ignore[misc]  # nn.Module declares forward as an attribute
     def forward(
