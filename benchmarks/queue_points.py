@@ -42,7 +42,7 @@ from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import new_owner
 from ovis.experiments.runs.status import AttemptResult, Outcome, Record
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "runner"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "experiments" / "runner"))
 from chaos import Chaos, Verdict
 from laboratory import Lab, dead_owner
 
