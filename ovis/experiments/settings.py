@@ -321,7 +321,7 @@ def build_parser(kind: type = TrainSettings, **kwargs: Any) -> argparse.Argument
 
 
 def _integer(text: str) -> int:
-    """An integer, in the forms people write: 1000, 1e5, 100_000."""
+    """An integer, written as 1000, 1e5 or 100_000."""
     value = float(text)
     if not value.is_integer():
         raise ValueError(text)

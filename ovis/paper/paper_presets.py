@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ovis.experiments.reporting.presets import Preset
 from ovis.paper.claims.paper_verdicts import TRAINING_CLAIMS, training_verdicts
-from ovis.paper.figure3.figure3_plot import figure3_pictures
+from ovis.paper.figure3.figure3_plot import panel_figures
 
 __all__ = ["PRESETS", "find_preset"]
 
@@ -44,7 +44,7 @@ PRESETS = {
             *("last:train:loss/ess", "last:train:active_units/au"),
         ),
         ylims=("test:loss/L_k:-94:-88", "train:loss/L_k:-93:-86"),
-        figures=figure3_pictures,
+        figures=panel_figures,
     ),
     # Figure 4
     "gaussian-vae": Preset(

@@ -177,14 +177,14 @@ def _print_status(overview: Overview) -> None:
 
 
 def _clean(queue: Queue, options: argparse.Namespace) -> None:
-    found = find_leftovers(queue)
+    leftovers = find_leftovers(queue)
     kept = () if options.clean == "all" else (LeftoverKind.RESULTS,)
-    going = [item for item in found if not item.kind.stays and item.kind not in kept]
+    going = [item for item in leftovers if not item.kind.stays and item.kind not in kept]
     if options.json:
         removed = remove_leftovers(queue, going) if options.yes else []
-        print(json.dumps({"exp": options.exp, "found": _as_json(found), "removed": _as_json(removed)}, indent=2))
+        print(json.dumps({"exp": options.exp, "found": _as_json(leftovers), "removed": _as_json(removed)}, indent=2))
         return
-    _print_leftovers("kept:", [item for item in found if item not in going])
+    _print_leftovers("kept:", [item for item in leftovers if item not in going])
     _print_leftovers("to be removed:", going)
     if not going:
         print(f"{queue.paths.folder}: nothing to remove")

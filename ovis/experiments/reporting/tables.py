@@ -1,4 +1,4 @@
-"""The pivot table as people read it: text for the terminal, LaTeX for a paper, wide CSV for a spreadsheet."""
+"""The pivot table in three formats: text for the terminal, LaTeX for a paper, wide CSV for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column as people read it: the metric's name over its heading, empty for settings and seeds."""
+    """A column of a text or LaTeX table: the metric's name over its heading, empty for settings and seeds."""
 
     top: str
     heading: str

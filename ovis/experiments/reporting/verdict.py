@@ -56,14 +56,14 @@ class Cell:
 
     Attributes:
         heading: what is measured, e.g. ``min posterior L2``.
-        place: where, e.g. ``K = 10``; empty: everywhere.
+        at: which K, e.g. ``K = 10``; empty: at no particular one.
         who: the estimator's label.
         text: the number with its standard error.
         count: how many seeds (draws, epochs) are behind it.
     """
 
     heading: str
-    place: str
+    at: str
     who: str
     text: str
     count: int
@@ -103,7 +103,7 @@ class ClaimVerdict:
 
     @property
     def numbers(self) -> str:
-        """``min posterior L2: K = 10: A 0.0125 ± 0.0002, B 0.03; K = 20: ...``, headings and places each once.
+        """``min posterior L2: K = 10: A 0.0125 ± 0.0002, B 0.03; K = 20: ...``, each heading and each K once.
 
         What was not run is not in it.
         """
@@ -111,9 +111,9 @@ class ClaimVerdict:
         there = [cell for cell in self.cells if cell.count]
         for heading, cells in _by(there, lambda cell: cell.heading):
             lines = []
-            for place, at in _by(cells, lambda cell: cell.place):
-                numbers = ", ".join(f"{cell.who} {cell.text}" for cell in at)
-                lines.append(f"{place}: {numbers}" if place else numbers)
+            for at, same in _by(cells, lambda cell: cell.at):
+                numbers = ", ".join(f"{cell.who} {cell.text}" for cell in same)
+                lines.append(f"{at}: {numbers}" if at else numbers)
             parts.append(f"{heading}: " + "; ".join(lines))
         return ". ".join(parts)
 

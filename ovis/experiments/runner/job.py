@@ -64,9 +64,9 @@ class JobSpec:
         device: the training's ``--device``.
         heartbeat: seconds between two renewals of the lease.
         ttl: seconds without a renewal after which the queue takes the job for lost.
-        parent: process id the job shall die with; 0: none.
-        location: where it runs, for people: the job writes it into its lease as it begins, by which the manager knows
-            that it has; empty: not needed.
+        parent: id of the process with which the job ends; 0: none.
+        location: where the job runs, for messages. The job writes it into its lease when it starts, which tells the
+            manager that it has started; empty: not needed.
         companions: key and attempt of further runs, which differ from this one only in the seed and are trained with
             it.
         command: the training process.

@@ -33,7 +33,7 @@ __all__ = ["SETTLED", "Result", "run_experiment"]
 #: States that a run leaves only by an explicit requeue.
 SETTLED = (State.DONE, State.FAILED, State.CANCELLED)
 
-#: Seconds between two looks at the runs' progress.
+#: Seconds between two readings of the runs' progress.
 VIEW_INTERVAL = 0.5
 
 #: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed; and for
@@ -84,7 +84,7 @@ def run_experiment(
         display: shows the progress.
         template: a job of this experiment; its key and attempt are filled in.
         max_jobs: start at most so many jobs; None: no limit.
-        interval: seconds between two looks at the jobs.
+        interval: seconds between two checks of the jobs.
 
     Raises:
         LedgerError: the queue can't be read or written.
@@ -118,7 +118,7 @@ class _Job:
 
 
 class _Manager:
-    """The state of one manager between two looks at its jobs."""
+    """The state of one manager between two checks of its jobs."""
 
     def __init__(
         self,

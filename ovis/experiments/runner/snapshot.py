@@ -98,7 +98,7 @@ class Snapshot:
         return asdict(self)
 
     def __str__(self) -> str:
-        """For people: ``2026-11-22 (commit abc1234 with changes)``."""
+        """The snapshot in a message: ``2026-11-22 (commit abc1234 with changes)``."""
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.time))
         changes = " with changes" if self.dirty else ""
         return f"{day} (commit {self.commit[:7]}{changes})" if self.commit else f"{day} (version {self.version})"

@@ -84,7 +84,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed. Only for whoever is alone in the folder."""
+    """Remove the temporary files of writers that were killed. Only for a process that is alone in the folder."""
     for path in folder.glob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)
 

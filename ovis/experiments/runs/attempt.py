@@ -35,7 +35,7 @@ __all__ = ["Work", "describe_file_error", "make_attempts"]
 
 log = logging.getLogger(__name__)
 
-#: Errors of a disk that has no room.
+#: Errors of a full disk.
 FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
 
 RESULTS = {0: AttemptResult.SUCCESS, ABORTED: AttemptResult.ABORTED, EXHAUSTED: AttemptResult.EXHAUSTED}
@@ -172,7 +172,7 @@ def describe_file_error(error: OSError) -> str:
 
 
 def _code_of(error: OSError) -> int:
-    """The exit code: a disk that is full now may have room later."""
+    """The exit code: a disk that is full now may have free space later."""
     return EXHAUSTED if error.errno in FULL else 1
 
 

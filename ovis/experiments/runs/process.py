@@ -37,7 +37,7 @@ def host_of(owner: str) -> str:
 
 
 class parent_guard:
-    """Callable for a fresh child: it shall be killed when the process that made this object ends.
+    """A callable for a new child process, which is then killed when the process that made this object ends.
 
     Made in the parent so that everything is loaded before the fork. The signal follows the parent's *thread*: spawn
     from the main thread. On systems without it (macOS) only the run lock keeps two processes apart.

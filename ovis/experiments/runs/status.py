@@ -31,7 +31,7 @@ __all__ = [
 
 #: Exit code of a training that has written its checkpoint and stopped on request.
 ABORTED = 3
-#: Exit code of a training for which the disk had no room.
+#: Exit code of a training that ended because the disk was full.
 EXHAUSTED = 74
 #: Exit code of a job whose run another process has locked.
 BUSY = 75
@@ -78,7 +78,7 @@ class Outcome:
         attempt: number of the attempt.
         exit: exit code of the training, if it left by itself.
         signal: number of the signal that ended it, if one did.
-        message: one line for people; empty on success.
+        message: one line; empty on success.
         t: when, in seconds since 1970.
     """
 
@@ -205,7 +205,7 @@ def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
 
     Args:
         run: its folder.
-        since: when its attempt started. Progress written earlier tells where the attempt began.
+        since: when its attempt started. Progress written earlier shows where the attempt began.
     """
     data = _read_object(run.progress)
     try:

@@ -62,13 +62,13 @@ def image_grid(images: Tensor, columns: int, gap: int = 2, height: int = HEIGHT,
     Returns:
         uint8, shape [H', W'].
     """
-    pictures = (images.detach().float().mean(1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    n, h, w = pictures.shape
+    pixels = (images.detach().float().mean(1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    n, h, w = pixels.shape
     rows = math.ceil(n / columns)
     grid = torch.full((rows * (h + gap) + gap, columns * (w + gap) + gap), GAP, dtype=torch.uint8)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(pixels):
         top, left = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
-        grid[top : top + h, left : left + w] = picture
+        grid[top : top + h, left : left + w] = image
     factor = max(1, min(height // grid.shape[0], width // grid.shape[1]))
     return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
 

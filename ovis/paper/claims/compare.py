@@ -142,7 +142,7 @@ class Finding:
 
     about: str
     status: ClaimStatus
-    place: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ def compare(comparison: Comparison, data: ClaimNumbers) -> Evidence:
         return _leads(comparison, data)
     if comparison.at == "largest common K":
         return _at_common_particles(comparison, data)
-    places = data.particles(comparison.quantity) if comparison.at == "every K" else comparison.at or (0,)
+    counts = data.particles(comparison.quantity) if comparison.at == "every K" else comparison.at or (0,)
     one = _against_number if isinstance(comparison.reference, float | int) else _against_others
-    return _joined(one(comparison, data, int(iw)) for iw in places)
+    return _joined(one(comparison, data, int(iw)) for iw in counts)
 
 
 def _against_others(comparison: Comparison, data: ClaimNumbers, iw: int) -> Evidence:
@@ -196,7 +196,7 @@ def _against_others(comparison: Comparison, data: ClaimNumbers, iw: int) -> Evid
                 status = is_within(gap, margin)
             else:
                 status = is_above(_times(gap, first.sign if comparison.relation == "better than" else 1), margin)
-            findings.append(Finding(f"{a.label}{AGAINST}{b.label}{first.about}", status, _place(iw)))
+            findings.append(Finding(f"{a.label}{AGAINST}{b.label}{first.about}", status, _at_text(iw)))
     return Evidence(tuple(cell for reading in readings.values() for cell in reading.cells), tuple(findings))
 
 
@@ -220,7 +220,7 @@ def _against_number(comparison: Comparison, data: ClaimNumbers, iw: int) -> Evid
                 f"{bound:+g} ± {margin:g}",
             )
         cells += reading.cells
-        findings.append(Finding(f"{who.label}{reading.about} {text}", status, _place(iw)))
+        findings.append(Finding(f"{who.label}{reading.about} {text}", status, _at_text(iw)))
     return Evidence(tuple(cells), tuple(findings))
 
 
@@ -306,7 +306,7 @@ def _configurations(reference: Sequence[Configuration] | float) -> Sequence[Conf
     return reference
 
 
-def _place(iw: int) -> str:
+def _at_text(iw: int) -> str:
     return f"K = {iw}" if iw else ""
 
 
@@ -323,7 +323,7 @@ def _reason(findings: Sequence[Finding]) -> str:
     if len(held) == len(distinct):
         return f"all {len(held)} comparisons hold" if len(held) > 1 else ""
     if len(distinct) == 1:
-        return f"{'not so' if failed else 'open'}: {distinct[0].about}{distinct[0].place and ' at '}{distinct[0].place}"
+        return f"{'not so' if failed else 'open'}: {distinct[0].about}{distinct[0].at and ' at '}{distinct[0].at}"
     if len(left) == len(distinct):
         return f"all {len(left)} comparisons are open{_named(left) if len(left) <= FEW else ''}"
     parts = [f"{len(held)} of {len(distinct)} comparisons {'holds' if len(held) == 1 else 'hold'}{_named(held)}"]
@@ -335,14 +335,14 @@ def _reason(findings: Sequence[Finding]) -> str:
 
 
 def _named(findings: Sequence[Finding]) -> str:
-    """`` (A against B, C at K = 5, 10; A against D at K = 5)``: findings of the same pair or the same K together."""
-    places: dict[str, list[str]] = {}
+    """`` (A against B, C at K = 5, 10; A against D at K = 5)``: one entry for the same pair or K."""
+    particles: dict[str, list[str]] = {}
     for item in findings:
-        places.setdefault(item.about, []).append(item.place.removeprefix("K = "))
+        particles.setdefault(item.about, []).append(item.at.removeprefix("K = "))
     groups: dict[tuple[str, str], list[str]] = {}
-    for about, at in places.items():
+    for about, counts in particles.items():
         who, _, other = about.partition(AGAINST)
-        groups.setdefault((who, ", ".join(filter(None, at))), []).append(other)
+        groups.setdefault((who, ", ".join(filter(None, counts))), []).append(other)
     texts = [
         f"{who}{AGAINST if any(others) else ''}{', '.join(others)}{at and ' at K = '}{at}"
         for (who, at), others in groups.items()

@@ -16,7 +16,7 @@ __all__ = ["GradientNumbers"]
 SLOPE = "slope of "
 MISSING = UncertainValue(math.nan, math.nan)
 
-#: Statistic -> its name for people.
+#: Statistic -> its name in tables.
 NAMES = {"snr": "SNR", "variance": "variance", "magnitude": "|E g|"}
 
 
@@ -40,11 +40,11 @@ class GradientNumbers:
             return self._slope(quantity.removeprefix(SLOPE), who)
         table = self.statistics
         rows = table[(table["estimator"] == who.estimator) & (table["iw"] == iw)].to_dict("records")
-        heading, place = NAMES[quantity], f"K = {iw}"
+        heading, at = NAMES[quantity], f"K = {iw}"
         if not rows or not rows[0][quantity] > 0:
-            return Reading(MISSING, (Cell(heading, place, who.label, "no runs", 0),), ratio=True)
+            return Reading(MISSING, (Cell(heading, at, who.label, "no runs", 0),), ratio=True)
         value, se = float(rows[0][quantity]), float(rows[0][f"{quantity}_se"])
-        cell = Cell(heading, place, who.label, f"{value:.3g} ± {se:.2g}", int(rows[0]["draws"]))
+        cell = Cell(heading, at, who.label, f"{value:.3g} ± {se:.2g}", int(rows[0]["draws"]))
         return Reading(UncertainValue(value, se), (cell,), ratio=True)
 
     def particles(self, quantity: str, who: Configuration | None = None) -> list[int]:

@@ -103,8 +103,8 @@ class TrainingNumbers:
         values = self._by_run(quantity)
         runs = self._runs[self._is(who) & (self._column("iw") == iw)]
         runs = runs[runs["run"].isin(values.index)]
-        found = pd.Series(values.reindex(runs["run"]).to_numpy(np.float64), index=runs["seed"].to_numpy())
-        return found.groupby(level=0).mean()
+        selected = pd.Series(values.reindex(runs["run"]).to_numpy(np.float64), index=runs["seed"].to_numpy())
+        return selected.groupby(level=0).mean()
 
     def _by_run(self, quantity: str) -> pd.Series[float]:
         """The quantity of every run that has it; computed once."""

@@ -154,11 +154,11 @@ def _add_star(item: Series) -> Series:
 def _draw_panel(axis: Axes, costs: pd.DataFrame, series: Sequence[Series]) -> None:
     label_counts(axis, _ticks(sorted(costs["iw"].unique())))
     axis.set_yscale("log")
-    for place, item in enumerate(series):
+    for index, item in enumerate(series):
         look = item.look
         rows = costs[(costs["estimator"] == item.keys["estimator"]) & (costs["mean"] > 0)]
-        size = SIZES[0] + (SIZES[1] - SIZES[0]) * place / max(len(series) - 1, 1)
-        front = 2 + place / len(series)  # the last, smallest one lies on top
+        size = SIZES[0] + (SIZES[1] - SIZES[0]) * index / max(len(series) - 1, 1)
+        front = 2 + index / len(series)  # the last, smallest one lies on top
         axis.plot(rows["iw"], rows["mean"], label=look.label, zorder=front, **{**look.line, "markersize": size})
         if rows["low"].notna().any():
             # Below zero there is no logarithm: such a band ends where its own mean is ten times less.

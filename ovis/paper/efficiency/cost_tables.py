@@ -53,7 +53,7 @@ def add_point(path: Path, point: Mapping[str, Any]) -> None:
         OSError: nothing was added.
     """
     written = path.read_bytes() if path.exists() else b""
-    # A kill may have left a line without its end: that one is lost, this one shall not be.
+    # A kill may have left a line without its end: it is lost, but must not swallow the new one.
     torn = written != b"" and not written.endswith(b"\n")
     append(path, (b"\n" if torn else b"") + json.dumps(dict(point)).encode() + b"\n")
 
@@ -105,8 +105,8 @@ def cost_table(points: pd.DataFrame, device: str) -> pd.DataFrame:
         none).
     """
     good = points[(points["device"] == device) & (points["state"] == "ok")]
-    most = good.groupby(["estimator", "iw"])["steps"].transform("max")
-    long = good[good["steps"] == most].melt(
+    largest = good.groupby(["estimator", "iw"])["steps"].transform("max")
+    long = good[good["steps"] == largest].melt(
         id_vars=["estimator", "model", "iw", "steps"], value_vars=list(MEASURES), var_name="measure"
     )
     keys = ["measure", "estimator", "model", "iw", "steps"]
@@ -152,7 +152,7 @@ def _exponent(rows: pd.DataFrame, column: str) -> float:
     return math.log(values[1] / values[0]) / math.log(iw[1] / iw[0])
 
 
-#: What the authors' numbers are, beside ours.
+#: Notes on the published numbers, by device.
 NOTES = {
     "cuda": (
         "ours / paper. Paper: another GPU, of 2020, and the authors' code (efficiency.png, read to 2 to 5 %). Memory: "
@@ -202,8 +202,8 @@ def _grid(costs: pd.DataFrame) -> str:
     return pd.DataFrame({"K": iw, **columns}).to_string(index=False)
 
 
-def _cell(ours: float, published: float) -> str:
-    return _short(ours) if math.isnan(published) else f"{_short(ours)} / {_short(published)}"
+def _cell(measured: float, published: float) -> str:
+    return _short(measured) if math.isnan(published) else f"{_short(measured)} / {_short(published)}"
 
 
 def _short(value: float) -> str:
@@ -226,6 +226,6 @@ def _growth(costs: pd.DataFrame) -> str:
     return f"{head}\n{shown.to_string(index=False)}"
 
 
-def _both(ours: pd.Series[float], published: pd.Series[float]) -> list[str]:
-    pairs = zip(ours, published, strict=True)
+def _both(measured: pd.Series[float], published: pd.Series[float]) -> list[str]:
+    pairs = zip(measured, published, strict=True)
     return [ABSENT if math.isnan(a) else f"{a:.2f}" if math.isnan(b) else f"{a:.2f} / {b:.2f}" for a, b in pairs]

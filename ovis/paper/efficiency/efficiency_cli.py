@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 130
 
-#: What tells one point from another.
+#: The columns that identify a point.
 KEYS = ["estimator", "iw", "seed", "steps"]
 
 

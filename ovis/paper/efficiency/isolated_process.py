@@ -1,4 +1,4 @@
-"""A measurement in a process of its own: its peak memory is its own, and if it is killed, nothing else is."""
+"""Measurements in separate processes: each has its own peak memory, and can be killed without affecting the others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run_apart(function: Callable[..., Any], arguments: tuple[Any, ...], limit: f
             return CallResult("time", f"took more than {limit:g} s")
         answer: CallResult = receiver.recv()
         return answer
-    except EOFError:  # it ended without a word
+    except EOFError:  # it ended without an answer
         child.join()
         if child.exitcode == -signal.SIGKILL:
             return CallResult("memory", "killed by the system, which was out of memory")
@@ -74,10 +74,10 @@ def run_apart(function: Callable[..., Any], arguments: tuple[Any, ...], limit: f
 
 
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...], sender: Connection) -> None:
-    """The whole life of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits, who kills this one
+    """What the child process executes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which kills this process
     die_with_parent(os.getppid())
-    with contextlib.suppress(OSError):  # where memory runs out, it is this process that has to go
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         answer = CallResult("ok", value=function(*arguments))
@@ -126,11 +126,11 @@ class _HostMemory(PeakMemory):
         try:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             self.anew, self.before = True, _status("VmRSS")
-        except OSError:  # not Linux: the peak of the whole life, an earlier one may hide a smaller one of ours
-            self.anew, self.before = False, _lifelong()
+        except OSError:  # not Linux: the peak since the start of the process
+            self.anew, self.before = False, _peak_since_start()
 
     def peak(self) -> int:
-        return max((_status("VmHWM") if self.anew else _lifelong()) - self.before, 0)
+        return max((_status("VmHWM") if self.anew else _peak_since_start()) - self.before, 0)
 
 
 def _status(name: str) -> int:
@@ -139,5 +139,5 @@ def _status(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _lifelong() -> int:
+def _peak_since_start() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

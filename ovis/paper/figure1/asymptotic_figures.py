@@ -132,12 +132,12 @@ def _draw_statistic(axis: Axes, table: pd.DataFrame, name: str, series: Sequence
     shown = table[table[name] > 0].sort_values("iw")
     lines = shown.assign(mean=shown[name], low=math.nan, high=math.nan)
     draw_lines(axis, lines, ["estimator"], series, "iw", marks=len(iw))
-    for place, item in enumerate(series):
+    for index, item in enumerate(series):
         noise = shown[(shown["estimator"] == item.keys["estimator"]) & shown[f"noise_{name}"].astype(bool)]
         if len(noise):
             look = item.look
             hollow = {**look.line, "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": look.color}
-            axis.plot(noise["iw"], noise[name], zorder=3 - place / len(series), **hollow)
+            axis.plot(noise["iw"], noise[name], zorder=3 - index / len(series), **hollow)
     axis.set_xlim(*_range(iw))
     axis.set_ylim(*_range(shown[name]))
     if name in GUIDED:
@@ -162,17 +162,17 @@ def _range(values: Sequence[float] | pd.Series[float]) -> tuple[float, float]:
 
 def _draw_densities(axis: Axes, table: pd.DataFrame, looks: Mapping[str, Look]) -> list[str]:
     """One panel; returns the labels of the distributions that are broader than it."""
-    of = {name: table[table["estimator"] == name] for name in looks if (table["estimator"] == name).any()}
-    fitting = _fitting({name: float(rows["sd"].iloc[0]) for name, rows in of.items()})
-    curves = {name: rows[rows["kind"] == "kde"] for name, rows in of.items()}
+    by_estimator = {name: table[table["estimator"] == name] for name in looks if (table["estimator"] == name).any()}
+    fitting = _fitting({name: float(rows["sd"].iloc[0]) for name, rows in by_estimator.items()})
+    curves = {name: rows[rows["kind"] == "kde"] for name, rows in by_estimator.items()}
     axis.axvline(0.0, color="0.6", linewidth=1.0, zorder=1.5)
-    for place, (name, rows) in enumerate(of.items()):
+    for index, (name, rows) in enumerate(by_estimator.items()):
         look, bins = looks[name], rows[rows["kind"] == "bin"]
-        front = 3 - place / len(looks)
+        front = 3 - index / len(looks)
         edges = [*(bins["x"] - bins["width"] / 2), float((bins["x"] + bins["width"] / 2).iloc[-1])]
         axis.stairs(bins["density"], edges, fill=True, color=look.color, alpha=0.25, linewidth=0, zorder=front - 1)
         # Markers lie at equal distances along the line as it is seen, each estimator's at others.
-        spaced = (0.03 + 0.22 * place / len(of), 0.22)
+        spaced = (0.03 + 0.22 * index / len(by_estimator), 0.22)
         style = {**look.line, "markersize": 4.5}
         curve = curves[name]
         axis.plot(curve["x"], curve["density"], label=look.label, markevery=spaced, zorder=front, **style)
@@ -182,7 +182,7 @@ def _draw_densities(axis: Axes, table: pd.DataFrame, looks: Mapping[str, Look]) 
     axis.set_ylim(0.0, PEAKS * min(float(curves[n]["density"].max()) for n in fitting))
     axis.yaxis.set_major_locator(NullLocator())
     axis.locator_params(axis="x", nbins=5)
-    return [looks[name].label for name in of if name not in fitting]
+    return [looks[name].label for name in by_estimator if name not in fitting]
 
 
 def _fitting(spread: Mapping[str, float]) -> list[str]:
@@ -220,9 +220,9 @@ def density_table(samples: Sequence[Sample]) -> pd.DataFrame:
         for iw in _three(sorted({sample.iw for sample in members})):
             for sample in members:
                 if sample.iw == iw:
-                    found = _densities(sample.draws[:, entry].astype(np.float64))
+                    densities = _densities(sample.draws[:, entry].astype(np.float64))
                     name = toy_name(sample.toy, toys)
-                    rows.append(found.assign(toy=name, estimator=sample.estimator, iw=iw, entry=entry))
+                    rows.append(densities.assign(toy=name, estimator=sample.estimator, iw=iw, entry=entry))
     columns = ["toy", "estimator", "iw", "entry", "kind", "x", "density", "width", "mean", "sd"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 

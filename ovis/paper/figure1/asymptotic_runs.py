@@ -104,9 +104,9 @@ def read_study(folder: Path) -> GradientStudy:
             states.append(found.state)
             continue
         parts, state, note = found
-        strange = [part for part in parts if entries.setdefault(part.key, part.draws.shape[1]) != part.draws.shape[1]]
-        if strange:
-            reason = f"gradients of {strange[0].draws.shape[1]} entries, other parts have {entries[strange[0].key]}"
+        odd = [part for part in parts if entries.setdefault(part.key, part.draws.shape[1]) != part.draws.shape[1]]
+        if odd:
+            reason = f"gradients of {odd[0].draws.shape[1]} entries, other parts have {entries[odd[0].key]}"
             skipped.append(Skipped(run.name, reason, "unreadable"))
             states.append("unreadable")
             continue
@@ -141,8 +141,8 @@ def join_samples(samples: Iterable[Sample]) -> list[Sample]:
 
 def _join(parts: list[Sample]) -> Sample:
     first = parts[0]
-    numbers, places = np.unique(np.concatenate([part.numbers for part in parts]), return_index=True)
-    draws = np.concatenate([part.draws for part in parts])[places]
+    numbers, first_index = np.unique(np.concatenate([part.numbers for part in parts]), return_index=True)
+    draws = np.concatenate([part.draws for part in parts])[first_index]
     theory = next((part.theory for part in parts if part.theory), {})
     return Sample(first.toy, first.estimator, first.iw, numbers, draws, theory)
 
@@ -170,14 +170,14 @@ def _read_run(run: RunPaths, queued: str | None) -> tuple[list[Sample], str, str
     if path is None:
         return Skipped(run.name, f"no draws yet{f': {message}' if message else ''}", state)
     try:
-        found = _read_draws(path, toy, iw, _read_theory(run.folder / RESULTS))
+        samples = _read_draws(path, toy, iw, _read_theory(run.folder / RESULTS))
     except Exception as error:  # NumPy reports a broken file in half a dozen ways
         return Skipped(run.name, f"{path.name} can't be read ({type(error).__name__}: {error})", "unreadable")
-    count = len(found[0].numbers) if found else 0
+    count = len(samples[0].numbers) if samples else 0
     if not count:
         return Skipped(run.name, f"{path.name} holds no draw", state)
     note = "" if path.name == FILES[0] else f"{run.name}: {count} draws so far ({message or state})"
-    return found, state, note
+    return samples, state, note
 
 
 def _read_toy(settings: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -187,8 +187,8 @@ def _read_toy(settings: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         SettingsError: a value that no run can have.
     """
     known = {item.name for item in fields(AsymptoticSettings)} - {"estimators"}  # those are in the file of the draws
-    found = AsymptoticSettings(**{name: value for name, value in settings.items() if name in known})
-    return {name: getattr(found, name) for name in TOY}, found.iw
+    options = AsymptoticSettings(**{name: value for name, value in settings.items() if name in known})
+    return {name: getattr(options, name) for name in TOY}, options.iw
 
 
 def _read_draws(path: Path, toy: Mapping[str, Any], K: int, theory: Mapping[str, Mapping[str, float]]) -> list[Sample]:
@@ -211,7 +211,7 @@ def _read_draws(path: Path, toy: Mapping[str, Any], K: int, theory: Mapping[str,
 def _read_theory(path: Path) -> dict[str, dict[str, float]]:
     """Estimator -> closed-form statistics; empty where there are none, or none can be read: they are an extra."""
     try:
-        found = json.loads(path.read_bytes())["theory"]
-        return {str(n): {str(k): float(v) for k, v in of["statistics"].items()} for n, of in found.items()}
+        theory = json.loads(path.read_bytes())["theory"]
+        return {str(n): {str(k): float(v) for k, v in entry["statistics"].items()} for n, entry in theory.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}

@@ -67,7 +67,7 @@ class Measured:
         return {"snr": snr, "dsnr": dsnr}
 
     def is_noise(self, statistic: str) -> bool:
-        """Whether a statistic tells of the draws' noise rather than of their mean."""
+        """Whether a statistic shows the noise of the draws rather than their mean."""
         ratio = {"snr": "snr", "magnitude": "snr", "dsnr": "dsnr"}.get(statistic)
         return ratio is not None and self.values[ratio][0] < ABOVE_NOISE * self.floors[ratio]
 
@@ -89,7 +89,7 @@ def statistics_table(measured: Iterable[Measured]) -> pd.DataFrame:
 
     Returns:
         columns ``toy`` (its name), the toy's settings, ``estimator, iw, draws``; each statistic and ``..._se``;
-        ``noise_...`` of each of :data:`SHOWN`: whether it tells of the draws' noise rather than of their mean;
+        ``noise_...`` of each of :data:`SHOWN`: whether it shows the noise of the draws rather than their mean;
         ``theory_...``: closed form for large K, or NaN.
     """
     measured = list(measured)
@@ -144,14 +144,14 @@ def fit_slope(iw: Sequence[float], values: Array) -> Array:
 def _slopes(by_iw: Sequence[Measured], name: str) -> dict[str, Any]:
     used = [m for m in by_iw if m.values[name][0] > 0 and not m.is_noise(name)]
     iw = [m.sample.iw for m in used]
-    found = {"points": len(iw), "fitted": " ".join(map(str, iw))}
+    row = {"points": len(iw), "fitted": " ".join(map(str, iw))}
     if len(used) < 2:
-        return {**found, **dict.fromkeys(("slope", "slope_se", "fit_se", "last", "last_se"), math.nan)}
+        return {**row, **dict.fromkeys(("slope", "slope_se", "fit_se", "last", "last_se"), math.nan)}
     values = np.stack([m.values[name] for m in used])
     with np.errstate(invalid="ignore", divide="ignore"):
         slope, last = fit_slope(iw, values), fit_slope(iw[-2:], values[-2:])
     return {
-        **found,
+        **row,
         "slope": slope[0],
         "slope_se": jackknife(slope),
         "fit_se": _fit_error(np.log(iw), np.log(values[:, 0]), float(slope[0])),
@@ -190,17 +190,17 @@ def _summary(mean: Array, variance: Array) -> dict[str, Array]:
     count = vary.sum(1)
     snr = np.abs(mean) / np.maximum(np.sqrt(variance), EPSILON)
     averaged = {"snr": snr, "variance": variance, "magnitude": np.abs(mean)}
-    found: dict[str, Array] = {
-        name: np.where(vary, of, 0.0).sum(1) / np.maximum(count, 1) for name, of in averaged.items()
+    statistics: dict[str, Array] = {
+        name: np.where(vary, entries, 0.0).sum(1) / np.maximum(count, 1) for name, entries in averaged.items()
     }
     # Entries that don't vary sort behind all others, as infinity, and are not counted.
     ranked = np.sort(np.where(vary, snr, math.inf), axis=1)
     for p in PERCENTILES:
-        place = p / 100 * np.maximum(count - 1, 0)
-        low, high = (np.take_along_axis(ranked, f(place).astype(int)[:, None], 1)[:, 0] for f in (np.floor, np.ceil))
-        between = np.where(high == low, low, low + (high - low) * (place - np.floor(place)))
-        found[f"snr_p{p}"] = np.where(count > 0, between, math.nan)
-    return {**found, "keep_ratio": count / mean.shape[1]}
+        position = p / 100 * np.maximum(count - 1, 0)
+        low, high = (np.take_along_axis(ranked, f(position).astype(int)[:, None], 1)[:, 0] for f in (np.floor, np.ceil))
+        between = np.where(high == low, low, low + (high - low) * (position - np.floor(position)))
+        statistics[f"snr_p{p}"] = np.where(count > 0, between, math.nan)
+    return {**statistics, "keep_ratio": count / mean.shape[1]}
 
 
 def _directional_snr(draws: Array, mean: Array, kept: Array) -> Array:

@@ -58,7 +58,7 @@ GRADIENTS = "gradients.npz"
 RESULTS = "asymptotic.json"
 PARTIAL = "gradients.partial.npz"
 
-#: Seconds between two looks at the clock's other duties.
+#: Seconds between two updates of the progress.
 PULSE = 1.0
 #: Seconds between two saves of the draws so far.
 SAVE = 60.0
@@ -68,7 +68,7 @@ EPSILON = 1e-30
 
 
 def run_asymptotic(settings: AsymptoticSettings, context: RunContext) -> bool:
-    """Make the draws of a run, from where it stopped, and write what they tell.
+    """Make the draws of a run, from where it stopped, and write their statistics.
 
     Args:
         settings: the run's options.
@@ -106,7 +106,7 @@ def run_asymptotic(settings: AsymptoticSettings, context: RunContext) -> bool:
             now, asked = time.monotonic(), context.should_stop()
             if now - pulse > PULSE:
                 pulse = now
-                _tell(paths, done, len(numbers))
+                _write_progress(paths, done, len(numbers))
             if asked or now - saved > SAVE:
                 context.check_ownership()
                 _save(paths.folder / PARTIAL, settings, kept[:done], before + now - begin)
@@ -118,7 +118,7 @@ def run_asymptotic(settings: AsymptoticSettings, context: RunContext) -> bool:
     _save(paths.folder / GRADIENTS, settings, kept, seconds)
     write_json(paths.folder / RESULTS, _results(settings, model, x, kept, list(parameters), seconds))
     (paths.folder / PARTIAL).unlink(missing_ok=True)
-    _tell(paths, done, len(numbers))
+    _write_progress(paths, done, len(numbers))
     log.info("%d draws in %.0f s", done, seconds)
     return True
 
@@ -135,11 +135,11 @@ def build_toy(settings: AsymptoticSettings, device: torch.device) -> tuple[Gauss
 
 def build_estimators(settings: AsymptoticSettings) -> dict[str, GradientEstimator]:
     """The estimators of a run, by their ids."""
-    found = {}
+    estimators = {}
     for name in settings.names:
         Estimator, config = get_config(name)
-        found[name] = Estimator(iw=settings.iw, **config)
-    return found
+        estimators[name] = Estimator(iw=settings.iw, **config)
+    return estimators
 
 
 def _save(path: Path, settings: AsymptoticSettings, kept: Tensor, seconds: float) -> None:
@@ -173,8 +173,8 @@ def _restore(paths: RunPaths, settings: AsymptoticSettings, kept: Tensor) -> tup
         return 0, 0.0
 
 
-def _tell(paths: RunPaths, done: int, total: int) -> None:
-    """Tell whoever watches how far the run is. A disk that is full then is no reason to stop."""
+def _write_progress(paths: RunPaths, done: int, total: int) -> None:
+    """Write the progress of the run. A full disk does not stop it."""
     try:
         progress = {"step": done, "nsteps": total, "loss": None, "t": time.time()}
         write_json(paths.progress, progress, durable=False, indent=None)
@@ -190,30 +190,30 @@ def _results(
     parameters: list[str],
     seconds: float,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    estimators: dict[str, Any] = {}
     for name, draws in zip(settings.names, kept.double().unbind(1), strict=True):
         mean, variance = draws.mean(0), draws.var(0)
         stats = {key: float(value) for key, value in summary(mean, variance, EPSILON).items()}
         stats["dsnr"] = float(directional_snr(draws, mean))
-        found[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
+        estimators[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
     return {
         "settings": asdict(settings),
         "parameters": parameters,
         "draws": len(kept),
         "seconds": round(seconds, 3),
         "device": str(x.device),
-        "estimators": found,
+        "estimators": estimators,
         "theory": _theory(settings, model, x) if parameters == [model.location] else {},
     }
 
 
 def _theory(settings: AsymptoticSettings, model: GaussianToyVAE, x: Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    theory: dict[str, Any] = {}
     for name in settings.names:
         try:
             mean, variance = location_moments(model, x, name, settings.iw)
         except ValueError:  # no closed form
             continue
         stats = {key: float(value) for key, value in summary(mean, variance, EPSILON).items()}
-        found[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
-    return found
+        theory[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
+    return theory

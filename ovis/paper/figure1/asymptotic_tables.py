@@ -86,9 +86,9 @@ def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
     table = read_published("figure1").merge(pd.concat(long), on=["npoints", "estimator", "iw", "statistic"])
     table["difference"] = table["ours"] / table["published"] - 1
     table["note"] = table["estimator"].map(FLAWED).fillna("")
-    places = {name: i for i, name in enumerate([*SOURCES, *SHOWN, *sorted(set(table["estimator"]), key=style_order)])}
+    order = {name: i for i, name in enumerate([*SOURCES, *SHOWN, *sorted(set(table["estimator"]), key=style_order)])}
     table = table.sort_values(
-        ["toy", "source", "statistic", "estimator", "iw"], key=lambda column: column.map(lambda x: places.get(x, x))
+        ["toy", "source", "statistic", "estimator", "iw"], key=lambda column: column.map(lambda x: order.get(x, x))
     )
     columns = ["toy", "source", "statistic", "estimator", "iw", "draws"]
     return table.reset_index(drop=True)[[*columns, "ours", "ours_se", "published", "accuracy", "difference", "note"]]
@@ -137,9 +137,9 @@ def theory_slope(estimator: str, statistic: str) -> float:
         known = parse_estimator(estimator)
     except ValueError:  # of another version
         return math.nan
-    found = SLOPES.get(known.canonical, SLOPES.get(known.family))
-    place = {"snr": 0, "dsnr": 0, "variance": 1, "magnitude": 2}[statistic]
-    return found[place] if found else math.nan
+    slopes = SLOPES.get(known.canonical, SLOPES.get(known.family))
+    column = {"snr": 0, "dsnr": 0, "variance": 1, "magnitude": 2}[statistic]
+    return slopes[column] if slopes else math.nan
 
 
 def slope_text(slopes: pd.DataFrame) -> str:

@@ -202,7 +202,7 @@ def _span(counts: set[int]) -> str:
 
 
 def _print_far(comparison: pd.DataFrame) -> None:
-    """Say how far we are from the paper, and where it is far."""
+    """Print how many values differ from the published ones by more than :data:`FAR`."""
     from ovis.paper.figure1.asymptotic_tables import FAR
 
     if comparison.empty:

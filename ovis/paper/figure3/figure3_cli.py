@@ -75,7 +75,7 @@ def report(options: argparse.Namespace) -> None:
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.figures.save_figure import save_figure
     from ovis.paper.figure3.figure3_curves import PANELS, curve_table
-    from ovis.paper.figure3.figure3_plot import figure3_picture
+    from ovis.paper.figure3.figure3_plot import panel_figure
     from ovis.paper.figure3.figure3_tables import final_table, final_text, step_table, step_text
 
     experiment = _read(options)
@@ -85,13 +85,13 @@ def report(options: argparse.Namespace) -> None:
     steps = step_text(step_table(curves, options.figure))
     if steps:
         text += f"\n{steps}"
-    picture = figure3_picture(experiment, curves, options.figure, options.dataset, options.metric, options.ylims)
+    drawn = panel_figure(experiment, curves, options.figure, options.dataset, options.metric, options.ylims)
 
     folder = Path(options.output) / report_name(options.exp, PANELS[options.figure].include)
     _print_notes(experiment)
-    write_files(folder, {f"{picture.name}.csv": curves.to_csv(index=False), f"{picture.name}.txt": text})
+    write_files(folder, {f"{drawn.name}.csv": curves.to_csv(index=False), f"{drawn.name}.txt": text})
     print(text)
-    print(*save_figure(picture.figure, folder, picture.name), sep="\n")
+    print(*save_figure(drawn.figure, folder, drawn.name), sep="\n")
 
 
 def _check(options: argparse.Namespace, experiment: ExperimentData, curves: pd.DataFrame) -> None:
@@ -140,12 +140,12 @@ def _print_notes(experiment: ExperimentData) -> None:
     """What a reader of the numbers should know."""
     from ovis.experiments.reporting.data.select import mixed_settings
     from ovis.paper.figure3.figure3_curves import KEYS
-    from ovis.paper.figure3.figure3_tables import strange_settings
+    from ovis.paper.figure3.figure3_tables import unpublished_settings
 
     mixed = mixed_settings(experiment, KEYS)
     if mixed:
         print(f"note: runs that are averaged differ in {', '.join(mixed)}")
-    strange = strange_settings(experiment)
-    if strange:
-        values = ", ".join(f"{name} = {value}" for name, value in strange.items())
+    differing = unpublished_settings(experiment)
+    if differing:
+        values = ", ".join(f"{name} = {value}" for name, value in differing.items())
         print(f"note: not the paper's experiment ({values}): its numbers are no reference for these runs")

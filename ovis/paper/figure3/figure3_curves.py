@@ -78,7 +78,7 @@ def curve_table(experiment: ExperimentData, metric: str) -> pd.DataFrame:
     runs = experiment.runs[["run", *KEYS]].dropna()
     runs = runs.join(experiment.runs["seed"] if "seed" in experiment.runs else runs["run"].rename("seed"))
     rows = rows.assign(smoothed=smoothed).merge(runs, on="run")
-    # Runs of one seed (a mixture that the door warns of) are no repetitions: they are averaged first.
+    # Runs of one seed are no repetitions, so they are averaged first; the command prints a note on them.
     seeds = rows.groupby([*KEYS, "step", "seed"], dropna=False)[["value", "smoothed"]].mean().reset_index()
     table = seeds.groupby([*KEYS, "step"], sort=True).agg(
         mean=("value", "mean"), smoothed=("smoothed", "mean"), seeds=("value", "count")
@@ -116,8 +116,8 @@ def hann_smooth(steps: NDArray[np.float64], values: NDArray[np.float64], window:
 
 def smoothing_text(table: pd.DataFrame) -> str:
     """How a table of curves was smoothed, for a caption."""
-    most = int(table.groupby(KEYS).size().max())
-    widest = 2 * min(WINDOW // 2, (most - 1) // 2) + 1
+    evaluations = int(table.groupby(KEYS).size().max())
+    widest = 2 * min(WINDOW // 2, (evaluations - 1) // 2) + 1
     if widest < 5:  # of three evaluations the outer two have the weight 0
         return "not smoothed"
     return f"smoothed with a Hann window of {widest} evaluations"

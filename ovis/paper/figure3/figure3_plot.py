@@ -1,4 +1,4 @@
-"""The picture of Figure 3: one panel, colours for estimators, dashes and markers for K, the legend to the right."""
+"""Draws Figure 3: one panel, colours for estimators, dashes and markers for K, the legend to the right."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ __all__ = [
     "METRIC",
     "PAPER_LIMITS",
     "draw_figure3",
-    "figure3_picture",
-    "figure3_pictures",
+    "panel_figure",
+    "panel_figures",
     "panel_limits",
     "particle_styles",
 ]
@@ -102,14 +102,14 @@ def draw_figure3(
         last = int(table["step"].max())
         for _, rows in table.groupby(KEYS):
             estimator, iw = str(rows["estimator"].iloc[0]), int(rows["iw"].iloc[0])
-            place = list(looks).index(estimator)
+            index = list(looks).index(estimator)
             steps = rows["step"].to_numpy(np.float64)
             axis.plot(
                 steps,
                 rows["smoothed"],
                 label=f"{looks[estimator].label}, K={iw}",
-                markevery=_marked(steps, last, place / len(looks)),
-                zorder=3 - place / len(looks),
+                markevery=_marked(steps, last, index / len(looks)),
+                zorder=3 - index / len(looks),
                 **_line(estimator, looks[estimator].color, *styles[iw]),
             )
         _scale(axis, last, limits)
@@ -230,16 +230,16 @@ def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, 
 DATASET, METRIC = "binmnist", "train:loss/L_k"
 
 
-def figure3_pictures(experiment: ExperimentData) -> Iterator[ReportFigure]:
+def panel_figures(experiment: ExperimentData) -> Iterator[ReportFigure]:
     """The panels of Figure 3 of which an experiment has runs."""
     for figure in PANELS:
         panel = select_panel(experiment, figure, DATASET)
         curves = curve_table(panel, METRIC)
         if len(curves):
-            yield figure3_picture(panel, curves, figure, DATASET, METRIC)
+            yield panel_figure(panel, curves, figure, DATASET, METRIC)
 
 
-def figure3_picture(
+def panel_figure(
     experiment: ExperimentData,
     curves: pd.DataFrame,
     figure: str,

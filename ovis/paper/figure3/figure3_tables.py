@@ -14,7 +14,7 @@ from ovis.experiments.reporting.tables import number_text
 from ovis.paper.figure3.figure3_curves import KEYS
 from ovis.paper.published.published_numbers import read_published
 
-__all__ = ["FINAL_STEP", "SETTINGS", "final_table", "final_text", "step_table", "step_text", "strange_settings"]
+__all__ = ["FINAL_STEP", "SETTINGS", "final_table", "final_text", "step_table", "step_text", "unpublished_settings"]
 
 #: Optimizer steps at the right edge of both panels.
 FINAL_STEP = 4_000_000
@@ -58,12 +58,12 @@ def final_table(curves: pd.DataFrame, experiment: ExperimentData, figure: str) -
     table = table.merge(published[published["step"] == FINAL_STEP].drop(columns="step"), how="left", on=KEYS)
     complete = table["step"] >= COMPLETE * FINAL_STEP
     table["difference"] = (table["value"] - table["published"]).where(complete)
-    table = table.sort_values(["iw", "estimator"], key=lambda column: column.map(_place), kind="stable")
+    table = table.sort_values(["iw", "estimator"], key=lambda column: column.map(_sort_key), kind="stable")
     columns = [*KEYS, "step", "value", "seeds", "runs", "published", "difference"]
     return table[columns].reset_index(drop=True)
 
 
-def _place(key: object) -> object:
+def _sort_key(key: object) -> object:
     return style_order(key) if isinstance(key, str) else key
 
 
@@ -78,8 +78,8 @@ def step_table(curves: pd.DataFrame, figure: str) -> pd.DataFrame:
     published = _published(figure)
     for row in published[published["step"] < FINAL_STEP].to_dict("records"):
         curve = curves[(curves["estimator"] == row["estimator"]) & (curves["iw"] == row["iw"])]
-        ours, seeds = _value_at(curve, row["step"])
-        rows.append({**row, "ours": ours, "seeds": seeds, "difference": ours - row["published"]})
+        value, seeds = _value_at(curve, row["step"])
+        rows.append({**row, "ours": value, "seeds": seeds, "difference": value - row["published"]})
     return pd.DataFrame(rows, columns=[*KEYS, "step", "published", "ours", "seeds", "difference"])
 
 
@@ -99,15 +99,15 @@ def _value_at(curve: pd.DataFrame, step: int) -> tuple[float, int]:
     return float(np.interp(step, around["step"], around["smoothed"])), int(around["seeds"].min())
 
 
-def strange_settings(experiment: ExperimentData) -> dict[str, str]:
+def unpublished_settings(experiment: ExperimentData) -> dict[str, str]:
     """Settings in which our runs are not the paper's, and their values: of another experiment nothing is published."""
-    found = {name: experiment.runs[name] for name in SETTINGS if name in experiment.runs}
-    other = {name: column[column != SETTINGS[name]].unique() for name, column in found.items()}
-    return {name: ", ".join(map(str, values)) for name, values in other.items() if len(values)}
+    columns = {name: experiment.runs[name] for name in SETTINGS if name in experiment.runs}
+    differing = {name: column[column != SETTINGS[name]].unique() for name, column in columns.items()}
+    return {name: ", ".join(map(str, values)) for name, values in differing.items() if len(values)}
 
 
 def final_text(table: pd.DataFrame) -> str:
-    """The final values for people."""
+    """The final values as a text table."""
     shown = pd.DataFrame(
         {
             "": estimator_labels(table["estimator"]),
@@ -127,7 +127,7 @@ def final_text(table: pd.DataFrame) -> str:
 
 
 def step_text(table: pd.DataFrame) -> str:
-    """The published curves step for step, for people; empty where none is published."""
+    """The published curves step for step as a text table; empty where none is published."""
     if table.empty:
         return ""
     shown = pd.DataFrame(

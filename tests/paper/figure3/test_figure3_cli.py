@@ -13,7 +13,7 @@ from synthetic_runs import Folder, write_run
 
 from ovis.experiments.reporting.data.read import read_experiment
 from ovis.paper.figure3.figure3_cli import main
-from ovis.paper.figure3.figure3_plot import figure3_pictures
+from ovis.paper.figure3.figure3_plot import panel_figures
 from ovis.paper.figure3.figure3_tables import FINAL_STEP, SETTINGS
 
 REPOSITORY = Path(__file__).parents[3]
@@ -93,9 +93,9 @@ def test_runs_that_are_no_reference(demo: Folder, capsys: pytest.CaptureFixture[
 
 def test_the_alternative_text_says_which_bound(demo: Folder) -> None:
     run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0], iw_test=5000)
-    (picture,) = figure3_pictures(read_experiment(demo.path))
-    assert picture.alt.startswith("train bound L_5000 [nats] of binmnist against training steps")
-    assert "$L_{5000}$" in picture.figure.axes[0].get_ylabel()
+    (figure,) = panel_figures(read_experiment(demo.path))
+    assert figure.alt.startswith("train bound L_5000 [nats] of binmnist against training steps")
+    assert "$L_{5000}$" in figure.figure.axes[0].get_ylabel()
 
 
 def test_another_metric_data_set_and_axis(demo: Folder) -> None:

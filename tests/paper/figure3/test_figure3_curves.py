@@ -17,7 +17,7 @@ from ovis.paper.figure3.figure3_tables import (
     final_text,
     step_table,
     step_text,
-    strange_settings,
+    unpublished_settings,
 )
 
 METRIC = "train:loss/L_k"
@@ -159,4 +159,4 @@ def test_the_published_curve_step_for_step() -> None:
 
 def test_runs_that_are_not_the_papers_experiment() -> None:
     runs = pd.DataFrame({"N": [100, 100], "depth": [3, 3], "lr": [3e-4, 1e-3], "bs": [24, 24]})
-    assert strange_settings(ExperimentData("x", runs, pd.DataFrame())) == {"N": "100", "lr": "0.001"}
+    assert unpublished_settings(ExperimentData("x", runs, pd.DataFrame())) == {"N": "100", "lr": "0.001"}

@@ -55,7 +55,7 @@ def list_experiments(root: Path) -> list[str]:
 
 
 def read_queue(paths: ExperimentPaths) -> dict[str, str]:
-    """Run name -> state in the queue; empty where no queue can be read: the folders tell enough."""
+    """Run name -> state in the queue; empty where no queue can be read; the folders suffice."""
     try:
         rows = Ledger(paths).read()
     except LedgerError:

@@ -95,7 +95,7 @@ def report_name(
 
 
 def check_keys(experiment: ExperimentData, keys: Iterable[str], option: str = "--keys") -> list[str]:
-    """The settings by which curves are told apart, each once.
+    """The settings that distinguish curves, each once.
 
     Raises:
         ValueError: no such setting.
@@ -186,8 +186,8 @@ def _measured_once(experiment: ExperimentData) -> frozenset[str]:
     curves = experiment.curves
     metrics, runs = curves["metric"].cat, curves["run"].cat
     shape = len(metrics.categories), len(runs.categories)
-    places = np.ravel_multi_index((metrics.codes, runs.codes), shape) if len(curves) else np.zeros(0, int)
-    counts = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+    cells = np.ravel_multi_index((metrics.codes, runs.codes), shape) if len(curves) else np.zeros(0, int)
+    counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
     evaluations = experiment.runs.set_index("run")["evaluations"].reindex(runs.categories).fillna(0).to_numpy()
     single = (counts <= 1).all(axis=1) & (counts * (evaluations > 1) == counts).all(axis=1) & counts.any(axis=1)
     return frozenset(str(name) for name in metrics.categories[single])

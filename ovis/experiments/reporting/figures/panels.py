@@ -36,7 +36,7 @@ __all__ = [
 #: Panels side by side, at most, where they are all of one data set.
 ROW = 4
 
-#: Inches of a whole figure, at least: the legend needs room beside a single panel too.
+#: Inches of a whole figure, at least: the legend needs this width beside a single panel too.
 NARROWEST = 3.6
 
 #: Markers on a line of many points, about.
@@ -94,7 +94,7 @@ def draw_lines(
         x: the column of the horizontal axis.
         marks: markers on a line of many points, about.
     """
-    for place, item in enumerate(series):
+    for index, item in enumerate(series):
         rows = _rows_of(table, keys, item).sort_values(x)
         if rows.empty:
             continue
@@ -102,8 +102,8 @@ def draw_lines(
             rows[x],
             rows["mean"],
             label=item.look.label,
-            zorder=3 - place / len(series),
-            markevery=_marked(rows["mean"].to_numpy(np.float64), place, marks),
+            zorder=3 - index / len(series),
+            markevery=_marked(rows["mean"].to_numpy(np.float64), index, marks),
             **item.look.line,
         )
         if rows["low"].notna().any():
@@ -145,11 +145,11 @@ def draw_row(
     return {label for axis in axes for label in cut_lines(axis)} if held else set()
 
 
-def _marked(values: NDArray[np.float64], place: int, marks: int) -> list[int]:
+def _marked(values: NDArray[np.float64], offset: int, marks: int) -> list[int]:
     """Which points of a line have markers: the last one, and a few that are not at the steps of the other lines'."""
     every = max(1, round(len(values) / marks))
     drawn = np.flatnonzero(np.isfinite(values))
-    return sorted({*range(place % every, len(values), every), *drawn[-1:].tolist()})
+    return sorted({*range(offset % every, len(values), every), *drawn[-1:].tolist()})
 
 
 def _rows_of(table: pd.DataFrame, keys: Sequence[str], item: Series) -> pd.DataFrame:

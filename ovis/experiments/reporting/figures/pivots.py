@@ -61,7 +61,7 @@ def draw_pivots(
         figure = new_figure(width * columns, height * rows)
         axes = figure.subplots(rows, columns, squeeze=False)
         panels = [(pivot, name) for pivot in pivots for name in sets]
-        for place, (axis, (pivot, name)) in enumerate(zip(axes.flat, panels, strict=False)):
+        for index, (axis, (pivot, name)) in enumerate(zip(axes.flat, panels, strict=False)):
             part = table.loc[table["pivot"] == pivot.name]
             part = part.loc[part["dataset"].astype(str) == name] if name else part
             use_scale(axis, part, pivot.metric)
@@ -69,7 +69,7 @@ def draw_pivots(
             if axis.get_yscale() == "log":
                 label_decades(axis)
             label_counts(axis, sorted(table[X].unique()))
-            axis.set_xlabel(label if place >= len(panels) - columns else "")
+            axis.set_xlabel(label if index >= len(panels) - columns else "")
             if not name or name == sets[0]:
                 axis.set_ylabel(pivot.label)
             if pivot == pivots[0] or not name:

@@ -58,7 +58,7 @@ class Series:
         look: how it is drawn; its label names the whole group.
         estimator: what of the label is the estimator; empty where all groups have the same one.
         rest: the other settings, written out.
-        level: the place of ``rest`` among all of them, the smallest first.
+        level: the index of ``rest`` among all of them, the smallest first.
     """
 
     keys: dict[str, Any]
@@ -165,6 +165,6 @@ def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
         return column.map(str)
 
 
-def _ordinal(place: int) -> Look:
+def _ordinal(number: int) -> Look:
     """A look by number, where no estimator gives one."""
-    return Look("", FALLBACK[place % len(FALLBACK)], DASHES[place % len(DASHES)], MARKERS[place % len(MARKERS)])
+    return Look("", FALLBACK[number % len(FALLBACK)], DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)])

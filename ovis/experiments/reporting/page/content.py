@@ -30,7 +30,7 @@ class Column:
 
     Attributes:
         name: in the table's rows.
-        heading: for people.
+        heading: as it is shown.
         digits: format of its numbers; empty: as they are (settings, counts).
         choices: offer its values as a filter.
     """

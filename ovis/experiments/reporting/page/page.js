@@ -12,17 +12,17 @@ for (const box of document.querySelectorAll(".sortable")) {
   }));
 
   const heads = Array.from(table.tHead.rows[0].cells);
-  heads.forEach((head, place) => {
-    head.querySelector("button").addEventListener("click", () => sortBy(head, place));
+  heads.forEach((head, index) => {
+    head.querySelector("button").addEventListener("click", () => sortBy(head, index));
   });
 
-  function sortBy(head, place) {
+  function sortBy(head, index) {
     const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     for (const other of heads) {
       other.setAttribute("aria-sort", "none");
     }
     head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
-    const keyed = rows.map((row) => ({ row, key: sortKey(row.cells[place]) }));
+    const keyed = rows.map((row) => ({ row, key: sortKey(row.cells[index]) }));
     keyed.sort((a, b) => compare(a.key, b.key, direction));
     const sorted = document.createDocumentFragment();
     for (const { row } of keyed) {

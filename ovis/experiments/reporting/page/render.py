@@ -113,9 +113,9 @@ def _number_tables(verdict: ClaimVerdict) -> list[tuple[str, list[str], list[tup
     tables = []
     there = [cell for cell in verdict.cells if cell.count]
     for heading in _unique(cell.heading for cell in there):
-        texts = {(cell.who, cell.place): cell.text for cell in there if cell.heading == heading}
-        columns = _unique(place for _, place in texts)
-        rows = [(who, [texts.get((who, place), ABSENT) for place in columns]) for who in _unique(w for w, _ in texts)]
+        texts = {(cell.who, cell.at): cell.text for cell in there if cell.heading == heading}
+        columns = _unique(at for _, at in texts)
+        rows = [(who, [texts.get((who, at), ABSENT) for at in columns]) for who in _unique(w for w, _ in texts)]
         tables.append((heading, columns, rows))
     return tables
 

@@ -118,7 +118,7 @@ def _setting_column(name: str, rows: pd.DataFrame) -> Column:
 def _sorted_as_in_legends(column: pd.Series[Any]) -> pd.Series[Any]:
     if column.name != "estimator":
         return column
-    order = {name: place for place, name in enumerate(sorted(column.astype(str).unique(), key=style_order))}
+    order = {name: index for index, name in enumerate(sorted(column.astype(str).unique(), key=style_order))}
     return column.astype(str).map(order)
 
 

@@ -37,7 +37,7 @@ from ovis.experiments.runner.job import JobSpec
 
 __all__ = ["SlurmEngine"]
 
-#: Seconds between two looks at squeue's answer and at the marks of ended jobs.
+#: Seconds between two queries of squeue and of the marks of ended jobs.
 LOOK = 0.3
 
 #: Seconds to wait after Slurm has refused a job like those that it has accepted.

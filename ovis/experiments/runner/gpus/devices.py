@@ -12,7 +12,7 @@ from ovis.experiments.runner.gpus.nvml import Nvml, NvmlError, NvmlMissingError
 __all__ = ["Device", "DeviceError", "default_processes", "list_devices"]
 
 
-#: CUDA_VISIBLE_DEVICES of whoever wants no GPU to be seen: people, Slurm, NVIDIA's container runtime.
+#: Values of CUDA_VISIBLE_DEVICES that hide all GPUs, as set by users, Slurm and NVIDIA's container runtime.
 NO_GPU = ("", "-1", "NoDevFiles", "none", "void")
 
 
@@ -25,7 +25,7 @@ class Device:
     """A device for runs.
 
     Attributes:
-        label: its name for people: ``cpu`` or ``cuda:3``.
+        label: its name in messages: ``cpu`` or ``cuda:3``.
         kind: the training's ``--device``: ``cpu`` or ``cuda``.
         environment: the variables that show a process this device and no other.
         gpu: its UUID in NVML; empty: the CPU, or a GPU whose load can't be read.

@@ -47,7 +47,7 @@ class RequeueLevel(IntEnum):
     ALL = 10_000  # and done
 
 
-#: The levels, for people.
+#: The levels, for the help text.
 REQUEUE_LEVELS = "0: none; 1: aborted or lost; 2: also failed; 100: all that are not done; 10000: all"
 
 
