@@ -6,11 +6,10 @@ change the preset of ``gaussian-mixture-model``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from ovis.experiments.reporting.presets import Preset
-from ovis.paper.claims.paper_verdicts import TRAINING_CLAIMS, training_verdicts
+from ovis.paper.claims.paper_verdicts import TRAINING_CLAIMS, base_name, training_verdicts
 from ovis.paper.figure3.figure3_plot import panel_figures
 
 __all__ = ["PRESETS", "find_preset"]
@@ -78,7 +77,7 @@ def find_preset(exp: str) -> Preset | None:
     Of one in small (``-mini``) or of a part (``-excerpt``) it has no limits of axes: those are of the full experiment's
     numbers.
     """
-    whole = re.sub(r"-(mini|excerpt)$", "", exp)
+    whole = base_name(exp)
     if whole not in PRESETS:
         return None
     preset = PRESETS[whole] if exp == whole else replace(PRESETS[whole], ylims=())

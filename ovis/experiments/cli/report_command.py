@@ -78,8 +78,8 @@ def run_report(
         argv: the command line; None: that of the process.
 
     Returns:
-        0; 1 where there is nothing to draw, or the report can't be written; 2 where what was asked for does not exist,
-        or a package is not installed.
+        0; 1 where there is nothing to draw, or the report can't be written; 2 where the requested experiment, estimator
+        or metric does not exist, or a package is not installed.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     options = parser.read(words)

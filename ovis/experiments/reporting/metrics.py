@@ -1,4 +1,4 @@
-"""What a metric's name means: its label and unit, whether more is better, how it is drawn and written."""
+"""Metrics by their names: label, unit, whether larger is better, and format."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = [
     "parse_pivot",
 ]
 
-#: How the values of one run over its training become one number.
+#: Aggregates, which reduce the values of a run over its training to one number.
 AGGREGATES = {"max": "max", "min": "min", "mean": "mean", "last": "final"}
 
 
-#: The setting that says with how many particles a split is evaluated: not with the K of the training.
+#: Split -> the setting with the number of particles of its evaluation, which differs from the K of training.
 PARTICLES = {"train": "iw_test", "valid": "iw_valid", "test": "iw_test"}
 
 #: Of a bound, in its symbol and in its text: with how many particles it is evaluated.
@@ -34,7 +34,7 @@ COUNT = "<K>"
 
 @dataclass(frozen=True)
 class MetricKind:
-    """What all metrics of one kind share.
+    """Properties of all metrics of one kind.
 
     Attributes:
         symbol: for figures (mathtext); :data:`COUNT` stands for the number of particles.
@@ -79,7 +79,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Evaluated:
-    """How an experiment's metrics came about, which their labels must say.
+    """How an experiment's metrics were evaluated, which their labels state.
 
     Attributes:
         particles: split -> with how many its bounds are evaluated; without the splits in which the runs differ.
@@ -115,7 +115,7 @@ class Metric:
 
     @property
     def kind(self) -> MetricKind:
-        """What is known of it; an unknown metric is a plain number under its own name."""
+        """Its kind; an unknown metric is a plain number with its name as label."""
         key = self.name.partition(":")[2] or self.name
         return KINDS.get(key, MetricKind(key.replace("_", " "), key, digits=".4g"))
 
@@ -160,7 +160,7 @@ class Pivot:
 
     @property
     def heading(self) -> str:
-        """What was done to the metric: best, final, mean, max or min, and what chose, where it is a test set's best.
+        """How the metric was aggregated (best, final, mean, max or min) and, for the best test value, on which split.
 
         The best of all evaluations on the test set is chosen on the test set, and too good by that. A metric measured
         once, with the best parameters, is not: all its aggregates are that one number.
@@ -176,7 +176,7 @@ class Pivot:
 
     @property
     def label(self) -> str:
-        """For an axis, in lines: the metric, how it became one number, and what chose that, if it matters."""
+        """For an axis, in lines: the metric, its aggregate, and on which split that was chosen, if it matters."""
         metric = self.metric
         word, _, chosen = self.heading.partition(", ")
         if metric.once:
@@ -220,7 +220,7 @@ def make_metric(name: str, evaluated: Evaluated | None = None) -> Metric:
 
 
 def is_known(name: str) -> bool:
-    """Whether a training can have this metric, though none may have it yet."""
+    """Whether training runs can have this metric, even if none has it yet."""
     split, _, kind = name.partition(":")
     return split in PARTICLES and kind in KINDS
 

@@ -1,4 +1,4 @@
-"""What a report shows: what was asked for, else the preset of the experiment, else what the runs have."""
+"""The content of a report: from the options or, without them, the experiment's preset, or else from the runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ovis.experiments.reporting.presets import Preset
 
 __all__ = ["ReportRequest", "ReportSpec", "make_report_spec"]
 
-#: Defaults, as far as the runs have them.
+#: Defaults; what the runs lack is left out.
 KEYS = ("dataset", "estimator", "iw")
 METRICS = ("train:loss/L_k", "test:loss/L_k", "train:grads/snr")
 PIVOTS = (
@@ -39,7 +39,7 @@ Item = TypeVar("Item", Metric, Pivot)
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """The options of the command line that choose what to show; empty ones leave it to the preset.
+    """The command-line options that choose what to show; empty ones are taken from the preset.
 
     Attributes:
         merge_args: settings that make a series of their own; None: those in which its runs differ.
@@ -55,7 +55,7 @@ class ReportRequest:
 
 @dataclass(frozen=True)
 class ReportSpec:
-    """What is shown.
+    """What a report shows.
 
     Attributes:
         keys: settings that tell groups of runs apart, those that were merged into the series among them.
@@ -65,7 +65,7 @@ class ReportSpec:
         drawn: of these, those that get a panel.
         limits: metric -> limits of its axis.
         evaluated: how the metrics came about.
-        notes: what a reader should know of the spec.
+        notes: remarks for readers.
     """
 
     keys: list[str]
@@ -79,15 +79,15 @@ class ReportSpec:
 
 
 def make_report_spec(experiment: ExperimentData, request: ReportRequest, preset: Preset) -> ReportSpec:
-    """Decide what to show.
+    """Choose what to show.
 
     Args:
         experiment: what was read.
-        request: what was asked for.
+        request: the options.
         preset: what the experiment's own figure shows.
 
     Raises:
-        ValueError: something was asked for that no run has.
+        ValueError: a requested setting or metric that no run has.
     """
     keys, notes = _keys(experiment, request)
     evaluated = how_evaluated(experiment)
@@ -110,7 +110,7 @@ def make_report_spec(experiment: ExperimentData, request: ReportRequest, preset:
 
 
 def _keys(experiment: ExperimentData, request: ReportRequest) -> tuple[list[str], list[str]]:
-    """The settings that tell groups apart, and notes on what was put together or kept apart."""
+    """The settings that distinguish groups, and notes on what is averaged or drawn separately."""
     keys = check_keys(experiment, request.keys or _default_keys(experiment))
     if request.merge_args is None:
         merged = differing_settings(experiment, keys)
@@ -129,7 +129,7 @@ def _default_keys(experiment: ExperimentData) -> list[str]:
 
 
 def _notes_on_metrics(experiment: ExperimentData, evaluated: Evaluated, request: ReportRequest) -> list[str]:
-    """What was asked for and is not there, or not as one may think."""
+    """Notes on requested metrics that no run has, or that have one value per run."""
     present = experiment.metrics
     curves = dict.fromkeys([*request.metrics, *request.detailed_metrics])
     asked = dict.fromkeys([*curves, *(parse_pivot(text).metric.name for text in request.pivot_metrics)])
@@ -156,7 +156,7 @@ def _limits(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def _notes_on_limits(experiment: ExperimentData, limits: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Limits that are of no use: a panel of which they would hold nothing goes without."""
+    """Notes on limits that are not used: a panel ignores limits that contain none of its values."""
     unused = [name for name in limits if name not in experiment.metrics]
     values = {name: experiment.curves.loc[experiment.curves["metric"] == name, "value"] for name in limits}
     empty = [name for name, ends in limits.items() if name not in unused and not values[name].between(*ends).any()]
@@ -167,7 +167,7 @@ def _notes_on_limits(experiment: ExperimentData, limits: Mapping[str, tuple[floa
 def _curves(
     experiment: ExperimentData, evaluated: Evaluated, asked: Sequence[str], default: Sequence[str], option: str
 ) -> list[Metric]:
-    """The metrics that are drawn against steps: those asked for, or those of the default that have curves."""
+    """The metrics that are drawn against steps: the requested ones, or those of the default that have curves."""
     if asked:
         return _refuse_nothing(check_metrics(experiment, asked, option), experiment, option)
 
@@ -181,7 +181,7 @@ def _curves(
 
 
 def _pivots(experiment: ExperimentData, evaluated: Evaluated, request: ReportRequest, preset: Preset) -> list[Pivot]:
-    """The columns of the table: those asked for, or those of the default that the runs have."""
+    """The columns of the table: the requested ones, or those of the default that the runs have."""
     if request.pivot_metrics:
         asked = check_pivots(experiment, map(parse_pivot, request.pivot_metrics))
         return _refuse_nothing(asked, experiment, "--pivot_metrics")
@@ -214,6 +214,6 @@ def _refuse_nothing(items: list[Item], experiment: ExperimentData, option: str) 
 
 
 def _one_each(pivots: Sequence[Pivot]) -> list[Pivot]:
-    """The first number of each metric, and no times: panels that look alike add nothing."""
+    """The first pivot of each metric, without times; the others would give similar panels."""
     first = {pivot.metric.name: pivot for pivot in reversed(pivots)}
     return [pivot for pivot in pivots if first[pivot.metric.name] == pivot and pivot.metric.name != "time"]

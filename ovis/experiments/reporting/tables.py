@@ -16,7 +16,7 @@ from ovis.experiments.reporting.metrics import Evaluated, parse_pivot
 
 __all__ = ["ABSENT", "latex_table", "number_text", "text_table", "wide_table"]
 
-#: What a cell says where there is no value.
+#: The text of a cell without a value.
 ABSENT = "-"
 
 GAP = "  "
@@ -102,7 +102,7 @@ def latex_table(
 def _columns(
     table: pd.DataFrame, keys: Sequence[str], float_format: str, evaluated: Evaluated | None
 ) -> Iterator[_Column]:
-    """The keys, every pivot, and how many seeds are behind a row."""
+    """The columns: the keys, every pivot, and the number of seeds of each row."""
     first = table[table["pivot"] == table["pivot"].iloc[0]]
     for key in keys:
         texts = first[key].map(value_text).tolist()
@@ -126,13 +126,13 @@ def _entry(digits: str, mean: float, se: float, seeds: int, of: int) -> _Entry:
 
 
 def _seeds(seeds: int, runs: int, done: int) -> str:
-    """How many seeds are behind a row; how many runs, if several have one seed; how many are done, if not all."""
+    """The number of seeds of a row; also that of runs if several share a seed, and of finished runs if not all are."""
     noted = [f"{runs} runs"] * (runs != seeds) + [f"{done} done"] * (done != runs)
     return f"{seeds} ({', '.join(noted)})" if noted else f"{seeds}"
 
 
 def _lines(column: _Column) -> list[str]:
-    """Means above means and errors above errors."""
+    """The cells with their means and errors aligned."""
     means = _aligned([entry.mean for entry in column.entries], column.left)
     errors = _aligned([f" ± {entry.error}" if entry.error else "" for entry in column.entries], left=True)
     notes = _aligned([entry.note for entry in column.entries], left=True)

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class ClaimStatus(str, Enum):
-    """What our runs say about a statement."""
+    """Whether our runs support a claim."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number behind a verdict: that of one estimator under a heading.
+    """A number that a verdict is based on: a quantity of one estimator.
 
     Attributes:
         heading: what is measured, e.g. ``min posterior L2``.
@@ -71,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What our runs say about a claim.
+    """The verdict of our runs on a claim.
 
     Attributes:
         claim: the statement.
@@ -93,12 +93,12 @@ class ClaimVerdict:
 
     @property
     def fewest(self) -> int:
-        """How many seeds (draws) are behind each number, at least."""
+        """Smallest number of seeds (draws) of a number."""
         return min((cell.count for cell in self.cells), default=0)
 
     @property
     def most(self) -> int:
-        """How many are behind a number, at most."""
+        """Largest number of seeds (draws) of a number."""
         return max((cell.count for cell in self.cells), default=0)
 
     @property
@@ -125,7 +125,7 @@ class ClaimVerdict:
 
 
 def undecided(claim: Claim, reason: str, unit: str, subject: str = "") -> ClaimVerdict:
-    """The verdict on a claim that can't be looked at, and why."""
+    """The verdict on a claim that can't be evaluated, with the reason."""
     return ClaimVerdict(claim, ClaimStatus.OPEN, (), reason, unit, subject, decided=False)
 
 
@@ -140,10 +140,10 @@ COLUMNS = (
     *("numbers", "reason", "fewest", "most", "unit", "published", "source"),
 )
 
-#: Characters of a line of text.
+#: Characters per line of text.
 WIDTH = 100
 
-#: Lines of a long paragraph, at most.
+#: Largest number of lines of a long paragraph.
 LINES = 3
 
 
@@ -184,7 +184,7 @@ def count_verdicts(verdicts: Sequence[ClaimVerdict]) -> str:
 
 
 def claims_text(verdicts: Sequence[ClaimVerdict]) -> str:
-    """What the paper says, what we find, and the numbers, a paragraph each; empty where there are no verdicts.
+    """The verdicts as text, one paragraph each; empty if there are none.
 
     Numbers are those of verdicts that have any comparison decided, as far as they fit; the table has all.
     """

@@ -1,4 +1,4 @@
-"""What the paper says of spending a budget of particles on the control variate (appendix): two models, one table."""
+"""The paper's claims about using part of a budget of particles for the control variate (appendix), for two models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _budget_claims(model: str, alpha: float, warmup: bool, winner: str, share: s
     )
 
 
-#: A published finding that is an error of the original: its γ=0 lacks the factor 1 / (1 - α).
+#: A published finding that is caused by an error in the authors' code: its γ=0 lacks the factor 1 / (1 - α).
 GAMMA0_WORST = PaperClaim(
     "budget-gamma0-worst",
     FIGURE,

@@ -1,4 +1,4 @@
-"""Claims as rows of data, and the one comparer that decides them.
+"""Claims as data, and the comparison that decides them.
 
 A claim is a sentence of the paper with the comparisons that it amounts to. Each comparison reads one quantity of some
 configurations, from finished trainings, gradient statistics or costs, and asks where the 95 % interval of a difference
@@ -30,7 +30,7 @@ __all__ = ["ClaimNumbers", "Comparison", "Configuration", "PaperClaim", "Reading
 
 Relation = Literal["better than", "above", "below", "within", "rises with K", "falls with K", "leads less at large K"]
 
-#: Groups of findings that a verdict names, at most; the open ones it names if they are no more than :data:`FEW`.
+#: Largest number of groups of findings that a verdict names; open findings are named if there are at most :data:`FEW`.
 NAMED, FEW = 5, 2
 
 #: Between the two sides of a comparison.
@@ -39,7 +39,7 @@ AGAINST = " against "
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a claim compares: an estimator, and for trainings the order of their bound.
+    """An estimator and, for training runs, the order of their bound.
 
     Attributes:
         estimator: its canonical id.
@@ -127,7 +127,7 @@ def logarithm(estimate: UncertainValue) -> UncertainValue:
 
 
 class ClaimNumbers(Protocol):
-    """The numbers of one experiment, as the comparer asks for them."""
+    """The numbers of one experiment, as :func:`compare` reads them."""
 
     def reading(self, quantity: str, who: Configuration, iw: int) -> Reading:
         """A quantity of a configuration at one K; K = 0 for one over several K, or where there is none."""
@@ -138,7 +138,7 @@ class ClaimNumbers(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one comparison: what was compared, at which K (``K = 5``; empty: at no one), and the status."""
+    """The result of one comparison: what was compared, at which K (``K = 5``; empty: none), and the status."""
 
     about: str
     status: ClaimStatus
@@ -225,7 +225,7 @@ def _against_number(comparison: Comparison, data: ClaimNumbers, iw: int) -> Evid
 
 
 def _at_common_particles(comparison: Comparison, data: ClaimNumbers) -> Evidence:
-    """Each pair at the largest K that both of it have."""
+    """Each pair at the largest K that both configurations have."""
     parts = []
     for a in comparison.who:
         for b in _configurations(comparison.reference):
@@ -272,7 +272,7 @@ def _leads(comparison: Comparison, data: ClaimNumbers) -> Evidence:
 
 
 def _lead(a: Reading, b: Reading) -> pd.Series[float] | UncertainValue:
-    """By how much ``a`` is better than ``b``: by seed, for the seeds of both."""
+    """The lead of ``a`` over ``b``, for each seed that both have."""
     first, second = a.scaled, b.scaled
     if isinstance(first, UncertainValue) or isinstance(second, UncertainValue):
         return _times(_difference(first, second), a.sign)

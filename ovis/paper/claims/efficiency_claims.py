@@ -1,4 +1,4 @@
-"""What the paper says of memory and time."""
+"""The paper's claims about memory and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the paper says of gradients as K grows (Figure 1). Slopes are those between the two largest K."""
+"""The paper's claims about gradients as K grows (Figure 1). Slopes are those between the two largest K."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the paper says of the Gaussian mixture model (Figure 2)."""
+"""The paper's claims about the Gaussian mixture model (Figure 2)."""
 
 from __future__ import annotations
 

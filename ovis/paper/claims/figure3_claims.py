@@ -1,4 +1,4 @@
-"""What the paper says of the sigmoid belief network (Figure 3): left without a warm-up of α, right with it."""
+"""The paper's claims about the sigmoid belief network (Figure 3): left without a warm-up of α, right with it."""
 
 from __future__ import annotations
 

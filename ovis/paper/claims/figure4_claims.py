@@ -1,4 +1,4 @@
-"""What the paper says of the Gaussian variational autoencoder (Figure 4)."""
+"""The paper's claims about the Gaussian variational autoencoder (Figure 4)."""
 
 from __future__ import annotations
 

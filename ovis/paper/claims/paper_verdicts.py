@@ -19,10 +19,10 @@ from ovis.paper.claims.training_numbers import MixedRunsError, TrainingNumbers
 
 __all__ = ["TRAINING_CLAIMS", "base_name", "cost_verdicts", "gradient_verdicts", "training_verdicts"]
 
-#: Smaller or larger variants of an experiment, which the same claims are about.
+#: Suffixes of smaller or larger variants of an experiment, to which the same claims apply.
 VARIANTS = re.compile(r"-(mini|excerpt|extended)$")
 
-#: ExperimentData -> its data set and its claims.
+#: Experiment -> its data set and its claims.
 TRAINING_CLAIMS: Mapping[str, tuple[str, tuple[PaperClaim, ...]]] = {
     "gaussian-mixture-model": ("gmm", figure2_claims.FIGURE2),
     "sigmoid-belief-network": ("binmnist", figure3_claims.FIGURE3),
@@ -38,7 +38,7 @@ def base_name(exp: str) -> str:
 
 
 def training_verdicts(experiment: ExperimentData) -> list[ClaimVerdict]:
-    """The verdicts on an experiment of trainings, by its name; none where the paper says nothing of it.
+    """The verdicts on an experiment of training runs, by its name; none if the paper makes no claim about it.
 
     Only runs that are done count. Means over seeds are compared by the 95 % interval of their difference, paired by
     seed where two seeds are the same.

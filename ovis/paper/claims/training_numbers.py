@@ -20,13 +20,13 @@ from ovis.paper.claims.uncertainty import mean_estimate
 
 __all__ = ["MixedRunsError", "TrainingNumbers"]
 
-#: Settings by which the claims tell configurations apart; everything else must be the same in the runs they average.
+#: Settings that distinguish configurations; all others must be equal in the runs that a claim averages.
 KEYS = ("dataset", "estimator", "iw", "alpha", "warmup", "id")
 
-#: How far an evaluation may be from the share of the training that is asked for.
+#: Largest distance of an evaluation from the requested fraction of the training.
 NEAR = 0.05
 
-#: In a quantity, between a metric and the share of the training at which it is read.
+#: In the name of a quantity, the text between a metric and the fraction of the training at which it is read.
 AFTER = " after "
 
 #: Settings that an older run may lack, and their values there.
@@ -39,7 +39,7 @@ class MixedRunsError(ValueError):
 
 @dataclass
 class TrainingNumbers:
-    """Runs that are done, of one data set.
+    """The finished runs on one data set.
 
     Quantities are pivots, ``max:train:loss/L_k``, or metrics during the training, ``train:loss/L_k after 40%``.
     Metrics on logarithmic axes (errors, SNR, variance) are compared by their ratio, all others by their difference.
@@ -118,7 +118,7 @@ class TrainingNumbers:
         return self._values[quantity]
 
     def _during(self, metric: str, share: float) -> pd.Series[float]:
-        """The value of every run at the evaluation nearest to a share of the training, if there is one near it."""
+        """The value of every run at the evaluation nearest to a fraction of the training, if one is close enough."""
         curves = self.experiment.curves
         progress = curves["step"] / curves.groupby("run", observed=True)["step"].transform("max")
         off = (progress - share).abs()

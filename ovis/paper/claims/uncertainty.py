@@ -1,4 +1,4 @@
-"""Is a quantity above a bound, as far as its noise lets us say? One rule for all claims.
+"""The rule by which all claims are decided: is a quantity above a bound, given its standard error?
 
 A quantity (a difference of two means over seeds, a slope) comes with a standard error. It is above a bound where its
 whole 95 % interval is, below where its whole interval is, and undecided otherwise: with one seed there is no interval,
@@ -92,7 +92,7 @@ def is_within(estimate: UncertainValue, bound: float) -> ClaimStatus:
 
 
 def both(*parts: ClaimStatus) -> ClaimStatus:
-    """Whether all of several statements hold: one that doesn't decides, then one that is open."""
+    """Whether all statements hold: FAILS if any fails, otherwise OPEN if any is open."""
     for status in (ClaimStatus.FAILS, ClaimStatus.OPEN):
         if status in parts:
             return status

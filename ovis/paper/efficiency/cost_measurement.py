@@ -1,4 +1,4 @@
-"""What a training step costs: memory and time by estimator and K, each point measured in a process of its own.
+"""Memory and time of a training step by estimator and K. Each point is measured in a separate process.
 
 As in the authors' repository (vlievin/ovis, ``efficiency.png``): a sigmoid belief network of one layer of 200
 variables, linear maps, binarized MNIST, batches of 24, Adam. Estimators that need reparameterized samples train a
@@ -47,27 +47,27 @@ __all__ = [
 #: Steps of an epoch in the paper: 50,000 images in batches of 24, the last one not full.
 EPOCH_STEPS = 2084
 
-#: What is measured where nothing is asked for: the paper's, OVIS-MC, and the pathwise ones.
+#: Estimators that are measured by default: those of the paper, OVIS-MC, and the pathwise ones.
 ESTIMATORS = (
     *("vimco-arithmetic", "ovis-gamma1", "reinforce", "tvo-part2-config1"),
     *("ovis-S10-exclusive", "pathwise-iwae", "stl", "dreg"),
 )
 IW = (10, 19, 39, 79, 158, 315, 629, 1256, 2506, 5000)
 
-#: Seconds a step takes, about, as (constant, per particle); and those of a point besides its steps. By device.
+#: Approximate seconds of a step as (constant, per particle), and of a point besides its steps; by device.
 STEP_SECONDS = {"cpu": (0.005, 5.5e-4), "cuda": (0.005, 3e-5)}
 POINT_SECONDS = {"cpu": 0.8, "cuda": 3.0}
 
-#: Seconds that a point may take, at most.
+#: Time limit of a point in seconds.
 LONGEST = 600.0
 
-#: Steps that are not measured, by device.
+#: Warm-up steps, which are not measured, by device.
 WARMUP = {"cpu": 1, "cuda": 5}
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one process measures.
+    """A point: what one process measures.
 
     Attributes:
         estimator: its canonical id.
@@ -84,7 +84,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was measured of a point.
+    """The measured cost of a point.
 
     Attributes:
         memory: peak of the steps, bytes, see :mod:`ovis.paper.efficiency.isolated_process`.
@@ -98,7 +98,7 @@ class Cost:
 
 
 def point_settings(estimator: str, iw: int, seed: int = 1, device: str = "auto") -> TrainSettings:
-    """The training run of which a point is a few steps.
+    """The settings of the training run whose first steps are measured.
 
     Raises:
         SettingsError: an unknown estimator, or one that can't work with so few particles.
@@ -115,7 +115,7 @@ def point_settings(estimator: str, iw: int, seed: int = 1, device: str = "auto")
 
 
 def default_steps(device: str, iw: int) -> int:
-    """Measured steps of a point: on the CPU as many as take about 1.5 s there, 3 to 50."""
+    """Number of measured steps of a point; on the CPU those of about 1.5 s, between 3 and 50."""
     if device == "cuda":
         return 50
     constant, slope = STEP_SECONDS["cpu"]
@@ -123,13 +123,13 @@ def default_steps(device: str, iw: int) -> int:
 
 
 def point_seconds(device: str, point: Point) -> float:
-    """Seconds that a point takes, about: on two cores, or on the paper's GPU."""
+    """Approximate seconds of a point on two cores, or on the paper's GPU."""
     constant, slope = STEP_SECONDS[device]
     return POINT_SECONDS[device] + (point.steps + WARMUP[device]) * (constant + slope * point.iw)
 
 
 def describe_device(device: torch.device) -> str:
-    """What the costs are of: the kind, its name, and how many threads work on a CPU."""
+    """Description of a device: kind, name and, for a CPU, the number of threads."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type}: {_processor()}, {torch.get_num_threads()} threads"
@@ -146,7 +146,7 @@ def _processor() -> str:
 def measure_missing(
     points: Iterable[Point], limits: dict[str, int], measure: Callable[[Point], CallResult]
 ) -> Iterator[tuple[Point, CallResult | None]]:
-    """Measure points; where one of an estimator ends without a cost, its larger K (and this one) are left out.
+    """Measure points; after an estimator has failed at one K, this K and larger ones are skipped.
 
     Args:
         points: in the order in which they are to be measured.
@@ -167,12 +167,12 @@ def measure_missing(
 
 
 def measure_apart(point: Point, device: str) -> CallResult:
-    """Measure a point in a process of its own; the answer's value is its :class:`Cost`."""
+    """Measure a point in a separate process; the value of the result is its :class:`Cost`."""
     return run_apart(measure_point, (point, device), LONGEST)
 
 
 def measure_point(point: Point, device: str) -> Cost:
-    """Take a point's steps in this process, as a training does.
+    """Measure the training steps of a point in this process.
 
     Before them one step of REINFORCE with K = 2 lets torch allocate what it does once, and the optimizer its state;
     then come steps that warm up caches.
@@ -192,14 +192,14 @@ def measure_point(point: Point, device: str) -> Cost:
 
 
 def _build(settings: TrainSettings, device: torch.device, splits: Splits) -> TrainingRun:
-    """As ``build_run`` does, of data that may not be those of the settings."""
+    """As ``build_run``, but with given data instead of those of the settings."""
     model = build_model(settings.trained_model, splits.x_shape, splits.mean.cpu(), **settings.model_options).to(device)
     estimator = build_estimator(settings, splits.x_shape).to(device)
     return TrainingRun(settings, device, splits, model.train(), estimator, build_optimizer(settings, model, estimator))
 
 
 def _take(run: TrainingRun, warmup: int, steps: int) -> float:
-    """Seconds of the steps that follow those of the warm-up."""
+    """Seconds of the steps after the warm-up."""
     take = TrainingStep(run)
     began = time.perf_counter()
     for number, x in enumerate(run.batches(0, warmup + steps)):
@@ -217,7 +217,7 @@ def _wait(device: torch.device) -> None:
 
 
 def has_data(settings: TrainSettings) -> bool:
-    """Whether binarized MNIST is on the disk: nothing is downloaded for a measurement."""
+    """Whether the files of binarized MNIST exist; a measurement downloads nothing."""
     root = Path(settings.data_root)
     sources = [root / source.path for source in FILES.values()]
     return (root / "cache" / f"binmnist-v{VERSION}.npz").exists() or all(

@@ -1,4 +1,4 @@
-"""The report on costs: memory and time against K on logarithmic axes, per device, and one page of all devices."""
+"""The report on costs: a figure of memory and time against K for each device, and one page for all devices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Part", "draw_costs", "draw_part", "efficiency_page"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one device has to say.
+    """The results of one device.
 
     Attributes:
         device: in words, ``cpu: ...``.
@@ -53,7 +53,7 @@ class Part:
 
 
 def draw_part(points: pd.DataFrame, device: str, folder: Path) -> Part:
-    """Compute and save what there is of one device: ``efficiency_cpu.csv``, ``.txt``, ``.png``, ``.pdf``.
+    """Compute and save the results of one device: ``efficiency_cpu.csv``, ``.txt``, ``.png``, ``.pdf``.
 
     Args:
         points: see :func:`ovis.paper.efficiency.cost_tables.read_points`.
@@ -85,7 +85,7 @@ def efficiency_page(
 
     Args:
         points: see :func:`ovis.paper.efficiency.cost_tables.read_points`.
-        parts: what each device has to say.
+        parts: the results of each device.
         settings: the options of each training that was timed.
         command: that makes this report.
     """
@@ -110,7 +110,7 @@ def efficiency_page(
 #: Inches of one panel.
 PANEL = (3.5, 2.8)
 
-#: Marker sizes of the first estimator and the last: where several cost the same, all of them can be seen.
+#: Marker sizes of the first and the last estimator; they differ so that markers of equal costs remain visible.
 SIZES = (9.5, 3.5)
 
 
@@ -123,7 +123,7 @@ def draw_costs(costs: pd.DataFrame, caption: str = "") -> Figure:
             another model, is added.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     starred = set(costs.loc[costs["model"] != "sbm", "estimator"])
     families = [
@@ -142,12 +142,12 @@ def draw_costs(costs: pd.DataFrame, caption: str = "") -> Figure:
         for axis, (measure, (title, unit)) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
             _draw_panel(axis, costs[costs["measure"] == measure], list(chain(*families)))
             axis.set_ylabel(f"{title.lower()} [{unit}]")
-        add_grouped_legend(figure, [[item.look for item in family] for family in families], notes)
+        add_grouped_legend(figure, families, notes)
     return figure
 
 
 def _add_star(item: Series) -> Series:
-    """The series with a star behind its label."""
+    """The series with a star after its label."""
     return replace(item, look=replace(item.look, label=f"{item.look.label} *"))
 
 
@@ -169,5 +169,5 @@ def _draw_panel(axis: Axes, costs: pd.DataFrame, series: Sequence[Series]) -> No
 
 
 def _ticks(iw: list[int]) -> list[int]:
-    """Labels at measured K only, at every other one where they are many; the largest is one of them."""
+    """The K with a tick label: all measured ones or, if there are many, every second one, including the largest."""
     return iw[::-1][:: 1 if len(iw) < 7 else 2][::-1]

@@ -1,4 +1,4 @@
-"""The costs of a training step: measured points, their statistics beside the paper's, and both as text.
+"""The costs of a training step: measured points, and their statistics next to the published ones.
 
 The points lie in a file of JSON lines, one added as soon as it is measured.
 """
@@ -33,21 +33,21 @@ __all__ = [
     "repetitions_text",
 ]
 
-#: Of a point: device, estimator, K, seed and steps say which it is; ``state`` is ok, memory, time or failed.
+#: Columns of a point. Device, estimator, K, seed and steps identify it; ``state`` is ok, memory, time or failed.
 COLUMNS = ("device", "estimator", "model", "iw", "seed", "steps", "state", "message", "memory_mb", "epoch_s", "data")
 
-#: What else a point may say: where it was measured. Older ones say less.
+#: Further columns on the environment, which older points may lack.
 RECORDED = ("torch", "python", "version", "hostname")
 
-#: Measure -> what it is called, and its unit.
+#: Measure -> its title and unit.
 MEASURES = {"memory_mb": ("Peak memory", "MB"), "epoch_s": ("Time of an epoch", "s")}
 
-#: What the others are compared with.
+#: The estimator that the others are compared with.
 REFERENCE = "ovis-gamma1"
 
 
 def add_point(path: Path, point: Mapping[str, Any]) -> None:
-    """Add a point, keyed by :data:`COLUMNS`, at the end of the file; it is on the disk when this returns.
+    """Add a point, keyed by :data:`COLUMNS`, at the end of the file; it has been written to disk when this returns.
 
     Raises:
         OSError: nothing was added.
@@ -59,7 +59,7 @@ def add_point(path: Path, point: Mapping[str, Any]) -> None:
 
 
 def read_points(path: Path) -> pd.DataFrame:
-    """All points of a file, columns :data:`COLUMNS` and :data:`RECORDED`; what is torn or foreign is passed over.
+    """All points of a file, columns :data:`COLUMNS` and :data:`RECORDED`; incomplete and foreign lines are skipped.
 
     Of a point that was measured twice (one that failed was tried again) the later one counts.
     """
@@ -78,13 +78,13 @@ def _point(line: bytes) -> dict[str, Any] | None:
 
 
 def known_limits(points: pd.DataFrame, device: str) -> dict[str, int]:
-    """Estimator -> the smallest K that was too much for the device, in memory or time."""
+    """Estimator -> the smallest K that exceeded the device's memory or the time limit."""
     beyond = points[(points["device"] == device) & points["state"].isin(["memory", "time"])]
     return {str(name): int(rows["iw"].min()) for name, rows in beyond.groupby("estimator")}
 
 
 def last_devices(points: pd.DataFrame, device: str) -> list[str]:
-    """The device, and the one that was measured last of each other kind (``cpu: ...``, ``cuda: ...``)."""
+    """The device, and the most recently measured one of each other kind (``cpu: ...``, ``cuda: ...``)."""
     good = points[points["state"] == "ok"]
     last = {str(name).partition(":")[0]: str(name) for name in good["device"]} | {device.partition(":")[0]: device}
     return [device, *(name for name in last.values() if name != device)]
@@ -121,7 +121,7 @@ def cost_table(points: pd.DataFrame, device: str) -> pd.DataFrame:
 
 
 def growth_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """How the costs grow: the exponent of K between the two largest K, and the ratio to OVIS~ (gamma = 1) at the last.
+    """Growth of the costs: the exponent of K between the two largest K, and the ratio to OVIS~ (gamma = 1) at the last.
 
     Both are free of most of what differs between machines.
 
@@ -180,7 +180,7 @@ def cost_text(costs: pd.DataFrame, device: str) -> str:
 
 
 def limit_text(points: pd.DataFrame, device: str) -> str:
-    """From which K on an estimator was too much for the device: one line, empty where none was."""
+    """For each estimator the smallest K that exceeded the memory or time limit, in one line; empty if none did."""
     beyond = points[(points["device"] == device) & points["state"].isin(["memory", "time"])]
     first = beyond.sort_values("iw").drop_duplicates("estimator")
     rows = zip(estimator_labels(first["estimator"]), first["state"], first["iw"], strict=True)

@@ -1,4 +1,4 @@
-"""Measure memory and time of training steps against K, draw them, and go on where an earlier call was stopped."""
+"""Measure the memory and time of training steps against K, and draw them. A call resumes an interrupted one."""
 
 from __future__ import annotations
 
@@ -28,15 +28,7 @@ KEYS = ["estimator", "iw", "seed", "steps"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is missing, then report.
-
-    Args:
-        argv: the command line; None: that of the process.
-
-    Returns:
-        0; 1 where a point failed, nothing could be measured or written; 2 where what was asked for does not exist, or
-        a package is not installed; 130 where it was stopped.
-    """
+    """Measure the missing points, then report; exit codes as of :func:`run_report`, and 130 after Ctrl-C."""
     try:
         return run_report(measure, build_parser(), argv)
     except KeyboardInterrupt:
@@ -64,7 +56,7 @@ def _counts(text: str) -> list[int]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Plan, measure point after point, then draw and print what there is.
+    """Measure the missing points, then draw and print all measured ones.
 
     Raises:
         ReportError: no such estimator or device, or a point failed.
@@ -82,7 +74,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> tuple[list[Point], str]:
-    """All points in the order of measuring, repetition after repetition, and the device in words."""
+    """All points in the order of measurement, by repetition, and the description of the device."""
     # Imported here: --help must not wait for torch.
     from ovis.estimators.ids import parse_estimator
     from ovis.experiments.settings import SettingsError
@@ -113,7 +105,7 @@ def _plan(options: argparse.Namespace) -> tuple[list[Point], str]:
 
 
 def _measure(wanted: Sequence[Point], on: str, device: str, path: Path) -> list[str]:
-    """Measure what the file lacks; returns what failed."""
+    """Measure the points that are not in the file; returns the errors."""
     from ovis.paper.efficiency.cost_measurement import measure_apart, measure_missing, point_seconds
     from ovis.paper.efficiency.cost_tables import add_point, known_limits, read_points
 
@@ -155,7 +147,7 @@ def _announce(count: int, seconds: float) -> None:
 
 
 def _bar(seconds: float) -> Any:
-    """A bar whose unit is an expected second: points differ a hundredfold."""
+    """A progress bar in expected seconds, because the durations of points differ by a factor of a hundred."""
     from tqdm import tqdm
 
     shape = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -163,7 +155,7 @@ def _bar(seconds: float) -> Any:
 
 
 def _record(point: Point, answer: CallResult, device: str) -> dict[str, Any]:
-    """A line of the file."""
+    """The record of a point in the file."""
     import torch
 
     from ovis import __version__
@@ -190,7 +182,7 @@ def _record(point: Point, answer: CallResult, device: str) -> dict[str, Any]:
 
 
 def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: Path, command: str) -> None:
-    """Table, figure, files: of the estimators that were asked for, on this device; the page has the others' too."""
+    """Write the tables, the figures and the page for the requested estimators, and print those of this device."""
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.verdict import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text

@@ -21,13 +21,13 @@ from ovis.experiments.runs.process import die_with_parent
 
 __all__ = ["CallResult", "PeakMemory", "peak_memory", "run_apart"]
 
-#: What allocators say in a RuntimeError.
+#: Texts of a RuntimeError that an allocator raises when memory runs out.
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
 class CallResult:
-    """What came of a call in another process.
+    """The result of a call in another process.
 
     Attributes:
         state: ``ok``; ``memory`` or ``time``: it ran out of it; ``failed``: any other error.
@@ -101,12 +101,12 @@ class PeakMemory(ABC):
 
 
 def peak_memory(device: torch.device) -> PeakMemory:
-    """What counts the memory of a device, made when the data are there and nothing else is."""
+    """Measures the memory of a device; create it after loading the data and before anything else."""
     return _CudaMemory(device) if device.type == "cuda" else _HostMemory()
 
 
 class _CudaMemory(PeakMemory):
-    """The tensors on a GPU, parameters and all, without those that are there when this object is made."""
+    """Memory of all tensors on a GPU, minus that of the tensors that exist when this object is created."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -120,7 +120,7 @@ class _CudaMemory(PeakMemory):
 
 
 class _HostMemory(PeakMemory):
-    """The pages of this process in memory, without those at the start: torch, data, parameters."""
+    """Resident memory of this process, minus that at the start (torch, data, parameters)."""
 
     def start(self) -> None:
         try:

@@ -23,7 +23,7 @@ from ovis.paper.figure1.asymptotic_runs import Sample, toy_name
 
 __all__ = ["density_table", "draw_distributions", "draw_statistics", "pick_entry"]
 
-#: Inches of one panel: four of them, printed as wide as a page, leave letters of 6 points.
+#: Inches of one panel; if four of them are printed across a page, letters have 6 points.
 PANEL = (2.05, 2.2)
 WIDE_PANEL = (2.75, 2.0)
 
@@ -38,18 +38,18 @@ PANELS = {
     "magnitude": (r"$\frac{1}{D}\,\Sigma_i\,|\mathrm{E}\,g_i(K)|$", "magnitude [nats]"),
 }
 
-#: Panels with lines that say what a growth with the square root of K looks like, and their values at K = 1.
+#: Panels with guide lines proportional to K^(1/2) and K^(-1/2), and the values of these lines at K = 1.
 GUIDED = ("snr", "dsnr")
 GUIDE_TEXT = r"dotted grey: $0.1\,K^{\pm 1/2}$ and $10\,K^{\pm 1/2}$"
 GUIDES = ((0.1, 0.5), (0.1, -0.5), (10.0, 0.5), (10.0, -0.5))
 
-#: Of the range of the data, left free at both ends of an axis.
+#: Margin at both ends of an axis, as a fraction of the range of the data.
 MARGIN = 0.1
 
-#: The height of a panel of distributions, in peaks of the broadest one: sharper ones run out of it.
+#: Height of a panel of distributions in multiples of the peak of the broadest one; sharper peaks are cut off.
 PEAKS = 3.0
 
-#: A distribution so many times broader than the next one does not set the width of a panel.
+#: A distribution that is broader than the next one by this factor is ignored for the width of a panel.
 BROADEST = 10.0
 
 
@@ -61,7 +61,7 @@ def draw_statistics(statistics: pd.DataFrame, caption: str = "") -> Figure:
         caption: a line over the legend; what hollow markers and guides are is added.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     toys = list(statistics["toy"].unique())
     families = estimator_families(statistics)
@@ -76,7 +76,7 @@ def draw_statistics(statistics: pd.DataFrame, caption: str = "") -> Figure:
                 axis.set_ylabel(label)
             _name_row(row[0], toy)
         hollow = "hollow: no more than noise" if statistics[[f"noise_{name}" for name in PANELS]].any(axis=None) else ""
-        add_grouped_legend(figure, _columns(families), join_notes(caption, GUIDE_TEXT, hollow))
+        add_grouped_legend(figure, families, join_notes(caption, GUIDE_TEXT, hollow))
     return figure
 
 
@@ -88,7 +88,7 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
         caption: a line over the legend; what the vertical lines are, and what is broader than its panel, is added.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     families = estimator_families(densities)
     looks = {str(item.keys["estimator"]): item.look for item in chain(*families)}
@@ -110,17 +110,12 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
                 axis.remove()
         cut = f"broader than a panel, no mean: {', '.join(broad)}" if broad else ""
         notes = join_notes(caption, "vertical: zero, and dotted the means", cut)
-        add_grouped_legend(figure, _columns(families), notes)
+        add_grouped_legend(figure, families, notes)
     return figure
 
 
-def _columns(families: Sequence[Sequence[Series]]) -> list[list[Look]]:
-    """The legend's columns: one for each family of estimators."""
-    return [[item.look for item in family] for family in families]
-
-
 def _name_row(axis: Axes, name: str) -> None:
-    """Write the name of a row of panels beside its first one."""
+    """Write the name of a row of panels next to its first panel."""
     axis.set_ylabel(f"{name}\n{axis.get_ylabel()}")
 
 
@@ -186,7 +181,7 @@ def _draw_densities(axis: Axes, table: pd.DataFrame, looks: Mapping[str, Look]) 
 
 
 def _fitting(spread: Mapping[str, float]) -> list[str]:
-    """The distributions that a panel is to hold: all but those that would leave the rest a line at zero."""
+    """The distributions that determine the width of a panel: all but those that are far broader than the others."""
     names = sorted(spread, key=lambda name: spread[name])
     while len(names) > 2 and spread[names[-1]] > BROADEST * spread[names[-2]]:
         names.pop()
@@ -195,7 +190,7 @@ def _fitting(spread: Mapping[str, float]) -> list[str]:
 
 Array = NDArray[np.float64]
 
-#: Draws farther from the quartiles than so many interquartile ranges are left out.
+#: Draws farther from the quartiles than this number of interquartile ranges are left out.
 OUTLIERS = 3.0
 
 BINS = 40
@@ -264,14 +259,14 @@ def _without_outliers(values: Array) -> Array:
 
 
 def _bandwidth(values: Array, sd: float) -> float:
-    """Silverman's (1986, eq. 3.31), which a heavy tail does not widen."""
+    """Silverman's bandwidth (1986, eq. 3.31), which is robust against heavy tails."""
     low, high = np.quantile(values, (0.25, 0.75))
     spread = min(sd, float(high - low) / 1.349) or sd
     return float(0.9 * spread * len(values) ** -0.2)
 
 
 def _kernel_density(values: Array, x: Array, bandwidth: float, chunk: int = 2000) -> Array:
-    """Gaussian kernels, at x."""
+    """Gaussian kernel density estimate at the points x."""
     total = np.zeros_like(x)
     for start in range(0, len(values), chunk):
         z = (x[:, None] - values[start : start + chunk]) / bandwidth

@@ -20,21 +20,21 @@ from ovis.experiments.reporting.data.run_folders import (
     canonical_estimator,
     count_states,
     read_config,
-    read_queue,
+    read_runs,
     read_state,
 )
 from ovis.experiments.reporting.figures.style import style_order
-from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
 from ovis.experiments.studies import AsymptoticSettings
 
 __all__ = ["GradientStudy", "Sample", "join_samples", "read_study", "select_estimators", "toy_name"]
 
-#: A run's draws: complete, and as it saves them on the way.
+#: Files with the draws of a run: complete, and while it is running.
 FILES = ("gradients.npz", "gradients.partial.npz")
 RESULTS = "asymptotic.json"
 
-#: Settings that make another toy, or other draws of it: what differs in one of them is never pooled.
+#: Settings of the toy model and of its draws; draws that differ in one of them are never pooled.
 TOY = ("epsilon", "D", "npoints", "q_scale", "seed", "key_filter", "id")
 SYMBOLS = {"epsilon": "ε", "npoints": "N", "key_filter": "key", "q_scale": "2/3 ="}
 
@@ -61,20 +61,20 @@ class Sample:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Equal for samples that are parts of one."""
+        """Identifies a sample; equal for its parts."""
         return json.dumps(self.toy, sort_keys=True, default=str), self.estimator, self.iw
 
 
 @dataclass(frozen=True)
 class GradientStudy:
-    """What is on disk of one experiment.
+    """The data of one experiment.
 
     Attributes:
         samples: one for each toy, estimator and K, in this order; estimators as in the legends.
         runs: how many runs have draws.
         states: how many runs there are in each state.
         skipped: folders and queued runs without draws.
-        notes: what a reader of the figures should know, a line each.
+        notes: remarks for readers of the figures, a line each.
     """
 
     samples: tuple[Sample, ...]
@@ -90,33 +90,11 @@ def read_study(folder: Path) -> GradientStudy:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
-    paths = ExperimentPaths(folder)
-    queue = read_queue(paths)
-    samples: list[Sample] = []
     entries: dict[tuple[str, str, int], int] = {}
-    skipped, states, notes = [], [], []
-    for run in paths.runs():
-        found = _read_run(run, queue.get(run.name))
-        if isinstance(found, Skipped):
-            skipped.append(found)
-            states.append(found.state)
-            continue
-        parts, state, note = found
-        odd = [part for part in parts if entries.setdefault(part.key, part.draws.shape[1]) != part.draws.shape[1]]
-        if odd:
-            reason = f"gradients of {odd[0].draws.shape[1]} entries, other parts have {entries[odd[0].key]}"
-            skipped.append(Skipped(run.name, reason, "unreadable"))
-            states.append("unreadable")
-            continue
-        samples += parts
-        states.append(state)
-        notes += [note] if note else []
-    queued = [Skipped(name, "no folder yet", state) for name, state in queue.items() if not (folder / name).is_dir()]
-    runs = len(states) - len(skipped)
-    counts = count_states([*states, *(item.state for item in queued)])
-    return GradientStudy(tuple(join_samples(samples)), runs, counts, (*skipped, *queued), tuple(notes))
+    read, skipped = read_runs(folder, lambda run, queued: _read_run(run, queued, entries))
+    samples = join_samples(sample for parts, _, _ in read for sample in parts)
+    states = count_states([*(state for _, state, _ in read), *(item.state for item in skipped)])
+    return GradientStudy(tuple(samples), len(read), states, skipped, tuple(note for _, _, note in read if note))
 
 
 def select_estimators(study: GradientStudy, include: Iterable[str], exclude: Iterable[str]) -> list[Sample]:
@@ -148,14 +126,22 @@ def _join(parts: list[Sample]) -> Sample:
 
 
 def toy_name(toy: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
-    """What a row of figures is called: its epsilon, and every other setting in which the toys differ."""
+    """The name of a row of panels: epsilon, and every other setting in which the toy models differ."""
     toys = [toy, *others]
     differing = [name for name in TOY if name == "epsilon" or any(t.get(name) != toy.get(name) for t in toys)]
     return ", ".join(f"{SYMBOLS.get(name, name)} {toy.get(name)}".replace("ε ", "ε = ") for name in differing)
 
 
-def _read_run(run: RunPaths, queued: str | None) -> tuple[list[Sample], str, str] | Skipped:
-    """A run's samples, its state, and a note where it has not all its draws; or why there are none."""
+def _read_run(
+    run: RunPaths, queued: str | None, entries: dict[tuple[str, str, int], int]
+) -> tuple[list[Sample], str, str] | Skipped:
+    """A run's samples, its state, and a note where it has not all its draws; or why there are none.
+
+    Args:
+        run: its folder.
+        queued: its state in the queue.
+        entries: the length of the gradients of each sample read so far, which that of its other parts must equal.
+    """
     settings = read_config(run, queued)
     if isinstance(settings, Skipped):
         return settings
@@ -176,6 +162,11 @@ def _read_run(run: RunPaths, queued: str | None) -> tuple[list[Sample], str, str
     count = len(samples[0].numbers) if samples else 0
     if not count:
         return Skipped(run.name, f"{path.name} holds no draw", state)
+    for sample in samples:
+        size = sample.draws.shape[1]
+        if entries.setdefault(sample.key, size) != size:
+            reason = f"gradients of {size} entries, other parts have {entries[sample.key]}"
+            return Skipped(run.name, reason, "unreadable")
     note = "" if path.name == FILES[0] else f"{run.name}: {count} draws so far ({message or state})"
     return samples, state, note
 
@@ -209,7 +200,7 @@ def _read_draws(path: Path, toy: Mapping[str, Any], K: int, theory: Mapping[str,
 
 
 def _read_theory(path: Path) -> dict[str, dict[str, float]]:
-    """Estimator -> closed-form statistics; empty where there are none, or none can be read: they are an extra."""
+    """Estimator -> closed-form statistics; empty where there are none, or they can't be read."""
     try:
         theory = json.loads(path.read_bytes())["theory"]
         return {str(n): {str(k): float(v) for k, v in entry["statistics"].items()} for n, entry in theory.items()}

@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 #: Statistics whose slopes are fitted, in the order of the figure's panels.
 SHOWN = ("snr", "dsnr", "variance", "magnitude")
 
-#: Of the signal-to-noise ratios over entries.
+#: Percentiles of the signal-to-noise ratios over entries.
 PERCENTILES = (5, 25, 50, 75, 95)
 
 STATISTICS = (*SHOWN, *(f"snr_p{p}" for p in PERCENTILES), "keep_ratio")
@@ -43,7 +43,7 @@ EPSILON = 1e-30
 #: Keeps a draw without any part normal to the mean finite, as in ``ovis.functional.statistics``.
 TINY = 1e-15
 
-#: A ratio below so many times what pure noise shows is not fitted.
+#: A ratio below this multiple of its value for pure noise is not fitted.
 ABOVE_NOISE = 2.0
 
 
@@ -61,7 +61,7 @@ class Measured:
 
     @property
     def floors(self) -> dict[str, float]:
-        """What the ratios of a gradient of mean zero would be: SNR by how few draws, DSNR by how few entries."""
+        """SNR and DSNR of a gradient with mean zero, which depend on the number of draws and of entries, respectively."""
         n, D = self.sample.draws.shape
         snr, dsnr = (math.sqrt(2 / (math.pi * max(count, 1))) for count in (n, D - 1))
         return {"snr": snr, "dsnr": dsnr}
@@ -73,7 +73,7 @@ class Measured:
 
 
 def measure(sample: Sample) -> Measured:
-    """All statistics of a sample (averages over the entries that vary), and those without each group."""
+    """All statistics of a sample (averages over the entries that vary), of all draws and without each group."""
     draws = sample.draws.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = _kept(sample.numbers)
@@ -161,7 +161,7 @@ def _slopes(by_iw: Sequence[Measured], name: str) -> dict[str, Any]:
 
 
 def _fit_error(x: Array, y: Array, slope: float) -> float:
-    """The standard error that least squares gives a slope, from the residuals."""
+    """The standard error of a least-squares slope, from the residuals."""
     if len(x) < 3:
         return math.nan
     residuals = y - y.mean() - slope * (x - x.mean())

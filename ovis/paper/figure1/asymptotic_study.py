@@ -60,7 +60,7 @@ PARTIAL = "gradients.partial.npz"
 
 #: Seconds between two updates of the progress.
 PULSE = 1.0
-#: Seconds between two saves of the draws so far.
+#: Seconds between two saves of the draws.
 SAVE = 60.0
 
 #: Below this variance an entry is left out of the averages.
@@ -156,7 +156,7 @@ def _save(path: Path, settings: AsymptoticSettings, kept: Tensor, seconds: float
 
 
 def _restore(paths: RunPaths, settings: AsymptoticSettings, kept: Tensor) -> tuple[int, float]:
-    """Take over the draws that an earlier attempt has saved: how many, and the seconds they took."""
+    """Copy the draws that an earlier attempt saved into ``kept``; returns their number, and the seconds they took."""
     path = paths.folder / PARTIAL
     if not path.exists():
         return 0, 0.0
@@ -192,10 +192,9 @@ def _results(
 ) -> dict[str, Any]:
     estimators: dict[str, Any] = {}
     for name, draws in zip(settings.names, kept.double().unbind(1), strict=True):
-        mean, variance = draws.mean(0), draws.var(0)
-        stats = {key: float(value) for key, value in summary(mean, variance, EPSILON).items()}
-        stats["dsnr"] = float(directional_snr(draws, mean))
-        estimators[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
+        mean = draws.mean(0)
+        estimators[name] = _moments_and_statistics(mean, draws.var(0))
+        estimators[name]["statistics"]["dsnr"] = float(directional_snr(draws, mean))
     return {
         "settings": asdict(settings),
         "parameters": parameters,
@@ -214,6 +213,10 @@ def _theory(settings: AsymptoticSettings, model: GaussianToyVAE, x: Tensor) -> d
             mean, variance = location_moments(model, x, name, settings.iw)
         except ValueError:  # no closed form
             continue
-        stats = {key: float(value) for key, value in summary(mean, variance, EPSILON).items()}
-        theory[name] = {"statistics": stats, "mean": mean.tolist(), "variance": variance.tolist()}
+        theory[name] = _moments_and_statistics(mean, variance)
     return theory
+
+
+def _moments_and_statistics(mean: Tensor, variance: Tensor) -> dict[str, Any]:
+    statistics = {key: float(value) for key, value in summary(mean, variance, EPSILON).items()}
+    return {"statistics": statistics, "mean": mean.tolist(), "variance": variance.tolist()}

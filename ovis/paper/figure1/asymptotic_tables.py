@@ -1,4 +1,4 @@
-"""The tables of the asymptotic study beside the paper: comparison and slopes, as Markdown and for the page."""
+"""Tables of the asymptotic study: slopes, and the comparison with the paper, as Markdown and for the page."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
     "theory_slope",
 ]
 
-#: Source of published values -> what it is called, and its file in the authors' repository.
+#: Source of published values -> its title, and its file in the authors' repository.
 SOURCES = {
     "figure1": ("Figure 1", ".assets/ovis-image.png"),
     "extended": ("extended figure", ".assets/asymptotic-gradients-extended.png"),
     "mini": ("mini figure", ".assets/asymptotic-gradients.png"),
 }
 
-#: The toy of all these figures; other toys are not compared.
+#: Settings of the toy model in all of these figures; others are not compared.
 PUBLISHED_TOY = {"D": 20, "epsilon": 0.01, "q_scale": "std", "key_filter": "b"}
 
 #: Estimators whose published values are wrong, and why.
@@ -60,12 +60,12 @@ SLOPES = {
 
 HEADINGS = {"snr": "SNR", "dsnr": "DSNR", "variance": "Variance", "magnitude": "Magnitude |E g|"}
 
-#: A relative difference from a published value that asks for a reason.
+#: Relative differences from published values above this one are marked.
 FAR = 0.1
 
 
 def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
-    """Our statistics beside the published ones: one row per value that has been published of such a toy.
+    """Our statistics next to the published ones: one row per published value of the same toy model.
 
     Args:
         statistics: see :func:`ovis.paper.figure1.asymptotic_statistics.statistics_table`.
@@ -95,7 +95,7 @@ def comparison_table(statistics: pd.DataFrame) -> pd.DataFrame:
 
 
 def add_references(slopes: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
-    """The slopes with those of theory, and those of the authors' points.
+    """Add the theoretical slopes and those of the authors' points.
 
     The authors' slopes are fitted as ours are, at the K that ours are fitted at, where they show all of these.
 
@@ -129,7 +129,7 @@ def _published_slope(values: Mapping[int, float], fitted: str) -> float:
 
 
 def theory_slope(estimator: str, statistic: str) -> float:
-    """The exponent of K as K grows, by the paper's theory; NaN where it says nothing.
+    """The exponent of K as K grows, by the paper's theory; NaN where there is none.
 
     The DSNR goes as the SNR, while it is not as small as noise makes it.
     """
@@ -198,7 +198,7 @@ def _compared(row: Mapping[Hashable, float]) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """``0.0946 ± 0.0067``, ``(5.93 ± 0.70)e-07``: as many digits as two of the error's ask for."""
+    """``0.0946 ± 0.0067``, ``(5.93 ± 0.70)e-07``: with two significant digits of the error."""
     if not math.isfinite(value) or not math.isfinite(error) or error <= 0 or value == 0:
         return f"{value:.4g}"
     exponent = math.floor(math.log10(abs(value)))
@@ -217,7 +217,7 @@ def _slope(value: float, error: float) -> str:
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns are aligned for readers of the plain text too."""
+    """A Markdown table whose columns are also aligned as plain text."""
     widths = [max(len(cells[i]) for cells in (heads, *rows)) for i in range(len(heads))]
 
     def line(cells: Sequence[str]) -> str:
@@ -228,7 +228,7 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(heads), f"|{rule}|", *map(line, rows), ""])
 
 
-#: What the columns are called.
+#: Headings of the columns.
 WORDS = {
     **HEADINGS,
     **{f"{name}_se": f"± {heading}" for name, heading in HEADINGS.items()},
@@ -250,7 +250,7 @@ PERCENT = ("accuracy", "difference")
 
 
 def page_tables(statistics: pd.DataFrame, slopes: pd.DataFrame, comparison: pd.DataFrame) -> tuple[Table, ...]:
-    """Statistics, slopes with references, and our values beside the published ones; without those that are empty."""
+    """Statistics, slopes with references, and our values next to the published ones; empty tables are left out."""
     words = (
         ("Statistics", "One row per estimator and K; ± is a standard error by the draws.", "points", statistics),
         ("Slopes", "Of the logarithm of a statistic over log K, by least squares.", "slopes", slopes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,15 +38,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report on one experiment of the asymptotic study.
-
-    Args:
-        argv: the command line; None: that of the process.
-
-    Returns:
-        0; 1 where no run has any draw, or the report can't be written; 2 where what was asked for does not exist, or
-        a package is not installed.
-    """
+    """Report on one experiment of the asymptotic study; see :func:`run_report` for the exit codes."""
     return run_report(report, build_parser(), argv)
 
 
@@ -105,7 +98,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def _draw(samples: Sequence[Sample], statistics: pd.DataFrame) -> list[ReportFigure]:
-    """The figures."""
+    """The figures of the report."""
     from ovis.experiments.reporting.figures.save_figure import ReportFigure
     from ovis.experiments.reporting.figures.style import estimator_labels
     from ovis.paper.figure1.asymptotic_figures import density_table, draw_distributions, draw_statistics
@@ -131,7 +124,7 @@ def _page(
     verdicts: Sequence[ClaimVerdict],
     tables: Sequence[pd.DataFrame],
 ) -> Page:
-    """What the page shows; ``tables`` are statistics, slopes and the comparison with the paper."""
+    """The content of the page; ``tables`` are statistics, slopes and the comparison with the paper."""
     from ovis.experiments.reporting.page.content import Page
     from ovis.experiments.reporting.page.provenance import experiment_description, read_provenance
     from ovis.experiments.reporting.page.runs_table import list_problems
@@ -163,7 +156,7 @@ def _published(exp: str) -> str:
 
 
 def _read(options: argparse.Namespace, source: Path) -> tuple[GradientStudy, list[Sample]]:
-    """The study, and the draws that were asked for; says what was read and what was not."""
+    """The study, and the samples of the selected estimators; prints what was read and what was skipped."""
     from ovis.paper.figure1.asymptotic_runs import read_study, select_estimators
 
     study = read_study(source)
@@ -180,16 +173,12 @@ def _read(options: argparse.Namespace, source: Path) -> tuple[GradientStudy, lis
 
 
 def _print_broken(measured: Sequence[Measured]) -> None:
-    for item in measured:
-        if item.values["variance"][0] != item.values["variance"][0]:
-            sample = item.sample
-            print(
-                f"note: {sample.estimator} at K = {sample.iw}: draws that are not finite, or one alone: no statistics"
-            )
+    for sample in (item.sample for item in measured if math.isnan(item.values["variance"][0])):
+        print(f"note: {sample.estimator} at K = {sample.iw}: draws that are not finite, or one alone: no statistics")
 
 
 def _caption(samples: Sequence[Sample]) -> str:
-    """How many draws a point stands for, and of how many data."""
+    """The number of draws per point, the parameters, and the number of data points."""
     draws, points = {len(s.draws) for s in samples}, {s.toy["npoints"] for s in samples}
     return (
         f"{_span(draws)} draws of the gradient with respect to {samples[0].toy['key_filter']}, {_span(points)} points"

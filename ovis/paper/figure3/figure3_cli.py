@@ -29,15 +29,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report on one experiment.
-
-    Args:
-        argv: the command line; None: that of the process.
-
-    Returns:
-        0; 1 where there is nothing to draw, or the report can't be written; 2 where what was asked for does not exist,
-        or a package is not installed.
-    """
+    """Report on one panel of Figure 3; see :func:`run_report` for the exit codes."""
     return run_report(report, build_parser(), argv)
 
 
@@ -95,7 +87,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace, experiment: ExperimentData, curves: pd.DataFrame) -> None:
-    """That there is something to draw, and that the axis asked for holds some of it.
+    """Check that there is something to draw, and that some of it lies within the requested axis.
 
     Raises:
         ReportError: not so.
@@ -116,7 +108,7 @@ def _check(options: argparse.Namespace, experiment: ExperimentData, curves: pd.D
 
 
 def _read(options: argparse.Namespace) -> ExperimentData:
-    """The runs of the panel; says what was read and what was not."""
+    """The runs of the panel; prints what was read and what was skipped."""
     from ovis.experiments.reporting.data.read import read_experiment
     from ovis.paper.figure3.figure3_curves import PANELS, select_panel
 
@@ -137,7 +129,7 @@ def _read(options: argparse.Namespace) -> ExperimentData:
 
 
 def _print_notes(experiment: ExperimentData) -> None:
-    """What a reader of the numbers should know."""
+    """Print in which settings averaged runs differ, and in which all runs differ from the paper's."""
     from ovis.experiments.reporting.data.select import mixed_settings
     from ovis.paper.figure3.figure3_curves import KEYS
     from ovis.paper.figure3.figure3_tables import unpublished_settings

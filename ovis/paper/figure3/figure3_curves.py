@@ -1,4 +1,4 @@
-"""Figure 3, left and right: which runs each panel is of, and their curves, smoothed and averaged over seeds.
+"""Figure 3: the runs of the left and the right panel, and their curves, smoothed and averaged over seeds.
 
 Lievin, Dittadi, Christensen, Winther, NeurIPS 2020, arXiv 2008.01998, Figure 3: a sigmoid belief network on binarized
 MNIST, log p(x) of the training data against the training step. Tables in, tables out.
@@ -18,10 +18,10 @@ from ovis.experiments.reporting.data.select import select_runs
 
 __all__ = ["KEYS", "PANELS", "WINDOW", "Panel", "curve_table", "hann_smooth", "select_panel", "smoothing_text"]
 
-#: Evaluations of the smoothing window.
+#: Width of the smoothing window, in evaluations.
 WINDOW = 15
 
-#: Settings that tell curves apart.
+#: Settings that distinguish curves.
 KEYS = ["estimator", "iw"]
 
 
@@ -45,7 +45,7 @@ PANELS = {
 
 
 def select_panel(experiment: ExperimentData, figure: str, dataset: str) -> ExperimentData:
-    """The runs of one panel; of the others nothing is counted or listed.
+    """The runs of one panel; the others are neither counted nor listed.
 
     Args:
         experiment: all runs.

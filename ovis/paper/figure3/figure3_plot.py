@@ -56,23 +56,23 @@ SIZE = (6.6, 3.9)
 #: The vertical axis of the paper, nats.
 PAPER_LIMITS = (-92.5, -86.2)
 
-#: Letters of the caption that fit over the panel.
+#: Number of letters in a line of the caption above the panel.
 LETTERS = 70
 
-#: K -> dashes and marker, as in the paper; other K get the next of the others.
+#: K -> dashes and marker, as in the paper; other K get those of ``OTHERS`` in turn.
 PARTICLES: dict[int, tuple[Dash, str]] = {5: (DOTTED, "x"), 10: (DASHED, "^"), 50: (SOLID, "o")}
 OTHERS: tuple[tuple[Dash, str], ...] = ((DASHDOT, "s"), (DASHDOTDOT, "D"), (LONG, "v"), (DOTTED, "P"), (DASHED, "*"))
 
 #: Markers on a line, at equal distances.
 MARKS = 6
 
-#: Letters of a line in the legend, at least.
+#: Smallest length of a line in the legend, in letters.
 SHORTEST = 3.4
 
-#: The share of the training after which the axis holds every line, where it is not the paper's.
+#: Fraction of the training after which all lines lie within the axis, unless its limits are the paper's.
 SETTLED = 0.2
 
-#: The blocks of the legend by the beginning of an id; what begins otherwise is a baseline.
+#: Blocks of the legend by the beginning of an id; all other estimators are baselines.
 BLOCKS = {"ovis-S": "OVIS-MC", "ovis-gamma": "OVIS~"}
 BASELINE, COUNTS = "Baseline", "Particles"
 
@@ -91,7 +91,7 @@ def draw_figure3(
         limits: of the vertical axis; None: the paper's where they fit, otherwise the data's.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     looks = estimator_looks(sorted(table["estimator"].unique(), key=style_order))
     styles = particle_styles(table["iw"])
@@ -130,7 +130,7 @@ def particle_styles(iw: Iterable[int]) -> dict[int, tuple[Dash, str]]:
 
 
 def panel_limits(table: pd.DataFrame) -> tuple[float, float]:
-    """The vertical axis: the paper's where most curves end in it; otherwise the data's, in whole nats.
+    """Limits of the vertical axis: the paper's if more than half of the curves end within them, or those of the data.
 
     The data's leave out the first steep climb, beside which no difference between estimators shows.
     """
@@ -146,7 +146,7 @@ def panel_limits(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def _step_text(step: float, _: object = None) -> str:
-    """``0e+00``, ``1e+06``, ``2.5e+05``: as few digits as say it exactly."""
+    """``0e+00``, ``1e+06``, ``2.5e+05``: with as few digits as possible."""
     return next(
         (text for text in (f"{step:.{d}e}" for d in range(4)) if math.isclose(float(text), step)), f"{step:.4e}"
     )
@@ -163,7 +163,7 @@ def _scale(axis: Axes, last: int, limits: tuple[float, float]) -> None:
 
 
 def _line(estimator: str, color: str, dash: Dash, marker: str) -> dict[str, Any]:
-    """Keyword arguments of a line: OVIS-MC thin and hollow, the others broad and filled."""
+    """Keyword arguments of a line: thin and hollow for OVIS-MC, thick and filled for the others."""
     hollow = _block(estimator) == BLOCKS["ovis-S"]
     return {
         "color": color,
@@ -178,14 +178,14 @@ def _line(estimator: str, color: str, dash: Dash, marker: str) -> dict[str, Any]
 
 
 def _marked(steps: NDArray[np.float64], last: int, shift: float) -> list[int]:
-    """The points of a line that are nearest to equal distances; ``shift`` (of one) keeps it off the next line's."""
+    """The points with a marker, at nearly equal distances, shifted by the fraction ``shift`` of one distance."""
     wanted = last * (np.arange(1, MARKS + 1) - shift) / MARKS
     reached = wanted[wanted <= steps[-1]]
     return sorted({int(np.abs(steps - step).argmin()) for step in reached})
 
 
 def _below(axis: Axes) -> list[str]:
-    """The curves that the axis holds nothing of."""
+    """The labels of the curves that lie entirely below the axis."""
     low = axis.get_ylim()[0]
     return [str(line.get_label()) for line in axis.lines if not (np.asarray(line.get_ydata(), np.float64) >= low).any()]
 
@@ -226,7 +226,7 @@ def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, 
             text.set_fontweight("bold")
 
 
-#: What the paper shows.
+#: The data set and the metric of the paper's figure.
 DATASET, METRIC = "binmnist", "train:loss/L_k"
 
 
@@ -276,5 +276,5 @@ def _ylabel(metric: Metric) -> str:
 
 
 def _caption(curves: pd.DataFrame, figure: str, dataset: str) -> str:
-    """What the runs train on, and what a line is."""
+    """The data set, the bound, the number of seeds, and the smoothing."""
     return f"{dataset}, {PANELS[figure].about}\n{seeds_text(curves['seeds'], 'none')}; {smoothing_text(curves)}"

@@ -1,9 +1,9 @@
-"""Figure 3 as numbers: our final values beside the published ones, and one published curve step for step."""
+"""Figure 3 as numbers: our final values next to the published ones, and one published curve at earlier steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ FINAL_STEP = 4_000_000
 #: Error of reading a value off the figure, in nats.
 ACCURACY = 0.03
 
-#: How the paper trained and evaluated: other runs are another experiment.
+#: The paper's settings; runs with other settings are not comparable.
 SETTINGS: Mapping[str, Hashable] = {
     "dataset": "binmnist",
     "model": "sbm",
@@ -40,7 +40,7 @@ COMPLETE = 0.99
 
 
 def final_table(curves: pd.DataFrame, experiment: ExperimentData, figure: str) -> pd.DataFrame:
-    """Where each curve ends.
+    """The last value of each curve.
 
     Args:
         curves: see :func:`ovis.paper.figure3.figure3_curves.curve_table`.
@@ -68,7 +68,7 @@ def _sort_key(key: object) -> object:
 
 
 def step_table(curves: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """The published curves step for step.
+    """The published curves at steps before the last.
 
     Returns:
         columns ``estimator, iw, step, published, ours`` (between our two nearest evaluations; NaN where we have not
@@ -90,7 +90,7 @@ def _published(figure: str) -> pd.DataFrame:
 
 
 def _value_at(curve: pd.DataFrame, step: int) -> tuple[float, int]:
-    """The smoothed value at a step, and of how many seeds."""
+    """The smoothed value at a step, and its number of seeds."""
     steps = curve["step"].to_numpy()
     if not len(steps) or not steps[0] <= step <= steps[-1]:
         return math.nan, 0
@@ -100,7 +100,7 @@ def _value_at(curve: pd.DataFrame, step: int) -> tuple[float, int]:
 
 
 def unpublished_settings(experiment: ExperimentData) -> dict[str, str]:
-    """Settings in which our runs are not the paper's, and their values: of another experiment nothing is published."""
+    """Settings in which our runs differ from the paper's, and their values; such runs can't be compared with it."""
     columns = {name: experiment.runs[name] for name in SETTINGS if name in experiment.runs}
     differing = {name: column[column != SETTINGS[name]].unique() for name, column in columns.items()}
     return {name: ", ".join(map(str, values)) for name, values in differing.items() if len(values)}
@@ -108,37 +108,32 @@ def unpublished_settings(experiment: ExperimentData) -> dict[str, str]:
 
 def final_text(table: pd.DataFrame) -> str:
     """The final values as a text table."""
-    shown = pd.DataFrame(
-        {
-            "": estimator_labels(table["estimator"]),
-            "K": table["iw"],
-            "step": [f"{step:,}" for step in table["step"]],
-            "ours": [f"{value:.2f}" for value in table["value"]],
-            "seeds": [f"{n} of {total}" for n, total in zip(table["seeds"], table["runs"], strict=True)],
-            "paper": [number_text(value) for value in table["published"]],
-            "ours - paper": [number_text(value, "+.2f") for value in table["difference"]],
-        }
-    )
+    seeds = [f"{n} of {total}" for n, total in zip(table["seeds"], table["runs"], strict=True)]
     note = (
         f"Nats; seeds: of how many runs the last value is the mean.\n"
         f"Paper: at {FINAL_STEP:,} steps, read off Figure 3 to ± {ACCURACY}; no difference before that step."
     )
-    return f"{shown.to_string(index=False)}\n{note}\n"
+    return f"{_comparison(table, [f'{value:.2f}' for value in table['value']], seeds)}\n{note}\n"
 
 
 def step_text(table: pd.DataFrame) -> str:
-    """The published curves step for step as a text table; empty where none is published."""
+    """The published curves at earlier steps as a text table; empty where none is published."""
     if table.empty:
         return ""
-    shown = pd.DataFrame(
-        {
-            "": estimator_labels(table["estimator"]),
-            "K": table["iw"],
-            "step": [f"{step:,}" for step in table["step"]],
-            "ours": [number_text(value, absent="not yet") for value in table["ours"]],
-            "seeds": table["seeds"],
-            "paper": [number_text(value) for value in table["published"]],
-            "ours - paper": [number_text(value, "+.2f") for value in table["difference"]],
-        }
-    )
-    return f"On the way, step for step (between our nearest evaluations):\n{shown.to_string(index=False)}\n"
+    values = [number_text(value, absent="not yet") for value in table["ours"]]
+    head = "On the way, step for step (between our nearest evaluations):"
+    return f"{head}\n{_comparison(table, values, table['seeds'])}\n"
+
+
+def _comparison(table: pd.DataFrame, values: Sequence[str], seeds: Sequence[object] | pd.Series[int]) -> str:
+    """One row for each of our values, next to the published one."""
+    columns = {
+        "": estimator_labels(table["estimator"]),
+        "K": table["iw"],
+        "step": [f"{step:,}" for step in table["step"]],
+        "ours": values,
+        "seeds": seeds,
+        "paper": [number_text(value) for value in table["published"]],
+        "ours - paper": [number_text(value, "+.2f") for value in table["difference"]],
+    }
+    return pd.DataFrame(columns).to_string(index=False)

@@ -149,13 +149,14 @@ def test_the_style_stays_in_its_block() -> None:
 
 
 def test_settings_that_do_not_vary_are_not_in_the_labels() -> None:
-    series = make_series(pd.DataFrame({"estimator": ["vimco-arithmetic", "wake-wake"], "iw": [10, 10]}))
+    table = pd.DataFrame({"estimator": ["vimco-arithmetic", "wake-wake"], "iw": [10, 10]})
+    series = make_series(table, ["estimator", "iw"])
     assert [item.look for item in series] == [estimator_look("vimco"), estimator_look("rws")]
 
 
 def test_estimators_by_colour_and_particles_by_dashes() -> None:
     rows = [(name, iw) for name in ("vimco-arithmetic", "wake-wake") for iw in (50, 5, 10)]
-    series = make_series(pd.DataFrame(rows, columns=["estimator", "iw"]))
+    series = make_series(pd.DataFrame(rows, columns=["estimator", "iw"]), ["estimator", "iw"])
     labels = [item.look.label for item in series]
     assert labels == ["VIMCO, K=50", "VIMCO, K=5", "VIMCO, K=10", "RWS, K=50", "RWS, K=5", "RWS, K=10"]
     assert {item.look.color for item in series[:3]} == {estimator_look("vimco").color}
@@ -167,18 +168,20 @@ def test_estimators_by_colour_and_particles_by_dashes() -> None:
 
 def test_a_long_legend_names_estimators_and_settings_apart() -> None:
     rows = [(name, iw) for name in QUICKSTART[2:] for iw in (50, 10, 5)]
-    labels = [look.label for look in legend_looks(make_series(pd.DataFrame(rows, columns=["estimator", "iw"])))]
+    series = make_series(pd.DataFrame(rows, columns=["estimator", "iw"]), ["estimator", "iw"])
+    labels = [look.label for look in legend_looks(series)]
     names = [estimator_look(name).label for name in QUICKSTART[2:]]
     assert labels == [*names, "K=5", "K=10", "K=50"]
 
 
 def test_one_estimator_under_several_settings() -> None:
     groups = pd.DataFrame({"estimator": ["vimco-arithmetic"] * 3, "lr": [0.1, 0.01, None]})
-    series = make_series(groups)
+    series = make_series(groups, ["estimator", "lr"])
     assert [item.look.label for item in series] == ["lr=0.1", "lr=0.01", "lr=?"]
     assert len({item.look.color for item in series}) == 3
     assert len({item.look.marker for item in series}) == 3
 
 
 def test_no_keys_at_all() -> None:
-    assert [item.look.label for item in make_series(pd.DataFrame(index=[0]))] == ["all runs"]
+    table = pd.DataFrame({"estimator": ["vimco-arithmetic", "wake-wake"]})
+    assert [item.look.label for item in make_series(table, [])] == ["all runs"]

@@ -1,6 +1,6 @@
-"""From runs to numbers: one value per run, then the mean over seeds with its uncertainty. Tables in, tables out.
+"""Aggregation: one value per run, then the mean over seeds with its uncertainty.
 
-Both tables that leave here hold the groups of runs in the same order, the best first.
+Both tables have the groups of runs in the same order, the best first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ovis.experiments.reporting.metrics import Metric, Pivot
 
 __all__ = ["BANDS", "curve_table", "pivot_table", "run_values", "smooth_runs", "thin_curves"]
 
-#: The bands that can be drawn around a mean over seeds, as a figure names them.
+#: Bands around a mean over seeds, and their names in figures.
 BANDS = {"std": "± 0.5 std over seeds", "ci": "95 % CI of the mean", "none": ""}
 
 #: 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (scipy would take a second to import).
@@ -32,7 +32,7 @@ STUDENT = np.array(
 def run_values(experiment: ExperimentData, pivot: Pivot) -> pd.Series[float]:
     """One number per run, indexed by the run's name; runs without this metric are not in it.
 
-    A NaN that a run ends with stays NaN in its final value: a diverged run is not to look like its last good step.
+    A NaN that a run ends with stays NaN in its final value: a diverged run must not look like its last good step.
     """
     rows = _metric_rows(experiment.curves, pivot.metric)
     if pivot.aggregate == "last":
@@ -186,7 +186,7 @@ def smooth_runs(curves: pd.DataFrame, weight: float) -> pd.DataFrame:
 
 
 def thin_curves(table: pd.DataFrame, keys: Sequence[str], points: int) -> pd.DataFrame:
-    """Keep at most so many points of every curve: the first, the last, and others at equal distances between them.
+    """Keep at most ``points`` points of every curve: the first, the last, and others at equal distances between them.
 
     Args:
         table: of curves, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.

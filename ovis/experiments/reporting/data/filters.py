@@ -1,4 +1,4 @@
-"""Which runs a report is about: ``--filter iw=50,dataset=binmnist``, and the settings that estimator ids hold."""
+"""Selection of runs by ``--filter iw=50,dataset=binmnist``, and the settings in estimator ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ovis.suggestions import did_you_mean
 
 __all__ = ["COLUMNS", "Condition", "filter_runs", "parse_condition", "split_estimators"]
 
-#: What an id may fix. Not ``beta``: that is a training's weight of the KL term.
+#: Settings that an id may contain. The TVO's beta is ``tvo_beta``; ``beta`` is the weight of the KL term.
 COLUMNS = ("family", "gamma", "S", "exclusive", "P", "tvo_beta", "integration")
 
 #: The names of these settings in :class:`ovis.estimators.ids.EstimatorId`.
@@ -27,7 +27,7 @@ NAMES = {"S": "auxiliary", "P": "partitions", "tvo_beta": "first"}
 
 @dataclass(frozen=True)
 class Condition:
-    """A setting and the value that it is to have."""
+    """A setting and its required value."""
 
     key: str
     value: str

@@ -1,4 +1,4 @@
-"""Reads an experiment of trainings: its folder in, two tables and a list of what could not be read out."""
+"""Reads an experiment of training runs into two tables and a list of what could not be read."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ovis.experiments.reporting.data.run_folders import (
     canonical_estimator,
     count_states,
     read_config,
-    read_queue,
+    read_runs,
     read_state,
 )
-from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+from ovis.experiments.runs.paths import RunPaths
 
 __all__ = ["ExperimentData", "Skipped", "read_experiment"]
 
-#: Entries of a line of metrics.jsonl that are no metrics.
+#: Entries of a line of metrics.jsonl that are not metrics.
 NOT_METRICS = ("step", "time", "epoch")
 
-#: Larger steps are no steps of a training (and would not fit an int64).
+#: Larger steps are invalid (and would not fit into an int64).
 LARGEST_STEP = 2**53
 
 
 @dataclass(frozen=True)
 class ExperimentData:
-    """What is on disk of one experiment.
+    """The data of one experiment.
 
     Attributes:
         name: of the experiment.
@@ -73,7 +73,7 @@ RUN_COLUMNS = ("run", "state", "message", "evaluations")
 
 
 def read_experiment(folder: Path) -> ExperimentData:
-    """Read every run of an experiment; what is torn, foreign or empty is listed in ``skipped``.
+    """Read every run of an experiment; incomplete, foreign and empty folders are listed in ``skipped``.
 
     Args:
         folder: ``<root>/<exp>``.
@@ -81,22 +81,14 @@ def read_experiment(folder: Path) -> ExperimentData:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
-    paths = ExperimentPaths(folder)
-    queue = read_queue(paths)
     columns = _Columns()
-    read = [_read_run(run, queue.get(run.name), columns) for run in paths.runs()]
-    rows = [item for item in read if not isinstance(item, Skipped)]
-    skipped = [item for item in read if isinstance(item, Skipped)]
-    seen = {row["run"] for row in rows} | {item.name for item in skipped}
-    skipped += [Skipped(name, "no folder yet", state) for name, state in queue.items() if name not in seen]
+    rows, skipped = read_runs(folder, lambda run, queued: _read_run(run, queued, columns))
     runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(RUN_COLUMNS))
-    return ExperimentData(folder.name, runs, columns.frame(), tuple(skipped))
+    return ExperimentData(folder.name, runs, columns.frame(), skipped)
 
 
 def _read_run(run: RunPaths, queued: str | None, columns: _Columns) -> dict[str, Any] | Skipped:
-    """A run's row, its evaluations appended to ``columns``; or why there is nothing of it to draw."""
+    """A run's row, after appending its evaluations to ``columns``; or why there is nothing to draw."""
     config = _run_settings(run, queued)
     if isinstance(config, Skipped):
         return config
@@ -125,7 +117,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass
 class _Columns:
-    """The table of curves while it is read: plain lists, and numbers in place of names, as a million rows may come."""
+    """The table of curves while it is read: lists, with codes instead of names, because it may have a million rows."""
 
     run: list[int] = field(default_factory=list)
     step: list[int] = field(default_factory=list)
@@ -168,7 +160,7 @@ class _Columns:
 
 
 def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The JSON objects of a file; a line that a kill left torn is passed over."""
+    """The JSON objects of a file; incomplete lines, which a kill may leave, are skipped."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -189,7 +181,7 @@ def _step(line: Mapping[str, Any]) -> int:
 
 
 def _number(value: Any) -> float | None:
-    """A metric's value: null counts as NaN, as JSON has no other word for it; None for what is not a number."""
+    """A metric's value: null, as JSON writes NaN, is NaN; None if it is not a number."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):

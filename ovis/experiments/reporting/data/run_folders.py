@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.runner.queue.ledger import Ledger, LedgerError
@@ -19,11 +19,13 @@ __all__ = [
     "count_states",
     "list_experiments",
     "read_config",
-    "read_queue",
+    "read_runs",
     "read_state",
 ]
 
-#: What the outcomes of a training mean here; any other one is a failure.
+Item = TypeVar("Item")
+
+#: Outcome of a run -> its state here; any other outcome is a failure.
 ENDINGS = {"success": "done", "aborted": "aborted", "cancelled": "cancelled"}
 
 #: States of the queue that overrule an old failure: the run is tried again.
@@ -54,7 +56,32 @@ def list_experiments(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def read_queue(paths: ExperimentPaths) -> dict[str, str]:
+def read_runs(
+    folder: Path, read: Callable[[RunPaths, str | None], Item | Skipped]
+) -> tuple[list[Item], tuple[Skipped, ...]]:
+    """Read every run of an experiment.
+
+    Args:
+        folder: ``<root>/<exp>``.
+        read: reads a run, given its folder and its state in the queue (None: not in the queue).
+
+    Returns:
+        what was read; and the folders without anything to draw, then the queued runs that have no folder yet.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    paths = ExperimentPaths(folder)
+    queue = _read_queue(paths)
+    results = {run.name: read(run, queue.get(run.name)) for run in paths.runs()}
+    skipped = [item for item in results.values() if isinstance(item, Skipped)]
+    skipped += [Skipped(name, "no folder yet", state) for name, state in queue.items() if name not in results]
+    return [item for item in results.values() if not isinstance(item, Skipped)], tuple(skipped)
+
+
+def _read_queue(paths: ExperimentPaths) -> dict[str, str]:
     """Run name -> state in the queue; empty where no queue can be read; the folders suffice."""
     try:
         rows = Ledger(paths).read()
@@ -64,7 +91,7 @@ def read_queue(paths: ExperimentPaths) -> dict[str, str]:
 
 
 def read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
-    """The run's settings as they stand there, or why there are none."""
+    """The settings in a run's config.json, or why there are none."""
     if not run.config.is_file():
         # A run of the queue has no configuration between the making of its folder and its first step.
         return Skipped(run.name, "no config.json", queued or "foreign")

@@ -1,4 +1,4 @@
-"""Which runs, settings and metrics a report is about; every refusal names the nearest valid word."""
+"""Selection of the runs, settings and metrics of a report; error messages name the most similar valid name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "shared_particles",
 ]
 
-#: The seed, and settings of where a run was made: runs that differ only in these are averaged.
+#: The seed, and settings that are not part of a run's identity: runs that differ only in these are averaged.
 AVERAGED = {"seed", *(item.name for item in dataclasses.fields(TrainSettings) if not item.metadata["identity"])}
 
 #: Settings that describe a difference best, in order of preference.
@@ -62,7 +62,7 @@ def select_runs(experiment: ExperimentData, include: Sequence[str] = (), exclude
 
 
 def keep_runs(experiment: ExperimentData, kept: Sequence[bool]) -> ExperimentData:
-    """The experiment with some of its runs only, and their curves.
+    """The experiment restricted to some of its runs, and their curves.
 
     Args:
         experiment: what was read.
@@ -108,7 +108,7 @@ def check_keys(experiment: ExperimentData, keys: Iterable[str], option: str = "-
 
 
 def check_metrics(experiment: ExperimentData, names: Iterable[str], option: str = "--metrics") -> list[Metric]:
-    """The metrics of these names that runs have, each once; one that a training may still come to measure is left out.
+    """The metrics of these names that runs have, each once; known metrics that no run has yet are left out.
 
     Raises:
         ValueError: no training has such a metric.
@@ -135,7 +135,7 @@ def check_pivots(experiment: ExperimentData, pivots: Iterable[Pivot]) -> list[Pi
 
 
 def mixed_settings(experiment: ExperimentData, keys: Sequence[str]) -> list[str]:
-    """Settings other than the seed in which runs that ``keys`` put together differ: no mean over seeds alone."""
+    """Settings other than the seed in which runs of one group differ, so that its mean is not over seeds alone."""
     runs = experiment.runs
     names = [name for name in experiment.varying if name not in AVERAGED and name not in keys]
     if not keys:
@@ -145,7 +145,7 @@ def mixed_settings(experiment: ExperimentData, keys: Sequence[str]) -> list[str]
 
 
 def differing_settings(experiment: ExperimentData, keys: Sequence[str]) -> list[str]:
-    """The fewest settings that tell apart all runs which ``keys`` put together and which differ in more than the seed.
+    """The fewest settings that distinguish all runs of one group of ``keys`` that differ in more than the seed.
 
     Settings that always change together (a warm-up and the alpha it starts from) are one difference: the most telling
     one stands for all.
@@ -182,7 +182,7 @@ def how_evaluated(experiment: ExperimentData) -> Evaluated:
 
 
 def _measured_once(experiment: ExperimentData) -> frozenset[str]:
-    """The metrics of which no run has two values, though the runs that have one were evaluated more than once."""
+    """The metrics of which no run has two values, although the runs with a value were evaluated more than once."""
     curves = experiment.curves
     metrics, runs = curves["metric"].cat, curves["run"].cat
     shape = len(metrics.categories), len(runs.categories)

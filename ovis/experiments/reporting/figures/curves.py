@@ -57,12 +57,12 @@ def draw_curves(
         rows: the key whose values are drawn in a row each, if there are several.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     metrics = [make_metric(str(name), evaluated) for name in table["metric"].unique()]
     parts = values_of(table, rows) if rows in keys else [""]
     shown = [key for key in keys if not (key == rows and len(parts) > 1)]
-    series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
+    series = make_series(table, shown)
     several = "iw" in keys and table["iw"].nunique() > 1
     if several:  # the best first would be the best at one of these K
         series = [item for family in by_family(series) for item in family]
@@ -85,8 +85,7 @@ def draw_curves(
             axis.remove()
         text = join_notes(caption, cut_text(cut, series), unseen_text(figure.axes, series))
         if several and "iw" in shown and len(series) <= LONGEST_LEGEND:
-            parts_of = groupby(series, key=lambda item: item.estimator)
-            add_grouped_legend(figure, [[item.look for item in part] for _, part in parts_of], text)
+            add_grouped_legend(figure, [list(part) for _, part in groupby(series, lambda item: item.estimator)], text)
         else:
             add_legend(figure, legend_looks(series), text)
     return figure

@@ -47,13 +47,12 @@ def draw_detailed(
         evaluated: how the metrics came about, for the labels.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     metrics = [make_metric(str(name), evaluated) for name in table["metric"].unique()]
     counts = sorted(table["iw"].unique()) if "iw" in keys else [None]
     shown = [key for key in keys if key != "iw"]
-    series = make_series(table[shown].drop_duplicates() if shown else pd.DataFrame(index=[0]))
-    families = by_family(series)
+    families = by_family(make_series(table, shown))
     series = [item for family in families for item in family]
     with house_style():
         figure = new_figure(PANEL[0] * len(counts), PANEL[1] * len(metrics))
@@ -69,7 +68,7 @@ def draw_detailed(
         label_steps(axes[-1, 0])
         for axis in axes[-1]:
             axis.set_xlabel("training steps")
-        looks = [[item.look for item in family] for family in families]
-        notes = join_notes(caption, cut_text(cut, series), unseen_text(figure.axes, series))
-        add_grouped_legend(figure, looks, notes)
+        add_grouped_legend(
+            figure, families, join_notes(caption, cut_text(cut, series), unseen_text(figure.axes, series))
+        )
     return figure

@@ -18,19 +18,20 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from ovis.experiments.reporting.figures.series import Series
 from ovis.experiments.reporting.figures.style import Look
 
 __all__ = ["add_grouped_legend", "add_legend", "reading_order"]
 
 Item = TypeVar("Item")
 
-#: The legend's share of the figure's width, at most.
+#: Largest width of the legend, as a fraction of the figure's.
 WIDEST = 0.98
 
-#: Letters of the title to an inch, of the broader ones.
+#: Letters of the title per inch, for broad letters.
 LETTERS = 16
 
-#: Entries of a column of groups, at most: a higher one would dwarf the panels.
+#: Largest number of entries in a column of groups; more would make the legend higher than the panels.
 TALLEST = 12
 
 
@@ -54,29 +55,30 @@ def add_legend(figure: Figure, looks: Sequence[Look], title: str = "") -> Legend
         rows += 1
 
 
-def add_grouped_legend(figure: Figure, groups: Sequence[Sequence[Look]], title: str = "") -> Legend:
-    """Add the legend above the panels, each group in one piece from top to bottom, in as many columns as fit.
+def add_grouped_legend(figure: Figure, groups: Sequence[Sequence[Series]], title: str = "") -> Legend:
+    """Add the legend above the panels, each group in one column, in as many columns as fit.
 
     Where a column would be too high, the entries are read row by row as in :func:`add_legend`.
 
     Args:
         figure: with ``layout="constrained"``, which keeps the panels clear of it.
-        groups: entries that belong together; stacked in order where there are more groups than columns.
+        groups: series that belong together; stacked in order where there are more groups than columns.
         title: above them, in lines that fit.
 
     Returns:
         the legend; the figure is higher by its height.
     """
-    for columns in range(len(groups), 1, -1):
-        height = math.ceil(len(groups) / columns)
-        stacks = [list(chain(*groups[i : i + height])) for i in range(0, len(groups), height)]
+    looks = [[item.look for item in group] for group in groups]
+    for columns in range(len(looks), 1, -1):
+        height = math.ceil(len(looks) / columns)
+        stacks = [list(chain(*looks[i : i + height])) for i in range(0, len(looks), height)]
         if max(map(len, stacks)) > TALLEST:
             break
         # A legend's columns are filled evenly: short ones end in entries that can't be seen.
         entries = chain(*zip(*zip_longest(*stacks), strict=True))
         if legend := _add_if_it_fits(figure, list(entries), title, len(stacks)):
             return legend
-    return add_legend(figure, list(chain(*groups)), title)
+    return add_legend(figure, list(chain(*looks)), title)
 
 
 def _add_if_it_fits(figure: Figure, looks: Sequence[Look | None], title: str, columns: int) -> Legend | None:
@@ -114,5 +116,5 @@ def _wrapped(title: str, figure: Figure) -> str:
 
 
 def reading_order(items: Sequence[Item], columns: int) -> list[Item]:
-    """The order that makes a legend, which is filled column by column, read row by row."""
+    """Reorder entries so that a legend, which is filled column by column, is read row by row."""
     return [item for column in range(columns) for item in items[column::columns]]

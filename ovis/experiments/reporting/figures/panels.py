@@ -1,4 +1,4 @@
-"""Parts that the figures of a report share: lines with bands in a panel, limits, and what an axis cuts off."""
+"""Parts shared by the figures of a report: lines with bands in a panel, limits of axes, and notes on cut lines."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ __all__ = [
     "values_of",
 ]
 
-#: Panels side by side, at most, where they are all of one data set.
+#: Largest number of panels side by side, if they are all for one data set.
 ROW = 4
 
-#: Inches of a whole figure, at least: the legend needs this width beside a single panel too.
+#: Smallest width of a figure in inches: the legend needs this width beside a single panel too.
 NARROWEST = 3.6
 
-#: Markers on a line of many points, about.
+#: Approximate number of markers on a line with many points.
 MARKS = 6
 
-#: The share of the training whose values the axis of a bound must hold in full.
+#: Fraction of the training after which all values of a bound lie within the axis.
 SETTLED = 0.2
 
-#: Curves that are named in the caption where an axis cuts them, at most.
+#: Largest number of cut curves that the caption names.
 NAMED = 2
 
 AxisLimits = Mapping[str, tuple[float, float]]
 
 
 def new_figure(width: float, height: float, w_pad: float = 0.08, h_pad: float = 0.05) -> Figure:
-    """An empty figure of no backend's global state; panels keep clear of labels and legend.
+    """An empty figure that is not registered with pyplot; panels do not overlap labels or the legend.
 
     Args:
         width, height: in inches; a narrower figure is widened to :data:`NARROWEST`.
@@ -65,18 +65,18 @@ def new_figure(width: float, height: float, w_pad: float = 0.08, h_pad: float = 
 
 
 def count_columns(panels: int) -> int:
-    """Columns of a grid of so many panels of one data set: as few rows as fit, filled evenly."""
+    """Number of columns of a grid of panels for one data set: as few rows as possible, filled evenly."""
     return math.ceil(panels / math.ceil(panels / ROW))
 
 
 def values_of(table: pd.DataFrame, key: str) -> list[str]:
-    """The values of a key that need a row or a column each; one empty text where there is nothing to tell apart."""
+    """The values of a key that get a row or a column each; one empty text if there is only one value."""
     names = list(map(str, table[key].unique())) if key in table else []
     return names if len(names) > 1 else [""]
 
 
 def use_scale(axis: Axes, table: pd.DataFrame, metric: Metric) -> None:
-    """A logarithmic axis where the metric asks for one and there is something to see on it."""
+    """Make the axis logarithmic if the metric is drawn so and has positive values."""
     if metric.kind.log and (table["mean"] > 0).any():
         axis.set_yscale("log")
 
@@ -146,7 +146,7 @@ def draw_row(
 
 
 def _marked(values: NDArray[np.float64], offset: int, marks: int) -> list[int]:
-    """Which points of a line have markers: the last one, and a few that are not at the steps of the other lines'."""
+    """The points of a line that have markers: the last one, and a few at other steps than those of other lines."""
     every = max(1, round(len(values) / marks))
     drawn = np.flatnonzero(np.isfinite(values))
     return sorted({*range(offset % every, len(values), every), *drawn[-1:].tolist()})
@@ -173,14 +173,14 @@ def join_notes(*notes: str) -> str:
 
 
 def cut_lines(axis: Axes) -> set[str]:
-    """The labels of the lines of which the axis does not hold every point."""
+    """The labels of the lines with points outside the axis."""
     low, high = axis.get_ylim()
     values = {str(line.get_label()): np.asarray(line.get_ydata(), np.float64) for line in axis.lines}
     return {label for label, y in values.items() if ((y < low) | (y > high)).any()}
 
 
 def cut_text(cut: Iterable[str], series: Sequence[Series]) -> str:
-    """Which lines are not there in full: a line that enters at the frame has not started there."""
+    """A note on the lines that the axis cuts: they do not start where they enter the panel."""
     missing = set(cut)
     names = [item.look.label for item in series if item.look.label in missing]
     if not names:
@@ -189,7 +189,7 @@ def cut_text(cut: Iterable[str], series: Sequence[Series]) -> str:
 
 
 def unseen_text(axes: Iterable[Axes], series: Sequence[Series]) -> str:
-    """Which series of the legend have nothing to see in any panel, and which lose values on a logarithmic axis."""
+    """A note on series that no panel shows, and on those with zeros on a logarithmic axis."""
     drawn = [(axis, line) for axis in axes for line in axis.lines]
     values = {(axis, str(line.get_label())): np.asarray(line.get_ydata(), np.float64) for axis, line in drawn}
     seen = {label for (_, label), y in values.items() if np.isfinite(y).any()}
@@ -203,7 +203,7 @@ def unseen_text(axes: Iterable[Axes], series: Sequence[Series]) -> str:
 
 
 def fitting_limits(table: pd.DataFrame, metric: Metric, limits: AxisLimits) -> tuple[float, float] | None:
-    """The limits asked for, where they hold anything: those of one data set would leave the panel of another empty."""
+    """The requested limits, if they contain any value: limits for one data set may leave the panel of another empty."""
     if metric.name not in limits:
         return None
     low, high = limits[metric.name]
@@ -211,7 +211,7 @@ def fitting_limits(table: pd.DataFrame, metric: Metric, limits: AxisLimits) -> t
 
 
 def settled_limits(table: pd.DataFrame, metric: Metric) -> tuple[float, float] | None:
-    """AxisLimits that leave out the first steep climb of a bound, beside which no difference between estimators shows.
+    """Limits that leave out the steep beginning of a bound, which would hide the differences between estimators.
 
     Every line is whole from :data:`SETTLED` of the training on; lines enter from below. None: nothing to leave out.
     """

@@ -29,7 +29,7 @@ __all__ = ["draw_pivots"]
 PANEL = (2.6, 2.5)
 GRID_PANEL = (2.6, 1.9)
 
-#: The key on the horizontal axis, and what it counts: in the budget figures the auxiliary particles too.
+#: The key on the horizontal axis, and its labels; in the budget figures K' includes the auxiliary particles.
 X = "iw"
 PARTICLES, BUDGET = "particles, $K$", "budget of particles, $K'$"
 
@@ -47,12 +47,13 @@ def draw_pivots(
         evaluated: how the metrics came about, for the labels.
 
     Returns:
-        a figure of no backend's global state; nothing is saved.
+        a figure that is not registered with pyplot; it is not saved.
     """
     pivots = [parse_pivot(str(name), evaluated) for name in table["pivot"].unique()]
     sets = values_of(table, "dataset") if "dataset" in keys else [""]
     shown = [key for key in keys if key != X and not (key == "dataset" and len(sets) > 1)]
-    series = [item for family in by_family(make_series(_groups(table, shown))) for item in family]
+    families = by_family(make_series(table, shown))
+    series = [item for family in families for item in family]
     columns = count_columns(len(pivots)) if len(sets) == 1 else len(sets)
     rows = math.ceil(len(pivots) / columns) if len(sets) == 1 else len(pivots)
     width, height = PANEL if rows == 1 else GRID_PANEL
@@ -76,10 +77,5 @@ def draw_pivots(
                 axis.set_title(panel_title("dataset", name), fontsize="medium")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        looks = [[item.look for item in family] for family in by_family(series)]
-        add_grouped_legend(figure, looks, join_notes(caption, unseen_text(figure.axes, series)))
+        add_grouped_legend(figure, families, join_notes(caption, unseen_text(figure.axes, series)))
     return figure
-
-
-def _groups(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    return table[list(keys)].drop_duplicates() if keys else pd.DataFrame(index=[0])

@@ -51,7 +51,7 @@ def _pivots(results: Results) -> ReportFigure:
 
 
 def _curves(results: Results, band: str) -> Iterator[ReportFigure]:
-    """One figure; where its panels would hold too many lines, one for each data set with a row for each K."""
+    """One figure or, if its panels would have too many lines, one for each data set with a row for each K."""
     spec, table = results.spec, results.curves
     about = seeds_text(table["seeds"], band), _unfinished(results.pivot)
     lines = table[[key for key in spec.keys if key != "dataset"]].drop_duplicates()
@@ -96,7 +96,7 @@ def _detailed(results: Results) -> Iterator[ReportFigure]:
 
 
 def _by_data_set(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The parts of a table that are of one data set, by its name; one part without a name where there is one only."""
+    """The parts of a table by data set; one part without a name if there is only one data set."""
     if not _several(table):
         return [("", table)]
     return [(name, table[table["dataset"].astype(str) == name]) for name in values_of(table, "dataset")]
@@ -107,7 +107,7 @@ def _several(table: pd.DataFrame) -> bool:
 
 
 def seeds_text(counts: pd.Series[int], band: str) -> str:
-    """What a line and its band are."""
+    """The number of seeds of a line, and the meaning of its band."""
     there = counts[counts > 0]
     low, high = (int(there.min()), int(there.max())) if len(there) else (0, 0)
     if high <= 1:
@@ -117,7 +117,7 @@ def seeds_text(counts: pd.Series[int], band: str) -> str:
 
 
 def _unfinished(pivot: pd.DataFrame) -> str:
-    """How many runs are done, where some are not: their curves are shorter, their numbers those so far."""
+    """The number of finished runs if not all are: the curves of the others are shorter, their numbers preliminary."""
     groups = pivot[pivot["pivot"] == pivot["pivot"].iloc[0]]
     runs, done = int(groups["runs"].sum()), int(groups["done"].sum())
     return f"{done} of {runs} runs done" if done < runs else ""
@@ -125,18 +125,16 @@ def _unfinished(pivot: pd.DataFrame) -> str:
 
 def _names(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     shown = [key for key in keys if key not in ("iw", "dataset")]
-    return [item.look.label for item in make_series(table[shown].drop_duplicates())] if shown else ["all runs"]
+    return [item.look.label for item in make_series(table, shown)]
 
 
 def _leaders(table: pd.DataFrame, keys: Sequence[str], pivot: Pivot) -> str:
-    """Who comes first at the largest K, by the first panel; nothing where the metric has no better."""
+    """The best series at the largest K in the first panel; empty if neither larger nor smaller is better."""
     if not pivot.metric.kind.sign:
         return ""
     rows = table[(table["pivot"] == pivot.name) & (table["iw"] == table["iw"].max())].dropna(subset=["mean"])
     shown = [key for key in keys if key not in ("iw", "dataset")]
-    series = {
-        tuple(map(str, item.keys.values())): item.look.label for item in make_series(table[shown].drop_duplicates())
-    }
+    series = {tuple(map(str, item.keys.values())): item.look.label for item in make_series(table, shown)}
     leaders = []
     for name, part in _by_data_set(rows):
         best = part.sort_values("mean", ascending=pivot.metric.kind.sign < 0).iloc[0]

@@ -1,4 +1,4 @@
-"""Saving figures: nothing is computed or drawn here."""
+"""Saves figures as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ReportFigure:
     Attributes:
         name: of its files, without their suffix.
         title: a few words, for a heading.
-        alt: one line that says what can be seen, for those who can't see it.
+        alt: alternative text for screen readers, in one line.
         figure: the figure itself.
     """
 
@@ -39,7 +39,7 @@ class ReportFigure:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``name.png`` and ``name.pdf`` atomically: a reader sees the old ones or the new ones.
+    """Write ``name.png`` and ``name.pdf`` atomically: a reader sees either the old or the new files.
 
     Returns:
         the files.
@@ -49,7 +49,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             path = folder / f"{name}.{suffix}"
             with replace_file(path, durable=False) as temporary:
-                # No dates and versions: the same runs make the same bytes.
+                # without dates and versions, so that the same runs give the same bytes
                 figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata)
                 if suffix == "png":
                     _shrink(temporary)

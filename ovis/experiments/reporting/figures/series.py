@@ -1,4 +1,4 @@
-"""The series of a figure: which look each group of runs gets, and what the legend says about them."""
+"""The series of a figure: the look of each group of runs, and its entry in the legend."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SYMBOLS = {"iw": "K", "alpha": "α", "beta": "β", "tau": "τ", "mc": "M"}
 #: Settings whose value alone identifies them.
 PLAIN = ("dataset", "model", "id", "prior", "optimizer")
 
-#: Values that go without saying beside the name of an estimator.
+#: Usual values, which are omitted next to the name of an estimator.
 USUAL = {"alpha": 0.0, "warmup": 0, "tau": 0.0}
 
-#: A legend with more entries names estimators and other settings apart.
+#: A legend with more entries lists estimators and other settings separately.
 LONGEST_LEGEND = 12
 
-#: Of the legend's lines that stand for a setting, whatever the estimator.
+#: Colour of the legend's lines that stand for a setting of any estimator.
 NEUTRAL = "#333333"
 
 
@@ -68,16 +68,18 @@ class Series:
     level: int
 
 
-def make_series(groups: pd.DataFrame) -> list[Series]:
+def make_series(table: pd.DataFrame, keys: Sequence[str]) -> list[Series]:
     """Give every group of runs a look: colour and marker stand for the estimator, dashes for the other settings.
 
     Settings in which no two groups differ are left out of the labels. Of settings that make another series of one
-    estimator (alpha, its warm-up) the usual value is solid and goes without saying, as in the paper's Figure 4; of
+    estimator (alpha, its warm-up) the usual value is solid and not named, as in the paper's Figure 4; of
     several K the largest is solid, as in Figure 3.
 
     Args:
-        groups: one row per group, one column per key, in the order in which they are to be named.
+        table: any table with these columns; its groups are named in the order in which they first occur.
+        keys: settings that tell groups apart; none: all rows are one group.
     """
+    groups = table[list(keys)].drop_duplicates() if keys else pd.DataFrame(index=[0])
     varying = [str(name) for name in groups.columns if groups[name].nunique(dropna=False) > 1]
     others = [name for name in varying if name != "estimator"]
     ids = [str(name) for name in groups["estimator"]] if "estimator" in groups else [""] * len(groups)
@@ -100,7 +102,7 @@ def make_series(groups: pd.DataFrame) -> list[Series]:
 
 
 def by_family(series: Sequence[Series]) -> list[list[Series]]:
-    """The series in the columns of the paper's legends, those of relatives in one; settings in order within."""
+    """The series in the columns of the paper's legends, one column per family of estimators, sorted by settings."""
     columns: dict[int, list[Series]] = {}
     for item in sorted(series, key=lambda item: (style_order(str(item.keys.get("estimator", ""))), item.level)):
         columns.setdefault(style_group(str(item.keys.get("estimator", ""))), []).append(item)
@@ -109,7 +111,7 @@ def by_family(series: Sequence[Series]) -> list[list[Series]]:
 
 def estimator_families(table: pd.DataFrame) -> list[list[Series]]:
     """One series for each estimator of a table, in the columns of the paper's legends."""
-    return by_family(make_series(table[["estimator"]].drop_duplicates()))
+    return by_family(make_series(table, ["estimator"]))
 
 
 def value_text(value: object) -> str:
@@ -166,5 +168,5 @@ def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _ordinal(number: int) -> Look:
-    """A look by number, where no estimator gives one."""
+    """The look with this number, for series of the same estimator."""
     return Look("", FALLBACK[number % len(FALLBACK)], DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)])

@@ -1,4 +1,4 @@
-"""What a report's page shows, as data: the report commands fill these records, ``render.py`` turns them into HTML."""
+"""The content of a report's page as data: the report commands fill it, ``render.py`` turns it into HTML."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["ABSENT", "Column", "Page", "Problem", "Provenance", "Setting", "Table", "TableCell"]
 
-#: The text of a cell where there is nothing.
+#: The text of an empty cell.
 ABSENT = "–"
 
-#: States of runs that are in trouble.
+#: States of runs with an error.
 TROUBLE = ("failed", "unreadable", "foreign")
 
-#: Values of a setting that are listed, at most.
+#: Largest number of values of a setting that are listed.
 LISTED = 12
 
 
@@ -65,7 +65,7 @@ class Table:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def choices(self, column: Column) -> list[str]:
-        """The texts of a column's cells, each once, numbers by their size."""
+        """The distinct texts of a column; numbers are sorted."""
         values = self.rows[column.name]
         if pd.api.types.is_numeric_dtype(values):
             values = values.sort_values()
@@ -109,7 +109,7 @@ class Problem:
 
     @property
     def trouble(self) -> bool:
-        """Whether something went wrong; otherwise the run is on its way."""
+        """Whether there was an error; otherwise the run has not come so far yet."""
         return self.state in TROUBLE
 
 
@@ -139,14 +139,14 @@ class Setting:
 
     @property
     def text(self) -> str:
-        """The values, as far as they are listed."""
+        """The values as text, at most :data:`LISTED` of them."""
         listed = ", ".join(value or ABSENT for value in self.values[:LISTED])
         return f"{listed} and {len(self.values) - LISTED} more" if len(self.values) > LISTED else listed
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was run, and where.
+    """The settings of the runs, and the environment in which they were executed.
 
     Attributes:
         settings: of all runs.

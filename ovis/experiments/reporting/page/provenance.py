@@ -1,4 +1,4 @@
-"""Where the runs of a folder come from: their options, and the code and machine that made them."""
+"""Provenance of runs: their options, and the code and the machine that executed them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ovis.experiments.settings import TrainSettings
 
 __all__ = ["experiment_description", "list_environment", "list_settings", "read_provenance"]
 
-#: Entries of a run's config.json about where it was made, and their labels.
+#: Entries of a run's config.json about its environment, and their labels.
 RECORDED = {
     "version": "ovis",
     "python": "Python",
@@ -30,7 +30,7 @@ RECORDED = {
 
 
 def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any = TrainSettings) -> Provenance:
-    """Read where the runs of an experiment come from; files that can't be read are skipped.
+    """Read the provenance of an experiment's runs; files that can't be read are skipped.
 
     Args:
         folder: of the experiment.
@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) -> tuple[Setting, ...]:
-    """The options that define what was computed, without those of where it was computed.
+    """The options that are part of a run's identity.
 
     Args:
         runs: the options of each run.
@@ -80,7 +80,7 @@ def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) 
 
 
 def _distinct(values: Iterable[Any]) -> tuple[str, ...]:
-    """Each value once, as text, numbers by their size."""
+    """The distinct values as text; numbers are sorted."""
     by_text = {value_text(value): value for value in values}
 
     def order(text: str) -> tuple[bool, float, str]:
@@ -92,7 +92,7 @@ def _distinct(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _code(paths: ExperimentPaths) -> list[tuple[str, str]]:
-    """The copies of the code that the queue's runs were made with."""
+    """The snapshots of the code that executed the runs of the queue."""
     try:
         rows = Ledger(paths).read(SNAPSHOTS)
     except LedgerError:

@@ -1,4 +1,4 @@
-"""Fill the page's template: a report as one HTML file that needs nothing else.
+"""Fill the page's template: a report as one self-contained HTML file.
 
 Style and script stand in ``page.css`` and ``page.js`` beside the template, and are copied into the page. A policy in
 its head allows these two by their hashes and images within the page, and nothing else: no other script, no network.
@@ -27,10 +27,10 @@ FILE = "index.html"
 
 HERE = Path(__file__).parent
 
-#: Dots of a figure to a CSS pixel: figures are drawn for paper.
+#: Pixels of a figure per CSS pixel; figures have the resolution of print.
 DENSITY = 2
 
-#: A verdict as a sign beside its words, and its class in the style sheet.
+#: The sign of a verdict, and its class in the style sheet.
 SIGNS = {ClaimStatus.HOLDS: ("✓", "holds"), ClaimStatus.FAILS: ("✗", "fails"), ClaimStatus.OPEN: ("?", "open")}
 
 #: Control characters, which HTML does not allow, not even escaped.
@@ -53,7 +53,7 @@ def write_page(folder: Path, page: Page) -> Path:
 
 
 def render_page(page: Page, folder: Path) -> str:
-    """The page as HTML; the same data make the same text.
+    """The page as HTML; equal data give equal text.
 
     Args:
         page: what to show.
@@ -84,7 +84,7 @@ def render_page(page: Page, folder: Path) -> str:
 
 
 def _printable(value: object) -> object:
-    """Text without what no page may hold, control characters and lone surrogates; applied to all that is inserted."""
+    """Replace control characters and lone surrogates, which HTML does not allow; applied to all inserted text."""
     if type(value) is not str:  # numbers, and markup of the template's own
         return value
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", value.encode("utf-8", "replace").decode("utf-8"))
@@ -125,7 +125,7 @@ def _unique(words: Iterable[str]) -> list[str]:
 
 
 def _policy(style: str, script: str) -> str:
-    """What a browser is to allow in the page."""
+    """The content security policy of the page."""
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -1,4 +1,4 @@
-"""The tables of a page: all runs with their numbers, and any other table of a report; and a page of trainings."""
+"""The tables of a page: all runs with their numbers, and other tables of a report; and the page of an experiment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ovis.experiments.reporting.verdict import ClaimVerdict
 
 __all__ = ["experiment_page", "list_problems", "plain_table", "run_table"]
 
-#: Settings that have a column whether they vary or not, and what they are called.
+#: Settings that always have a column, and their headings.
 ALWAYS = {"estimator": "estimator", "iw": "K", "seed": "seed"}
 
 HEADINGS = {**ALWAYS, "dataset": "data", "alpha": "α", "id": "label"}
 
-#: A column with more values than that is not offered as a filter: the box for text finds them.
+#: A column with more values than this has no filter; use the text box instead.
 CHOICES = 15
 
 
@@ -41,7 +41,7 @@ def experiment_page(
     notes: Sequence[str] = (),
     command: str = "",
 ) -> Page:
-    """The page of an experiment of trainings.
+    """The page of an experiment of training runs.
 
     Args:
         experiment: what is shown of it.
@@ -49,7 +49,7 @@ def experiment_page(
         pivots: columns of the table of runs.
         figures: on disk.
         verdicts: see :func:`ovis.paper.claims.paper_verdicts.training_verdicts`.
-        notes: what a reader should know.
+        notes: remarks for readers.
         command: that makes this report.
     """
     failed = experiment.runs[experiment.runs["state"] == "failed"]
@@ -70,14 +70,14 @@ def experiment_page(
 
 
 def list_problems(skipped: Sequence[Skipped]) -> tuple[Problem, ...]:
-    """Folders and queued runs without anything to show, those that are in trouble first."""
+    """Folders and queued runs that are not shown, those with an error first."""
     waiting = ("queued", "running", "unfinished", "aborted", "cancelled")
     order = sorted(skipped, key=lambda item: item.state in waiting)
     return tuple(Problem(item.name, item.state, item.reason) for item in order)
 
 
 def run_table(experiment: ExperimentData, pivots: Sequence[Pivot]) -> Table:
-    """One row per run: what it is, where it stands, its numbers.
+    """One row per run: its settings, its state and its numbers.
 
     Args:
         experiment: what was read.
@@ -130,7 +130,7 @@ def plain_table(
     things: str = "rows",
     words: Mapping[str, str] | None = None,
 ) -> Table:
-    """Any table of a report: numbers in one format, columns of few texts as filters.
+    """A table of a report: numbers in one format, and a filter for each column with few distinct texts.
 
     A column with the same value in all rows is mentioned once, in the caption.
 
