@@ -61,7 +61,7 @@ class Measured:
 
     @property
     def floors(self) -> dict[str, float]:
-        """SNR and DSNR of a gradient with mean zero, which depend on the number of draws and of entries, respectively."""
+        """SNR and DSNR of a gradient with mean zero: they depend on the number of draws and on that of entries."""
         n, D = self.sample.draws.shape
         snr, dsnr = (math.sqrt(2 / (math.pi * max(count, 1))) for count in (n, D - 1))
         return {"snr": snr, "dsnr": dsnr}
