@@ -76,8 +76,8 @@ def measure_manager(folder: Path, n: int, running: int) -> None:
 
     for record in under_way:
         (queue.paths.folder / record.name).mkdir()
-        said = {"step": 5, "nsteps": 100, "loss": 1.5, "t": time.time(), "begin": 0}
-        write_json(queue.paths.run(record.name).progress, said, durable=False)
+        progress = {"step": 5, "nsteps": 100, "loss": 1.5, "t": time.time(), "begin": 0}
+        write_json(queue.paths.run(record.name).progress, progress, durable=False)
     report(f"one of {running} running ends, {n} in the ledger", tick)
     report(f"progress of {len(under_way)} runs", look)
     report(f"heartbeats of {len(under_way)} runs", lambda: [queue.leases.beat(r.key, 1) for r in under_way])

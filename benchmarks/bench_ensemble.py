@@ -75,13 +75,13 @@ def ensemble(settings: TrainSettings, count: int, steps: int) -> Cost:
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
     """Of the processor, for one call; the best of three turns."""
-    found = []
+    times = []
     for _ in range(3):
         begin = time.process_time()
         for _ in range(-(-repeats // 3)):
             run()
-        found.append((time.process_time() - begin) / -(-repeats // 3))
-    return min(found)
+        times.append((time.process_time() - begin) / -(-repeats // 3))
+    return min(times)
 
 
 def of_children() -> float:

@@ -88,8 +88,8 @@ def in_a_process(name: str, iw: int, size: int, device: str, exact: bool) -> tup
     """The same; size 0: in one pass."""
     words = [sys.executable, __file__, "--point", name, str(iw), str(size), "--device", device]
     environment = {**os.environ, **(EXACT if exact else {})}
-    found = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout.split()
-    return float(found[0]), float(found[1])
+    output = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout.split()
+    return float(output[0]), float(output[1])
 
 
 def main() -> None:

@@ -150,13 +150,13 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a process said.
+class Answer:
+    """The output of a process.
 
     Attributes:
         lines: JSON values, one for each thing that it measured.
         end: why there are no more; empty: all was measured.
-        limit: that is a limit of ours, and what a cell of the table shows.
+        limit: whether that is a limit of this benchmark, which a cell of the table shows.
     """
 
     lines: list[Any]
@@ -172,11 +172,11 @@ def set_up(root: Path, environments: Sequence[str]) -> None:
     for name in environments:
         if not missing(root, name):
             continue
-        place, pins = root / name, OTHERS / f"requirements-{name}.txt"
-        shutil.rmtree(place, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        subprocess.run([place / "bin" / "pip", "install", "-q", "-r", pins], check=True)
-        shutil.copy(pins, place / pins.name)  # last: what is there is whole
+        environment, pins = root / name, OTHERS / f"requirements-{name}.txt"
+        shutil.rmtree(environment, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([environment / "bin" / "pip", "install", "-q", "-r", pins], check=True)
+        shutil.copy(pins, environment / pins.name)  # last: what is there is whole
 
 
 def missing(root: Path, name: str) -> str:
@@ -191,10 +191,10 @@ def missing(root: Path, name: str) -> str:
 # ------------------------------------------------------------------------------------------------------ measurements
 
 
-def ask(contender: Contender, counts: Sequence[int], root: Path) -> Told:
+def ask(contender: Contender, counts: Sequence[int], root: Path) -> Answer:
     """What contender.py says in a process of its own: torch, gradient, one step for each K."""
     if contender.environment and (reason := missing(root, contender.environment)):
-        return Told([], reason)
+        return Answer([], reason)
     python = root / contender.environment / "bin" / "python" if contender.environment else Path(sys.executable)
     command = [str(python), str(OTHERS / "contender.py"), contender.module, contender.name, *map(str, counts)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -208,16 +208,16 @@ def ask(contender: Contender, counts: Sequence[int], root: Path) -> Told:
         lines = [json.loads(line) for line in out if line.endswith("\n")]
         error = (err.read().strip().splitlines() or [f"exit {process.returncode}"])[-1]
     if lines and lines[0]["torch"] != version("torch"):
-        return Told([], f"it has torch {lines[0]['torch']}, ovis {version('torch')}")
-    return Told(lines, limit or (error if process.returncode else ""), bool(limit))
+        return Answer([], f"it has torch {lines[0]['torch']}, ovis {version('torch')}")
+    return Answer(lines, limit or (error if process.returncode else ""), bool(limit))
 
 
-def watch(process: subprocess.Popen[bytes], said: Callable[[], int]) -> str:
-    """Wait until the process ends (empty) or comes to a limit (which); ``said``: characters that it has printed."""
+def watch(process: subprocess.Popen[bytes], printed: Callable[[], int]) -> str:
+    """Wait until the process ends (empty) or reaches a limit (which); ``printed``: how much it has printed."""
     before, deadline = -1, 0.0
     for size in sizes(process):
-        if said() > before:
-            before, deadline = said(), time.monotonic() + START + MOST_SECONDS
+        if printed() > before:
+            before, deadline = printed(), time.monotonic() + START + MOST_SECONDS
         if size > MOST_BYTES:
             return f">{MOST_BYTES / 1e9:.0f} GB"
         if time.monotonic() > deadline:
@@ -250,22 +250,22 @@ def share_of_others(start: Sequence[float], end: Sequence[float]) -> float:
 
 def measure(contender: Contender, counts: Sequence[int], root: Path) -> Line:
     """A line of the table."""
-    told = ask(contender, counts, root)
-    _, gradient, *steps = [*told.lines, None, None][: max(2, len(told.lines))]
+    answer = ask(contender, counts, root)
+    _, gradient, *steps = [*answer.lines, None, None][: max(2, len(answer.lines))]
     cells = [cell(each["seconds"], each["bytes"]) for each in steps]
-    cells += [told.end if told.limit else "-"] * (len(counts) - len(cells))
+    cells += [answer.end if answer.limit else "-"] * (len(counts) - len(cells))
     notes = [contender.note] if contender.note else []
-    if told.end and not told.limit:
-        notes.append(f"not measured: {told.end}")
+    if answer.end and not answer.limit:
+        notes.append(f"not measured: {answer.end}")
     return Line(contender, gradient_verdict(gradient, contender) if gradient else "-", cells, notes)
 
 
 # ------------------------------------------------------------------------------------------------------------- table
 
 
-def gradient_verdict(found: dict[str, dict[str, float]], contender: Contender) -> str:
+def gradient_verdict(gradients: dict[str, dict[str, float]], contender: Contender) -> str:
     """In words, what contender.py measured of the gradient."""
-    bound, elbo = found["L_K"], found["ELBO"]
+    bound, elbo = gradients["L_K"], gradients["ELBO"]
     if max(bound["q"], bound["p"]) < ERRORS:
         return "right"
     if max(elbo["q"], elbo["p"]) < ERRORS:

@@ -121,14 +121,14 @@ def measure_whole(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     yield timing("overhead over the commands alone", count, "atomic", "ms", [(managed - alone) / count])
     for storage in options.storage:
         with points.use_storage(storage):
-            (place := folder / f"kills-{storage}").mkdir()
-            torn = points.kill_writers(place, storage, options.kills)
+            (subfolder := folder / f"kills-{storage}").mkdir()
+            torn = points.kill_writers(subfolder, storage, options.kills)
         yield Row(f"{options.kills} kills of a writer", 1000, storage, "unreadable", torn, torn, "", 0)
     verdict = points.chaos(folder, options.chaos, options.chaos)
     note = f"{sum(verdict.kills.values())} kills, {verdict.starts} trainings started"
     for what in ("lost", "done_twice", "overlaps", "unreadable"):
-        found = getattr(verdict, what)
-        yield Row("chaos", options.chaos, "atomic", what.replace("_", " "), found, found, "", 0, note)
+        count = getattr(verdict, what)
+        yield Row("chaos", options.chaos, "atomic", what.replace("_", " "), count, count, "", 0, note)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -136,15 +136,15 @@ def measure(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     for n in options.n:
         for storage in options.storage:
             with points.use_storage(storage):
-                (place := folder / f"{storage}{n}").mkdir()
-                yield from measure_ledger(place, n, storage, options.procs)
+                (subfolder := folder / f"{storage}{n}").mkdir()
+                yield from measure_ledger(subfolder, n, storage, options.procs)
     yield from measure_whole(folder, options)
 
 
 def file_system(folder: Path) -> str:
     """The type of the file system that a folder is on."""
     mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    above = [(len(place), kind) for place, kind in mounts if folder.resolve().is_relative_to(place)]
+    above = [(len(mount), kind) for mount, kind in mounts if folder.resolve().is_relative_to(mount)]
     return max(above)[1]
 
 

@@ -56,10 +56,10 @@ def write_runs(root: Path, runs: int, evaluations: int) -> None:
     sweep = Folder(root / "sweep")
     sweep.path.mkdir()
     for number in range(runs):
-        place, seed = number % (len(ESTIMATORS) * len(IW)), number // (len(ESTIMATORS) * len(IW)) + 1
-        estimator, iw = ESTIMATORS[place % len(ESTIMATORS)], IW[place // len(ESTIMATORS)]
+        index, seed = number % (len(ESTIMATORS) * len(IW)), number // (len(ESTIMATORS) * len(IW)) + 1
+        estimator, iw = ESTIMATORS[index % len(ESTIMATORS)], IW[index // len(ESTIMATORS)]
         climb = [
-            -90 - place / 10 - 20 * math.exp(-5 * i / evaluations) + 0.1 * math.sin(i + seed)
+            -90 - index / 10 - 20 * math.exp(-5 * i / evaluations) + 0.1 * math.sin(i + seed)
             for i in range(evaluations)
         ]
         values = {f"{split}:loss/{name}": climb for split in ("train", "valid", "test") for name in ("L_k",)}

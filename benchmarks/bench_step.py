@@ -89,9 +89,9 @@ def seconds(run: Callable[[], None], device: torch.device, repeats: int = 2) -> 
 def where_the_time_goes(run: Callable[[], None], device: torch.device) -> str:
     """Table of the operations of twenty steps."""
     activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
-    with profile(activities=activities, record_shapes=True) as found:
+    with profile(activities=activities, record_shapes=True) as profiler:
         seconds(run, device, 20)
-    return str(found.key_averages(group_by_input_shape=True).table(sort_by="self_cpu_time_total", row_limit=30))
+    return str(profiler.key_averages(group_by_input_shape=True).table(sort_by="self_cpu_time_total", row_limit=30))
 
 
 def main() -> None:

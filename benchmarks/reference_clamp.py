@@ -77,8 +77,8 @@ def main() -> None:
     print(f"{'estimator':18s} {'K':>3s} {'1 - v_k':>8s} {'posterior L2':>16s} {'prior L2':>16s} {'mean SNR':>16s}")
     for name, iw in wanted:
         for how in ("exact", "clamped"):
-            with tempfile.TemporaryDirectory() as place:
-                folder = Path(place) / "runs" / "clamp"
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary) / "runs" / "clamp"
                 folder.mkdir(parents=True)
                 words = [sys.executable, __file__, "--here", how, name, iw, str(folder)]
                 subprocess.run(words, check=True, stdout=subprocess.DEVNULL)

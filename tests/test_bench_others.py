@@ -149,8 +149,8 @@ def test_what_ends_early(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, end: str, limit: bool, cells: list[str], notes: list[str]
 ):
     steps = [{"seconds": 0.01, "bytes": 1e6}, {"seconds": 0.02, "bytes": 2e6}][: 1 if end else 2]
-    told = bench.Told([{"torch": "2"}, None, *steps], end, limit)
-    monkeypatch.setattr(bench, "ask", lambda *args: told)
+    answer = bench.Answer([{"torch": "2"}, None, *steps], end, limit)
+    monkeypatch.setattr(bench, "ask", lambda *args: answer)
     line = bench.measure(bench.Contender("", "", "", ""), [5, 20], Path())
     assert (line.cells, line.notes) == (cells, notes)
 
@@ -173,7 +173,7 @@ def test_without_its_environment_it_says_so(bench: ModuleType, tmp_path: Path):
         ('print(\'{"torch": "0.1"}\')', f"it has torch 0.1, ovis {torch.__version__}"),
     ],
 )
-def test_an_error_is_told_in_a_note(
+def test_an_error_is_in_a_note(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, note: str
 ):
     monkeypatch.setattr(bench, "OTHERS", tmp_path)
@@ -198,8 +198,8 @@ def test_the_limit_is_for_each_line(bench: ModuleType, monkeypatch: pytest.Monke
     monkeypatch.setattr(bench, "MOST_SECONDS", 0.1)
     monkeypatch.setattr(bench, "START", 0.0)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
-    said = iter(range(10_000))
-    assert bench.watch(process, lambda: next(said)) == ""
+    printed = iter(range(10_000))
+    assert bench.watch(process, lambda: next(printed)) == ""
 
 
 def test_share_of_other_programs(bench: ModuleType):

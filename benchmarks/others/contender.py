@@ -114,16 +114,16 @@ def measure_gradient(make_subject: Callable[[SBN], Subject], calls: int = CALLS)
     exact = exact_gradients(copy.deepcopy(model).double(), x.double(), iw)
     cut = sum(parameter.numel() for parameter in model.q_parameters())
     mean, error = mean_gradient(make_subject(model), x, iw, calls)
-    found = {}
+    result = {}
     for bound, parts in exact.items():
         gradient = torch.cat([part.flatten() for part in parts])
         distance = (mean - gradient).abs() / error.clamp_min(1e-9)
-        found[bound] = {
+        result[bound] = {
             "q": float(distance[:cut].max()),
             "p": float(distance[cut:].max()),
             "q_norm": float(mean[:cut].norm() / gradient[:cut].norm()),
         }
-    return found
+    return result
 
 
 def main(argv: list[str]) -> None:
@@ -133,8 +133,8 @@ def main(argv: list[str]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small tensors
     trained = bool(make(module, name, tiny()[0]).parameters)
-    found = measure_gradient(partial(make, module, name)) if trained else None
-    print(json.dumps(found), flush=True)
+    result = measure_gradient(partial(make, module, name)) if trained else None
+    print(json.dumps(result), flush=True)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x = (torch.rand(BATCH, PIXELS) < 0.2).float()

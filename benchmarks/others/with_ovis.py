@@ -15,14 +15,14 @@ def make(name: str, model: SBN) -> Subject:
     identifier, _, size = name.partition("/")
     Estimator, config = get_config(identifier)
     estimator = Estimator(mc=1, iw=2, particles_per_pass=int(size) if size else None, **config)
-    ours = SigmoidBeliefNetwork((model.encoder.in_features,), N=model.encoder.out_features, depth=1)
-    encoder, decoder = ours.inference_network, ours.generative_model
-    parameters = [*encoder.parameters(), *decoder.parameters(), ours.prior_logits]
+    network = SigmoidBeliefNetwork((model.encoder.in_features,), N=model.encoder.out_features, depth=1)
+    encoder, decoder = network.inference_network, network.generative_model
+    parameters = [*encoder.parameters(), *decoder.parameters(), network.prior_logits]
     with torch.no_grad():
         for mine, given in zip(parameters, model.q_parameters() + model.p_parameters(), strict=True):
             mine.copy_(given)
 
     def backward(x: Tensor, iw: int) -> None:
-        estimator(ours, x, backward=True, return_diagnostics=False, iw=iw)
+        estimator(network, x, backward=True, return_diagnostics=False, iw=iw)
 
     return Subject(parameters, backward)
