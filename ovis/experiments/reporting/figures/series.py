@@ -87,16 +87,16 @@ def make_series(table: pd.DataFrame, keys: Sequence[str]) -> list[Series]:
     compared = len(looks) > 1 or not others  # estimators; otherwise one of them under several settings
     levels = _levels(groups[others])
     series = []
-    for keys, name in zip(groups.to_dict("records"), ids, strict=True):
-        rest = ", ".join(setting_text(key, keys[key]) for key in others)
+    for row, name in zip(groups.to_dict("records"), ids, strict=True):
+        rest = ", ".join(setting_text(key, row[key]) for key in others)
         level = levels.index(rest) if others else 0
         look = looks[name] if compared else _ordinal(level)
         if compared and others:
             look = replace(look, dash=DASHES[(len(levels) - 1 - level if "iw" in others else level) % len(DASHES)])
         estimator = look.label if compared and name else ""
-        unusual = [setting_text(key, keys[key]) for key in others if keys[key] != USUAL.get(key, "") or not estimator]
+        unusual = [setting_text(key, row[key]) for key in others if row[key] != USUAL.get(key, "") or not estimator]
         label = ", ".join(part for part in (estimator, *unusual) if part) or "all runs"
-        named = {str(key): value for key, value in keys.items()}
+        named = {str(key): value for key, value in row.items()}
         series.append(Series(named, replace(look, label=label), estimator, rest, level))
     return series
 
