@@ -58,13 +58,13 @@ class ReportSpec:
     """What a report shows.
 
     Attributes:
-        keys: settings that tell groups of runs apart, those that were merged into the series among them.
+        keys: settings that distinguish groups of runs, those that were merged into the series among them.
         metrics: of the curves.
         detailed: of the detailed plots; may be empty.
         pivots: columns of the table, and panels against K.
         drawn: of these, those that get a panel.
         limits: metric -> limits of its axis.
-        evaluated: how the metrics came about.
+        evaluated: how the metrics were evaluated.
         notes: remarks for readers.
     """
 

@@ -65,9 +65,9 @@ def text_table(
 
     Args:
         table: a pivot table.
-        keys: settings that tell its rows apart.
+        keys: settings that distinguish its rows.
         float_format: of all numbers, e.g. ``.2f``; empty: each metric has its own.
-        evaluated: how the metrics came about, for the headings.
+        evaluated: how the metrics were evaluated, for the headings.
     """
     top, blocks = [], []
     for text, members in groupby(_columns(table, keys, float_format, evaluated), key=lambda column: column.top):

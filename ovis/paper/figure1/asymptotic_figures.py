@@ -23,6 +23,8 @@ from ovis.paper.figure1.asymptotic_runs import Sample, toy_name
 
 __all__ = ["density_table", "draw_distributions", "draw_statistics", "pick_entry"]
 
+Array = NDArray[np.float64]
+
 #: Inches of one panel; if four of them are printed across a page, letters have 6 points.
 PANEL = (2.05, 2.2)
 WIDE_PANEL = (2.75, 2.0)
@@ -52,13 +54,19 @@ PEAKS = 3.0
 #: A distribution that is broader than the next one by this factor is ignored for the width of a panel.
 BROADEST = 10.0
 
+#: Draws farther from the quartiles than this number of interquartile ranges are left out of a density.
+OUTLIERS = 3.0
+
+#: Bins of a histogram, and points of a kernel density estimate.
+BINS, POINTS = 40, 240
+
 
 def draw_statistics(statistics: pd.DataFrame, caption: str = "") -> Figure:
     """Draw the statistics against K, on logarithmic axes: a row of panels for each toy.
 
     Args:
         statistics: see :func:`ovis.paper.figure1.asymptotic_statistics.statistics_table`.
-        caption: a line over the legend; what hollow markers and guides are is added.
+        caption: text above the legend; notes on hollow markers and guide lines are added.
 
     Returns:
         a figure that is not registered with pyplot; it is not saved.
@@ -85,7 +93,7 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
 
     Args:
         densities: see :func:`ovis.paper.figure1.asymptotic_figures.density_table`.
-        caption: a line over the legend; what the vertical lines are, and what is broader than its panel, is added.
+        caption: text above the legend; notes on vertical lines and on distributions broader than a panel are added.
 
     Returns:
         a figure that is not registered with pyplot; it is not saved.
@@ -186,15 +194,6 @@ def _fitting(spread: Mapping[str, float]) -> list[str]:
     while len(names) > 2 and spread[names[-1]] > BROADEST * spread[names[-2]]:
         names.pop()
     return names
-
-
-Array = NDArray[np.float64]
-
-#: Draws farther from the quartiles than this number of interquartile ranges are left out.
-OUTLIERS = 3.0
-
-BINS = 40
-POINTS = 240
 
 
 def density_table(samples: Sequence[Sample]) -> pd.DataFrame:

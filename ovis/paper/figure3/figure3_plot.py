@@ -87,7 +87,7 @@ def draw_figure3(
     Args:
         table: see :func:`ovis.paper.figure3.figure3_curves.curve_table`.
         ylabel: of the vertical axis.
-        caption: lines over the panel; which curves lie below it is added.
+        caption: text above the panel; a note on curves below the axis is added.
         limits: of the vertical axis; None: the paper's where they fit, otherwise the data's.
 
     Returns:

@@ -18,7 +18,7 @@ from ovis.experiments.reporting.data.aggregate import pivot_table
 from ovis.experiments.reporting.data.read import read_experiment
 from ovis.experiments.reporting.data.results import Results, compute_results
 from ovis.experiments.reporting.figures import report_figures
-from ovis.experiments.reporting.figures.detailed_curves import draw_detailed
+from ovis.experiments.reporting.figures.curves import draw_detailed
 from ovis.experiments.reporting.figures.pivots import draw_pivots
 from ovis.experiments.reporting.figures.report_figures import draw_report
 from ovis.experiments.reporting.figures.style import DASHED, SOLID, estimator_look

@@ -58,7 +58,7 @@ def pivot_table(experiment: ExperimentData, keys: Sequence[str], pivots: Sequenc
 
     Args:
         experiment: what was read.
-        keys: settings that tell groups of runs apart.
+        keys: settings that distinguish groups of runs.
         pivots: what to compute of each run; the first one ranks.
 
     Returns:
@@ -137,7 +137,7 @@ def curve_table(
 
     Args:
         experiment: what was read.
-        keys: settings that tell curves apart.
+        keys: settings that distinguish curves.
         metrics: what to average.
         band: a key of :data:`BANDS`.
         order: a pivot table: its groups, in the order of the curves.
@@ -190,7 +190,7 @@ def thin_curves(table: pd.DataFrame, keys: Sequence[str], points: int) -> pd.Dat
 
     Args:
         table: of curves, see :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
-        keys: settings that tell its curves apart.
+        keys: settings that distinguish its curves.
         points: 2 or more.
     """
     parts = table.groupby([*keys, "metric"], dropna=False, sort=False, observed=True)

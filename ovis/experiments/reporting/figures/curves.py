@@ -1,4 +1,8 @@
-"""Curves against steps: one panel per metric, one line per group of runs, one row per data set or K, one legend."""
+"""Curves against training steps, one line per group of runs, under one legend.
+
+:func:`draw_curves` draws one panel per metric, and a row of panels for each data set or K. :func:`draw_detailed` draws
+one row per metric and one column per K, in small panels.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,14 @@ from ovis.experiments.reporting.figures.series import (
 from ovis.experiments.reporting.figures.style import house_style
 from ovis.experiments.reporting.metrics import Evaluated, make_metric
 
-__all__ = ["draw_curves"]
+__all__ = ["draw_curves", "draw_detailed"]
 
 #: Inches of one panel.
 PANEL = (2.6, 2.6)
+DETAILED_PANEL = (2.1, 1.6)
+
+#: Approximate number of markers on a line in a small panel.
+DETAILED_MARKS = 3
 
 
 def draw_curves(
@@ -49,11 +57,11 @@ def draw_curves(
 
     Args:
         table: of :func:`ovis.experiments.reporting.data.aggregate.curve_table`; its
-            order is the legend's where it is of one K; of several K an estimator's stand below each other.
-        keys: settings that tell curves apart.
-        limits: metric -> limits of its vertical axis, where they hold anything.
-        caption: a line over the legend: what lines and bands are; which lines the axes cut is added.
-        evaluated: how the metrics came about, for the labels.
+            order is that of the legend for one K; for several K, the curves of an estimator are listed together.
+        keys: settings that distinguish curves.
+        limits: metric -> limits of its vertical axis; a panel ignores limits that contain none of its values.
+        caption: text above the legend; a note on lines that the axes cut is added.
+        evaluated: how the metrics were evaluated, for the labels.
         rows: the key whose values are drawn in a row each, if there are several.
 
     Returns:
@@ -88,4 +96,48 @@ def draw_curves(
             add_grouped_legend(figure, [list(part) for _, part in groupby(series, lambda item: item.estimator)], text)
         else:
             add_legend(figure, legend_looks(series), text)
+    return figure
+
+
+def draw_detailed(
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    limits: AxisLimits | None = None,
+    caption: str = "",
+    evaluated: Evaluated | None = None,
+) -> Figure:
+    """Draw a table of curves of one data set, metrics in rows and K in columns.
+
+    Args:
+        table: of :func:`ovis.experiments.reporting.data.aggregate.curve_table`.
+        keys: settings that distinguish curves; without ``iw`` there is one column.
+        limits: metric -> limits of its vertical axis; a panel ignores limits that contain none of its values.
+        caption: text above the legend; a note on lines that the axes cut is added.
+        evaluated: how the metrics were evaluated, for the labels.
+
+    Returns:
+        a figure that is not registered with pyplot; it is not saved.
+    """
+    metrics = [make_metric(str(name), evaluated) for name in table["metric"].unique()]
+    counts = sorted(table["iw"].unique()) if "iw" in keys else [None]
+    shown = [key for key in keys if key != "iw"]
+    families = by_family(make_series(table, shown))
+    series = [item for family in families for item in family]
+    with house_style():
+        figure = new_figure(DETAILED_PANEL[0] * len(counts), DETAILED_PANEL[1] * len(metrics))
+        axes = figure.subplots(len(metrics), len(counts), squeeze=False, sharex=True, sharey="row")
+        cut: set[str] = set()
+        for row, metric in zip(axes, metrics, strict=True):
+            whole = table.loc[table["metric"] == metric.name]
+            parts = [whole if count is None else whole.loc[whole["iw"] == count] for count in counts]
+            cut |= draw_row(row, parts, shown, series, metric, limits or {}, DETAILED_MARKS)
+            row[0].set_ylabel(metric.wrapped_label)
+        for axis, count in zip(axes[0], counts, strict=True):
+            axis.set_title("" if count is None else panel_title("iw", str(count)), fontsize="medium")
+        label_steps(axes[-1, 0])
+        for axis in axes[-1]:
+            axis.set_xlabel("training steps")
+        add_grouped_legend(
+            figure, families, join_notes(caption, cut_text(cut, series), unseen_text(figure.axes, series))
+        )
     return figure

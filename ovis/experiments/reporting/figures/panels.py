@@ -89,7 +89,7 @@ def draw_lines(
     Args:
         axis: the panel.
         table: columns ``*keys, x, mean, low, high``; low and high are NaN where there is no band.
-        keys: settings that tell the series apart.
+        keys: settings that distinguish the series.
         series: what to draw; one without rows is left out.
         x: the column of the horizontal axis.
         marks: markers on a line of many points, about.

@@ -41,10 +41,10 @@ def draw_pivots(
 
     Args:
         table: of :func:`ovis.experiments.reporting.data.aggregate.pivot_table`.
-        keys: settings that tell its rows apart, ``iw`` among them. Of several data sets each has a column of panels,
+        keys: settings that distinguish its rows, ``iw`` among them. Of several data sets each has a column of panels,
             and a panel has limits of its own, as their values don't compare.
-        caption: a line over the legend: what lines and bands are.
-        evaluated: how the metrics came about, for the labels.
+        caption: text above the legend.
+        evaluated: how the metrics were evaluated, for the labels.
 
     Returns:
         a figure that is not registered with pyplot; it is not saved.

@@ -8,8 +8,7 @@ import pandas as pd
 
 from ovis.experiments.reporting.data.aggregate import BANDS
 from ovis.experiments.reporting.data.results import Results
-from ovis.experiments.reporting.figures.curves import draw_curves
-from ovis.experiments.reporting.figures.detailed_curves import draw_detailed
+from ovis.experiments.reporting.figures.curves import draw_curves, draw_detailed
 from ovis.experiments.reporting.figures.panels import join_notes, values_of
 from ovis.experiments.reporting.figures.pivots import draw_pivots
 from ovis.experiments.reporting.figures.save_figure import ReportFigure

@@ -77,7 +77,7 @@ def make_series(table: pd.DataFrame, keys: Sequence[str]) -> list[Series]:
 
     Args:
         table: any table with these columns; its groups are named in the order in which they first occur.
-        keys: settings that tell groups apart; none: all rows are one group.
+        keys: settings that distinguish groups; none: all rows are one group.
     """
     groups = table[list(keys)].drop_duplicates() if keys else pd.DataFrame(index=[0])
     varying = [str(name) for name in groups.columns if groups[name].nunique(dropna=False) > 1]
