@@ -240,7 +240,7 @@ class _Training:
             )
 
     def _code(self, record: Record) -> Path | None:
-        """Where the training's code is; None: it is this package."""
+        """The folder with the code of the training; None: that of this package."""
         if not record.snapshot:
             return None
         code = ExperimentPaths(self.spec.folder).snapshot(record.snapshot)
@@ -282,7 +282,7 @@ class _Training:
                 take_fence(run.paths, run.attempt + 1)
 
     def _outcome(self, run: AcquiredRun, code: int, first: AcquiredRun) -> Outcome:
-        """The outcome that the training's exit code means, where it has not published one itself."""
+        """The outcome by the exit code of the training, if it has not published one itself."""
         attempt, now = run.attempt, time.time()
         if code == 0:
             return Outcome(AttemptResult.SUCCESS, attempt, exit=0, t=now)

@@ -72,7 +72,7 @@ def run_experiment(
     max_jobs: int | None = None,
     interval: float = 0.1,
 ) -> Result:
-    """Bring every run to its end, or as many as can be.
+    """Execute all runs, as far as possible.
 
     SIGINT or SIGTERM once: no new run starts, the running ones write their checkpoints and are put back. Twice: they
     are killed, and put back all the same.
@@ -148,7 +148,7 @@ class _Manager:
         self.carried: dict[str, float] = {}  # by key: progress before this attempt
 
     def step(self, stops: int) -> bool:
-        """Look at the jobs once and act on it; False when there is nothing left to do.
+        """Check the jobs once and act on their states; False when there is nothing left to do.
 
         Args:
             stops: how often the user has asked to stop.
@@ -185,7 +185,7 @@ class _Manager:
                 self._put_back([record], f"its job {id} is gone", AttemptResult.LOST)
 
     def record_engine_failure(self, error: EngineError) -> None:
-        """Put back the runs that waited in the queue of an engine that is gone, and record the others as started."""
+        """Return the runs that waited in the queue of a failed engine to ours, and record the others as started."""
         with suppress(LedgerError, OSError):  # the leases expire later
             waiting = [job.record for job in self.jobs.values() if not job.device]
             location = self.queue.leases.location  # it may have started since the last look

@@ -124,7 +124,7 @@ def _candidates(paths: ExperimentPaths, known: _Known) -> Iterator[Path]:
 
 
 def _judge(queue: Queue, known: _Known, path: Path) -> LeftoverKind | None:
-    """The kind of leftover at this path; None: it is none, or too young to tell."""
+    """The kind of leftover at this path; None: it is not a leftover, or too young to decide."""
     paths, parent = queue.paths, path.parent
     if parent == paths.leases:
         return LeftoverKind.LEASE if path.name not in known.leases and queue.leases.is_stale(path) else None

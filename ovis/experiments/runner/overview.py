@@ -93,7 +93,7 @@ class Overview:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will happen to these runs."""
+        """Whether all of these runs have ended."""
         return not (self.counts[State.QUEUED] or self.counts[State.RUNNING])
 
     @property

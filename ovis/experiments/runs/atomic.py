@@ -1,4 +1,4 @@
-"""Writing a file so that a reader, a kill or a full disk finds the old content or the new one, never a part."""
+"""Atomic writing of files: a reader sees the old or the new content, also after a kill or with a full disk."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _passed: Counter[str] = Counter()
 
 
 def failpoint(name: str) -> None:
-    """Die here by SIGKILL if the environment asks for it; else do nothing.
+    """Kill this process by SIGKILL if the environment names this point; otherwise do nothing.
 
     ``OVIS_FAILPOINT=claim.leased`` kills the first process that comes by, ``=ledger.temporary:3`` one that does so for
     the third time. ``OVIS_FAILPOINT_MARK``, a file's path, makes it happen once: the file is created first, and nothing

@@ -1,1 +1,1 @@
-"""What the commands show on a terminal, and where there is none."""
+"""The output of the commands, on a terminal and elsewhere."""

@@ -13,7 +13,7 @@ from ovis.experiments.runner.overview import Overview
 
 __all__ = ["draw_status", "draw_table"]
 
-#: Least columns of a name, on however narrow a terminal.
+#: Smallest width of a name, even on a narrow terminal.
 NAME_WIDTH = 12
 
 #: Colours of states in tables.

@@ -18,7 +18,7 @@ __all__ = ["RowLimits", "RunTable", "StatusLine", "default_limits", "plain_statu
 #: Digits of a key that are shown. Commands accept any unambiguous beginning of a key.
 KEY_DIGITS = 8
 
-#: Experiments of so many runs are listed in full.
+#: Experiments with at most this number of runs are listed in full.
 FEW = 50
 
 ABOUT_MORE = "--find TEXT shows those that contain it, --json all"

@@ -56,7 +56,7 @@ class _WatchDisplay(Protocol):
 
 
 class _WatchScreen:
-    """The tables on the alternate screen, redrawn at each look."""
+    """The tables on the alternate screen, redrawn at each refresh."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = make_console(stream)

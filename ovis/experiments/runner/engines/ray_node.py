@@ -1,4 +1,4 @@
-"""What runs on a node of a Ray cluster: the check of the node, and one job from its start to its end.
+"""The code that runs on a node of a Ray cluster: the check of the node, and the execution of one job.
 
 Ray calls these functions in the main thread of its worker processes.
 """
@@ -21,7 +21,7 @@ from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["RayNode", "RayReport", "find_fault", "run_here"]
 
-#: Seconds between two looks whether Ray has asked the job to end.
+#: Seconds between two checks whether Ray has asked the job to end.
 WAIT = 0.5
 
 

@@ -46,7 +46,7 @@ REFUSED = 60.0
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
-#: Reasons to wait that never go away.
+#: Reasons for waiting that are permanent.
 HOPELESS = {"PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS",
             "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}  # fmt: skip
 
@@ -280,7 +280,7 @@ class SlurmEngine:
         return why
 
     def _give_up(self, why: str) -> None:
-        """Cancel the waiting jobs, which would fare no better, and fail at the next poll. Running jobs go on."""
+        """Cancel the waiting jobs, which would fail too, and raise the error at the next poll. Running jobs go on."""
         if not self._fault:
             cancel_waiting(sorted({run.slurm for run in self._runs.values()}))
             self._fault = why

@@ -43,10 +43,10 @@ UNREACHED = ("contact slurm controller", "timed out")
 #: What sbatch prints while the controller's own queue is full; a smaller array does not help.
 CONTROLLER_FULL = "temporarily unable to accept job"
 
-#: Seconds between two questions to the controller, which answers all users; longer where its answers take long.
+#: Seconds between two queries of the controller, which serves all users; more if it answers slowly.
 INTERVAL = 2.0
 
-#: The beginning of our jobs' names: a controller that has lost its state gives the numbers of old jobs to new ones.
+#: Prefix of the names of ovis' jobs: a controller that has lost its state gives the numbers of old jobs to new ones.
 JOB_NAME_PREFIX = "ovis-"
 
 #: The beginnings of Slurm's error messages.

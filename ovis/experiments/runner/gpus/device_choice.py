@@ -14,13 +14,13 @@ from ovis.experiments.runner.gpus.reservations import Reservations
 
 __all__ = ["Availability", "DeviceSource", "DeviceUse", "GpuLimits"]
 
-#: Seconds that a look at a GPU is good for.
+#: Seconds for which a reading of a GPU is valid.
 LOOK = 1.0
 
 #: Seconds until a GPU that could not be read is tried again.
 RETRY = 10.0
 
-#: Seconds for which a GPU's counters may still show a run that has ended: their window, and the age of a look.
+#: Seconds for which a GPU's counters may still show a run that has ended: their averaging window, and a reading's age.
 ECHO = 2.0
 
 
@@ -157,22 +157,22 @@ class DeviceSource:
         return min(free, key=lambda use: (use.jobs, self.load(use.device))).device
 
     def load(self, device: Device) -> float:
-        """The fraction of the time the device was busy when last looked at, 0..1; 0 where that is unknown."""
+        """The fraction of the time the device was busy at the last reading, 0..1; 0 where that is unknown."""
         reading = self._look(device.gpu).reading if device.gpu else None
         return (reading.load or 0.0) if reading else 0.0
 
     def note_start(self, device: Device) -> None:
-        """This manager has started a run there."""
+        """Note that this manager has started a run on the device."""
         if device.gpu:
             self._reservations.take(device.gpu)
 
     def note_end(self, device: Device) -> None:
-        """A run of this manager there has ended."""
+        """Note that a run of this manager on the device has ended."""
         if device.gpu:
             self._left[device.gpu] = time.monotonic()
 
     def close(self) -> None:
-        """All runs have ended, and none will be started."""
+        """Release all reservations: all runs have ended."""
         self._reservations.close()
 
     def _judge(self, load: float | None, memory: float | None, whose: str = "") -> Availability:

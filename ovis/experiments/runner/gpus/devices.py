@@ -1,4 +1,4 @@
-"""The devices for runs, listed without torch. Whether one is free: availability.py."""
+"""The devices of this machine, listed without torch; ``device_choice.py`` chooses a free one."""
 
 from __future__ import annotations
 

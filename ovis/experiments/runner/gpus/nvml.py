@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) says of the GPUs. It makes no CUDA context and needs no torch."""
+"""Load, memory and processes of GPUs from NVIDIA's management library (NVML), without torch or a CUDA context."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class NvmlError(Exception):
 
 
 class NvmlMissingError(NvmlError):
-    """There is no NVML here, or no Python package for it. That says nothing about the GPUs."""
+    """NVML or its Python package is not installed; there may be GPUs nevertheless."""
 
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """What a process uses of a GPU, as fractions 0..1; None: unknown."""
+    """A process' share of a GPU's load and memory, fractions in [0, 1]; None: unknown."""
 
     load: float | None
     memory: float | None
@@ -49,7 +49,7 @@ class GpuReading:
 
 
 class Nvml:
-    """The library. Loaded when first asked, kept open, and opened anew after an error: the driver may be reset."""
+    """The library: loaded at the first call, kept open, and reopened after an error, as the driver may be reset."""
 
     def __init__(self) -> None:
         self._is_open = False
@@ -69,7 +69,7 @@ class Nvml:
         return self._ask(ask)
 
     def read(self, gpu: str) -> GpuReading:
-        """Look at a GPU.
+        """Read the state of a GPU.
 
         Args:
             gpu: its UUID, or that of a MIG instance.
@@ -119,7 +119,7 @@ def _memory(library: Any, handle: Any) -> tuple[int, int]:
 
 
 def _processes(library: Any, handle: Any, total: int | None) -> dict[int, ProcessUse]:
-    """Who computes on the GPU. Only a help: whatever goes wrong here says nothing against the GPU."""
+    """The processes on the GPU; errors are ignored, because the GPU may be usable nevertheless."""
     try:
         running = library.nvmlDeviceGetComputeRunningProcesses(handle)
     except Exception:  # a driver that is too old raises an error that is no NVMLError

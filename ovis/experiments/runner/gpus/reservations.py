@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["Reservations"]
 
-#: Seconds until a run shows on its GPU: it imports torch and reads its data first.
+#: Seconds until a run causes load on its GPU: before that, it imports torch and reads its data.
 SETTLE = 30.0
 
 

@@ -76,7 +76,7 @@ class Leases:
             return ""
 
     def silent(self, key: str, attempt: int, ttl: float, confirm: float) -> bool:
-        """Whether an attempt had no heartbeat for ``ttl`` seconds, ``confirm`` of them while we watched.
+        """Whether an attempt had no heartbeat for ``ttl`` seconds, ``confirm`` of them while this process watched.
 
         A clock that is set forward, or a machine that slept, makes every lease look old at once. Jobs that live renew
         theirs within ``confirm`` seconds of the monotonic clock, which neither of the two moves.
@@ -93,7 +93,7 @@ class Leases:
         return time.monotonic() - seen[1] >= confirm and self._now() - mtime > ttl
 
     def revoke(self, key: str, attempt: int) -> None:
-        """Take the lease away: a job that still lives stops at its next heartbeat."""
+        """Revoke the lease: a job that is still alive stops at its next heartbeat."""
         path = self.paths.lease(key, attempt)
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, path.with_name(path.name + ".expired"))

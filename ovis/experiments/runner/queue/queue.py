@@ -26,7 +26,7 @@ from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, 
 
 __all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
 
-#: Every transaction rewrites the ledger: beyond this number it is the wrong tool.
+#: Largest number of runs in a ledger, which every transaction rewrites.
 MAX_RUNS = 30_000
 
 STATES = {state.value: state for state in State}
@@ -173,7 +173,7 @@ class Queue:
         keys: Collection[str] | None = None,
         engine: Mapping[str, str] | None = None,
     ) -> Tick:
-        """One transaction: note the launched jobs, finish the ended ones, reap the lost ones, claim up to ``slots``.
+        """One transaction: record launched, ended and lost jobs, and claim up to ``slots`` runs.
 
         Args:
             owner: name of the claiming process.
@@ -267,7 +267,7 @@ class Queue:
         return cancelled
 
     def clear(self, others: Collection[str] = ()) -> int:
-        """Forget every run and delete its folder, the snapshots and the copy of the experiment file.
+        """Delete every run and its folder, the snapshots and the copy of the experiment file.
 
         Args:
             others: names of run folders without a record that are deleted too.
@@ -338,7 +338,7 @@ class Queue:
         return Event(Record.from_row(row), outcome)
 
     def _reap(self, transaction: Transaction, now: float) -> list[Event]:
-        """Settle the running rows whose manager died or whose job has fallen silent."""
+        """Update the running rows whose manager died or whose job is lost."""
         events = []
         dead: dict[str, bool] = {}
         for key, row in transaction.rows.items():

@@ -134,7 +134,7 @@ def cancel(row: Row, now: float) -> None:
 
 
 def requeued_by(row: Row, level: RequeueLevel) -> bool:
-    """Whether a requeue at ``level`` puts this run back. Running and queued ones are never touched."""
+    """Whether a requeue at ``level`` puts this run back. Running and queued ones are left as they are."""
     state = State(row["state"])
     if state is State.FAILED:
         own_error = row["reason"] == AttemptResult.EXCEPTION.value
