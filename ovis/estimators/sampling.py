@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ovis.estimators.types import Particles
-from ovis.models.distributions import detach_parameters
+from ovis.models.bernoulli_data import check_first_batch
+from ovis.models.distributions import BernoulliVector, detach_parameters
 from ovis.models.template import ParticleModel
 
 __all__ = ["draw", "encode", "score_dreams"]
@@ -79,7 +80,8 @@ def draw(
 
     Raises:
         ValueError: samples that can't be reparameterized, or are though ``reparameterize`` is False; an output that
-            lacks an entry or has the wrong shape; detached parameters in a hierarchy.
+            lacks an entry or has the wrong shape; Bernoulli observations outside [0, 1], in the model's first batch;
+            detached parameters in a hierarchy.
     """
     try:
         if _particle_model(model) is not None:
@@ -93,6 +95,8 @@ def draw(
             raise
         raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
     _check_output(model, output)
+    if isinstance(output["px"], BernoulliVector):
+        check_first_batch(model, x)
     _check_graph(model, output, reparameterize)
     if detach_q and len(output["z"]) != 1:
         raise ValueError(f"stl and dreg need one stochastic layer, the model has {len(output['z'])}; use pathwise-iwae")

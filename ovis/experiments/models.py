@@ -29,7 +29,7 @@ class ModelEntry:
     Attributes:
         build: ``"module:function"`` or ``"module:class"``, called as ``build(x_shape, x_mean=x_mean, **options)``.
         options: the fields of ``TrainSettings`` that are passed to it. Those of other models are not part of a run's
-            identity.
+            identity. ``use_data_mean`` is not passed: without it ``x_mean`` is None.
         inference_parameters: text that the names of q's parameters contain (alternatives separated by commas); the
             default of ``--grad_key``.
         reparameterized: whether q has reparameterized samples, exact or relaxed; pathwise estimators need them.
@@ -54,22 +54,28 @@ MODELS = {
         ("N", "depth", "nlayers", "hdim", "normalization", "dropout"),
         reparameterized=False,
     ),
-    "gaussian-vae": ModelEntry("ovis.models.gaussian_vae:GaussianVAE", ("N", "hdim", "nlayers")),
+    "gaussian-vae": ModelEntry("ovis.models.gaussian_vae:GaussianVAE", ("N", "hdim", "nlayers", "use_data_mean")),
     "vae": ModelEntry(
         "ovis.models.vae:VAE",
-        ("prior", "learn_prior", "N", "K", "kdim", "hdim", "nlayers", "normalization", "dropout"),
+        ("prior", "learn_prior", "N", "K", "kdim", "hdim", "nlayers", "normalization", "dropout", "use_data_mean"),
     ),
-    "conv-vae": ModelEntry("ovis.models.conv_vae:ConvVAE", ("prior", "learn_prior", "N", "K", "kdim", "hdim")),
+    "conv-vae": ModelEntry(
+        "ovis.models.conv_vae:ConvVAE",
+        ("prior", "learn_prior", "N", "K", "kdim", "hdim", "use_data_mean"),
+    ),
 }
 
 
-def build_model(name: str, x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> ParticleModel:
+def build_model(
+    name: str, x_shape: Sequence[int], x_mean: Tensor, use_data_mean: bool = True, **options: Any
+) -> ParticleModel:
     """Build a model by its name. Its initial parameters are drawn from the global random state.
 
     Args:
         name: key of :data:`MODELS`.
         x_shape: shape of one observation.
         x_mean: mean of the training data, shape ``x_shape``.
+        use_data_mean: pass the mean to the model, which may centre x at it and start a bias there.
         options: options of the model, see its row; the defaults are those of its class.
 
     Returns:
@@ -80,7 +86,8 @@ def build_model(name: str, x_shape: Sequence[int], x_mean: Tensor, **options: An
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
-    model: ParticleModel = pkgutil.resolve_name(MODELS[name].build)(x_shape, x_mean=x_mean, **options)
+    build = pkgutil.resolve_name(MODELS[name].build)
+    model: ParticleModel = build(x_shape, x_mean=x_mean if use_data_mean else None, **options)
     return model
 
 

@@ -130,6 +130,7 @@ class TrainSettings:
     K: int = option(8, "categories of a categorical latent variable", low=2)
     kdim: int = option(0, "size of a category's embedding; 0: one-hot", low=0)
     learn_prior: bool = option(False, "learn the parameters of the prior")
+    use_data_mean: bool = option(True, "centre x of a VAE at the data's mean, and start its decoder's bias there")
 
     # evaluation
     select_on: str = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ovis.models.latents import latents
@@ -16,10 +17,11 @@ __all__ = ["ConvVAE"]
 class ConvVAE(SingleLayerModel):
     """Convolutional variational auto-encoder for binary images of any size.
 
-    p(x, z) = Bernoulli(x; deconv(z)) p(z) and q(z|x) = family(z; conv((x - mean + 1)/2)) (Kingma and Welling 2014,
+    p(x, z) = Bernoulli(x; deconv(z)) p(z) and q(z|x) = family(z; conv(x)) (Kingma and Welling 2014,
     https://arxiv.org/abs/1312.6114). Use it on images where the perceptrons of :class:`ovis.models.VAE` have too many
     parameters. Two convolutions of stride 2 map H x W to ceil(H/4) x ceil(W/4); the decoder reverses them exactly, for
-    even and odd H and W. A bias per pixel starts at the logits of the mean image.
+    even and odd H and W. Given the mean image, the input of q is (x - mean + 1)/2 and the bias of each pixel starts at
+    the logits of the mean.
 
     Args:
         x_shape: [C, H, W], with H and W at least 8.
@@ -29,7 +31,8 @@ class ConvVAE(SingleLayerModel):
         K: categories of a categorical variable.
         kdim: size of a category's embedding; 0: the decoder gets one-hot vectors.
         hdim: channels after the second convolution; the first has half as many.
-        x_mean: mean image, shape ``x_shape``; None: 1/2 everywhere.
+        x_mean: mean image, shape ``x_shape``, at which x is centred and the bias of each pixel starts; None: x is not
+            centred, and these biases start at 0.
 
     Raises:
         ValueError: an unknown family, or observations that aren't images of at least 8x8.
@@ -76,11 +79,11 @@ class ConvVAE(SingleLayerModel):
             nn.ConvTranspose2d(
                 narrow, channels, 3, stride=2, padding=1, output_padding=_missing((height, width)), bias=False
             ),
-            _PixelBias(logits_of_mean(self.mean)),
+            _PixelBias(torch.zeros(self.x_shape) if self.mean is None else logits_of_mean(self.mean)),
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        features: Tensor = self.inference_network(self.centre(x))
+        features: Tensor = self.inference_network(self.network_input(x))
         return features
 
 

@@ -37,6 +37,7 @@ class SigmoidBeliefNetwork(ParticleModel):
         dropout: of hidden layers.
     """
 
+    bernoulli = True
     mean: Tensor
 
     def __init__(

@@ -28,10 +28,11 @@ class SingleLayerModel(ParticleModel):
         x_shape: shape of one observation.
         latents: the family of z.
         learn_prior: learn the parameters of p(z); otherwise they are zeros: N(0, I), or uniform.
-        x_mean: mean observation, shape ``x_shape``; None: 1/2 everywhere.
+        x_mean: mean observation, shape ``x_shape``; None: :meth:`network_input` is x itself.
     """
 
-    mean: Tensor
+    bernoulli = True
+    mean: Tensor | None
     prior: Tensor
     inference_network: nn.Module
     generative_model: nn.Module
@@ -40,8 +41,8 @@ class SingleLayerModel(ParticleModel):
         super().__init__()
         self.x_shape = tuple(x_shape)
         self.latents = latents
-        mean = torch.full(self.x_shape, 0.5) if x_mean is None else x_mean.detach().float().reshape(self.x_shape)
-        self.register_buffer("mean", mean.clone())
+        mean = None if x_mean is None else x_mean.detach().float().reshape(self.x_shape).clone()
+        self.register_buffer("mean", mean)
         prior = torch.zeros(latents.parameters)
         if learn_prior:
             self.prior = nn.Parameter(prior)
@@ -53,9 +54,9 @@ class SingleLayerModel(ParticleModel):
         """The parameters of q(z|x): [B, *x_shape] -> [B, latents.parameters]."""
 
     @final
-    def centre(self, x: Tensor) -> Tensor:
-        """(x - mean + 1)/2: the network's input, in [0, 1]."""
-        return (x - self.mean + 1) / 2
+    def network_input(self, x: Tensor) -> Tensor:
+        """The input of the inference network: (x - mean + 1)/2, in [0, 1]; x if there is no mean."""
+        return x if self.mean is None else (x - self.mean + 1) / 2
 
     @final
     def infer(
@@ -93,16 +94,18 @@ class SingleLayerModel(ParticleModel):
 
 
 @torch.no_grad()
-def start_at_mean(decoder: nn.Sequential, mean: Tensor) -> nn.Sequential:
+def start_at_mean(decoder: nn.Sequential, mean: Tensor | None) -> nn.Sequential:
     """Set the bias of the last layer to the logits of a mean observation: the best model of independent pixels.
 
     Args:
         decoder: its last module is a linear layer with one output per pixel.
-        mean: mean observation, entries in [0, 1], any shape with as many entries.
+        mean: mean observation, entries in [0, 1], any shape with as many entries; None: leave the bias as it is.
 
     Returns:
         ``decoder`` itself.
     """
+    if mean is None:
+        return decoder
     last = decoder[-1]
     assert isinstance(last, nn.Linear)
     last.bias.copy_(logits_of_mean(mean.flatten()))

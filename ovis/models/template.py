@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypedDict, final
+from typing import Any, ClassVar, TypedDict, final
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
+
+from ovis.models.bernoulli_data import check_first_batch
 
 __all__ = ["Output", "ParticleModel", "Template"]
 
@@ -65,6 +67,9 @@ class ParticleModel(Template):
     Subclass it for a new model: it defines three stages, :meth:`encode`, :meth:`infer` and :meth:`generate`, which
     :meth:`forward` connects, and :meth:`sample_from_prior`. ``lead`` below is [B], or [B, N] with particles.
     """
+
+    #: Whether x are Bernoulli variables: values outside [0, 1] are then rejected.
+    bernoulli: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -134,7 +139,12 @@ class ParticleModel(Template):
 
         Returns:
             ``px``, ``z``, ``qz``, ``pz``, see :class:`Output`.
+
+        Raises:
+            ValueError: Bernoulli observations outside [0, 1], in the model's first batch.
         """
+        if self.bernoulli:
+            check_first_batch(self, x)
         features = self.encode(x) if encoded is None else encoded
         lead: tuple[int, ...] = (len(x),)
         if particles is not None:

@@ -22,6 +22,7 @@ from ovis.models import (
     SigmoidBeliefNetwork,
 )
 from ovis.models.latents import latents
+from ovis.models.layers import mlp
 
 IMAGE = (1, 8, 8)
 
@@ -51,7 +52,9 @@ def test_every_model_is_in_the_table():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_row_names_every_setting_that_the_model_takes(name):
     fields = {field.name for field in dataclasses.fields(TrainSettings)}
-    assert inspect.signature(CLASSES[name]).parameters.keys() & fields == set(MODELS[name].options)
+    parameters = inspect.signature(CLASSES[name]).parameters.keys()
+    assert parameters & fields == set(MODELS[name].options) - {"use_data_mean"}
+    assert "use_data_mean" not in MODELS[name].options or "x_mean" in parameters
 
 
 def test_an_unknown_model_is_refused():
@@ -74,6 +77,24 @@ def test_build(name):
             if parameter.dim() == 2 or parameter.dim() == 4:
                 parameter.zero_()
     torch.testing.assert_close(model.sample_from_prior(2)["px"].mean[0], mean)
+
+
+@pytest.mark.parametrize("name", ["gaussian-vae", "vae", "conv-vae"])
+def test_build_without_the_mean_of_the_data(name):
+    """As in the paper's figures, the networks get x itself, and their biases start as torch draws them."""
+    settings = TrainSettings(model=name, dataset="digits", N=7, hdim=12, nlayers=1, use_data_mean=False)
+    torch.manual_seed(3)
+    model = build(settings, IMAGE, torch.linspace(0.1, 0.9, 64).view(IMAGE))
+    x, z = torch.rand(2, *IMAGE), torch.randn(2, 7)
+    px = model.generate([z], 0.0)[0]
+    if name == "conv-vae":
+        assert torch.equal(model.encode(x), model.inference_network(x))
+        assert not model.generative_model[-1].bias.any()
+        return
+    torch.manual_seed(3)
+    encoder, decoder = mlp(64, 14, 12, 1), mlp(7, 64, 12, 1)
+    assert torch.equal(model.encode(x), encoder(x.flatten(1)))
+    assert torch.equal(px.logits.flatten(1), decoder(z))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -53,6 +53,10 @@ class TrainSource(ABC):
     def subset(self, n: int) -> TrainSource:
         """The same data with up to n points per epoch, the same choice in every run."""
 
+    @abstractmethod
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """All stored points in order, or one chunk of synthetic ones: float, shape [up to size, *event]."""
+
     @final
     def batches_per_epoch(self, batch_size: int) -> int:
         """Number of batches in one epoch: a last, partial batch is dropped unless it is the only one."""
@@ -94,6 +98,10 @@ class StoredData(TrainSource):
         generator = torch.Generator(self.data.device).manual_seed(SEED)
         return self.read(self.subset(n).data, generator)  # not the first n, which might be of one class
 
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        generator = torch.Generator(self.data.device).manual_seed(SEED)
+        return (self.read(part, generator) for part in self.data.split(size))
+
     def to(self, device: torch.device | str) -> StoredData:
         return replace(self, data=self.data.to(device))
 
@@ -131,6 +139,9 @@ class FreshData(TrainSource):
 
     def points(self, n: int) -> Tensor:
         return self.draw(min(n, self.size), torch.Generator(self.device).manual_seed(SEED))
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        yield self.points(size)
 
     def to(self, device: torch.device | str) -> FreshData:
         return replace(self, device=device)

@@ -21,6 +21,7 @@ from ovis.experiments.models import build_model
 from ovis.experiments.settings import SettingsError, TrainSettings, check_combination, parse_particles_per_pass
 from ovis.experiments.training.random_state import seed_everything
 from ovis.models.baseline import Baseline
+from ovis.models.bernoulli_data import check_unit_interval
 from ovis.models.template import ParticleModel
 
 __all__ = [
@@ -34,6 +35,9 @@ __all__ = [
 
 #: Size in bytes: just below that of the largest block (32 MB) whose release raises the limit of glibc's malloc.
 KEPT_BLOCK = 31 * 2**20
+
+#: Points that are checked at once.
+CHECKED_POINTS = 1000
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -90,14 +94,18 @@ def build_run(settings: TrainSettings, splits: Splits | None = None) -> Training
         splits: its data, if they are already on the device (they are the same for every seed); None: load them.
 
     Raises:
-        SettingsError: options that exclude each other, or a device that is not available.
+        SettingsError: options that exclude each other, a device that is not available, or data that are not in [0, 1]
+            for a model of Bernoulli variables.
     """
     check_combination(settings)
     device = pick_device(settings.device)
     _check_speed(settings, device)
+    loaded = splits is None
     splits = splits or load_dataset(settings.dataset, settings.mini, **settings.dataset_options).to(device)
     seed_everything(settings.seed)  # after loading: importing scikit-learn draws from Python's global random state
     model = build_model(settings.trained_model, splits.x_shape, splits.mean.cpu(), **settings.model_options).to(device)
+    if loaded and model.bernoulli:
+        _check_bernoulli(settings.dataset, splits)
     estimator = build_estimator(settings, splits.x_shape).to(device)
     return TrainingRun(settings, device, splits, model, estimator, build_optimizer(settings, model, estimator))
 
@@ -117,6 +125,21 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"--device: {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def _check_bernoulli(dataset: str, splits: Splits) -> None:
+    """Check that all data are in [0, 1].
+
+    Raises:
+        SettingsError: they are not.
+    """
+    parts = {"training": splits.train.chunks(CHECKED_POINTS), "validation": [splits.valid], "test": [splits.test]}
+    for part, chunks in parts.items():
+        for points in chunks:
+            try:
+                check_unit_interval(points, f"the {part} set of {dataset!r}")
+            except ValueError as error:
+                raise SettingsError(f"--dataset: {error}") from None
 
 
 def _check_speed(settings: TrainSettings, device: torch.device) -> None:

@@ -55,6 +55,14 @@ def test_every_configuration_trains(files, name):
         assert math.isfinite(values["train:grads/snr"])
 
 
+def test_the_experiments_of_the_paper_train_its_variational_autoencoders():
+    """They get x itself, and their biases start as torch draws them; the sigmoid belief network starts at the mean."""
+    files = sorted(EXPERIMENTS.glob("*.json"))
+    runs = [run.settings for file in files for run in load_experiment(file).runs if hasattr(run.settings, "model")]
+    models = {(settings.trained_model, settings.use_data_mean) for settings in runs}
+    assert {pair for pair in models if "vae" in pair[0]} == {("vae", False), ("gaussian-vae", False)}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mini_is_its_experiment_in_small(name):
     full, mini = (load_experiment(EXPERIMENTS / f"{name}{suffix}.json").runs for suffix in ("", "-mini"))

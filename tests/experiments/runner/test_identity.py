@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovis.estimators.ids import example_ids
+from ovis.experiments.models import MODELS
 from ovis.experiments.runs.identity import differences, identify, restore_settings
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.settings import TrainSettings, parse_arguments
@@ -104,6 +105,13 @@ def test_settings_are_restored_from_their_differences() -> None:
     again = restore_settings(TrainSettings, json.loads(json.dumps(identify(settings).settings)))
     assert differences(again) == differences(settings)
     assert again.root == TrainSettings().root
+
+
+def test_only_models_that_may_go_without_the_mean_of_the_data_differ_by_it() -> None:
+    for name, entry in MODELS.items():
+        changed = differences(TrainSettings(model=name, use_data_mean=False))
+        assert ("use_data_mean" in changed) == ("use_data_mean" in entry.options)
+    assert {name for name in MODELS if "use_data_mean" in MODELS[name].options} == {"gaussian-vae", "vae", "conv-vae"}
 
 
 def test_the_default_parameters_of_the_analysis_may_be_explicit() -> None:

@@ -1,0 +1,69 @@
+"""The check that data of Bernoulli variables are in [0, 1]: outside, their log-density is no log-probability."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["check_first_batch", "check_unit_interval"]
+
+_checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def check_first_batch(model: nn.Module, x: Tensor) -> None:
+    """Check the first batch of a model of Bernoulli variables.
+
+    Only the first one, because looking at values synchronizes host and device. In code that ``torch.compile`` compiles
+    it is the batch that is compiled for; under ``torch.func`` transforms and while a CUDA graph is captured, when no
+    values can be read, it is a later one.
+
+    Args:
+        model: the model.
+        x: the batch, of any shape.
+
+    Raises:
+        ValueError: as :func:`check_unit_interval`.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        _check_constant(x)
+    elif model not in _checked and _is_readable(x):
+        check_unit_interval(x)
+        _checked.add(model)
+
+
+def check_unit_interval(x: Tensor, name: str = "x") -> None:
+    """Check that values of Bernoulli variables, or grey levels in their place, are in [0, 1].
+
+    Args:
+        x: the values, of any shape and dtype.
+        name: what they are, for the message.
+
+    Raises:
+        ValueError: a value below 0, above 1, or NaN.
+    """
+    if not x.numel():
+        return
+    low, high = torch.stack(x.detach().aminmax()).tolist()
+    if low >= 0 and high <= 1:
+        return
+    if math.isnan(low):
+        raise ValueError(f"{name} contains NaN, but Bernoulli variables must be in [0, 1]: replace missing values")
+    raise ValueError(
+        f"{name} has values from {low:g} to {high:g}, but Bernoulli variables must be in [0, 1]: use (x + 1)/2 for "
+        "{-1, 1}, x/255 for grey levels from 0 to 255"
+    )
+
+
+@torch.compiler.assume_constant_result  # so it runs while torch.compile traces its caller, with the actual values
+def _check_constant(x: Tensor) -> bool:
+    check_unit_interval(x)
+    return True
+
+
+def _is_readable(x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -1,0 +1,193 @@
+"""Models of Bernoulli variables reject data outside [0, 1] in their first batch, and data sets of them when loaded."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from model_cases import IMAGE
+from torch import nn
+
+from ovis.analysis.gradients import get_gradients_statistics
+from ovis.estimators.config import get_config
+from ovis.experiments.datasets import DATASETS, DatasetEntry
+from ovis.experiments.datasets.splits import FreshData, Splits, StoredData
+from ovis.experiments.models import build_model
+from ovis.experiments.settings import SettingsError, TrainSettings
+from ovis.experiments.training.build import build_run
+from ovis.experiments.training.evaluate import evaluate
+from ovis.models import GaussianToyVAE, ParticleModel, Template
+from ovis.models.bernoulli_data import check_unit_interval
+from ovis.models.distributions import BernoulliVector
+
+BERNOULLI = ["sbm", "gaussian-vae", "vae", "conv-vae"]
+ONES = torch.ones(4, *IMAGE)
+
+
+def small(name: str) -> ParticleModel:
+    settings = TrainSettings(model=name, dataset="digits", N=3, hdim=4, nlayers=1, depth=2)
+    return build_model(name, IMAGE, torch.full(IMAGE, 0.5), **settings.model_options)
+
+
+def with_value(value: float) -> torch.Tensor:
+    """A batch of zeros and ones, and another value in the first row, which alone a gradient analysis reads eagerly."""
+    x = torch.rand(4, *IMAGE).round()
+    x[0, 0, 3, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (2 * with_value(0.0) - 1, r"x has values from -1 to 1, .*\[0, 1\]: use \(x \+ 1\)/2 for \{-1, 1\}, x/255"),
+        (255 * with_value(0.0), "x has values from 0 to 255, "),
+        (with_value(-1e-3), "from -0.001 to 1,"),
+        (with_value(math.inf), "from 0 to inf,"),
+        (with_value(-math.inf), "from -inf to 1,"),
+        (with_value(math.nan), r"x contains NaN, .*: replace missing values"),
+    ],
+)
+@pytest.mark.parametrize("name", BERNOULLI)
+def test_data_outside_the_unit_interval_are_refused(name: str, x: torch.Tensor, message: str) -> None:
+    Estimator, config = get_config("vimco")
+    estimator = Estimator(iw=3, **config)
+    calls = {
+        "estimator": lambda model: estimator(model, x, backward=True),
+        "chunks": lambda model: estimator(model, x, particles_per_pass=2),
+        "model": lambda model: model(x),
+        "evaluate": lambda model: evaluate(model, x, iw=3, batch_size=3),
+        "analysis": lambda model: get_gradients_statistics(estimator, model, x, mc_samples=2),
+    }
+    for call in calls.values():
+        with pytest.raises(ValueError, match=message) as caught:
+            call(small(name))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BERNOULLI)
+def test_grey_levels_and_whole_numbers_are_accepted(name: str) -> None:
+    for x in (torch.rand(4, *IMAGE), torch.zeros(4, *IMAGE), ONES.double(), ONES.int(), ONES.bool()):
+        check_unit_interval(x)
+    assert small(name)(torch.rand(4, *IMAGE))["px"].log_prob(ONES).isfinite().all()
+
+
+def test_only_the_first_accepted_batch_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at values synchronizes with the device."""
+    looked: list[torch.Tensor] = []
+    monkeypatch.setattr("ovis.models.bernoulli_data.check_unit_interval", looked.append)
+    Estimator, config = get_config("ovis-gamma1")
+    estimator, model = Estimator(iw=3, **config), small("sbm")
+    for x in (ONES, 0 * ONES, ONES):
+        estimator(model, x)
+    assert len(looked) == 1
+    assert looked[0] is ONES
+    estimator(copy.deepcopy(model), ONES)  # another model
+    assert len(looked) == 2
+
+
+def test_a_refused_batch_is_refused_again() -> None:
+    model = small("vae")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="from -1 to -1"):
+            model(-ONES)
+    model(ONES)
+
+
+class Plain(Template):
+    """A model that takes x repeated, once for each particle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inference_network = nn.Linear(64, 3)
+
+    def forward(self, x, **kwargs):  # type: ignore[no-untyped-def]
+        q, p = BernoulliVector(self.inference_network(x.flatten(1))), BernoulliVector(torch.zeros(len(x), 3))
+        return {"px": BernoulliVector(torch.zeros(x.shape), 3), "z": [q.sample()], "qz": [q], "pz": [p]}
+
+    def sample_from_prior(self, bs, **kwargs):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+
+def test_a_model_that_takes_x_repeated_is_checked() -> None:
+    Estimator, config = get_config("vimco")
+    estimator, model = Estimator(iw=3, **config), Plain()
+    with pytest.raises(ValueError, match="from -1 to -1"):
+        estimator(model, -ONES)
+    estimator(model, ONES)
+
+
+def test_other_models_take_any_number() -> None:
+    GaussianToyVAE(3)(torch.tensor([[-7.0, 300.0, 0.5]]))
+
+
+@pytest.mark.parametrize("part", ["model", "estimator"])
+def test_compiled_code_checks_the_batch_that_it_is_compiled_for(part: str) -> None:
+    """In one graph, as ``fullgraph`` verifies."""
+    Estimator, config = get_config("vimco")
+    estimator = Estimator(iw=3, **config)
+
+    def make():  # type: ignore[no-untyped-def]
+        torch._dynamo.reset()
+        model = small("sbm")
+        whole = torch.compile(
+            model if part == "model" else lambda x: estimator(model, x)[0], fullgraph=True, backend="eager"
+        )
+        return whole if part == "estimator" else lambda x: estimator(whole, x)[0]
+
+    with pytest.raises(Exception, match="x has values from -1 to -1, "):
+        make()(-ONES)
+    compiled = make()
+    assert compiled(ONES).isfinite().all()
+    assert compiled(0 * ONES).isfinite().all()
+
+
+def test_torch_func_checks_nothing_and_works() -> None:
+    model = small("gaussian-vae")
+    values = dict(model.named_parameters())
+
+    def bound(values, x):  # type: ignore[no-untyped-def]
+        output = torch.func.functional_call(model, values, (x,))
+        return output["px"].log_prob(x).sum()
+
+    x = torch.rand(2, 3, *IMAGE)
+    gradients = torch.func.vmap(torch.func.grad(bound), (None, 0), randomness="different")(values, x)
+    assert all(value.isfinite().all() for value in gradients.values())
+
+
+def splits_with(train: torch.Tensor, valid: torch.Tensor, test: torch.Tensor, fresh: bool = False) -> Splits:
+    source = FreshData(lambda n, generator: train[:n], len(train)) if fresh else StoredData(train)
+    return Splits(source, valid, test, mean=torch.full(IMAGE, 0.5))
+
+
+#: More than one chunk of the check; the last row is that of a partial one.
+MANY = torch.zeros(1001, *IMAGE, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("part", ["training", "validation", "test"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_data_set_outside_the_unit_interval_is_refused_when_loaded(
+    part: str, fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {"training": MANY.clone(), "validation": MANY.clone(), "test": MANY.clone()}
+    sets[part][0 if fresh else -1, 0, 5, 2] = 255
+    monkeypatch.setattr(f"{__name__}.load_bad", lambda: splits_with(*sets.values(), fresh))
+    monkeypatch.setitem(DATASETS, "bad", DatasetEntry(f"{__name__}:load_bad"))
+    message = rf"--dataset: the {part} set of 'bad' has values from 0 to 255, .*x/255 for grey levels"
+    for model in ("vae", "sbm"):
+        with pytest.raises(SettingsError, match=message):
+            build_run(TrainSettings(dataset="bad", model=model))
+
+
+def load_bad() -> Splits:
+    raise AssertionError
+
+
+def test_the_data_of_a_run_are_checked_without_random_numbers() -> None:
+    """The check changes no random state: the initial parameters depend on the seed alone."""
+    settings = TrainSettings(dataset="digits", model="sbm", N=3)
+    run = build_run(settings)
+    again = build_run(settings, run.splits)
+    for one, other in zip(run.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
