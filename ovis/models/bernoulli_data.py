@@ -57,8 +57,9 @@ def check_unit_interval(x: Tensor, name: str = "x") -> None:
     )
 
 
-@torch.compiler.assume_constant_result  # so it runs while torch.compile traces its caller, with the actual values
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _check_constant(x: Tensor) -> bool:
+    """The check with the actual values, while ``torch.compile`` traces its caller."""
     check_unit_interval(x)
     return True
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ovis.experiments.reporting.figures.style import figure_text
 from ovis.suggestions import did_you_mean
 
 __all__ = [
@@ -117,7 +118,7 @@ class Metric:
     def kind(self) -> MetricKind:
         """Its kind; an unknown metric is a plain number with its name as label."""
         key = self.name.partition(":")[2] or self.name
-        return KINDS.get(key, MetricKind(key.replace("_", " "), key, digits=".4g"))
+        return KINDS.get(key, MetricKind(figure_text(key.replace("_", " ")), key, digits=".4g"))
 
     @property
     def symbol(self) -> str:
@@ -127,7 +128,7 @@ class Metric:
     @property
     def label(self) -> str:
         """For an axis: ``log p(x) bound L_100, train [nats]``."""
-        split = f", {self.split}" if self.split else ""
+        split = f", {figure_text(self.split)}" if self.split else ""
         unit = f" [{self.kind.unit}]" if self.kind.unit else ""
         return f"{self.symbol}{split}{unit}"
 
@@ -135,7 +136,7 @@ class Metric:
     def wrapped_label(self) -> str:
         """The same in two lines, for low panels."""
         unit = f" [{self.kind.unit}]" if self.kind.unit else ""
-        return f"{self.symbol}\n{self.split}{unit}" if self.split else f"{self.symbol}{unit}"
+        return f"{self.symbol}\n{figure_text(self.split)}{unit}" if self.split else f"{self.symbol}{unit}"
 
     @property
     def text(self) -> str:
@@ -183,7 +184,7 @@ class Pivot:
             word, chosen = "", self.heading
         how = ", ".join(part for part in (metric.split, "" if metric.name == "time" else word) if part)
         unit = f" [{metric.kind.unit}]" if metric.kind.unit else ""
-        lines = (metric.symbol, f"{how}{unit}", chosen) if how else (f"{metric.symbol}{unit}",)
+        lines = (metric.symbol, f"{figure_text(how)}{unit}", chosen) if how else (f"{metric.symbol}{unit}",)
         return "\n".join(line for line in lines if line)
 
     @property

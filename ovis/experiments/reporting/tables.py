@@ -144,8 +144,12 @@ def _aligned(cells: Sequence[str], left: bool = False) -> list[str]:
     return [cell.ljust(width) if left else cell.rjust(width) for cell in cells]
 
 
-LATEX = {"γ": r"$\gamma$", "α": r"$\alpha$", "~": r"$\sim$", "||": r"$\,\|\,$", "±": r"$\pm$"}
-ESCAPED = "&%$#_{}"
+LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"$\sim$", "||": r"$\,\|\,$"},
+    **{"γ": r"$\gamma$", "α": r"$\alpha$", "±": r"$\pm$"},
+}
+SPECIAL = re.compile("|".join(map(re.escape, LATEX)))
 
 
 def _latex_entry(entry: _Entry, measured: bool) -> str:
@@ -156,8 +160,6 @@ def _latex_entry(entry: _Entry, measured: bool) -> str:
 
 
 def _latex(text: str) -> str:
-    """Plain text for LaTeX: special characters escaped, Greek letters in mathematics."""
-    text = "".join(f"\\{character}" if character in ESCAPED else character for character in text)
-    for plain, command in LATEX.items():
-        text = text.replace(plain, command)
-    return re.sub(r"L\\_(\w+)", r"$L_{\1}$", text)
+    """Plain text for LaTeX: special characters escaped, Greek letters and the bound's symbol in mathematics."""
+    escaped = SPECIAL.sub(lambda match: LATEX[match[0]], text)
+    return re.sub(r"\bbound L\\_(\w+)", r"bound $L_{\1}$", escaped)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ovis.experiments.reporting.figures.legend import add_grouped_legend
 from ovis.experiments.reporting.figures.panels import draw_lines, join_notes, new_figure
 from ovis.experiments.reporting.figures.series import Series, estimator_families
-from ovis.experiments.reporting.figures.style import Look, house_style
+from ovis.experiments.reporting.figures.style import Look, figure_text, house_style
 from ovis.experiments.reporting.figures.ticks import label_counts, label_decades
 from ovis.paper.figure1.asymptotic_runs import Sample, toy_name
 
@@ -42,7 +42,7 @@ PANELS = {
 
 #: Panels with guide lines proportional to K^(1/2) and K^(-1/2), and the values of these lines at K = 1.
 GUIDED = ("snr", "dsnr")
-GUIDE_TEXT = r"dotted grey: $0.1\,K^{\pm 1/2}$ and $10\,K^{\pm 1/2}$"
+GUIDE_TEXT = "dotted grey: 0.1 and 10 times √K and 1/√K"
 GUIDES = ((0.1, 0.5), (0.1, -0.5), (10.0, 0.5), (10.0, -0.5))
 
 #: Margin at both ends of an axis, as a fraction of the range of the data.
@@ -124,7 +124,7 @@ def draw_distributions(densities: pd.DataFrame, caption: str = "") -> Figure:
 
 def _name_row(axis: Axes, name: str) -> None:
     """Write the name of a row of panels next to its first panel."""
-    axis.set_ylabel(f"{name}\n{axis.get_ylabel()}")
+    axis.set_ylabel(f"{figure_text(name)}\n{axis.get_ylabel()}")
 
 
 def _draw_statistic(axis: Axes, table: pd.DataFrame, name: str, series: Sequence[Series]) -> None:

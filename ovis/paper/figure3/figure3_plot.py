@@ -33,6 +33,7 @@ from ovis.experiments.reporting.figures.style import (
     Look,
     estimator_labels,
     estimator_looks,
+    figure_text,
     house_style,
     style_order,
 )
@@ -117,7 +118,7 @@ def draw_figure3(
         below = _below(axis)
         noted = f"below the axis: {', '.join(below)}" if below else ""
         lines = [line for text in (*caption.splitlines(), noted) for line in textwrap.wrap(text, LETTERS)]
-        axis.set_title("\n".join(lines), fontsize=8.0, loc="left")
+        axis.set_title(figure_text("\n".join(lines)), fontsize=8.0, loc="left")
         _add_legend(figure, looks, styles)
     return figure
 
@@ -209,7 +210,7 @@ def _add_legend(figure: Figure, looks: Mapping[str, Look], styles: Mapping[int, 
     blocks: dict[str, list[Line2D]] = {title: [] for title in (*BLOCKS.values(), BASELINE, COUNTS)}
     for name, look in looks.items():
         style = _line(name, look.color, SOLID, "o")
-        blocks[_block(name)].append(Line2D([], [], label=look.label, **style))
+        blocks[_block(name)].append(Line2D([], [], label=figure_text(look.label), **style))
     for iw, (dash, marker) in styles.items():
         blocks[COUNTS].append(Line2D([], [], label=f"K = {iw}", **_line("", NEUTRAL, dash, marker)))
     handles = [
@@ -272,7 +273,7 @@ def _ylabel(metric: Metric) -> str:
     if not metric.name.endswith(":loss/L_k"):
         return metric.label
     bound = "" if metric.particles is None else f" ($L_{{{metric.particles}}}$)"
-    return rf"$\log\,\hat{{p}}(x)$, {metric.split}{bound} [nats]"
+    return rf"$\log\,\hat{{p}}(x)$, {figure_text(metric.split)}{bound} [nats]"
 
 
 def _caption(curves: pd.DataFrame, figure: str, dataset: str) -> str:

@@ -19,7 +19,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from ovis.experiments.reporting.figures.series import Series
-from ovis.experiments.reporting.figures.style import Look
+from ovis.experiments.reporting.figures.style import Look, figure_text
 
 __all__ = ["add_grouped_legend", "add_legend", "reading_order"]
 
@@ -85,7 +85,7 @@ def _add_if_it_fits(figure: Figure, looks: Sequence[Look | None], title: str, co
     """The legend, with the figure higher by its height; None, and no legend, where it is too wide for the figure."""
     empty = Line2D([], [], label=" ", linestyle="none")
     legend = figure.legend(
-        handles=[Line2D([], [], label=look.label, **look.line) if look else empty for look in looks],
+        handles=[Line2D([], [], label=figure_text(look.label), **look.line) if look else empty for look in looks],
         loc="outside upper center",
         ncols=columns,
         title=_wrapped(title, figure) or None,
@@ -112,7 +112,7 @@ def _wrapped(title: str, figure: Figure) -> str:
         else:
             lines[-1] += ";" if lines[-1] else ""
             lines += textwrap.wrap(part, width)
-    return re.sub(r"(?<![\w/])L_(\w+)", r"$L_{\1}$", "\n".join(filter(None, lines)))
+    return re.sub(r"\bbound L_(\w+)", r"bound $L_{\1}$", figure_text("\n".join(filter(None, lines))))
 
 
 def reading_order(items: Sequence[Item], columns: int) -> list[Item]:

@@ -12,7 +12,7 @@ from ovis.experiments.reporting.figures.curves import draw_curves, draw_detailed
 from ovis.experiments.reporting.figures.panels import join_notes, values_of
 from ovis.experiments.reporting.figures.pivots import draw_pivots
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
-from ovis.experiments.reporting.figures.series import LONGEST_LEGEND, make_series, panel_title
+from ovis.experiments.reporting.figures.series import LONGEST_LEGEND, dataset_title, make_series
 from ovis.experiments.reporting.figures.style import is_budgeted
 from ovis.experiments.reporting.metrics import Pivot
 
@@ -73,7 +73,7 @@ def _curve_figure(results: Results, table: pd.DataFrame, name: str, caption: str
         f"Curves of {_listed(metrics)} against training steps{where and ', '}{where}; one line for each of "
         f"{_listed(_names(table, spec.keys))}."
     )
-    part = panel_title("dataset", name.partition("-")[2])
+    part = dataset_title(name.partition("-")[2])
     return ReportFigure(name, f"Training curves{part and ', '}{part}", alt, figure)
 
 
@@ -90,7 +90,7 @@ def _detailed(results: Results) -> Iterator[ReportFigure]:
             f"Curves of {_listed(metrics)}, a row for each, against training steps, a column for each K; one line for "
             f"each of {_listed(_names(part, spec.keys))}."
         )
-        title = panel_title("dataset", name)
+        title = dataset_title(name)
         yield ReportFigure(f"detailed{name and '-'}{name}", f"In detail{title and ', '}{title}", alt, figure)
 
 
@@ -137,7 +137,7 @@ def _leaders(table: pd.DataFrame, keys: Sequence[str], pivot: Pivot) -> str:
     leaders = []
     for name, part in _by_data_set(rows):
         best = part.sort_values("mean", ascending=pivot.metric.kind.sign < 0).iloc[0]
-        where = f" ({panel_title('dataset', name)})" if name else ""
+        where = f" ({dataset_title(name)})" if name else ""
         leaders.append(
             f"{series[tuple(map(str, best[shown]))]}, {format(best['mean'], pivot.metric.kind.digits)}{where}"
         )

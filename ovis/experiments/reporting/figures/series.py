@@ -18,6 +18,7 @@ from ovis.experiments.reporting.figures.style import (
     SOLID,
     Look,
     estimator_looks,
+    figure_text,
     style_group,
     style_order,
 )
@@ -25,6 +26,7 @@ from ovis.experiments.reporting.figures.style import (
 __all__ = [
     "Series",
     "by_family",
+    "dataset_title",
     "estimator_families",
     "legend_looks",
     "make_series",
@@ -121,11 +123,16 @@ def value_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def dataset_title(name: str) -> str:
+    """The name of a data set in figures and texts: ``Omniglot``."""
+    return (name in DATASETS and DATASETS[name].title) or name
+
+
 def panel_title(key: str, value: str) -> str:
     """The title of a panel that is of one value of a key: ``Omniglot``, ``K = 5``; nothing where there is no value."""
-    if key == "dataset" or not value:
-        return (value in DATASETS and DATASETS[value].title) or value
-    return f"$K = {value}$" if key == "iw" else f"{SYMBOLS.get(key, key)} = {value}"
+    if key == "iw" and value:
+        return f"$K = {value}$"
+    return figure_text(dataset_title(value) if key == "dataset" or not value else f"{SYMBOLS.get(key, key)} = {value}")
 
 
 def setting_text(key: str, value: object) -> str:

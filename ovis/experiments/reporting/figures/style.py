@@ -24,6 +24,7 @@ __all__ = [
     "estimator_labels",
     "estimator_look",
     "estimator_looks",
+    "figure_text",
     "house_style",
     "is_budgeted",
     "style_group",
@@ -251,8 +252,19 @@ STYLE = {
 
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
-    """Draw and save inside this block: the style holds here and nowhere else."""
+    """Draw and save inside this block: the style holds here and nowhere else.
+
+    All other settings are matplotlib's defaults, whatever the user's ``matplotlibrc`` says: with ``text.usetex``, for
+    example, nothing could be drawn without LaTeX.
+    """
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # its stubs list every key as a literal
+    settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, **STYLE}
+    del settings["backend"]  # the user's own, which draws nothing here
+    with matplotlib.rc_context(settings):
         yield
+
+
+def figure_text(text: str) -> str:
+    """Text that matplotlib draws letter by letter: a dollar sign does not begin a formula."""
+    return text.replace("$", r"\$")
