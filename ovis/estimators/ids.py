@@ -100,6 +100,8 @@ class EstimatorFacts:
         options: the training options that determine its own parameters: fields of ``TrainSettings``.
         label: name in legends and tables; empty: the id.
         line: style in figures; None: a colour, a dash pattern and a marker derived from the id.
+        look: for ids with parameters, label and style of a parsed id, in place of the two above.
+        lines: styles of particular ids, in the order of legends; they take precedence over ``look``.
         legend_group: families with the same group form one column of a grouped legend.
     """
 
@@ -113,6 +115,8 @@ class EstimatorFacts:
     options: tuple[str, ...] = ()
     label: str = ""
     line: LineStyle | None = None
+    look: Callable[[EstimatorId], tuple[str, LineStyle]] | None = None
+    lines: Mapping[str, LineStyle] = field(default_factory=dict)
     legend_group: str = "other"
 
 
@@ -199,25 +203,72 @@ _TVO = Grammar(
     ),
 )
 
+
+def _gamma_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """OVIS~: colours between those of gamma = 0 and gamma = 1."""
+    gamma = float(known.config["gamma"])
+    start, end = (known.facts.lines[name].color for name in ("ovis-gamma0", "ovis-gamma1"))
+    return f"OVIS~ (γ={gamma:g})", LineStyle(_mix(start, end, gamma), "dashdot", "d")
+
+
+def _auxiliary_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """OVIS_MC: the more auxiliary samples the darker; inclusive ones (of a budget) are dashed."""
+    count, exclusive = known.config["auxiliary"], bool(known.config["exclusive"])
+    fraction = isinstance(count, float)
+    ends = ("ovis-S0.1", "ovis-S0.7") if fraction else ("ovis-S1-exclusive", "ovis-S50-exclusive")
+    start, end = (known.facts.lines[name].color for name in ends)
+    position = (float(count) - 0.1) / 0.6 if fraction else math.log10(float(count)) / 2
+    line = LineStyle(_mix(start, end, position), "solid" if exclusive else "dashed", "^")
+    return f"OVIS-MC (S={count:g}{'K' if fraction else ''}{'' if exclusive else ', budget'})", line
+
+
+def _tvo_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """TVO: the more partitions the darker; the dashes show the integration rule."""
+    position = (int(known.config["partitions"]) - 2) / 10
+    dash = {"left": "dashed", "right": "dotted", "trapz": "dashdot"}[str(known.config["integration"])]
+    return "TVO", LineStyle(_mix("#0072B2", "#00263B", position), dash, "P")
+
+
+def _mix(start: str, end: str, position: float) -> str:
+    """The colour at ``position`` on the way from ``start`` (0) to ``end`` (1); beyond them, the nearer one."""
+    position = min(max(position, 0.0), 1.0)
+    channels = ((int(start[i : i + 2], 16), int(end[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + position * (b - a)):02X}" for a, b in channels)
+
+
 _NO_BOUND_FOR_PHI = dict.fromkeys(("beta", "tau", "freebits"), "its phi follows no bound that could be weighted")
 
 #: The rows of the table, in the order of legends. The hues are Okabe and Ito's, safe for colour-blind readers; related
-#: estimators share a hue, and markers and dashes distinguish them without colour. The lines of OVIS depend on its
-#: parameters: ``ovis.experiments.reporting.figures.style`` computes them.
+#: estimators share a hue, and markers and dashes distinguish them without colour.
 _ROWS = (
     EstimatorFacts(
         "ovis-gamma",
         "ovis.estimators.ovis:OvisAsymptotic",
         grammar=_OVIS,
         needs_two_particles=True,
-        label="OVIS~",
+        look=_gamma_look,
+        lines={
+            "ovis-gamma1": LineStyle("#E69F00", "solid", ">"),
+            "ovis-gamma0": LineStyle("#5E4600", "dotted", "<"),
+        },
         legend_group="OVIS~",
     ),
     EstimatorFacts(
         "ovis-S",
         "ovis.estimators.ovis:OvisMonteCarlo",
         grammar=_OVIS,
-        label="OVIS-MC",
+        look=_auxiliary_look,
+        lines={
+            "ovis-S1-exclusive": LineStyle("#F4A582", "dotted", "^"),
+            "ovis-S10-exclusive": LineStyle("#D55E00", "longshort", "^"),
+            "ovis-S50-exclusive": LineStyle("#992B00", "dashdot", "^"),
+            # fractions of a budget, from pale pink to dark brown: distinguished by their lightness in grey print
+            "ovis-S0.1": LineStyle("#FDC1B4", "sparse", "^"),
+            "ovis-S0.2": LineStyle("#F49173", "dashdotdot", "^"),
+            "ovis-S0.3": LineStyle("#D76941", "dashed", "^"),
+            "ovis-S0.5": LineStyle("#9E4725", "long", "^"),
+            "ovis-S0.7": LineStyle("#612C15", "solid", "^"),
+        },
         legend_group="OVIS-MC",
     ),
     EstimatorFacts(
@@ -243,8 +294,7 @@ _ROWS = (
         grammar=_TVO,
         needs_two_particles=True,
         lacks={"alpha": "its objective is no Renyi bound"},
-        label="TVO",
-        line=LineStyle("#0072B2", "dashed", "P"),
+        look=_tvo_look,
         legend_group="TVO, RWS",
     ),
     EstimatorFacts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,7 +84,19 @@ def test_a_family_with_a_parameter_gets_a_look_for_each_id(monkeypatch: pytest.M
         lambda name, config: EstimatorId(f"smooth-T{config['temperature']}", "smooth", config),
         examples=("smooth-T2",),
     )
-    monkeypatch.setitem(ESTIMATORS, "smooth", EstimatorFacts("smooth", "none:None", grammar=grammar))
+    row = EstimatorFacts("smooth", "none:None", grammar=grammar)
+    monkeypatch.setitem(ESTIMATORS, "smooth", row)
     two, three = estimator_look("smooth-T2"), estimator_look("smooth-T3")
     assert (two.label, three.label) == ("smooth-T2", "smooth-T3")
     assert (two.color, two.dash, two.marker) != (three.color, three.dash, three.marker)
+
+    def look(known: EstimatorId) -> tuple[str, LineStyle]:
+        return f"Smooth (T={known.config['temperature']})", LineStyle("#123456", "dashed", "v")
+
+    lines = {"smooth-T9": LineStyle("#654321", "solid", "o"), "smooth-T3": LineStyle("#ABCDEF", "solid", "o")}
+    monkeypatch.setitem(ESTIMATORS, "smooth", replace(row, look=look, lines=lines))
+    two, three = estimator_look("smooth-T2"), estimator_look("smooth-T3")
+    assert (two.label, two.color, two.marker) == ("Smooth (T=2)", "#123456", "v")
+    assert (three.label, three.color, three.marker) == ("Smooth (T=3)", "#ABCDEF", "o")
+    ids = ["smooth-T2", "smooth-T3", "smooth-T9"]
+    assert sorted(ids, key=style_order) == ["smooth-T9", "smooth-T3", "smooth-T2"]

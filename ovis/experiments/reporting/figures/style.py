@@ -8,13 +8,12 @@ and dashes tell them apart without any colour.
 from __future__ import annotations
 
 import contextlib
-import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ovis.estimators.ids import ESTIMATORS, EstimatorId, LineStyle, parse_estimator
+from ovis.estimators.ids import ESTIMATORS, parse_estimator
 
 __all__ = [
     "DASHES",
@@ -87,21 +86,6 @@ class Look:
         }
 
 
-#: Lines of OVIS by its parameters; those of other estimators are in :data:`ovis.estimators.ids.ESTIMATORS`.
-OVIS_LINES = {
-    "ovis-gamma1": LineStyle("#E69F00", "solid", ">"),
-    "ovis-gamma0": LineStyle("#5E4600", "dotted", "<"),
-    "ovis-S1-exclusive": LineStyle("#F4A582", "dotted", "^"),
-    "ovis-S10-exclusive": LineStyle("#D55E00", "longshort", "^"),
-    "ovis-S50-exclusive": LineStyle("#992B00", "dashdot", "^"),
-    # Fractions of a budget, from pale pink to dark brown: their lightness tells them apart in grey print as well.
-    "ovis-S0.1": LineStyle("#FDC1B4", "sparse", "^"),
-    "ovis-S0.2": LineStyle("#F49173", "dashdotdot", "^"),
-    "ovis-S0.3": LineStyle("#D76941", "dashed", "^"),
-    "ovis-S0.5": LineStyle("#9E4725", "long", "^"),
-    "ovis-S0.7": LineStyle("#612C15", "solid", "^"),
-}
-
 #: Colours of what has no line in a table: hues that are not the OVIS family's, which stand out.
 FALLBACK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7D8B80", "#7F3300", "#44504A")
 MARKERS = ("o", "s", "D", "v", "p", "*", "d", "8")
@@ -116,12 +100,12 @@ def estimator_look(estimator: str) -> Look:
         known = parse_estimator(estimator)
     except ValueError:
         return _derived(estimator)
-    if known.family in PARAMETRIC:
-        return PARAMETRIC[known.family](known)
-    look = _derived(known.canonical)
-    if known.facts.line is not None:
-        look = _drawn(known.facts.line)
-    return replace(look, label=known.facts.label or known.canonical)
+    facts = known.facts
+    label, line = facts.look(known) if facts.look is not None else (facts.label or known.canonical, facts.line)
+    line = facts.lines.get(known.canonical, line)
+    if line is None:
+        return replace(_derived(known.canonical), label=label)
+    return Look(label, line.color, PATTERNS[line.dash], line.marker)
 
 
 def estimator_looks(estimators: Iterable[str]) -> dict[str, Look]:
@@ -164,58 +148,15 @@ def is_budgeted(estimators: Iterable[str]) -> bool:
 
 def style_order(estimator: str) -> tuple[int, int, str]:
     """A key that sorts estimators as the paper's legends do: by column, then as in the table."""
-    known = [*OVIS_LINES, *ESTIMATORS]
-    place = known.index(estimator) if estimator in known else len(known)
-    return style_group(estimator), place, estimator
-
-
-def _asymptotic(known: EstimatorId) -> Look:
-    """OVIS~: between gamma = 0 and gamma = 1 between their colours."""
-    gamma = float(known.config["gamma"])
-    color = _mix(OVIS_LINES["ovis-gamma0"].color, OVIS_LINES["ovis-gamma1"].color, gamma)
-    line = OVIS_LINES.get(known.canonical, LineStyle(color, "dashdot", "d"))
-    return _drawn(line, f"{known.facts.label} (γ={gamma:g})")
-
-
-def _monte_carlo(known: EstimatorId) -> Look:
-    """OVIS_MC: the more auxiliary samples the darker; inclusive ones (of a budget) are dashed."""
-    count, exclusive = known.config["auxiliary"], bool(known.config["exclusive"])
-    fraction = isinstance(count, float)
-    ends = ("ovis-S0.1", "ovis-S0.7") if fraction else ("ovis-S1-exclusive", "ovis-S50-exclusive")
-    place = (float(count) - 0.1) / 0.6 if fraction else math.log10(float(count)) / 2
-    color = _mix(OVIS_LINES[ends[0]].color, OVIS_LINES[ends[1]].color, min(max(place, 0.0), 1.0))
-    line = OVIS_LINES.get(known.canonical, LineStyle(color, "solid" if exclusive else "dashed", "^"))
-    samples = f"S={count:g}K" if fraction else f"S={count:g}"
-    return _drawn(line, f"{known.facts.label} ({samples}{'' if exclusive else ', budget'})")
-
-
-def _thermodynamic(known: EstimatorId) -> Look:
-    """TVO: the more partitions the darker; the dashes show the integration rule."""
-    line = known.facts.line
-    assert line is not None
-    place = min(max(int(known.config["partitions"]) - 2, 0) / 10, 1.0)
-    dash = {"left": "dashed", "right": "dotted", "trapz": "dashdot"}[str(known.config["integration"])]
-    return _drawn(LineStyle(_mix(line.color, "#00263B", place), dash, line.marker), known.facts.label)
-
-
-#: Families of which the line or the label depends on the id's parameters.
-PARAMETRIC = {"ovis-gamma": _asymptotic, "ovis-S": _monte_carlo, "tvo": _thermodynamic}
-
-
-def _drawn(line: LineStyle, label: str = "") -> Look:
-    return Look(label, line.color, PATTERNS[line.dash], line.marker)
+    known = [name for row in ESTIMATORS.values() for name in (*row.lines, row.family)]
+    position = known.index(estimator) if estimator in known else len(known)
+    return style_group(estimator), position, estimator
 
 
 def _derived(estimator: str) -> Look:
     number = zlib.crc32(estimator.encode())  # not hash(): that one differs between processes
     color, marker = FALLBACK[number % len(FALLBACK)], MARKERS[number // 8 % len(MARKERS)]
     return Look(estimator, color, DASHES[number // 64 % len(DASHES)], marker)
-
-
-def _mix(start: str, end: str, place: float) -> str:
-    """The colour at ``place`` in [0, 1] on the way from ``start`` to ``end``."""
-    channels = ((int(start[i : i + 2], 16), int(end[i : i + 2], 16)) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(a + place * (b - a)):02X}" for a, b in channels)
 
 
 #: Light grey axes with a white grid, as in the paper's figures; type that survives a column's width in print.
