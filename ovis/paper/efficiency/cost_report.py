@@ -152,7 +152,7 @@ def _add_star(item: Series) -> Series:
 
 
 def _draw_panel(axis: Axes, costs: pd.DataFrame, series: Sequence[Series]) -> None:
-    label_counts(axis, _ticks(sorted(costs["iw"].unique())))
+    label_counts(axis, sorted(costs["iw"].unique()))
     axis.set_yscale("log")
     for index, item in enumerate(series):
         look = item.look
@@ -166,8 +166,3 @@ def _draw_panel(axis: Axes, costs: pd.DataFrame, series: Sequence[Series]) -> No
             axis.fill_between(rows["iw"], low, rows["high"], color=look.color, alpha=0.2, linewidth=0, zorder=1.5)
     axis.set_xlabel("K")
     label_decades(axis)
-
-
-def _ticks(iw: list[int]) -> list[int]:
-    """The K with a tick label: all measured ones or, if there are many, every second one, including the largest."""
-    return iw[::-1][:: 1 if len(iw) < 7 else 2][::-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -217,3 +219,24 @@ def test_the_entry_is_that_of_the_first_estimators_largest_mean() -> None:
 
 def test_draws_that_do_not_vary_have_no_density() -> None:
     assert density_table([Sample(TOY, "iwae", 3, np.arange(9), np.ones((9, 2)), {})]).empty
+
+
+@pytest.mark.parametrize(
+    ("iw", "shown"),
+    [
+        (IW, list(IW)),
+        ((3, 5, 10, 20, 40, 80, 160, 320, 500, 1000), [3, 20, 160, 1000]),
+    ],
+)
+def test_labels_of_the_horizontal_axis_do_not_overlap(iw: tuple[int, ...], shown: list[int]) -> None:
+    law = LAWS["pathwise-iwae"]
+    rows = [Sample(TOY, "pathwise-iwae", k, np.arange(50), power_law(k, *law, n=50), {}) for k in iw]
+    figure = draw_statistics(statistics_table(map(measure, rows)))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for axes in figure.axes:
+        assert list(axes.get_xticks()) == list(iw)
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        assert [int(label.get_text()) for label in labels] == shown
+        boxes = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
