@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -333,7 +334,11 @@ def test_a_ledger_of_an_earlier_version_is_refused_in_one_line(queue: Queue) -> 
         del row["settings"]
         row["arg"] = "--estimator=vimco"
     queue.paths.ledger.write_text(json.dumps(data))
-    with pytest.raises(LedgerError, match=r"of an earlier version.*; move it aside, and manager.py makes it anew"):
+    line = (
+        f"the queue {queue.paths.ledger} is of an earlier version, which kept a run's settings as one string; "
+        f"move it aside, and manager.py makes it anew from the run folders"
+    )
+    with pytest.raises(LedgerError, match=f"^{re.escape(line)}$"):
         queue.read()
 
 

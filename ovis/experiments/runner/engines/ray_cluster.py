@@ -65,7 +65,8 @@ class RayCluster:
     def __init__(self, address: str) -> None:
         if address != "auto":
             _check_address(address)
-        # Otherwise Ray prints messages about dead workers, with 20 lines of its log, into the progress display.
+        # Otherwise Ray prints messages about dead workers, with 20 lines of its log, into the progress display. Ray has
+        # no public option for it: log_to_driver=False is for the output of workers, not for these messages.
         ray._private.worker._worker_logs_enabled = False
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)

@@ -57,9 +57,9 @@ class AtomicStorage(Storage):
         except OSError as error:
             raise LedgerError(f"can't read the queue {self.path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
+            fault = f"is {error}" if isinstance(error, _EarlierVersion) else f"is broken: {error}"
             raise LedgerError(
-                f"the queue {self.path} is broken: {error}; move it aside, and manager.py makes it anew from the run "
-                f"folders"
+                f"the queue {self.path} {fault}; move it aside, and manager.py makes it anew from the run folders"
             ) from None
         return data
 
@@ -70,6 +70,10 @@ class AtomicStorage(Storage):
                 failpoint("ledger.temporary")
         except OSError as error:
             raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
+
+
+class _EarlierVersion(ValueError):
+    """The content is valid for an earlier version of ovis only."""
 
 
 def _check(data: Any) -> None:
@@ -92,7 +96,7 @@ def _is_numbered(table: Iterable[str]) -> bool:
 
 def _check_row(row: Any, where: str) -> None:
     if isinstance(row, dict) and "settings" not in row and "arg" in row:
-        raise ValueError("it is of an earlier version, which kept a run's settings as one string")
+        raise _EarlierVersion("of an earlier version, which kept a run's settings as one string")
     _check_fields(row, TABLE, where)
     for name in (row["name"], row["key"]):
         if not is_safe_name(name):
