@@ -1,6 +1,6 @@
 """Queue the runs of an experiment and bring them to their end: ``python manager.py --help``."""
 
-from ovis.experiments.cli.manager import main
+from ovis.experiments.cli.commands import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command("run"))

@@ -1,6 +1,6 @@
 """Measure memory and time of training steps by estimator and K: ``python measure_efficiency.py --help``."""
 
-from ovis.paper.efficiency.efficiency_cli import main
+from ovis.experiments.cli.commands import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command("efficiency"))

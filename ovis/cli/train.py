@@ -1,6 +1,6 @@
 """The former path of ``python -m ovis train``: ``python -m ovis.cli.train`` goes on to work."""
 
-from ovis.experiments.cli.train import main
+from ovis.experiments.cli.commands import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command("train"))

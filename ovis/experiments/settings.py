@@ -1,4 +1,4 @@
-"""The options of a training run, which define the command line, the defaults, validation and the run's identity.
+"""The options of a run, in particular of a training: the command line, defaults, validation and the run's identity.
 
 It does not import torch, so the manager and the reports import it in milliseconds.
 """
@@ -10,24 +10,21 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ovis.estimators.ids import (
-    auxiliary_count,
-    parse_estimator,
-)
+from ovis.estimators.ids import ESTIMATORS, auxiliary_count, parse_estimator
 from ovis.experiments.datasets import DATASETS
 from ovis.experiments.models import MODELS
 from ovis.suggestions import did_you_mean
 
 __all__ = [
+    "RunSettings",
     "SettingsError",
     "TrainSettings",
     "build_parser",
-    "check_combination",
-    "check_fields",
     "option",
     "parse_arguments",
     "parse_particles_per_pass",
@@ -47,6 +44,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     identity: bool = True,
+    canonical: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A field of a settings class.
 
@@ -57,29 +55,81 @@ def option(
         low: the smallest valid number.
         high: the largest valid number.
         identity: whether runs that differ only in this option are different runs (False if it does not affect results).
+        canonical: converts a valid value to the one that all values of the same meaning share, e.g. an alias to the
+            name that it stands for.
     """
     return field(
         default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high, "identity": identity},
+        metadata={
+            "help": help,
+            "choices": choices,
+            "low": low,
+            "high": high,
+            "identity": identity,
+            "canonical": canonical,
+        },
     )
+
+
+@dataclass(frozen=True)
+class RunSettings(ABC):
+    """The options of one run of a study. A study's options are a subclass, a frozen dataclass.
+
+    The fields of the subclass, made by :func:`option`, define its command line and the keys of an experiment file. The
+    options here are set by the manager, and so no part of a run's identity.
+
+    Raises:
+        SettingsError: a value of the wrong type or out of range.
+    """
+
+    exp: str = option("sandbox", "name of the experiment, whose runs are in ROOT/EXP", identity=False)
+    root: str = option("runs/", "folder of all experiments", identity=False)
+    data_root: str = option("data/", "folder of the data sets", identity=False)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            _check(item, _types(type(self))[item.name], getattr(self, item.name))
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """The parts of the run's folder name, without its key. The first one may be any text; empty parts are left
+        out."""
+
+    @property
+    def work(self) -> int:
+        """The amount of work, by which the runs of an experiment are weighted in its progress; 0: not known."""
+        return 0
+
+    @property
+    def unused(self) -> Collection[str]:
+        """The names of the options whose values make no difference to this run; no part of its identity."""
+        return ()
+
+    def check_combination(self) -> None:  # noqa: B027
+        """Refuse options that are valid one by one but can't be combined.
+
+        Raises:
+            SettingsError: there are such options.
+        """
 
 
 _OWN_MODEL = " and ".join(sorted(name for name, entry in DATASETS.items() if entry.model))
 
 
+def _canonical_estimator(name: str) -> str:
+    return parse_estimator(name).canonical
+
+
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(RunSettings):
     """The options of one training run, named as in the reference experiments.
 
     Raises:
         SettingsError: a value of the wrong type or out of range, an unknown estimator, data set or model.
     """
 
-    # where
-    exp: str = option("sandbox", "name of the experiment, whose runs are in ROOT/EXP", identity=False)
-    root: str = option("runs/", "folder of all experiments", identity=False)
-    data_root: str = option("data/", "folder of the data sets", identity=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
     id: str = option("", "a label of your choice, part of the run's name (report.py --include filters by it)")
     seed: int = option(1, "seed of all random numbers", low=0, high=2**32 - 1)
 
@@ -104,7 +154,9 @@ class TrainSettings:
     capture: bool = option(False, "record the training step as a CUDA graph and replay it (CUDA only)")
 
     # estimator
-    estimator: str = option("reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1")
+    estimator: str = option(
+        "reinforce", "gradient estimator, e.g. ovis-gamma1, vimco, tvo-part2-config1", canonical=_canonical_estimator
+    )
     mc: int = option(1, "independent copies of the bound that are averaged, M", low=1)
     iw: int = option(1, "particles per bound, K", low=1)
     particles_per_pass: str = option("all", "particles of a datum in memory at once: a number, all, or auto")
@@ -152,7 +204,7 @@ class TrainSettings:
     npoints_au_analysis: int = option(1000, "data points of the active-units analysis", low=1)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.epochs == 0:
             raise SettingsError("--epochs: 0 trains nothing; valid: -1 (then --nsteps decides) or 1 and more")
         if self.grad_samples == 1:
@@ -186,6 +238,55 @@ class TrainSettings:
         """``grad_key``; if it is empty, the names of q's parameters in the trained model."""
         return self.grad_key or MODELS[self.trained_model].inference_parameters
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        estimator = parse_estimator(self.estimator).canonical
+        return self.id, self.dataset, self.trained_model, estimator, f"iw{self.iw}", f"seed{self.seed}"
+
+    @property
+    def work(self) -> int:
+        """The optimizer steps; 0 where ``--epochs`` decides."""
+        return self.nsteps if self.epochs < 0 else 0
+
+    @property
+    def unused(self) -> set[str]:
+        model, dataset = MODELS[self.trained_model], DATASETS[self.dataset]
+        used = set(model.options) | set(dataset.options)
+        tables = [entry.options for entry in MODELS.values()] + [entry.options for entry in DATASETS.values()]
+        tables += [facts.options for facts in ESTIMATORS.values()]
+        unused = {option for options in tables for option in options}
+        if "prior" in used and self.prior != "categorical":
+            used -= {"K", "kdim"}
+        unused -= used | set(parse_estimator(self.estimator).facts.options)
+        if dataset.model:
+            unused.add("model")
+        if self.only_train_set:
+            unused |= {"select_on", "valid_bs", "iw_valid"}
+        if not self.warmup:
+            unused |= {"alpha_init", "warmup_offset", "warmup_mode"}
+        if self.epochs > 0:
+            unused.add("nsteps")
+        if not self.grad_samples:
+            unused |= {"grad_bs", "grad_key", "grad_epsilon"}
+        if self.grad_key == model.inference_parameters:  # as without it
+            unused.add("grad_key")
+        if not self.mc_au_analysis:
+            unused.add("npoints_au_analysis")
+        return unused
+
+    def check_combination(self) -> None:
+        """Refuse options that are valid one by one but can't be combined.
+
+        Raises:
+            SettingsError: the estimator has no such option, needs more particles, or can't train the model.
+        """
+        _check_estimator(self)
+        _check_model(self)
+        if (self.compile or self.capture) and self.particles_per_pass != "all":
+            raise SettingsError(
+                "--particles_per_pass: must be all with --compile and --capture, which see no second pass"
+            )
+
 
 def parse_particles_per_pass(text: str) -> int | str | None:
     """Convert ``--particles_per_pass`` to an estimator's setting: a number, auto, or None for all.
@@ -198,24 +299,6 @@ def parse_particles_per_pass(text: str) -> int | str | None:
     if not (text.isdecimal() and text.isascii()) or text.startswith("0"):
         raise ValueError(f"unknown value {text!r}; valid: all, auto, or an integer of at least 1, e.g. 1000")
     return int(text)
-
-
-def check_fields(settings: Any) -> None:
-    """Refuse values of a settings class that are of the wrong type or out of range."""
-    for item in dataclasses.fields(settings):
-        _check(item, _types(settings.__class__)[item.name], getattr(settings, item.name))
-
-
-def check_combination(settings: TrainSettings) -> None:
-    """Refuse options that are valid one by one but can't be combined.
-
-    Raises:
-        SettingsError: the estimator has no such option, needs more particles, or can't train the model.
-    """
-    _check_estimator(settings)
-    _check_model(settings)
-    if (settings.compile or settings.capture) and settings.particles_per_pass != "all":
-        raise SettingsError("--particles_per_pass: must be all with --compile and --capture, which see no second pass")
 
 
 def _check_estimator(settings: TrainSettings) -> None:
@@ -303,7 +386,7 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message)
 
 
-def build_parser(kind: type = TrainSettings, **kwargs: Any) -> argparse.ArgumentParser:
+def build_parser(kind: type[RunSettings] = TrainSettings, **kwargs: Any) -> argparse.ArgumentParser:
     """The command-line parser of a run, with one option for each field of its settings class."""
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
     for item in dataclasses.fields(kind):
@@ -341,7 +424,10 @@ def _optional(read: type) -> Any:
 
 
 def parse_arguments(
-    argv: Sequence[str], parser: argparse.ArgumentParser | None = None, partial: bool = False, kind: Any = TrainSettings
+    argv: Sequence[str],
+    parser: argparse.ArgumentParser | None = None,
+    partial: bool = False,
+    kind: type[RunSettings] = TrainSettings,
 ) -> Any:
     """Parse command-line words to validated settings.
 
@@ -364,6 +450,6 @@ def parse_arguments(
         valid = [f"--{f.name}" for f in dataclasses.fields(kind)]
         raise SettingsError(f"unknown option {unknown[0]!r}{did_you_mean(unknown[0].split('=')[0], valid)}")
     settings = kind(**{item.name: getattr(namespace, item.name) for item in dataclasses.fields(kind)})
-    if not partial and kind is TrainSettings:
-        check_combination(settings)
+    if not partial:
+        settings.check_combination()
     return settings

@@ -1,129 +1,56 @@
-"""The studies that an experiment file may name as its ``script``, and the options of the asymptotic study.
+"""The studies: the kinds of experiments, of which an experiment file names one as its ``script``.
 
 As ``ovis.experiments.settings``, it does not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from ovis.estimators.ids import parse_estimator
-from ovis.experiments.settings import SettingsError, TrainSettings, check_combination, check_fields, option
+from ovis.experiments.plugins import PluginTable
+from ovis.experiments.settings import RunSettings, TrainSettings
 
-__all__ = ["ALIASES", "STUDIES", "AsymptoticSettings", "Study"]
-
-#: Alternative names of experiment files.
-ALIASES = {"asymptotic-variance": "asymptotic-analysis"}
-
-
-@dataclass(frozen=True)
-class AsymptoticSettings:
-    """The options of one run of the asymptotic study: gradients of several estimators at one K.
-
-    A run may make one of several parts of the draws, so that processes can share the work of one K.
-
-    Raises:
-        SettingsError: a value of the wrong type or out of range, an unknown estimator.
-    """
-
-    exp: str = option("sandbox", "name of the experiment, whose runs are in ROOT/EXP", identity=False)
-    root: str = option("runs/", "folder of all experiments", identity=False)
-    data_root: str = option("data/", "folder of the data sets (not used: the data are drawn)", identity=False)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", identity=False)
-    id: str = option("", "a label of your choice, part of the run's name")
-    seed: int = option(10, "seed of the perturbation and of the draws", low=0)
-
-    estimators: str = option("ovis-gamma0,vimco-arithmetic,pathwise-iwae", "estimators, separated by commas")
-    iw: int = option(1000, "particles per bound, K", low=1)
-    mc_samples: int = option(10_000, "draws of the gradient, over all parts", low=2)
-    part: int = option(1, "the part of the draws that this run makes: 1 ... PARTS", low=1)
-    parts: int = option(1, "number of runs that share the draws", low=1)
-
-    npoints: int = option(1024, "data points, all of them in every draw", low=1)
-    D: int = option(20, "dimensions", low=1)
-    epsilon: float = option(0.01, "standard deviation of the perturbation of the optimal parameters", low=0.0)
-    key_filter: str = option("b", "parameters whose gradient is analysed")
-    q_scale: str = option("std", "whether q's std (as in the paper) or variance is 2/3", choices=("std", "variance"))
-    samples_per_batch: int = option(0, "particles in memory at once; 0: depends on the device", low=0, identity=False)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        try:
-            names = [parse_estimator(name.strip()).canonical for name in self.estimators.split(",")]
-        except ValueError as error:
-            raise SettingsError(f"--estimators: {error}") from None
-        if len(set(names)) < len(names):
-            raise SettingsError(f"--estimators: one is there twice: {', '.join(names)}")
-        object.__setattr__(self, "estimators", ",".join(names))
-
-    @property
-    def names(self) -> list[str]:
-        """The estimators' canonical ids."""
-        return self.estimators.split(",")
-
-    @property
-    def draws(self) -> range:
-        """The numbers of the draws that this run makes."""
-        first, last = (self.mc_samples * part // self.parts for part in (self.part - 1, self.part))
-        return range(first, last)
-
-    @property
-    def work(self) -> int:
-        """Estimated cost of the run: particles of all draws, and ten more for each draw."""
-        return len(self.draws) * (self.iw + 10)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The parts of the run's folder name."""
-        part = f"part{self.part}of{self.parts}" if self.parts > 1 else ""
-        return self.id, "asymptotic", f"iw{self.iw}", part, f"seed{self.seed}"
-
-
-def check_asymptotic(settings: AsymptoticSettings) -> None:
-    """Refuse options that are valid one by one but can't be combined."""
-    if settings.part > settings.parts:
-        raise SettingsError(f"--part: must be at most --parts, {settings.parts}, got {settings.part}")
-    if settings.mc_samples < 2 * settings.parts:
-        raise SettingsError(f"--mc_samples: every part needs 2 draws, got {settings.mc_samples} in {settings.parts}")
-    alone = [name for name in settings.names if parse_estimator(name).facts.needs_two_particles]
-    if alone and settings.iw < 2:
-        raise SettingsError(f"--iw: {alone[0]} leaves one particle out and needs at least 2, got {settings.iw}")
+__all__ = ["STUDIES", "Study", "experiment_name"]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A kind of experiment: the options of its runs, and the modules that run and report them.
+    """A kind of experiment: the options of its runs, and what executes and reports them.
 
     Attributes:
         settings: the class of a run's options.
-        check: raises an error for invalid combinations of options.
         module: ``python -m module OPTIONS`` executes a run.
-        report: the module whose ``main`` makes the report of the experiment.
-        report_script: the script in the root of a clone that calls it, for messages.
+        report: the command that makes the report of the experiment, a key of
+            :data:`ovis.experiments.cli.commands.COMMANDS`.
+        results: pattern of the files in a run's folder that the report reads.
+        ensembles: whether one process can execute several runs that differ only in the seed.
+        aliases: names of experiments by the alternative names that the commands accept.
     """
 
-    settings: Any
-    check: Callable[[Any], None]
+    settings: type[RunSettings]
     module: str
     report: str
-    report_script: str
+    results: str
+    ensembles: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
-STUDIES = {
-    "train": Study(
-        TrainSettings,
-        check_combination,
-        "ovis.experiments.cli.train",
-        report="ovis.experiments.cli.report",
-        report_script="report.py",
-    ),
-    "asymptotic": Study(
-        AsymptoticSettings,
-        check_asymptotic,
-        "ovis.paper.figure1.run",
-        report="ovis.paper.figure1.figure1_cli",
-        report_script="report_asymptotic_variance.py",
-    ),
-}
+#: The studies by name, those of plugins included.
+STUDIES: PluginTable[Study] = PluginTable(
+    "study",
+    {
+        "train": Study(
+            TrainSettings,
+            "ovis.experiments.cli.train",
+            report="report",
+            results="metrics.jsonl",
+            ensembles=True,
+        )
+    },
+)
+
+
+def experiment_name(name: str) -> str:
+    """The name of an experiment, of which ``name`` may be an alias."""
+    return next((study.aliases[name] for study in STUDIES.values() if name in study.aliases), name)

@@ -15,7 +15,9 @@ from PIL import Image
 from synthetic_paper import final_bound, write_experiment
 
 from ovis.experiments.cli import report
+from ovis.experiments.cli.report_command import run_report
 from ovis.experiments.reporting.figures import save_figure as figures
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 
 COMMANDS = {
     "gaussian-mixture-model": r"""
@@ -83,7 +85,8 @@ def test_the_commands_run_as_written(
     experiment = name.partition("-inc=")[0]
     write_experiment(Path("runs"), experiment, evaluations=4, seeds=2, datasets=["binmnist", "gmm"])
     words = shlex.split(COMMANDS[name].replace("\\\n", " "))
-    drawn = report.report(report.build_parser().parse_args(words))
+    drawn: list[ReportFigure] = []
+    assert run_report(lambda options: drawn.extend(report.report(options)), report.build_parser(), words) == 0
     assert [item.name for item in drawn] == list(saved)
     panel = {"iwbound": ["figure3_left"], "iwrbound": ["figure3_right"]}.get(name.partition("=")[2], [])
     assert list(saved) == ["pivots", "curves", "detailed", *panel]

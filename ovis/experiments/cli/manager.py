@@ -12,12 +12,11 @@ import sysconfig
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from importlib import import_module
 from pathlib import Path
 
+from ovis.experiments.cli.commands import COMMANDS, MissingPackages, check_packages, run_command
 from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import OneLineParser, confirm, whole_number
-from ovis.experiments.cli.report_command import ReportError, require_packages
 from ovis.experiments.runner.display.progress_display import make_display
 from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.engines.create import create_engine
@@ -38,7 +37,7 @@ from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.process import host_of, new_owner
 from ovis.experiments.runs.status import Record, State, count_states
 from ovis.experiments.settings import TrainSettings
-from ovis.experiments.studies import ALIASES, STUDIES, Study
+from ovis.experiments.studies import STUDIES, experiment_name
 
 __all__ = ["main"]
 
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     try:
         with ExitStack() as exit_stack:
             return _run(options, engine_options, training, policy, exit_stack)
-    except (GridError, PlanError, DeviceError, EngineError, LedgerError, ReportError) as error:
+    except (GridError, PlanError, DeviceError, EngineError, LedgerError, MissingPackages) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
         pass
@@ -136,12 +135,13 @@ def _run(
     policy: Policy | None,
     exit_stack: ExitStack,
 ) -> int:
-    if options.report:
-        require_packages("--report")  # now, and not after hours of training
     path, name = _locate(options.exp)
     queue = _open_queue(name, options, policy)
     plan = make_plan(path, queue, fresh=options.rf, resume=options.resume, update_exp=options.update_exp,
         update_lib=options.update_lib)  # fmt: skip
+    report = STUDIES[plan.experiment.script].report
+    if options.report:
+        check_packages("--report", COMMANDS[report].extra)  # now, and not after hours of training
     known = {record.key: record for record in queue.read()}
     engine = _create_engine(plan.experiment, queue, options, engine_options, exit_stack)
     _print_plan(plan, queue, engine, known)
@@ -160,13 +160,12 @@ def _run(
         _print_result(result, queue, name, time.monotonic() - begin)
     if result.interrupted:
         return INTERRUPTED
-    study = STUDIES[plan.experiment.script]
     if not result.complete:
         if options.report:
-            command_line = _command(study.report_script, name, queue)
+            command_line = _command(COMMANDS[report].script, name, queue)
             print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
         return 1
-    return _report(name, options.root, study) if options.report else 0
+    return run_command(report, ["--exp", name, "--root", options.root]) if options.report else 0
 
 
 def _open_queue(name: str, options: argparse.Namespace, policy: Policy | None) -> Queue:
@@ -192,8 +191,10 @@ def _create_engine(
     exit_stack.callback(engine.close)
     if not options.ensemble:
         return engine
-    if experiment.script != "train":
-        raise EngineError(f"--ensemble: packs trainings, and {queue.paths.folder.name} is of gradients at one K")
+    if not STUDIES[experiment.script].ensembles:
+        able = ", ".join(name for name, study in STUDIES.items() if study.ensembles)
+        name = queue.paths.folder.name
+        raise EngineError(f"--ensemble: {name} is of the study {experiment.script!r}; valid for: {able}")
     return EnsembleEngine(engine, queue, experiment.runs)
 
 
@@ -225,7 +226,7 @@ def _job_template(
 
 def _locate(exp: str) -> tuple[Path, str]:
     """The experiment's file and its name."""
-    exp = ALIASES.get(exp, exp)
+    exp = experiment_name(exp)
     folder = EXPERIMENTS if EXPERIMENTS.is_dir() or not INSTALLED_EXPERIMENTS.is_dir() else INSTALLED_EXPERIMENTS
     path = Path(exp) if exp.endswith(".json") else folder / f"{exp}.json"
     if not is_safe_name(path.stem) or (not exp.endswith(".json") and path.stem != exp):
@@ -328,8 +329,3 @@ def _command(script: str, name: str, queue: Queue) -> str:
     """The beginning of a command line on this experiment, to be copied."""
     root = queue.paths.folder.parent
     return shlex.join(["python", script, "--exp", name, *(["--root", str(root)] if root != Path("runs") else [])])
-
-
-def _report(name: str, root: str, study: Study) -> int:
-    report = import_module(study.report)  # only here: it brings pandas and matplotlib along
-    return int(report.main(["--exp", name, "--root", root]))

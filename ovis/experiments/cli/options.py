@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ovis.experiments.runs.paths import is_safe_name
-from ovis.experiments.studies import ALIASES
+from ovis.experiments.studies import experiment_name
 from ovis.suggestions import did_you_mean
 
 __all__ = ["OneLineParser", "confirm", "find_experiment", "fraction", "whole_number"]
@@ -61,7 +61,7 @@ def confirm(question: str) -> bool:
 
 def find_experiment(root: Path, name: str) -> Path | None:
     """The folder of an experiment in ``root``, by its name or an alias; None: there is none."""
-    for known in (name, ALIASES.get(name, name)):
+    for known in (name, experiment_name(name)):
         if is_safe_name(known) and (root / known).is_dir():
             return root / known
     return None

@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line; None: that of the process.
 
     Returns:
-        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist, or
-        a package is not installed.
+        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist.
     """
     return run_report(report, build_parser(), argv)
 
@@ -54,7 +53,6 @@ def build_parser() -> OneLineParser:
         allow_abbrev=False,
         epilog="Where no metrics are named, the paper's experiments get those of the paper's figures.",
     )
-    parser.set_defaults(command="")  # for the page
     words: dict[str, Any] = {"type": split_words, "default": [], "metavar": "A,B"}
     add = parser.add_argument
     add("--exp", required=True, metavar="NAME", help="the experiment: runs are read from ROOT/NAME")
@@ -192,7 +190,7 @@ def _select(options: argparse.Namespace, everything: ExperimentData, source: Pat
     _print_counts(experiment, everything)
     if experiment.runs.empty:
         what = "no run was asked for" if len(everything.runs) else "no run has any evaluation"
-        other = "" if len(everything.runs) else other_report(source, "gradients*.npz", "report_asymptotic_variance.py")
+        other = "" if len(everything.runs) else other_report(source, "report")
         raise ReportError(f"{what} in {source}: {other or 'nothing to draw'}", FAILED)
     return experiment
 

@@ -8,12 +8,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovis.experiments.cli import commands
+from ovis.experiments.cli.commands import COMMANDS
 from ovis.experiments.cli.options import OneLineParser, find_experiment
+from ovis.experiments.studies import STUDIES
 
 if TYPE_CHECKING:
     from ovis.experiments.reporting.data.run_folders import Skipped
@@ -29,16 +29,12 @@ __all__ = [
     "print_first",
     "print_read",
     "print_skipped",
-    "require_packages",
     "run_report",
     "split_words",
     "write_files",
 ]
 
 FAILED, REFUSED = 1, 2
-
-#: What the report imports, of the optional dependencies ``report``.
-PACKAGES = commands.PACKAGES["report"]
 
 #: Runs that are listed one by one, at most.
 NAMED = 10
@@ -50,20 +46,6 @@ class ReportError(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-def require_packages(who: str) -> None:
-    """Make sure that a report can be drawn.
-
-    Args:
-        who: what needs it, for the message.
-
-    Raises:
-        ReportError: a package is not installed; the message says how to install it.
-    """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ReportError(f"{who} needs {' and '.join(missing)}: pip install -e '.[report]'", REFUSED)
 
 
 def run_report(
@@ -79,7 +61,7 @@ def run_report(
 
     Returns:
         0; 1 where there is nothing to draw, or the report can't be written; 2 where the requested experiment, estimator
-        or metric does not exist, or a package is not installed.
+        or metric does not exist.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     options = parser.read(words)
@@ -87,7 +69,6 @@ def run_report(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
     try:
-        require_packages("drawing")
         report(options)
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)
@@ -151,10 +132,12 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
     print(f"wrote {', '.join(files)} to {folder}\n")
 
 
-def other_report(folder: Path, pattern: str, command: str) -> str:
-    """The command that reports on an experiment whose runs hold such files; empty where none does."""
-    there = next(folder.glob(f"*/{pattern}"), None)
-    return f"its runs are for python {command} --exp {folder.name}" if there else ""
+def other_report(folder: Path, command: str) -> str:
+    """The command line of the report that can read an experiment's runs, where ``command`` is not the one; or empty."""
+    for study in STUDIES.values():
+        if study.report != command and next(folder.glob(f"*/{study.results}"), None):
+            return f"its runs are for python {COMMANDS[study.report].script} --exp {folder.name}"
+    return ""
 
 
 def split_words(text: str) -> list[str]:

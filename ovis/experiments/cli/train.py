@@ -60,7 +60,7 @@ def run_study(
     words, study = list(sys.argv[1:] if argv is None else argv), STUDIES[script]
     try:
         options, settings = _parse(words, study, description, prog or f"python -m {study.module}")
-        study.check(settings[0])
+        settings[0].check_combination()
         if not is_safe_name(settings[0].exp):
             raise SettingsError(f"--exp: {settings[0].exp!r} can't be the name of a folder in --root")
     except SettingsError as error:
@@ -79,7 +79,7 @@ def _parse(words: Sequence[str], study: Study, description: str, prog: str) -> t
     add("--run_dir", type=Path, metavar="FOLDER", help="folder of the run; by default ROOT/EXP/NAME")
     add("--attempt", type=int, metavar="N", help="number of the attempt; set by the manager's jobs")
     add("--settings", type=_json_object, metavar="JSON", help="all settings as one object; set by the manager's jobs")
-    if study.settings is TrainSettings:
+    if study.ensembles:
         help = "seeds of runs that are trained at once; --seed is ignored"
         parent.add_argument("--ensemble", nargs="+", type=int, default=[], metavar="SEED", help=help)
     parser = build_parser(study.settings, prog=prog, description=description, parents=[parent])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ovis.experiments.plugins import PluginTable
 
 if TYPE_CHECKING:
     from ovis.experiments.reporting.data.read import ExperimentData
     from ovis.experiments.reporting.figures.save_figure import ReportFigure
     from ovis.experiments.reporting.verdict import ClaimVerdict
 
-__all__ = ["Preset", "preset_of"]
+__all__ = ["PRESETS", "Preset", "preset_of"]
 
-#: Modules with a function ``find_preset(exp)``; by name, as this package must not import them.
-MODULES = ("ovis.paper.paper_presets",)
+#: The functions that plugins register: ``"module:function"``, called with an experiment's name; they return its
+#: :class:`Preset`, or None if they know no such experiment.
+PRESETS: PluginTable[str] = PluginTable("function of presets", {})
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Preset:
 
 def preset_of(exp: str) -> Preset:
     """The preset of an experiment by its name; of an unknown one, an empty preset."""
-    for module in MODULES:
-        preset: Preset | None = importlib.import_module(module).find_preset(exp)
+    for function in PRESETS.values():
+        preset: Preset | None = pkgutil.resolve_name(function)(exp)
         if preset is not None:
             return preset
     return Preset()

@@ -3,7 +3,7 @@
 An experiment file is a JSON object:
 
     description   the purpose of the experiment
-    script        the study: "train" or "asymptotic"
+    script        the study, a key of ovis.experiments.studies.STUDIES; by default "train"
     args          one string of options per entry, e.g. "--estimator vimco --id iwbound"
     global        one string: options of all runs
     parameters    {"iw": [20, 10], "bs": [24, 50]}: the runs are the product of args and all these lists
@@ -27,13 +27,12 @@ from typing import Any
 
 from ovis.experiments.runs.identity import Identity, identify, option_words
 from ovis.experiments.runs.status import Record
-from ovis.experiments.settings import SettingsError, TrainSettings, build_parser, parse_arguments
-from ovis.experiments.studies import STUDIES, AsymptoticSettings, Study
+from ovis.experiments.settings import RunSettings, SettingsError, build_parser, parse_arguments
+from ovis.experiments.studies import STUDIES, Study
 from ovis.suggestions import did_you_mean
 
 __all__ = ["Experiment", "ExperimentRun", "GridError", "load_experiment", "parse_experiment"]
 
-SCRIPTS = tuple(STUDIES)
 KEYS = ("description", "script", "args", "global", "parameters", "zip", "seeds")
 
 #: Upper limit of runs in one file; a larger product is almost certainly a mistake.
@@ -54,7 +53,7 @@ class ExperimentRun:
         source: the entries of the file that define it, for error messages.
     """
 
-    settings: TrainSettings | AsymptoticSettings
+    settings: RunSettings
     identity: Identity
     source: str
 
@@ -127,15 +126,16 @@ def parse_experiment(data: Any) -> Experiment:
         if key not in KEYS:
             raise GridError(f"unknown key {key!r}{did_you_mean(key, KEYS)}")
     script = _text(data, "script") or "train"
-    if script not in SCRIPTS:
-        raise GridError(f"script: unknown study {script!r}{did_you_mean(script, SCRIPTS)}")
-    runs = tuple(_expand(data, _Reader(STUDIES[script])))
+    if script not in STUDIES:
+        raise GridError(f"script: unknown study {script!r}{did_you_mean(script, STUDIES)}")
+    study = STUDIES[script]
+    runs = tuple(_expand(data, _Reader(study)))
     _refuse_duplicates(runs)
     shared = {name: {getattr(run.settings, name) for run in runs} for name in ("data_root", "device")}
     for name, values in shared.items():
         if len(values) > 1:
             raise GridError(f"--{name}: all runs of an experiment share one, found {', '.join(sorted(values))}")
-    defaults = TrainSettings()
+    defaults = study.settings()
     changed = {name: value for name, (value,) in shared.items() if value != getattr(defaults, name)}
     return Experiment(_text(data, "description"), runs, changed.get("data_root"), changed.get("device"), script)
 
@@ -157,7 +157,7 @@ def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[ExperimentRun]
             described = ", ".join([source, *(f"{name}={value}" for name, value in chosen.items())])
             try:
                 settings = replace(base, **chosen)
-                reader.study.check(settings)
+                settings.check_combination()
                 yield ExperimentRun(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None

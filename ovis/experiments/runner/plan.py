@@ -15,7 +15,7 @@ from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.snapshot import Code, Snapshot, is_intact, live_package, read_code, take_snapshot
 from ovis.experiments.runs.atomic import write_text
 from ovis.experiments.runs.failpoints import failpoint
-from ovis.experiments.settings import TrainSettings
+from ovis.experiments.studies import STUDIES
 
 __all__ = ["Plan", "PlanError", "make_plan", "option_defaults", "start_plan"]
 
@@ -83,7 +83,7 @@ def make_plan(
             )
         return Plan(experiment, here, tuple(notes))  # the same content, written again
     if not same:
-        _check_defaults(current, {run.key for run in experiment.runs} - known)
+        _check_defaults(current, {run.key for run in experiment.runs} - known, experiment.script)
         notes.append(f"runs on the code as of {current}; it differs from the code here: --update_lib takes that")
     return Plan(experiment, None, tuple(notes))
 
@@ -99,16 +99,16 @@ def start_plan(plan: Plan, queue: Queue) -> None:
     """
     snapshot = None
     if plan.code is not None:
-        snapshot = take_snapshot(queue.paths, plan.code, live_package(), option_defaults())
+        snapshot = take_snapshot(queue.paths, plan.code, live_package(), option_defaults(plan.experiment.script))
     queue.add([run.record() for run in plan.experiment.runs], snapshot)
     failpoint("plan.queued")
     if _text(queue.paths.experiment) != plan.experiment.text:
         write_text(queue.paths.experiment, plan.experiment.text)
 
 
-def option_defaults() -> dict[str, Any]:
-    """The defaults of the options that define a run; a run's settings list only the differences from them."""
-    return {item.name: item.default for item in fields(TrainSettings) if item.metadata["identity"]}
+def option_defaults(script: str) -> dict[str, Any]:
+    """The defaults of the options that define a study's run; a run's settings list only the differences from them."""
+    return {item.name: item.default for item in fields(STUDIES[script].settings) if item.metadata["identity"]}
 
 
 def _choose_runs(path: Path, kept: Path | None, resume: bool) -> tuple[Experiment, list[str]]:
@@ -150,9 +150,9 @@ def _describe_update(current: Snapshot, same: bool) -> str:
     return f"attempts start on the code here from now on, those of half-trained runs too; so far: as of {current}"
 
 
-def _check_defaults(current: Snapshot, new: set[str]) -> None:
+def _check_defaults(current: Snapshot, new: set[str], script: str) -> None:
     """Refuse to queue runs if the code that would run them has other defaults."""
-    for name, value in option_defaults().items():
+    for name, value in option_defaults(script).items():
         if new and name in current.defaults and current.defaults[name] != value:
             raise PlanError(
                 f"--{name} is {value} by default here, and {current.defaults[name]} in the code that this sweep runs "

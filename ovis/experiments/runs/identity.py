@@ -11,12 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ovis.estimators.ids import ESTIMATORS, parse_estimator
-from ovis.experiments.datasets import DATASETS
-from ovis.experiments.models import MODELS
 from ovis.experiments.runs.paths import is_safe_name
-from ovis.experiments.settings import SettingsError, TrainSettings, value_type
-from ovis.experiments.studies import AsymptoticSettings
+from ovis.experiments.settings import RunSettings, SettingsError, value_type
 from ovis.suggestions import did_you_mean
 
 __all__ = ["Identity", "command_line", "differences", "identify", "option_words", "restore_settings"]
@@ -45,7 +41,7 @@ class Identity:
     settings: Mapping[str, Any]
 
 
-def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
+def identify(settings: RunSettings) -> Identity:
     """The identity of a run.
 
     Raises:
@@ -57,7 +53,7 @@ def identify(settings: TrainSettings | AsymptoticSettings) -> Identity:
     return Identity(key, _name(settings, key), changed)
 
 
-def differences(settings: Any) -> dict[str, Any]:
+def differences(settings: RunSettings) -> dict[str, Any]:
     """The options that differ from the defaults, sorted by name: a JSON object that defines the run.
 
     Options that only say where to run are left out, and so are those that this run does not use, such as ``--depth``
@@ -66,46 +62,20 @@ def differences(settings: Any) -> dict[str, Any]:
     See also :func:`restore_settings`, the inverse.
     """
     changed: dict[str, Any] = {}
-    unused = _unused(settings) if isinstance(settings, TrainSettings) else set()
+    unused = settings.unused
     for item in sorted(dataclasses.fields(settings), key=lambda f: f.name):
         value = getattr(settings, item.name)
         if not item.metadata["identity"] or item.name in unused:
             continue
-        if item.name == "grad_key" and value == MODELS[settings.trained_model].inference_parameters:
-            value = item.default
-        if item.name == "estimator":
-            value = parse_estimator(value).canonical
+        if item.metadata["canonical"] is not None:
+            value = item.metadata["canonical"](value)
         if value != item.default:
-            real = value_type(settings.__class__, item.name) is float and value is not None
+            real = value_type(type(settings), item.name) is float and value is not None
             changed[item.name] = float(value) if real else value
     return changed
 
 
-def _unused(settings: TrainSettings) -> set[str]:
-    """The options that this run does not use."""
-    used = set(MODELS[settings.trained_model].options) | set(DATASETS[settings.dataset].options)
-    tables = [entry.options for entry in MODELS.values()] + [entry.options for entry in DATASETS.values()]
-    tables += [facts.options for facts in ESTIMATORS.values()]
-    unused = {option for options in tables for option in options}
-    if "prior" in used and settings.prior != "categorical":
-        used -= {"K", "kdim"}
-    unused -= used | set(parse_estimator(settings.estimator).facts.options)
-    if DATASETS[settings.dataset].model:
-        unused.add("model")
-    if settings.only_train_set:
-        unused |= {"select_on", "valid_bs", "iw_valid"}
-    if not settings.warmup:
-        unused |= {"alpha_init", "warmup_offset", "warmup_mode"}
-    if settings.epochs > 0:
-        unused.add("nsteps")
-    if not settings.grad_samples:
-        unused |= {"grad_bs", "grad_key", "grad_epsilon"}
-    if not settings.mc_au_analysis:
-        unused.add("npoints_au_analysis")
-    return unused
-
-
-def restore_settings(kind: Any, options: Mapping[str, Any]) -> Any:
+def restore_settings(kind: type[RunSettings], options: Mapping[str, Any]) -> Any:
     """Settings from a JSON object of options, such as :func:`differences` returns.
 
     Args:
@@ -134,23 +104,12 @@ def option_words(name: str, value: Any) -> list[str]:
     return [f"--{name}={value}"]
 
 
-def _name(settings: TrainSettings | AsymptoticSettings, key: str) -> str:
-    label, *parts = settings.labels if isinstance(settings, AsymptoticSettings) else _training_labels(settings)
+def _name(settings: RunSettings, key: str) -> str:
+    label, *parts = settings.labels
     name = "-".join(part for part in (_safe(label), *parts, key) if part)
     if not is_safe_name(name):
         raise ValueError(f"can't make a folder name of {name!r}")
     return name
-
-
-def _training_labels(settings: TrainSettings) -> tuple[str, ...]:
-    return (
-        settings.id,
-        settings.dataset,
-        settings.trained_model,
-        parse_estimator(settings.estimator).canonical,
-        f"iw{settings.iw}",
-        f"seed{settings.seed}",
-    )
 
 
 def _safe(label: str) -> str:

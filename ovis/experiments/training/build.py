@@ -18,7 +18,7 @@ from ovis.estimators.reinforce import ReinforceBaseline
 from ovis.experiments.datasets import load_dataset
 from ovis.experiments.datasets.splits import Splits
 from ovis.experiments.models import build_model
-from ovis.experiments.settings import SettingsError, TrainSettings, check_combination, parse_particles_per_pass
+from ovis.experiments.settings import SettingsError, TrainSettings, parse_particles_per_pass
 from ovis.experiments.training.random_state import seed_everything
 from ovis.models.baseline import Baseline
 from ovis.models.bernoulli_data import check_unit_interval
@@ -97,7 +97,7 @@ def build_run(settings: TrainSettings, splits: Splits | None = None) -> Training
         SettingsError: options that exclude each other, a device that is not available, or data that are not in [0, 1]
             for a model of Bernoulli variables.
     """
-    check_combination(settings)
+    settings.check_combination()
     device = pick_device(settings.device)
     _check_speed(settings, device)
     loaded = splits is None

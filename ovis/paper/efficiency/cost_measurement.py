@@ -22,7 +22,7 @@ from ovis.experiments.datasets.binmnist import FILES
 from ovis.experiments.datasets.cache import VERSION
 from ovis.experiments.datasets.splits import Splits, StoredData
 from ovis.experiments.models import build_model
-from ovis.experiments.settings import TrainSettings, check_combination
+from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import TrainingRun, build_estimator, build_optimizer, pick_device
 from ovis.experiments.training.random_state import seed_everything
 from ovis.experiments.training.step import TrainingStep
@@ -110,7 +110,7 @@ def point_settings(estimator: str, iw: int, seed: int = 1, device: str = "auto")
         settings = dataclasses.replace(settings, model="vae", prior="normal")
     else:
         settings = dataclasses.replace(settings, model="sbm", prior="bernoulli", depth=1)
-    check_combination(settings)
+    settings.check_combination()
     return settings
 
 

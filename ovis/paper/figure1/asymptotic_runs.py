@@ -26,7 +26,7 @@ from ovis.experiments.reporting.data.run_folders import (
 from ovis.experiments.reporting.figures.style import style_order
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
-from ovis.experiments.studies import AsymptoticSettings
+from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
 
 __all__ = ["GradientStudy", "Sample", "join_samples", "read_study", "select_estimators", "toy_name"]
 

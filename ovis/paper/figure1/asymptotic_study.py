@@ -45,10 +45,10 @@ from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.identity import identify
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
-from ovis.experiments.studies import AsymptoticSettings
 from ovis.experiments.training.build import pick_device
 from ovis.functional.statistics import directional_snr
 from ovis.models.gaussian_toy import GaussianToyVAE
+from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
 
 __all__ = ["GRADIENTS", "RESULTS", "build_estimators", "build_toy", "run_asymptotic"]
 

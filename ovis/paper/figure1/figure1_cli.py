@@ -23,7 +23,7 @@ from ovis.experiments.cli.report_command import (
     split_words,
     write_files,
 )
-from ovis.experiments.studies import ALIASES
+from ovis.paper.figure1.asymptotic_settings import ALIASES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,7 @@ def _page(
     from ovis.experiments.reporting.page.content import Page
     from ovis.experiments.reporting.page.provenance import experiment_description, read_provenance
     from ovis.experiments.reporting.page.runs_table import list_problems
-    from ovis.experiments.studies import AsymptoticSettings
+    from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
     from ovis.paper.figure1.asymptotic_tables import page_tables
 
     return Page(
@@ -167,7 +167,7 @@ def _read(options: argparse.Namespace, source: Path) -> tuple[GradientStudy, lis
     if not samples:
         names = ", ".join(dict.fromkeys(sample.estimator for sample in study.samples))
         what = f"no estimator was asked for that is there ({names})" if names else "no run has any draw"
-        other = "" if names else other_report(source, "metrics.jsonl", "report.py")
+        other = "" if names else other_report(source, "figure1")
         raise ReportError(f"{what} in {source}: {other or 'nothing to draw'}", REFUSED if names else FAILED)
     return study, samples
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ovis.experiments.cli.train import run_study
 from ovis.experiments.runs.context import RunContext, WorkResult
-from ovis.experiments.studies import AsymptoticSettings
+from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
 
 __all__ = ["main"]
 

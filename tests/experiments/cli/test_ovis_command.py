@@ -1,5 +1,6 @@
 """The command ``ovis``, and what a wheel of this repository holds."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 from ovis import __version__
 from ovis.experiments.cli import manager
 from ovis.experiments.cli.commands import COMMANDS, PACKAGES, main
-from ovis.experiments.studies import STUDIES
 
 ROOT = Path(__file__).parents[3]
 tomllib = pytest.importorskip("tomllib")
@@ -52,6 +52,7 @@ def test_options_and_exit_codes_are_those_of_the_command(capsys):
         ("report", "pandas, matplotlib", "report"),
         ("figure1", "jinja2", "report"),
         ("figure3", "tinydb, pandas", "report"),
+        ("efficiency", "matplotlib", "report"),
     ],
 )
 def test_a_missing_extra_is_one_line(command, packages, extra, monkeypatch, capsys):
@@ -59,6 +60,17 @@ def test_a_missing_extra_is_one_line(command, packages, extra, monkeypatch, caps
         monkeypatch.setitem(sys.modules, package, None)
     assert main([command]) == 2
     assert capsys.readouterr().err == f"ovis {command} needs {packages}: pip install 'ovis[{extra}]'\n"
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.script])
+def test_the_script_of_a_command_needs_the_same_packages(name):
+    """Without them it prints the same line, and does not start to import them."""
+    without = "import sys; sys.modules['tinydb'] = sys.modules['numpy'] = None"
+    code = f"{without}; import runpy; runpy.run_path({COMMANDS[name].script!r}, run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    extra = COMMANDS[name].extra
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"ovis {name} needs tinydb: pip install 'ovis[{extra}]'\n"
 
 
 def test_the_extras_are_those_of_the_distribution():
@@ -86,6 +98,7 @@ def test_an_installed_ovis_brings_its_experiments(tmp_path, monkeypatch, capsys)
     assert "there are: none" in capsys.readouterr().err
 
 
-def test_the_scripts_of_reports_exist():
-    for study in STUDIES.values():
-        assert f"from {study.report} import main" in (ROOT / study.report_script).read_text()
+def test_every_script_runs_its_command():
+    scripts = {command.script: f'run_command("{name}")' for name, command in COMMANDS.items() if command.script}
+    assert all(call in (ROOT / script).read_text() for script, call in scripts.items())
+    assert {path.name for path in ROOT.glob("*.py")} - {"setup.py", "example.py"} == scripts.keys()

@@ -12,7 +12,6 @@ import pytest
 from synthetic_draws import power_law, write_draws
 from synthetic_runs import METRIC, Folder
 
-from ovis.experiments.cli import report_command
 from ovis.experiments.cli.report import main
 
 REPOSITORY = Path(__file__).parents[3]
@@ -240,13 +239,3 @@ def test_help_comes_at_once() -> None:
     assert shown.stdout.splitlines()[-1] == "[]"
     assert "--pivot_metrics" in shown.stdout
     assert time.monotonic() - start < 5  # 0.06 s on an idle machine
-
-
-def test_without_the_optional_packages_it_says_what_to_install(
-    quickstart: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(report_command, "PACKAGES", ("ovis_no_such_package", "sys", "ovis_nor_this"))
-    assert run(quickstart) == 2
-    shown = capsys.readouterr()
-    assert shown.err == "report: drawing needs ovis_no_such_package and ovis_nor_this: pip install -e '.[report]'\n"
-    assert shown.out == ""

@@ -28,6 +28,14 @@ FILE = {
 }
 
 
+def test_only_studies_that_can_are_run_as_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "slopes.json"
+    file.write_text('{"script": "asymptotic", "seeds": 2}')
+    assert main(["--exp", str(file), "--root", str(tmp_path / "runs"), "--device", "cpu", "--ensemble"]) == 2
+    line = "manager.py: --ensemble: slopes is of the study 'asymptotic'; valid for: train\n"
+    assert capsys.readouterr().err == line
+
+
 class FakeEngine:
     """Accepts two jobs at a time, which do what a test sets."""
 

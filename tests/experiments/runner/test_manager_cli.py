@@ -14,9 +14,8 @@ import pytest
 from laboratory import MANAGER, Lab
 from rich.text import Text
 
+from ovis.experiments.cli import commands
 from ovis.experiments.cli import manager as module
-from ovis.experiments.cli import report_command
-from ovis.experiments.cli.manager import _report
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import Result
 from ovis.experiments.runs.status import State
@@ -102,23 +101,24 @@ def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.Monk
     assert calls == [["--exp", "lab", "--root", str(lab.folder / "runs")]]
 
 
-def test_every_study_has_a_report_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    for name, study in STUDIES.items():
-        fake = types.ModuleType(study.report)
-        fake.main = lambda argv, name=name: calls.append(name) or 0  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, study.report, fake)
-        assert _report("lab", "runs", study) == 0
-    assert calls == ["train", "asymptotic"]
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_a_report_of_its_own(name: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = {study: commands.COMMANDS[row.report].module for study, row in STUDIES.items()}
+    assert len(set(modules.values())) == len(modules) == 2
+    fake = types.ModuleType(modules[name])
+    fake.main = lambda argv: 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, modules[name], fake)
+    lab.write(script=name, args=[""])
+    assert lab.run("--report") == 7
 
 
 def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report_command, "PACKAGES", ("ovis_has_no_such_package", "sys"))
+    monkeypatch.setitem(commands.PACKAGES, "report", ("ovis_has_no_such_package", "sys", "ovis_nor_this"))
     lab.write(args=[""])
     assert lab.run("--report") == 2
-    line = "manager.py: --report needs ovis_has_no_such_package: pip install -e '.[report]'\n"
+    line = "manager.py: --report needs ovis_has_no_such_package, ovis_nor_this: pip install 'ovis[report]'\n"
     assert capsys.readouterr().err == line
     assert os.listdir(lab.folder) == ["lab.json"]
 

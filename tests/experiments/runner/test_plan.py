@@ -326,7 +326,7 @@ def test_relative_folders_are_relative_to_the_working_directory(
 def test_runs_that_mean_something_else_to_the_snapshot_are_refused(clone: Clone) -> None:
     clone.write(args=[""], parameters={"lr": [0.5]})
     clone.run()
-    default = plan_module.option_defaults()["lr"]
+    default = plan_module.option_defaults("train")["lr"]
     path = clone.package / "experiments" / "settings.py"
     path.write_text(re.sub(r"    lr: float = option\([^,]+,", "    lr: float = option(0.25,", path.read_text()))
     assert "1 done" in clone.run()  # nothing is added
@@ -339,6 +339,15 @@ def test_runs_that_mean_something_else_to_the_snapshot_are_refused(clone: Clone)
     assert clone.run("--update_exp") == line
     assert contents(clone.folder / "runs") == before
     assert "2 done" in clone.run("--update_exp", "--update_lib")
+
+
+@pytest.mark.parametrize(("script", "iw"), [("train", 1), ("asymptotic", 1000)])
+def test_the_defaults_in_the_ledger_are_those_of_the_study(lab: Lab, script: str, iw: int) -> None:
+    lab.write(script=script, args=["--seed 2"])
+    assert lab.run() == 0
+    snapshot = lab.queue.snapshot()
+    assert snapshot is not None
+    assert snapshot.defaults["iw"] == iw
 
 
 QUEUE = """

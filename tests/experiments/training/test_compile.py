@@ -15,7 +15,7 @@ from test_steady_state import SBM
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ovis.experiments.runs.identity import identify
-from ovis.experiments.settings import SettingsError, TrainSettings, check_combination
+from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.ensemble.vmapped import compile_graph
 from ovis.experiments.training.step import TrainingStep
@@ -80,7 +80,7 @@ def test_a_missing_compiler_is_reported_in_one_line(named, monkeypatch, tmp_path
 def test_particles_per_pass_is_rejected(name):
     settings = TrainSettings(**SBM, estimator="vimco", iw=4, particles_per_pass="2", **{name: True})
     with pytest.raises(SettingsError, match="--particles_per_pass: must be all with --compile"):
-        check_combination(settings)
+        settings.check_combination()
 
 
 def test_another_rounding_is_another_run():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovis.experiments.studies import AsymptoticSettings
+from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
 
 Array = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from ovis.experiments.runner.experiment_file import GridError, load_experiment, 
 from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
-from ovis.experiments.studies import AsymptoticSettings, check_asymptotic
 from ovis.paper.figure1 import asymptotic_study as asymptotic
+from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
 from ovis.paper.figure1.asymptotic_study import GRADIENTS, PARTIAL, RESULTS, build_estimators, build_toy, run_asymptotic
 from ovis.paper.figure1.run import main
 
@@ -130,7 +130,7 @@ def test_the_options() -> None:
     with pytest.raises(SettingsError, match="twice"):
         AsymptoticSettings(estimators="iwae,pathwise-iwae")
     with pytest.raises(SettingsError, match="--iw"):
-        check_asymptotic(AsymptoticSettings(estimators="vimco", iw=1))
+        AsymptoticSettings(estimators="vimco", iw=1).check_combination()
     parts = [AsymptoticSettings(mc_samples=10, part=i, parts=3).draws for i in (1, 2, 3)]
     assert [i for part in parts for i in part] == list(range(10))
 

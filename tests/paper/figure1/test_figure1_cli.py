@@ -13,7 +13,7 @@ import pytest
 from synthetic_draws import power_law, write_draws
 from synthetic_runs import Folder
 
-from ovis.experiments.cli import report_command
+from ovis.experiments.cli.commands import COMMANDS
 from ovis.experiments.studies import STUDIES
 from ovis.paper.figure1.figure1_cli import main
 
@@ -153,14 +153,6 @@ def test_words_for_people(study: Folder) -> None:
     assert f'data-value="{float(100 * differences[0])!r}"' in page
 
 
-def test_without_the_optional_packages(
-    study: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(report_command, "PACKAGES", ("ovis_no_such_package",))
-    assert run(study) == 2
-    assert capsys.readouterr().err == "report: drawing needs ovis_no_such_package: pip install -e '.[report]'\n"
-
-
 def test_the_door_and_what_its_help_imports(tmp_path: Path) -> None:
     door = [sys.executable, str(REPOSITORY / "report_asymptotic_variance.py"), "--root", str(tmp_path)]
     done = subprocess.run(door, env={"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
@@ -177,7 +169,7 @@ def test_the_door_and_what_its_help_imports(tmp_path: Path) -> None:
 
 
 def test_the_manager_knows_this_report() -> None:
-    assert STUDIES["asymptotic"].report == main.__module__
+    assert COMMANDS[STUDIES["asymptotic"].report].module == main.__module__
 
 
 def test_a_part_of_other_parameters_is_left_out(study: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,6 @@ from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.overview import RunningRun
 from ovis.experiments.runs.status import State
-from ovis.experiments.settings import TrainSettings
-from ovis.experiments.studies import AsymptoticSettings
 
 __all__ = ["Pace", "ProgressDisplay", "ProgressView", "run_weights"]
 
@@ -84,16 +82,9 @@ class Pace:
 
 
 def run_weights(runs: Sequence[ExperimentRun]) -> dict[str, float]:
-    """The weight of each run in the progress: proportional to its steps where these are known, 1 on average."""
-    steps = [_steps(run.settings) for run in runs]
-    if not all(steps):
+    """The weight of each run in the progress: proportional to its work where this is known, 1 on average."""
+    work = [run.settings.work for run in runs]
+    if not all(work):
         return dict.fromkeys((run.key for run in runs), 1.0)
-    total = sum(steps)
-    return {run.key: count * len(runs) / total for run, count in zip(runs, steps, strict=True)}
-
-
-def _steps(settings: TrainSettings | AsymptoticSettings) -> int:
-    """The steps of a run; 0 where they are not known."""
-    if isinstance(settings, AsymptoticSettings):
-        return settings.work
-    return settings.nsteps if settings.epochs < 0 else 0
+    total = sum(work)
+    return {run.key: amount * len(runs) / total for run, amount in zip(runs, work, strict=True)}

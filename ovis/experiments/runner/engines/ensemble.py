@@ -13,7 +13,6 @@ from ovis.experiments.runner.engines.interface import Engine, EngineError, JobHa
 from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
-from ovis.experiments.settings import TrainSettings
 
 __all__ = ["EnsembleEngine"]
 
@@ -53,7 +52,7 @@ class EnsembleEngine:
         if engine.detached:
             raise EngineError(f"--ensemble: jobs of --engine {engine.kind} have one run each; leave out one of the two")
         self._engine, self._queue = engine, queue
-        settings = [run.record().settings for run in runs if isinstance(run.settings, TrainSettings)]
+        settings = [run.record().settings for run in runs]
         self._largest = max(Counter(map(_without_seed, settings)).values(), default=1)
         self._numbers = itertools.count(1)
         self._ensembles: dict[str, _Ensemble] = {}  # by the id of each run
