@@ -84,7 +84,12 @@ def test_the_extras_are_those_of_the_distribution():
 def test_a_wheel_holds_every_data_file():
     files = {path for path in (ROOT / "ovis").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["ovis"]
-    assert files == {path for pattern in patterns for path in (ROOT / "ovis").glob(pattern) if path.suffix != ".py"}
+    assert files == {
+        path
+        for pattern in patterns
+        for path in (ROOT / "ovis").glob(pattern)
+        if path.is_file() and path.suffix != ".py"
+    }
     assert PROJECT["tool"]["setuptools"]["data-files"] == {"share/ovis/experiments": ["experiments/*.json"]}
 
 
