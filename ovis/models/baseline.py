@@ -35,5 +35,5 @@ class Baseline(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The baseline of each datum in nats: [B, *x_shape] -> [B]."""
         weight = next(self.network.parameters())
-        value: Tensor = self.network(x.flatten(1).to(weight.dtype))
+        value: Tensor = self.network(x.reshape(len(x), -1).to(weight.dtype))
         return value.squeeze(-1)

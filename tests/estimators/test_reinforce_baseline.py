@@ -125,3 +125,15 @@ def test_model_gradients_do_not_reach_the_baseline_nor_the_reverse() -> None:
     assert torch.equal(with_zero, plain)
     for select in (phi_of, theta_of):
         assert torch.equal(gradient(with_zero.sum(), select(problem)), gradient(plain.sum(), select(problem)))
+
+
+@pytest.mark.parametrize("x_shape", [(), None])
+def test_observations_may_be_single_numbers(x_shape: tuple[int, ...] | None) -> None:
+    baseline = Baseline(x_shape, hdim=3).double()
+    x = torch.randn(5, dtype=torch.float64)
+    baseline(x)
+    for parameter in baseline.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden, shift, out, constant = baseline.parameters()
+    expected = [(out[0] @ torch.tanh(hidden[:, 0] * value + shift) + constant).item() for value in x]
+    assert baseline(x).tolist() == pytest.approx(expected)
