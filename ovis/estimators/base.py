@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.chunk_sizes import ChunkSizes
 from ovis.estimators.chunked import ChunkedTerm, check_same_particles, chunked_loss, compute_in_chunks, independent_term
+from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.forward_context import ForwardContext, check_eager, independent_particles
 from ovis.estimators.ids import EstimatorFacts
 from ovis.estimators.sampling import draw, encode
-from ovis.estimators.settings import EstimatorSettings
 from ovis.estimators.surrogate import share_of_loss, surrogate, with_gradient_of
 from ovis.estimators.types import Estimate, Particles
 from ovis.functional.log_weights import effective_sample_size, log_mean_exp

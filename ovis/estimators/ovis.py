@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.base import EstimatorInput, GradientEstimator
+from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS, auxiliary_count
-from ovis.estimators.settings import EstimatorSettings
 from ovis.estimators.types import Estimate
 from ovis.functional.control_variates import ovis_asymptotic_signal, ovis_monte_carlo_signal
 from ovis.functional.log_weights import normalized_weights

@@ -19,7 +19,7 @@ class PathwiseVae(GradientEstimator):
     tighten.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`; alpha is missing.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`; alpha is missing.
 
     See also:
         :class:`PathwiseIwae`, for a tighter bound.
@@ -39,7 +39,7 @@ class PathwiseIwae(GradientEstimator):
     grows.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`.
 
     See also:
         :class:`PathwiseDreg`, whose signal-to-noise ratio rises with K.
@@ -60,7 +60,7 @@ class PathwiseStl(GradientEstimator):
     depend on the samples below it, and detaching them would cut that path, too.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`.
 
     Raises:
         ValueError: at the call, for a model with several stochastic layers.
@@ -83,7 +83,7 @@ class PathwiseDreg(GradientEstimator):
     log q - log p is clamped, the second reparameterization does not hold.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`; freebits is missing.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`; freebits is missing.
 
     Raises:
         ValueError: at the call, for a model with several stochastic layers.

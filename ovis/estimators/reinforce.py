@@ -23,7 +23,7 @@ class Reinforce(GradientEstimator):
     variance grows with K, so it serves as a reference.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`.
 
     See also:
         :class:`ovis.estimators.vimco.VimcoArithmetic`, with a control variate at no cost.
@@ -47,7 +47,7 @@ class ReinforceBaseline(GradientEstimator):
     Args:
         baseline: a module [B, *event] -> [B]; None: a :class:`ovis.models.baseline.Baseline` that learns the shape of x
             from the first batch.
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`.
     """
 
     facts: ClassVar = ESTIMATORS["reinforce-baseline"]

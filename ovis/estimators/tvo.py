@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ovis.estimators.base import EstimatorInput, GradientEstimator
+from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS
-from ovis.estimators.settings import EstimatorSettings
 from ovis.estimators.types import Estimate
 from ovis.functional.partitions import tvo_nodes, tvo_partition
 from ovis.functional.surrogates import tvo_factors

@@ -24,7 +24,7 @@ class VimcoArithmetic(GradientEstimator):
     :func:`ovis.functional.control_variates.vimco_arithmetic_signal`.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`.
 
     Raises:
         TypeError, ValueError: as :class:`ovis.estimators.GradientEstimator`, e.g. iw = 1.
@@ -52,7 +52,7 @@ class VimcoGeometric(GradientEstimator):
     :func:`ovis.functional.control_variates.vimco_geometric_signal`.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`.
 
     Raises:
         TypeError, ValueError: as :class:`ovis.estimators.GradientEstimator`, e.g. iw = 1.

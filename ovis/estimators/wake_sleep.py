@@ -27,7 +27,7 @@ class WakeWake(GradientEstimator):
     of O(1/K) from the self-normalized weights. For any q, discrete too.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`, of which beta, tau and freebits are missing.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`; beta, tau and freebits are missing.
 
     See also:
         :class:`WakeSleep`; :class:`ovis.estimators.ovis.OvisAsymptotic`, which adds this gradient at gamma = 1.
@@ -50,7 +50,7 @@ class WakeSleep(GradientEstimator):
     The theta-gradient is unbiased for L_K; the phi-gradient is unbiased for -E_p(x) KL(p(z|x) || q(z|x)), not for L_K.
 
     Args:
-        settings: see :class:`ovis.estimators.settings.EstimatorSettings`, of which beta, tau and freebits are missing.
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`; beta, tau and freebits are missing.
 
     Raises:
         ValueError: at the call, for a model that can't draw from its prior or score given samples.
