@@ -83,6 +83,8 @@ class OvisMonteCarloSettings(EstimatorSettings):
         super().__post_init__()
         if not self.auxiliary > 0:
             raise ValueError(f"auxiliary must be above 0, got {self.auxiliary}")
+        if not self.exclusive and isinstance(self.auxiliary, float) and self.auxiliary >= 1:
+            raise ValueError(f"auxiliary must be a fraction below 1 unless exclusive, got {self.auxiliary}")
         if not self.exclusive and self.count >= self.iw:
             raise ValueError(f"{self.count} of the particles are auxiliary: iw must be above that, got {self.iw}")
 

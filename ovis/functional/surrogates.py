@@ -240,7 +240,9 @@ def _factors(log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor |
     if family == "ovis-S" and log_w_aux is None:
         auxiliary = auxiliary_count(config["auxiliary"], particles)  # type: ignore[arg-type]
         if config["exclusive"] or auxiliary >= particles:
-            remedy = f"give log_w_aux [..., {auxiliary}], or more particles"
+            fraction = config["auxiliary"] if isinstance(config["auxiliary"], float) else 0.0
+            enough = not config["exclusive"] and fraction < 1  # a larger K would be
+            remedy = f"give log_w_aux [..., {auxiliary}]" + (f", or more than {auxiliary} particles" if enough else "")
             raise ValueError(f"method {spec.canonical!r} with {particles} particles: {remedy}")
         return inclusive_factors(log_w, auxiliary, alpha)
     return score_factors(log_w, learning_signal(log_w, spec.canonical, alpha, log_w_aux), alpha)

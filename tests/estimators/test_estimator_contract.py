@@ -376,6 +376,11 @@ def test_inclusive_auxiliary_samples_leave_a_particle(name: str) -> None:
         make(name, iw=3)(model, x, iw=1)
 
 
+def test_a_fraction_that_takes_all_particles_is_refused_for_what_it_is() -> None:
+    with pytest.raises(ValueError, match="auxiliary must be a fraction below 1 unless exclusive"):
+        make("ovis-S1.0", iw=3)
+
+
 @pytest.mark.parametrize("name", ["reinforce", "reinforce-baseline", *EXCLUSIVE, *WAKE, *PATHWISE])
 def test_one_particle_is_enough_for_the_others(name: str) -> None:
     loss, _, _ = build(name, iw=1)(ParticleForm(problem_of(name)), observations(), backward=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -284,10 +285,16 @@ def test_auxiliary_log_weights_that_are_not_used_are_refused(method):
         multisample_loss(torch.zeros(3), torch.zeros(3), method, log_w_aux=torch.zeros(2))
 
 
-@pytest.mark.parametrize("method", ["ovis-S3-exclusive", "ovis-S3", "ovis-S7", "ovis-S1.0"])
+@pytest.mark.parametrize("method", ["ovis-S3-exclusive", "ovis-S0.5-exclusive", "ovis-S3", "ovis-S7", "ovis-S1.0"])
 def test_auxiliary_log_weights_that_are_missing_are_refused(method):
-    with pytest.raises(ValueError, match=f"method '{method}' with 3 particles: give log_w_aux"):
+    """More particles are advised only where the call then succeeds."""
+    with pytest.raises(ValueError, match=f"method '{method}' with 3 particles: give log_w_aux") as refusal:
         multisample_loss(torch.zeros(3), torch.zeros(3), method)
+    advice = re.search(r"or more than (\d+) particles", str(refusal.value))
+    assert (advice is not None) == (method in ("ovis-S3", "ovis-S7"))
+    if advice:
+        enough = int(advice[1]) + 1
+        multisample_loss(torch.zeros(enough), torch.zeros(enough), method)
 
 
 @pytest.mark.parametrize("method", ["vimco", "vimco-geometric", "ovis-gamma0", "ovis-gamma1"])
