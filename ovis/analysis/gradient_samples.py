@@ -23,7 +23,13 @@ from ovis.analysis.module_state import (
     untracked_batch_statistics,
 )
 from ovis.analysis.output_tensors import output_tensors
-from ovis.analysis.random_inputs import RandomInputs, RandomInputSpec, make_random_inputs, record_random_inputs
+from ovis.analysis.random_inputs import (
+    RandomInputs,
+    RandomInputSpec,
+    check_repeatable,
+    make_random_inputs,
+    record_random_inputs,
+)
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.sampling import encode
 from ovis.estimators.types import Particles
@@ -36,6 +42,9 @@ PARTICLES = 2**13
 #: Entries of gradients in memory at once (32 MB in float32; differentiation makes a few copies): the gradients of a
 #: large model need more memory than the graph of a few particles.
 NUMBERS = 2**23
+
+#: Data of the two runs with equal random numbers that are compared at the start.
+REPEATED = 16
 
 #: Separate sets of random numbers: for the particles, and for an estimator's additional samples.
 MAIN, AUXILIARY = 0, 1
@@ -119,6 +128,17 @@ class _EstimatorGroup(nn.Module):
                 sections.append((AUXILIARY, record_random_inputs(loss)[0]))
         return sections
 
+    def check(self, x: Tensor) -> None:
+        """Refuse a model whose results do not depend on the given random numbers alone."""
+        noise = [make_random_inputs(requests, range(len(x)), x.device, 0, key) for key, requests in self.sections]
+
+        def run() -> list[Tensor]:
+            with restored_buffers(self):
+                losses, particles = self.losses(x, noise)
+            return [losses, particles.log_px, particles.log_pz, particles.log_qz, *particles.z]
+
+        check_repeatable(self.model, run)
+
 
 class _GradientSampler:
     """The common part of both samplers: groups of estimators, batches of draws, random numbers.
@@ -153,6 +173,8 @@ class _GradientSampler:
         self.groups = [_EstimatorGroup(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
         self.least = len(x) if batch_norm_modules(model) else 1
+        for group in self.groups:
+            group.check(x[: max(self.least, min(REPEATED, self.particles // group.particles))])
 
     @property
     def entries(self) -> int:

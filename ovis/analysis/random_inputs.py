@@ -3,24 +3,33 @@
 A model's samples are functions of uniform and normal numbers. While a model runs, :class:`RandomInputs` replaces the
 random functions of torch by ones that return given tensors, so that the numbers can be numbered by draw and datum, be
 shared by estimators, and be mapped over (``vmap`` refuses the in-place ``normal_`` of ``Normal.rsample``). Rejection
-samplers (gamma, Dirichlet, Poisson, binomial) get one generator for each datum, seeded by a uniform number. Any other
-random function is refused, because its numbers would not depend on the seed.
+samplers (gamma, Dirichlet, Poisson, binomial) get one generator for each datum, seeded by a uniform number. Every other
+source of random numbers is refused, because its numbers would not depend on the seed: other functions of torch, NumPy's
+and Python's global generators, and generators of the model's own, whose numbers differ between two runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ovis.analysis.seeding import seeded_generator
 
-__all__ = ["RandomInputSpec", "RandomInputs", "make_random_inputs", "record_random_inputs"]
+__all__ = ["RandomInputSpec", "RandomInputs", "check_repeatable", "make_random_inputs", "record_random_inputs"]
+
+REMEDY = (
+    "draw through torch.rand, randn, bernoulli, multinomial or a distribution of torch, or, where it is noise of the "
+    "training, call model.eval()"
+)
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,9 @@ class _SpecRecorder(RandomInputs):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = _global_states()
         result = super().__torch_function__(func, types, args, kwargs)
-        if not all(map(torch.equal, before, _global_states())):
-            name = getattr(func, "__name__", str(func))
-            raise ValueError(
-                f"{name} draws random numbers that can't be numbered by draw and datum: draw through torch.rand, "
-                "randn, bernoulli, multinomial or a distribution of torch, or, where it is noise of the training, "
-                "call model.eval()"
-            )
+        generator = None if func in HANDLERS else (kwargs or {}).get("generator")
+        if generator is not None or not all(map(torch.equal, before, _global_states())):
+            raise _refusal(getattr(func, "__name__", str(func)))
         return result
 
     def take(self, normal: bool, shape: Sequence[int] | None, like: Tensor) -> Tensor:
@@ -93,23 +98,71 @@ def _global_states() -> list[Tensor]:
     return [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])
 
 
+@contextlib.contextmanager
+def _foreign_generators_unused() -> Iterator[None]:
+    """Refuse to draw from the global generators of NumPy and Python; their states are left as they were."""
+    kept = np.random.get_state(), random.getstate()  # noqa: NPY002 (models may draw from the global generator)
+    np.random.random(), random.random()  # noqa: NPY002 (so that a model that seeds the generator changes it, too)
+    before = _foreign_states()
+    try:
+        yield
+        for name, state in _foreign_states().items():
+            if state != before[name]:
+                raise _refusal(name)
+    finally:
+        np.random.set_state(kept[0])  # noqa: NPY002
+        random.setstate(kept[1])
+
+
+def _foreign_states() -> dict[str, tuple[Any, ...]]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {"numpy.random": (name, bytes(np.asarray(keys)), *rest), "random": random.getstate()}
+
+
+def _refusal(name: str) -> ValueError:
+    return ValueError(f"{name} draws random numbers that can't be numbered by draw and datum: {REMEDY}")
+
+
 def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec, ...], Any]:
     """The specs of the random numbers that ``run`` draws for one datum, and its result.
 
-    The global random state is left as it was.
-
-    Args:
-        run: runs the model on one datum.
-
-    Returns:
-        the specs, in the order of the draws, and what ``run`` returned.
+    The global random states are left as they were.
 
     Raises:
-        ValueError: a random function whose numbers can't be supplied.
+        ValueError: ``run`` draws from a random function whose numbers can't be supplied, or from the global generator
+            of NumPy or Python.
     """
-    with torch.random.fork_rng(), _SpecRecorder() as recorder:
+    with _foreign_generators_unused(), torch.random.fork_rng(), _SpecRecorder() as recorder:
         result = run()
     return tuple(recorder.requests), result
+
+
+def check_repeatable(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> None:
+    """Check that two runs with the same random numbers have the same results, up to rounding.
+
+    Args:
+        model: the model that runs, which is named in the error.
+        run: computes tensors from given random numbers, leaving the buffers as they were.
+
+    Raises:
+        ValueError: the results differ.
+    """
+    for first, second in zip(run(), run(), strict=True):
+        if not _same(first, second):
+            raise ValueError(
+                f"{type(model).__name__} has other results for the same random numbers, so it draws from a generator "
+                f"of its own or keeps a state outside its buffers: {REMEDY}"
+            )
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two results are equal up to half of their digits: some sums on a GPU depend on the order of threads."""
+    if first.shape != second.shape:
+        return False
+    digits = torch.finfo(first.dtype).eps ** 0.5 if first.is_floating_point() else 0.0
+    first, second = first.detach().double(), second.detach().double()
+    size = first.nan_to_num(0.0, 0.0, 0.0).abs().amax().item() if first.numel() else 0.0
+    return torch.allclose(first, second, rtol=digits, atol=digits * size, equal_nan=True)
 
 
 def make_random_inputs(
@@ -188,8 +241,7 @@ def _geometric_in_place(take: Take, tensor: Tensor, p: float, **_: Any) -> Tenso
 
 
 def _bernoulli_in_place(take: Take, tensor: Tensor, p: Tensor | float = 0.5, **_: Any) -> Tensor:
-    like = tensor if tensor.is_floating_point() else torch.empty(0, device=tensor.device)
-    return _write(tensor, (take(False, tensor.shape, like) < p).to(tensor.dtype))
+    return _write(tensor, (take(False, tensor.shape, _precise(tensor)) < p).to(tensor.dtype))
 
 
 def _dropout(
@@ -197,7 +249,7 @@ def _dropout(
 ) -> Tensor:
     if not training or p == 0:
         return tensor
-    kept = take(False, tensor.shape, tensor) >= p
+    kept = take(False, tensor.shape, _precise(tensor)) >= p
     dropped = torch.where(kept, tensor / (1 - p), 0.0)
     return tensor.copy_(dropped) if inplace else dropped
 
@@ -205,8 +257,9 @@ def _dropout(
 def _gumbel_softmax(
     take: Take, logits: Tensor, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Tensor:
-    uniform = take(False, logits.shape, logits)
-    soft = ((logits - (-torch.log1p(-uniform)).log()) / tau).softmax(dim)
+    uniform = take(False, logits.shape, _precise(logits)).clamp(min=torch.finfo(torch.float32).tiny)
+    gumbel = -(-torch.log1p(-uniform)).log()
+    soft = ((logits + gumbel.to(logits.dtype)) / tau).softmax(dim)
     if not hard:
         return soft
     picked = torch.zeros_like(logits).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
@@ -244,16 +297,23 @@ def _normal(take: Take, mean: Tensor, std: Tensor, **_: Any) -> Tensor:
 
 
 def _bernoulli(take: Take, probs: Tensor, **_: Any) -> Tensor:
-    return (take(False, probs.shape, probs) < probs).to(probs.dtype)
+    return (take(False, probs.shape, _precise(probs)) < probs).to(probs.dtype)
 
 
 def _multinomial(take: Take, probs: Tensor, num_samples: int, replacement: bool = False, **_: Any) -> Tensor:
     if not replacement and num_samples > 1:
         raise ValueError("samples without replacement can't be numbered")
-    uniform = take(False, (*probs.shape[:-1], num_samples), probs)
-    below = probs.cumsum(-1)
+    uniform = take(False, (*probs.shape[:-1], num_samples), _precise(probs))
+    below = probs.cumsum(-1, dtype=uniform.dtype)
     index = (uniform.unsqueeze(-1) * below[..., -1:].unsqueeze(-2) >= below.unsqueeze(-2)).sum(-1)
-    return index.clamp(max=probs.shape[-1] - 1)
+    last = (below < below[..., -1:]).sum(-1, keepdim=True)  # of positive probability: the product may round up
+    return torch.minimum(index, last)
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """An empty tensor for uniform numbers that are compared with a probability: at least in single precision."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.empty(0, dtype=dtype, device=tensor.device)
 
 
 HANDLERS: dict[Any, Callable[..., Tensor]] = {
