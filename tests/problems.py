@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal, OneHotCategorical
 
 from ovis.models import ParticleModel, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector
@@ -171,6 +171,38 @@ class RareCategorical(Problem):
 
     def states(self) -> tuple[list[Tensor], Tensor]:
         return [torch.arange(6)], torch.zeros(6, dtype=torch.float64)
+
+
+class MaskedCategorical(Problem):
+    """Three categories, of which q and p exclude the last: its logits are -inf, and it is none of the states."""
+
+    allowed = (True, True, False)
+
+    def __init__(self, law: type[Categorical | OneHotCategorical] = Categorical, masked_q: bool = True) -> None:
+        super().__init__()
+        self.law, self.masked_q = law, masked_q
+        self.inference_network = linear([[0.4], [0.1], [-0.3]], [0.5, -0.2, 0.3])
+        self.prior_logits = parameter([0.2, -0.7, 0.4])
+        self.generative_model = parameter([-1.0, 1.5, -0.5])
+
+    def masked(self, logits: Tensor) -> Tensor:
+        return logits.masked_fill(~torch.tensor(self.allowed), -math.inf)
+
+    def posterior(self, layer: int, features: Tensor, z: Sequence[Tensor]) -> Distribution:
+        logits = self.inference_network(features)
+        return self.law(logits=self.masked(logits) if self.masked_q else logits)
+
+    def prior(self, layer: int, z: Sequence[Tensor]) -> Distribution:
+        return self.law(logits=self.masked(self.prior_logits))
+
+    def likelihood(self, z: Sequence[Tensor]) -> Distribution:
+        logits = self.generative_model[z[0]] if self.law is Categorical else z[0] @ self.generative_model
+        return Bernoulli(logits=logits.unsqueeze(-1))
+
+    def states(self) -> tuple[list[Tensor], Tensor]:
+        index = torch.arange(3)[torch.tensor(self.allowed)]
+        z = index if self.law is Categorical else torch.eye(3, dtype=torch.float64)[index]
+        return [z], torch.zeros(len(index), dtype=torch.float64)
 
 
 class BernoulliNormal(Problem):

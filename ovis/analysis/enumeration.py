@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,19 +11,25 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from torch.func import functional_call, grad, vmap
 from torch.nn.parameter import UninitializedParameter
 
-from ovis.analysis.gradient_samples import select_parameters
+from ovis.analysis.gradient_samples import NUMBERS, select_parameters
+from ovis.analysis.module_state import batch_norm_modules, no_argument_validation, restored_buffers
+from ovis.analysis.random_inputs import check_repeatable, record_random_inputs
 from ovis.estimators.base import GradientEstimator
 from ovis.functional.log_weights import iw_bound
 from ovis.models.distributions import BernoulliVector
 from ovis.models.template import ParticleModel
 
-__all__ = ["ExactMoments", "exact_gradient", "exact_moments", "latent_states"]
+__all__ = ["ExactMoments", "NotEnumerableError", "exact_gradient", "exact_moments", "latent_states"]
 
 #: Largest number of combinations of particles that is enumerated.
 MAX_TUPLES = 2**18
 
-#: Number of combinations whose gradients are in memory at once.
+#: Largest number of combinations whose gradients are in memory at once.
 BATCH = 2**12
+
+
+class NotEnumerableError(ValueError):
+    """The sum over all values of the latents does not exist, has too many terms, or can't be computed here."""
 
 
 class ExactMoments(NamedTuple):
@@ -52,11 +58,11 @@ def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
         for each stochastic layer the values, shape [n, *event]; row i of all layers is one joint value.
 
     Raises:
-        ValueError: the model is not a :class:`~ovis.models.ParticleModel`, so need not score given samples; a latent is
-            neither Bernoulli nor categorical; or there are more than 2^18 values.
+        NotEnumerableError: the model is not a :class:`~ovis.models.ParticleModel`, so need not score given samples; a
+            latent is neither Bernoulli nor categorical; or there are more than 2^18 values.
     """
     _check_model(model)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), restored_buffers(model):
         output = model(x, particles=1)
     choices: list[Tensor] = []  # for each variable, one row per value
     shapes = []
@@ -68,7 +74,7 @@ def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
         shapes.append((event, count))
     total = torch.Size(len(values) for values in choices).numel()
     if total > MAX_TUPLES:
-        raise ValueError(f"the latents have {total} values: too many to enumerate")
+        raise NotEnumerableError(f"the latents have {total} values: too many to enumerate")
     index = torch.cartesian_prod(*(torch.arange(len(values)) for values in choices)).view(total, -1)
     columns = [values[index[:, i].to(values.device)] for i, values in enumerate(choices)]
     states, start = [], 0
@@ -94,8 +100,9 @@ def exact_gradient(
         L_K^alpha = sum over all z_1 ... z_K of prod_k q(z_k|x) 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha),
         log w = log p(x|z) - beta sum_l max(log q_l - log p_l, freebits).
 
-    K = 1 is the ELBO; alpha = 0 is the bound of Burda et al. 2016 (https://arxiv.org/abs/1509.00519), other alphas are
-    the Renyi bounds of Li and Turner 2016 (https://arxiv.org/abs/1602.02311).
+    Values z to which q gives probability 0, such as masked categories, are left out, because their terms are 0. K = 1
+    is the ELBO; alpha = 0 is the bound of Burda et al. 2016 (https://arxiv.org/abs/1509.00519), other alphas are the
+    Renyi bounds of Li and Turner 2016 (https://arxiv.org/abs/1602.02311).
 
     Args:
         model: a model with few joint values of its discrete latents, n: n^iw is at most 2^18.
@@ -110,8 +117,9 @@ def exact_gradient(
         the gradient with respect to the selected parameters, shape [D], zero for those the bound does not depend on.
 
     Raises:
-        ValueError: too many combinations, latents that are not discrete, a model that is not a ``ParticleModel``, no
-            parameter with such a name, or iw < 1.
+        NotEnumerableError: too many combinations; latents that are not discrete; a model that is not a
+            ``ParticleModel``, or that is not a function of x and z alone, as with dropout in training mode.
+        ValueError: no parameter with such a name; iw < 1; or an infinite bound, which has no gradient.
 
     See also:
         :func:`exact_moments`, :func:`ovis.analysis.oracle.check_estimator`.
@@ -122,12 +130,19 @@ def exact_gradient(
     parameters = list(select_parameters(model, key_filter).values())
     bounds = []
     for row in x.split(1):
-        log_px, log_pz, log_qz = _log_densities(model, row, latent_states(model, row))
+        log_px, log_pz, log_qz = _log_densities(model, row, _possible_states(model, row))
         gaps = log_qz - log_pz
         log_w = log_px - beta * (gaps if freebits is None else gaps.clamp(min=freebits)).sum(-1)
         index = _tuples(len(log_w), iw, x.device)
         probability = log_qz.sum(-1)[index].sum(-1).exp()
-        bounds.append((probability * iw_bound(log_w[index], alpha)).sum())
+        bound = iw_bound(log_w[index], alpha)
+        mean = (probability * bound).sum().detach()
+        if not mean.isfinite():
+            raise ValueError(
+                f"the bound of {type(model).__name__} is {mean.item()}, which has no gradient: q(z|x) must be 0 where "
+                "p(x, z) is 0, and no log-density may be NaN"
+            )
+        bounds.append((probability * (bound - mean)).sum())  # a constant would only add rounding errors
     loss = -torch.stack(bounds).mean()
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
@@ -139,7 +154,7 @@ def exact_moments(
     estimator: GradientEstimator,
     model: ParticleModel,
     x: Tensor,
-    auxiliary: int = 0,
+    auxiliary: int | None = 0,
     key_filter: str = "inference_network",
     **config: Any,
 ) -> ExactMoments:
@@ -153,7 +168,8 @@ def exact_moments(
         estimator: a score-function estimator.
         model: a model with few joint values of its discrete latents, n: n^(mc iw + mc auxiliary) is at most 2^18.
         x: data, shape [B, *event].
-        auxiliary: S, samples that the estimator draws in addition to its particles (``ovis-S<s>-exclusive``: s).
+        auxiliary: S, samples that the estimator draws in addition to its particles (``ovis-S<s>-exclusive``: s). None:
+            as many as it draws in a call.
         key_filter: selects parameters by name.
         config: settings of the estimator, e.g. ``alpha``.
 
@@ -161,9 +177,9 @@ def exact_moments(
         the moments of the gradient of the mean loss of x, shape [D] each.
 
     Raises:
-        ValueError: too many combinations, latents that are not discrete, a model that is not a ``ParticleModel``, no
-            parameter with such a name, an estimator that draws reparameterized or unannounced samples, or one whose
-            parameters are not initialized yet.
+        NotEnumerableError: a model as in :func:`exact_gradient`; too many combinations; an estimator that draws from
+            the prior, or reparameterized or unannounced samples; an estimator or a model that ``torch.func`` can't map.
+        ValueError: no parameter with such a name, or an estimator whose parameters are not initialized yet.
 
     See also:
         :func:`exact_gradient`, :func:`ovis.analysis.closed_form.location_moments` for the Gaussian toy model.
@@ -172,15 +188,21 @@ def exact_moments(
     if any(isinstance(parameter, UninitializedParameter) for parameter in estimator.parameters()):
         raise ValueError(f"{type(estimator).__name__} makes its parameters at its first batch: call it once before")
     settings = estimator.configured(**config)
-    sizes = [settings.mc * settings.iw] + ([settings.mc * auxiliary] if auxiliary else [])
+    if settings.particles_per_pass is not None:
+        config["particles_per_pass"] = None  # the gradient is the same
     holder = _Holder(estimator, _Scripted(model))
+    if auxiliary is None:
+        _, sizes = record_random_inputs(lambda: holder.particles_drawn(x[:1], config))
+    else:
+        sizes = [settings.mc * settings.iw] + ([settings.mc * auxiliary] if auxiliary else [])
     constant = {name: value.detach() for name, value in holder.named_parameters()}
     selected = {
         f"model.inner.{name}": constant.pop(f"model.inner.{name}") for name in select_parameters(model, key_filter)
     }
+    batch = max(1, min(BATCH, NUMBERS // sum(value.numel() for value in selected.values())))
     means, variances = [], []
     for row in x.split(1):
-        states = latent_states(model, row)
+        states = _possible_states(model, row)
         log_q = _log_densities(model, row, states)[2].sum(-1).detach()
         index = _tuples(len(log_q), sum(sizes), x.device)
         probability = log_q[index].sum(-1).exp().double()
@@ -192,29 +214,66 @@ def exact_moments(
             )
             return torch.cat([item.flatten() for item in grads.values()])
 
-        gradients = torch.cat([vmap(one)(part) for part in index.split(BATCH)]).double()
-        mean = probability @ gradients
+        try:
+            with no_argument_validation(), restored_buffers(holder):
+                mean, variance = _weighted_moments(one, index, probability, batch)
+        except RuntimeError as error:
+            raise NotEnumerableError(f"torch.func can't map the estimator and the model: {error}") from error
         means.append(mean)
-        variances.append(probability @ (gradients - mean).square())
+        variances.append(variance)
     return ExactMoments(torch.stack(means).mean(0), torch.stack(variances).mean(0) / len(x))
 
 
+def _weighted_moments(
+    gradient: Callable[[Tensor], Tensor], index: Tensor, probability: Tensor, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance [D] of the gradients of all combinations, of which ``batch`` are in memory at once."""
+    origin = gradient(index[0]).double()  # moments about it lose no digits if the gradient hardly varies
+    first, second = torch.zeros_like(origin), torch.zeros_like(origin)
+    for part, weights in zip(index.split(batch), probability.split(batch), strict=True):
+        distances = vmap(gradient)(part).double() - origin
+        first += weights @ distances
+        second += weights @ distances.square()
+    return origin + first, (second - first.square()).clamp(min=0)
+
+
+@torch.no_grad()
+def _possible_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
+    """Those of :func:`latent_states` that q(z|x) does not exclude, for a model that is a function of x and z alone."""
+    states = latent_states(model, x)
+
+    def score() -> list[Tensor]:
+        with restored_buffers(model):
+            return list(_log_densities(model, x, states))
+
+    requests, (_, _, log_qz) = record_random_inputs(score)
+    if requests:
+        raise NotEnumerableError(f"{type(model).__name__} draws random numbers for given samples: call model.eval()")
+    check_repeatable(model, score)
+    possible = (log_qz != -torch.inf).all(-1)
+    return [layer[possible] for layer in states]
+
+
 def _check_model(model: nn.Module) -> None:
-    """Reject a module written to ``Template``: it may ignore given samples and draw others."""
+    """Reject a module written to ``Template``, which may ignore given samples and draw others, and batch statistics."""
+    name = type(model).__name__
     if not isinstance(model, ParticleModel):
-        raise ValueError(
-            f"{type(model).__name__} can't be enumerated, as it need not score the samples it is given: write it as an "
+        raise NotEnumerableError(
+            f"{name} can't be enumerated, as it need not score the samples it is given: write it as an "
             "ovis.models.ParticleModel"
         )
+    if batch_norm_modules(model):
+        raise NotEnumerableError(f"{name} can't be enumerated with the batch's statistics: call model.eval()")
 
 
 class _Scripted(ParticleModel):
-    """A model whose samples are given, one list of layers for each call."""
+    """A model whose samples are given, one list of layers for each call; without a script it counts what is drawn."""
 
     def __init__(self, inner: ParticleModel):
         super().__init__()
         self.inner = inner
-        self.script: list[list[Tensor]] = []
+        self.script: list[list[Tensor]] | None = None
+        self.drawn: list[int] = []
 
     def encode(self, x: Tensor) -> Tensor:
         return self.inner.encode(x)
@@ -223,16 +282,22 @@ class _Scripted(ParticleModel):
         self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], list[Distribution]]:
         if zgrads:
-            raise ValueError("reparameterized samples can't be enumerated: give a score-function estimator")
-        if given is None and not self.script:
-            raise ValueError("the estimator draws more samples than its particles: say how many with auxiliary")
-        return self.inner.infer(features, lead, False, tau, self.script.pop(0) if given is None else given)
+            raise NotEnumerableError("reparameterized samples can't be enumerated: give a score-function estimator")
+        if given is None and self.script is None:
+            self.drawn.append(lead[1])
+        elif given is None:
+            if not self.script:
+                raise NotEnumerableError(
+                    "the estimator draws more samples than its particles: say how many with auxiliary"
+                )
+            given = self.script.pop(0)
+        return self.inner.infer(features, lead, False, tau, given)
 
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
         return self.inner.generate(z, tau)
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
-        raise ValueError("samples of the prior can't be enumerated here")
+        raise NotEnumerableError("samples of the prior can't be enumerated here")
 
 
 class _Holder(nn.Module):
@@ -245,6 +310,13 @@ class _Holder(nn.Module):
         loss, _, _ = self.estimator(self.model, x, return_diagnostics=False, **config)
         total: Tensor = loss.sum()
         return total
+
+    def particles_drawn(self, x: Tensor, config: dict[str, Any]) -> list[int]:
+        """How many particles each draw of a call has."""
+        self.model.script, self.model.drawn = None, []
+        with restored_buffers(self):
+            self.estimator(self.model, x, return_diagnostics=False, **config)
+        return self.model.drawn
 
 
 def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,7 +337,7 @@ def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tup
 def _tuples(values: int, length: int, device: torch.device) -> Tensor:
     """Every tuple of indices, [values ** length, length]."""
     if values**length > MAX_TUPLES:
-        raise ValueError(f"{values} values of {length} particles are {values**length} combinations: too many")
+        raise NotEnumerableError(f"{values} values of {length} particles are {values**length} combinations: too many")
     return torch.cartesian_prod(*[torch.arange(values, device=device)] * length).view(-1, length)
 
 
@@ -279,4 +351,4 @@ def _values(q: Distribution, sample: Tensor) -> Tensor:
         return torch.eye(q.event_shape[0], device=sample.device, dtype=sample.dtype)
     if isinstance(q, Categorical):
         return torch.arange(q.logits.shape[-1], device=sample.device).to(sample.dtype)
-    raise ValueError(f"{type(q).__name__} latents can't be enumerated: they must be Bernoulli or categorical")
+    raise NotEnumerableError(f"{type(q).__name__} latents can't be enumerated: they must be Bernoulli or categorical")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from problems import OneBernoulli, ParticleForm, ReadmeForm, TwoBernoulli
 from torch import Tensor, nn
 from torch.distributions import Beta, Binomial, Cauchy, Dirichlet, Gamma, Geometric, LogNormal, Poisson, StudentT
 from torch.nn import functional as F
 
 from ovis.analysis.gradient_samples import ParameterGradientSampler
-from ovis.analysis.gradients import get_gradients_statistics
+from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
+from ovis.analysis.oracle import check_estimator, exact_gradient, exact_moments
 from ovis.analysis.random_inputs import RandomInputs, make_random_inputs, record_random_inputs
 from ovis.estimators import GradientEstimator, get_config
 from ovis.models import Template
@@ -113,3 +117,134 @@ def test_a_tensor_that_vmap_can_not_fill_holds_no_number() -> None:
     assert torch.vmap(statement)(torch.randn(3, 1, 2)).isnan().all()
     given = torch.randn(1, 2)
     assert torch.equal(statement(given), given[0])
+
+
+class Sampled(ReadmeForm):
+    """One Bernoulli latent, drawn by comparing its probability with numbers from anywhere."""
+
+    def __init__(self, numbers: Callable[[torch.Size], Any]):
+        super().__init__(OneBernoulli())
+        self.numbers = numbers
+
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        (q,) = super().forward(x)["qz"]
+        z = (torch.as_tensor(self.numbers(q.probs.shape)) < q.probs.detach()).double()
+        return {"px": self.problem.likelihood([z]), "z": [z], "qz": [q], "pz": [self.problem.prior(0, [z])]}
+
+
+class Counter:
+    """Numbers from a state that the model keeps to itself."""
+
+    calls = 0
+
+    def __call__(self, shape: torch.Size) -> Tensor:
+        self.calls += 1
+        return (torch.arange(shape.numel()) * 0.618 + self.calls * 0.31).view(shape) % 1
+
+
+def of_python(shape: torch.Size) -> Tensor:
+    return torch.tensor([random.random() for _ in range(shape.numel())]).view(shape)
+
+
+def of_torch(shape: torch.Size, generator: torch.Generator = torch.Generator()) -> Tensor:  # noqa: B008
+    return torch.randint(2**20, shape, generator=generator) / 2**20
+
+
+def seeded(shape: torch.Size) -> Any:
+    np.random.seed(0)  # noqa: NPY002
+    return np.random.rand(*shape)  # noqa: NPY002
+
+
+#: Sources of numbers, and what the refusal names.
+FOREIGN: dict[str, tuple[Callable[[torch.Size], Any], str]] = {
+    "numpy": (lambda shape: np.random.rand(*shape), r"numpy\.random draws"),  # noqa: NPY002
+    "numpy, seeded at every call": (seeded, r"numpy\.random draws"),
+    "python": (of_python, "random draws"),
+    "a generator of numpy": ((lambda g: lambda shape: g.random(shape))(np.random.default_rng(0)), "Sampled has other"),
+    "a generator of torch": (of_torch, "randint draws"),
+    "a state": (Counter(), "Sampled has other results for the same random numbers"),
+}
+
+
+@pytest.mark.parametrize("source", FOREIGN)
+def test_numbers_of_other_generators_are_refused(source: str) -> None:
+    """Every draw would be the same: a variance of 0, or the variance of something else."""
+    numbers, name = FOREIGN[source]
+    x, (estimator,) = torch.ones(20, 1, dtype=torch.float64), make("vimco", iw=4).values()
+    message = rf"{name}.*draw through torch\.rand, randn, bernoulli, multinomial or a distribution of torch"
+    for analyse in (
+        lambda: get_gradients_statistics(estimator, Sampled(numbers), x, 10),
+        lambda: get_gradients_statistics(estimator, Sampled(numbers), x, 10, key_filter="tensor:qlogits"),
+        lambda: compare_gradients(
+            make("vimco", iw=4) | make("rws", iw=4), Sampled(numbers), x, 10, samples_per_batch=4
+        ),
+        lambda: check_estimator(estimator, Sampled(numbers), x, 10),
+    ):
+        with pytest.raises(ValueError, match=message) as refusal:
+            analyse()
+        assert "\n" not in str(refusal.value)
+
+
+def test_the_same_model_with_numbers_of_torch_is_analysed() -> None:
+    """The variance of VIMCO with two particles, by enumeration (tests/analysis/test_oracle.py), for ten equal data."""
+    x, (estimator,) = torch.ones(10, 1, dtype=torch.float64), make("vimco", iw=2).values()
+    model, key = Sampled(lambda shape: torch.rand(shape, dtype=torch.float64)), "inference_network.bias"
+    stats, _ = get_gradients_statistics(estimator, model, x, 1000, key, seed=1)
+    assert stats["grads"]["variance"].item() == pytest.approx(0.13252962 / 10, rel=0.2)
+
+
+@pytest.mark.parametrize(("numbers", "name"), [FOREIGN["numpy"], FOREIGN["a generator of numpy"]])
+def test_noise_of_other_generators_is_not_enumerated(numbers: Callable[[torch.Size], Any], name: str) -> None:
+    class Noisy(ParticleForm):
+        def generate(self, z: Any, tau: float) -> Any:
+            noisy = z[0] * torch.as_tensor(numbers(z[0].shape))
+            return self.problem.likelihood([noisy, z[1]]), [self.problem.prior(i, z) for i in range(2)]
+
+    x, (estimator,), model = torch.ones(1, 1, dtype=torch.float64), make("vimco", iw=2).values(), Noisy(TwoBernoulli())
+    name = name.replace("Sampled", "Noisy")
+    for analyse in (
+        lambda: exact_gradient(model, x, 2),
+        lambda: exact_moments(estimator, model, x),
+        lambda: check_estimator(estimator, model, x),
+    ):
+        with pytest.raises(ValueError, match=name):
+            analyse()
+
+
+def test_a_state_in_buffers_and_batch_statistics_are_no_other_numbers() -> None:
+    """Every draw begins with the same buffers."""
+    torch.manual_seed(3)
+    layer = nn.Sequential(nn.utils.spectral_norm(nn.Linear(1, 1)), nn.BatchNorm1d(1)).double().train()
+    layer.append(nn.Softplus())
+    model, x = Drawn(layer), torch.ones(5, 1, dtype=torch.float64)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    stats, _ = get_gradients_statistics(*make("vimco", iw=4).values(), model, x, 10, seed=1)
+    assert stats["grads"]["variance"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_category_of_probability_zero_is_not_drawn(dtype: torch.dtype) -> None:
+    """Not even by the largest uniform number, whose product with the sum of the probabilities may round to the sum."""
+    probs = torch.tensor([0.0, 0.3, 0.0, 0.7, 0.0], dtype=dtype).expand(4, -1)
+    noise = torch.tensor([[0.0], [0.25], [0.5], [1.0]])
+    with RandomInputs([noise]):
+        drawn = torch.multinomial(probs, 1)
+    assert drawn.flatten().tolist() == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("function", ["bernoulli", "multinomial", "dropout"])
+def test_rare_events_in_half_precision_are_as_rare_as_they_should_be(function: str) -> None:
+    """Noise in bfloat16 has 256 values: 1e-3 would be 1/256 or never."""
+    p, count = 1e-3, 400_000
+    x = torch.full((1, count), p, dtype=torch.bfloat16)
+    run = {
+        "bernoulli": lambda: torch.bernoulli(x).sum(),
+        "multinomial": lambda: torch.multinomial(torch.stack([1 - x[0], x[0]], -1), 1).sum(),
+        "dropout": lambda: (F.dropout(torch.ones_like(x), p) == 0).sum(),
+    }[function]
+    requests, _ = record_random_inputs(run)
+    with RandomInputs(make_random_inputs(requests, range(1), torch.device("cpu"), 3, 0)):
+        found = run().item()
+    exact = count * (p if function == "dropout" else x[0, 0].item())
+    assert found == pytest.approx(exact, abs=4 * exact**0.5)
