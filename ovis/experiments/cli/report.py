@@ -34,14 +34,7 @@ __all__ = ["main", "report"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report on one experiment.
-
-    Args:
-        argv: the command line; None: that of the process.
-
-    Returns:
-        0; 1 where no run has any data, or the report can't be written; 2 where what was asked for does not exist.
-    """
+    """Report on one experiment of training runs; see :func:`run_report` for the exit codes."""
     return run_report(report, build_parser(), argv)
 
 
@@ -174,7 +167,7 @@ def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
 
 
 def _select(options: argparse.Namespace, everything: ExperimentData, source: Path) -> ExperimentData:
-    """The runs that were asked for; prints what was read and what was not."""
+    """The selected runs; prints what was read and what was skipped."""
     from ovis.experiments.reporting.data.filters import filter_runs, parse_condition, split_estimators
     from ovis.experiments.reporting.data.select import select_runs
 

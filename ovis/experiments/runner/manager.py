@@ -185,7 +185,7 @@ class _Manager:
                 self._put_back([record], f"its job {id} is gone", AttemptResult.LOST)
 
     def record_engine_failure(self, error: EngineError) -> None:
-        """Return the runs that waited in the queue of a failed engine to ours, and record the others as started."""
+        """Queue the runs again that waited in the queue of a failed engine, and record the others as started."""
         with suppress(LedgerError, OSError):  # the leases expire later
             waiting = [job.record for job in self.jobs.values() if not job.device]
             location = self.queue.leases.location  # it may have started since the last look

@@ -26,13 +26,9 @@ from ovis.experiments.reporting.data.run_folders import (
 from ovis.experiments.reporting.figures.style import style_order
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
-from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
+from ovis.paper.figure1.asymptotic_settings import GRADIENTS, PARTIAL, RESULTS, AsymptoticSettings
 
 __all__ = ["GradientStudy", "Sample", "join_samples", "read_study", "select_estimators", "toy_name"]
-
-#: Files with the draws of a run: complete, and while it is running.
-FILES = ("gradients.npz", "gradients.partial.npz")
-RESULTS = "asymptotic.json"
 
 #: Settings of the toy model and of its draws; draws that differ in one of them are never pooled.
 TOY = ("epsilon", "D", "npoints", "q_scale", "seed", "key_filter", "id")
@@ -152,7 +148,7 @@ def _read_run(
     except SettingsError as error:
         return Skipped(run.name, f"config.json: {error}", "unreadable")
     state, message = read_state(run, queued)
-    path = next((run.folder / name for name in FILES if (run.folder / name).is_file()), None)
+    path = next((run.folder / name for name in (GRADIENTS, PARTIAL) if (run.folder / name).is_file()), None)
     if path is None:
         return Skipped(run.name, f"no draws yet{f': {message}' if message else ''}", state)
     try:
@@ -167,7 +163,7 @@ def _read_run(
         if entries.setdefault(sample.key, size) != size:
             reason = f"gradients of {size} entries, other parts have {entries[sample.key]}"
             return Skipped(run.name, reason, "unreadable")
-    note = "" if path.name == FILES[0] else f"{run.name}: {count} draws so far ({message or state})"
+    note = "" if path.name == GRADIENTS else f"{run.name}: {count} draws so far ({message or state})"
     return samples, state, note
 
 

@@ -1,4 +1,4 @@
-"""The options of a run of the asymptotic study. It does not import torch."""
+"""The options of a run of the asymptotic study, and the names of its files. It does not import torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.settings import RunSettings, SettingsError, option
 
-__all__ = ["ALIASES", "AsymptoticSettings"]
+__all__ = ["ALIASES", "EPSILON", "GRADIENTS", "PARTIAL", "RESULTS", "AsymptoticSettings"]
 
 #: The published name of the experiment, and its name here.
 ALIASES = {"asymptotic-variance": "asymptotic-analysis"}
+
+#: Files of a run: its draws, the draws saved while it is running, and their statistics.
+GRADIENTS, PARTIAL, RESULTS = "gradients.npz", "gradients.partial.npz", "asymptotic.json"
+
+#: An entry of the gradient with less variance is left out of averages over entries.
+EPSILON = 1e-30
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ovis.paper.figure1.asymptotic_runs import Sample, toy_name
+from ovis.paper.figure1.asymptotic_settings import EPSILON
 
 __all__ = ["SHOWN", "STATISTICS", "Measured", "fit_slope", "measure", "slope_table", "statistics_table"]
 
@@ -36,9 +37,6 @@ PERCENTILES = (5, 25, 50, 75, 95)
 STATISTICS = (*SHOWN, *(f"snr_p{p}" for p in PERCENTILES), "keep_ratio")
 
 GROUPS = 100
-
-#: An entry with less variance is left out of the averages, as in ``ovis.paper.figure1.asymptotic_study``.
-EPSILON = 1e-30
 
 #: Keeps a draw without any part normal to the mean finite, as in ``ovis.functional.statistics``.
 TINY = 1e-15

@@ -48,23 +48,16 @@ from ovis.experiments.settings import SettingsError
 from ovis.experiments.training.build import pick_device
 from ovis.functional.statistics import directional_snr
 from ovis.models.gaussian_toy import GaussianToyVAE
-from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
+from ovis.paper.figure1.asymptotic_settings import EPSILON, GRADIENTS, PARTIAL, RESULTS, AsymptoticSettings
 
-__all__ = ["GRADIENTS", "RESULTS", "build_estimators", "build_toy", "run_asymptotic"]
+__all__ = ["build_estimators", "build_toy", "run_asymptotic"]
 
 log = logging.getLogger(__name__)
-
-GRADIENTS = "gradients.npz"
-RESULTS = "asymptotic.json"
-PARTIAL = "gradients.partial.npz"
 
 #: Seconds between two updates of the progress.
 PULSE = 1.0
 #: Seconds between two saves of the draws.
 SAVE = 60.0
-
-#: Below this variance an entry is left out of the averages.
-EPSILON = 1e-30
 
 
 def run_asymptotic(settings: AsymptoticSettings, context: RunContext) -> bool:

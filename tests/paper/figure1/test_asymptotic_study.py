@@ -16,8 +16,8 @@ from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError
 from ovis.paper.figure1 import asymptotic_study as asymptotic
-from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
-from ovis.paper.figure1.asymptotic_study import GRADIENTS, PARTIAL, RESULTS, build_estimators, build_toy, run_asymptotic
+from ovis.paper.figure1.asymptotic_settings import GRADIENTS, PARTIAL, RESULTS, AsymptoticSettings
+from ovis.paper.figure1.asymptotic_study import build_estimators, build_toy, run_asymptotic
 from ovis.paper.figure1.run import main
 
 SMALL = AsymptoticSettings(

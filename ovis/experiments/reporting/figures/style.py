@@ -1,8 +1,8 @@
-"""How an estimator looks in every figure, from its row in :data:`ovis.estimators.ids.ESTIMATORS`.
+"""The look of each estimator in all figures, from its row in :data:`ovis.estimators.ids.ESTIMATORS`.
 
 The hues are Okabe and Ito's, safe for colour-blind readers; related estimators share a hue (OVIS~ gold, OVIS-MC
 vermilion to brown, TVO and RWS blue, VIMCO green, REINFORCE and the pathwise bounds grey, STL and DReG purple). Marker
-and dashes tell them apart without any colour.
+and dashes distinguish them without colour.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SPARSE: Dash = (0, (1, 2.6))
 
 DASHES = (SOLID, DASHED, DOTTED, DASHDOT, LONG, DASHDOTDOT)
 
-#: By the names that the table of estimators uses.
+#: Line styles by their names in the table of estimators.
 PATTERNS = {
     "solid": SOLID,
     "dashed": DASHED,
@@ -62,7 +62,7 @@ class Look:
     """How a series is drawn.
 
     Attributes:
-        label: for people; the legend's words.
+        label: text in the legend.
         color: hexadecimal.
         dash: matplotlib's ``(offset, on-off sequence)``.
         marker: one of matplotlib's.
@@ -109,7 +109,7 @@ def estimator_look(estimator: str) -> Look:
 
 
 def estimator_looks(estimators: Iterable[str]) -> dict[str, Look]:
-    """The looks of several estimators in one figure: two that share a label (TVO) are told apart by their settings."""
+    """The looks of several estimators in one figure: equal labels (TVO) get the settings added."""
     looks = {name: estimator_look(name) for name in estimators}
     labels = [look.label for look in looks.values()]
     return {
@@ -135,7 +135,7 @@ def style_group(estimator: str) -> int:
 
 
 def is_budgeted(estimators: Iterable[str]) -> bool:
-    """Whether K counts all particles, auxiliary ones too: where OVIS-MC pays for its samples out of K (inclusive)."""
+    """Whether K counts all particles, auxiliary ones too: if OVIS-MC takes its auxiliary samples from K (inclusive)."""
     for name in estimators:
         try:
             known = parse_estimator(name)
