@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 
 import pytest
 import torch
 
-from ovis.experiments.datasets import DATASETS
+from ovis.experiments.datasets import DATASETS, load_dataset
 from ovis.experiments.models import MODELS, build_model
 from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training.evaluate import evaluate
 from ovis.models import (
     VAE,
     Baseline,
@@ -95,6 +97,21 @@ def test_build_without_the_mean_of_the_data(name):
     encoder, decoder = mlp(64, 14, 12, 1), mlp(7, 64, 12, 1)
     assert torch.equal(model.encode(x), encoder(x.flatten(1)))
     assert torch.equal(px.logits.flatten(1), decoder(z))
+
+
+@pytest.mark.parametrize("name", ["gaussian-vae", "vae"])
+def test_where_the_training_starts(name):
+    """With the mean at the bound of independent pixels of these frequencies, without it at that of fair coins."""
+    splits = load_dataset("digits")
+    x, mean = splits.train.points(1400), splits.mean.clamp(1e-4, 1 - 1e-4)
+    pixels = (x * mean.log() + (1 - x) * (1 - mean).log()).flatten(1).sum(1).mean()
+    coins = -x[0].numel() * math.log(2)
+    assert coins < pixels - 15
+    for use_data_mean, expected in ((True, float(pixels)), (False, coins)):
+        settings = TrainSettings(model=name, dataset="digits", N=20, hdim=64, nlayers=2, use_data_mean=use_data_mean)
+        torch.manual_seed(0)
+        start = evaluate(build(settings, splits.x_shape, splits.mean), x, iw=10, batch_size=100)
+        assert start["loss"]["L_k"].mean() == pytest.approx(expected, abs=2)
 
 
 @pytest.mark.parametrize("name", MODELS)
