@@ -124,6 +124,17 @@ def test_a_report_of_hostile_ids(demo: Folder, tmp_path: Path, capsys: pytest.Ca
     assert "Warning" not in capsys.readouterr().err
 
 
+def test_a_hostile_data_set_stays_in_the_folder_of_the_report(demo: Folder, tmp_path: Path) -> None:
+    for dataset in ("digits", "../a/b$$"):
+        for iw in range(5, 12):
+            for name in ("vimco", "rws"):
+                demo.add(name, {METRIC: [-90.0, -80.0], "train:loss/L_k": [-90.0, -80.0]}, dataset=dataset, iw=iw)
+    options = ["--exp=demo", f"--root={demo.root}", f"--output={tmp_path}", f"--detailed_metrics={METRIC}"]
+    assert main([*options, "--keys=dataset,estimator,iw"]) == 0
+    figures = {"pivots", "curves-digits", "curves-..%2Fa%2Fb%24%24", "detailed-digits", "detailed-..%2Fa%2Fb%24%24"}
+    assert {path.stem for path in (tmp_path / "demo").glob("*.png")} == figures
+
+
 def test_the_latex_table_escapes_every_special_character(demo: Folder) -> None:
     hostile_experiment(demo)
     table = pivot_table(read_experiment(demo.path), ["id"], [parse_pivot(f"last:{METRIC}")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -57,14 +58,14 @@ def _curves(results: Results, band: str) -> Iterator[ReportFigure]:
     several = "iw" in table and table["iw"].nunique() > 1
     if len(lines) <= LONGEST_LEGEND or not several:
         order = "" if several else f"ordered by {spec.pivots[0].phrase}"
-        yield _curve_figure(results, table, "curves", join_notes(about[0], order, about[1]), "dataset")
+        yield _curve_figure(results, table, "", join_notes(about[0], order, about[1]), "dataset")
         return
     caption = join_notes(*about)
     for name, part in _by_data_set(table):
-        yield _curve_figure(results, part, f"curves{name and '-'}{name}", caption, "iw")
+        yield _curve_figure(results, part, name, caption, "iw")
 
 
-def _curve_figure(results: Results, table: pd.DataFrame, name: str, caption: str, rows: str) -> ReportFigure:
+def _curve_figure(results: Results, table: pd.DataFrame, dataset: str, caption: str, rows: str) -> ReportFigure:
     spec = results.spec
     figure = draw_curves(table, spec.keys, spec.limits, caption, spec.evaluated, rows)
     metrics = [metric.text for metric in spec.metrics if metric.name in set(table["metric"])]
@@ -73,8 +74,8 @@ def _curve_figure(results: Results, table: pd.DataFrame, name: str, caption: str
         f"Curves of {_listed(metrics)} against training steps{where and ', '}{where}; one line for each of "
         f"{_listed(_names(table, spec.keys))}."
     )
-    part = dataset_title(name.partition("-")[2])
-    return ReportFigure(name, f"Training curves{part and ', '}{part}", alt, figure)
+    part = dataset_title(dataset)
+    return ReportFigure(_file_name("curves", dataset), f"Training curves{part and ', '}{part}", alt, figure)
 
 
 def _detailed(results: Results) -> Iterator[ReportFigure]:
@@ -91,7 +92,12 @@ def _detailed(results: Results) -> Iterator[ReportFigure]:
             f"each of {_listed(_names(part, spec.keys))}."
         )
         title = dataset_title(name)
-        yield ReportFigure(f"detailed{name and '-'}{name}", f"In detail{title and ', '}{title}", alt, figure)
+        yield ReportFigure(_file_name("detailed", name), f"In detail{title and ', '}{title}", alt, figure)
+
+
+def _file_name(kind: str, dataset: str) -> str:
+    """Name of a figure's files; special characters of the data set, such as slashes, are percent-encoded."""
+    return f"{kind}-{quote(dataset, safe='')}" if dataset else kind
 
 
 def _by_data_set(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
