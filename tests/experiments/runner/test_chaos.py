@@ -45,7 +45,7 @@ def test_without_its_guards_the_same_chaos_writes_over_itself(lab: Lab) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_long_chaos(lab: Lab, seed: int) -> None:
     verdict = Chaos(lab, **LONG, seed=seed).run()
     print(verdict)
@@ -61,14 +61,6 @@ def test_long_chaos_where_children_outlive_their_parents(lab: Lab) -> None:
     print(verdict)
     assert verdict.holds, verdict
     assert verdict.refused > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_long_chaos_without_guards(lab: Lab) -> None:
-    verdict = Chaos(lab, **LONG, seed=5, unguarded="deathsignal,runlock").run()
-    print(verdict)
-    assert verdict.overlaps > 0, verdict
 
 
 def test_the_watcher_notices_a_run_that_is_done_twice(lab: Lab) -> None:
@@ -106,7 +98,7 @@ def test_a_reader_without_a_lock_never_sees_half_a_ledger(lab: Lab, storage: str
     writer = threading.Thread(target=write)
     writer.start()
     broken, deadline = 0, time.monotonic() + 2.0
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not (broken and storage == "stock"):
         try:
             assert len(queue.read()) == 300
         except (LedgerError, AssertionError):
