@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from laboratory import MANAGER, Lab, command_of, processes_of
+from laboratory import Lab, command_of, processes_of
 
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -118,12 +118,11 @@ class Chaos:
         return self.judge()
 
     def _start_manager(self) -> subprocess.Popen[bytes]:
-        policy = self.lab.policy
         environment = {**os.environ}
         if self.unguarded:
             search = os.pathsep.join(filter(None, [str(UNGUARDED), environment.get("PYTHONPATH")]))
             environment |= {"PYTHONPATH": search, "OVIS_UNGUARDED": self.unguarded}
-        words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), *self.lab.arguments("--processes", str(self.slots))]
+        words = self.lab.command("--processes", str(self.slots))
         with (self.lab.folder / "managers.log").open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=environment)
 

@@ -7,12 +7,12 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chaos import Chaos, Verdict
-from laboratory import MANAGER, Lab, command_of, processes_of
+from laboratory import Lab, command_of, processes_of
 
 #: Steps of each run.
 STEPS = 12
@@ -23,8 +23,7 @@ class ClusterSweep:
     """A sweep of runs of twelve steps each, with faults at random moments.
 
     Attributes:
-        lab: the folders.
-        options: of the manager: the engine and its options.
+        lab: the folders, and the engine.
         faults: functions that cause a fault, by name; each is called until it returns True, in this order. The fault
             ``manager``, which kills the manager and starts it again, is added.
         runs: the number of runs.
@@ -35,7 +34,6 @@ class ClusterSweep:
     """
 
     lab: Lab
-    options: Sequence[str]
     faults: Mapping[str, Callable[[], bool]]
     runs: int = 40
     step: float = 0.3
@@ -110,11 +108,8 @@ class ClusterSweep:
         return {name: count for name, count in counts.items() if count}
 
     def _start(self) -> subprocess.Popen[bytes]:
-        policy = self.lab.policy
-        where = ["--exp", str(self.lab.folder / "lab.json"), "--root", str(self.lab.folder / "runs")]
-        words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), *where, *self.options]
         with (self.lab.folder / "managers.log").open("ab") as log:
-            return subprocess.Popen(words, stdout=log, stderr=log)
+            return subprocess.Popen(self.lab.command(), stdout=log, stderr=log)
 
 
 def workers_of(lab: Lab) -> list[int]:

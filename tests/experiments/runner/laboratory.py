@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ovis.experiments.cli.dbutils import main as dbutils
 from ovis.experiments.cli.manager import main
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -24,6 +25,8 @@ STUB = (sys.executable, str(Path(__file__).with_name("stub_training.py")))
 #: ``manager.py`` with the stub; the heartbeat, the time to live and the manager's options follow.
 MANAGER = (sys.executable, str(Path(__file__).with_name("stub_manager.py")))
 
+DBUTILS = (sys.executable, str(Path(__file__).parents[3] / "dbutils.py"))
+
 
 @dataclass
 class Lab:
@@ -32,11 +35,13 @@ class Lab:
     Attributes:
         folder: contains the experiment file and the run root.
         policy: the queue's times for managers in processes of their own.
+        engine: the options of the manager that choose the engine and its devices.
         processes: those managers.
     """
 
     folder: Path
     policy: Policy = field(default_factory=Policy)
+    engine: Sequence[str] = ("--device", "cpu", "--processes", "2")
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -54,11 +59,23 @@ class Lab:
 
     def arguments(self, *more: str) -> list[str]:
         where = ["--exp", str(self.folder / "lab.json"), "--root", str(self.folder / "runs")]
-        return [*where, "--device", "cpu", "--processes", "2", *more]
+        return [*where, *self.engine, *more]
+
+    def command(self, *more: str) -> list[str]:
+        """The command line of a manager in a process of its own."""
+        return [*MANAGER, str(self.policy.heartbeat), str(self.policy.ttl), *self.arguments(*more)]
 
     def run(self, *more: str) -> int:
-        """The manager, here."""
+        """Run the manager in this process."""
         return main(self.arguments(*more), STUB, self.policy)
+
+    def dbutils(self, *options: str) -> int:
+        """Run dbutils.py in this process."""
+        return dbutils(["--exp", "lab", "--root", str(self.folder / "runs"), *options])
+
+    def dbutils_command(self, *options: str) -> list[str]:
+        """The command line of dbutils.py in a process of its own."""
+        return [*DBUTILS, "--exp", "lab", "--root", str(self.folder / "runs"), *options]
 
     def start(
         self, *more: str, prepare: Callable[[], None] = lambda: None, **environment: str
@@ -69,9 +86,8 @@ class Lab:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background makes the tests deaf to it
             prepare()
 
-        times = [str(self.policy.heartbeat), str(self.policy.ttl)]
         process = subprocess.Popen(
-            [*MANAGER, *times, *self.arguments(*more)],
+            self.command(*more),
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -48,7 +48,7 @@ def in_network_namespace(*words: str, timeout: float = 500.0) -> dict[str, Any]:
 
 
 class RayNodes:
-    """A head without room for runs, and nodes ``n1``, ``n2``... with two CPUs each, or the resources given."""
+    """A head without CPUs for runs, and nodes ``n1``, ``n2``... with two CPUs each, or the resources given."""
 
     def __init__(self, nodes: int = 2, **resources: float) -> None:
         from ray.cluster_utils import Cluster

@@ -16,13 +16,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from chaos import UNGUARDED
 from cluster_sweep import ClusterSweep, workers_of
-from laboratory import MANAGER, Lab, State, processes_of
+from laboratory import Lab, State, processes_of
 from local_ray import QUIET, RayNodes
 
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -51,7 +51,8 @@ def sweep(folder: Path, seed: int, runs: int, step: float, unguarded: str) -> di
 
         ready = time.monotonic() - begin
         faults = {"worker": kill_worker, "node": kill_node} if not unguarded else {"worker": kill_worker}
-        trial = ClusterSweep(lab, _engine(ray), faults, runs=runs, step=step, seed=seed)
+        lab.engine = _engine(ray)
+        trial = ClusterSweep(lab, faults, runs=runs, step=step, seed=seed)
         verdict = trial.run()
     devices = sorted({record.device for record in lab.records()})
     times = {"recoveries": trial.recoveries, "start": round(ready, 1), "seconds": round(time.monotonic() - begin, 1)}
@@ -83,7 +84,8 @@ def stranger(folder: Path) -> dict[str, Any]:
     lab = Lab(folder, Policy(heartbeat=0.5, ttl=3.0))
     lab.write(args=["--nsteps 12 --id step300"], seeds=16)
     with RayNodes(1) as ray:
-        manager = _start(lab, _engine(ray))
+        lab.engine = _engine(ray)
+        manager = lab.start()
         lab.wait_for_steps(1)
         ray.add(**_other_torch(folder))
         text, _ = manager.communicate(timeout=120)
@@ -96,14 +98,15 @@ def stop(folder: Path) -> dict[str, Any]:
     lab = Lab(folder, Policy(heartbeat=0.5, ttl=3.0))
     lab.write(args=["--nsteps 100 --id step50"], seeds=6)
     with RayNodes(1) as ray:
-        manager = _start(lab, _engine(ray))
+        lab.engine = _engine(ray)
+        manager = lab.start()
         lab.wait_for_steps(2)
         begin = time.monotonic()
         manager.send_signal(signal.SIGINT)
         text, _ = manager.communicate(timeout=60)
         stopped = {"code": manager.returncode, "text": text, "counts": lab.counts(), "journal": lab.journal()}
         stopped |= {"seconds": time.monotonic() - begin, "left": len(processes_of(lab.paths.folder))}
-        manager = _start(lab, _engine(ray))
+        manager = lab.start()
         lab.wait(lambda: lab.counts().get("running") == 4)  # two at work, two in Ray's queue
         lab.wait(lambda: sum(bool(record.device) for record in lab.records()) >= 2)
         running = [record for record in lab.records() if record.state is State.RUNNING]
@@ -118,7 +121,8 @@ def headless(folder: Path) -> dict[str, Any]:
     lab = Lab(folder, Policy(heartbeat=0.5, ttl=3.0))
     lab.write(args=["--nsteps 400 --id step300"], seeds=6)
     with RayNodes(1) as ray:
-        manager = _start(lab, _engine(ray))
+        lab.engine = _engine(ray)
+        manager = lab.start()
         lab.wait_for_steps(2)
         ray.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
         text, _ = manager.communicate(timeout=120)
@@ -132,7 +136,8 @@ def gpus(folder: Path) -> dict[str, Any]:
     lab.write(args=["--nsteps 20 --id step100"], seeds=8)
     largest = Counter[str]()
     with RayNodes(1, num_cpus=8, num_gpus=2) as ray:
-        manager = _start(lab, [*_engine(ray, device="cuda"), "--processes", "2"])
+        lab.engine = [*_engine(ray, device="cuda"), "--processes", "2"]
+        manager = lab.start()
         while manager.poll() is None:
             records = lab.records() if lab.paths.ledger.exists() else []
             now = Counter(record.device for record in records if record.state is State.RUNNING)
@@ -177,21 +182,10 @@ def _other_torch(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder / "other")}
 
 
-def _words(lab: Lab, options: Sequence[str]) -> list[str]:
-    where = ["--exp", str(lab.folder / "lab.json"), "--root", str(lab.folder / "runs")]
-    return [*MANAGER, str(lab.policy.heartbeat), str(lab.policy.ttl), *where, *options]
-
-
-def _start(lab: Lab, options: Sequence[str]) -> subprocess.Popen[str]:
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    deaf = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    return subprocess.Popen(_words(lab, options), text=True, preexec_fn=deaf, **pipe)  # type: ignore[call-overload,no-any-return]
-
-
-def _manager(lab: Lab, options: Sequence[str], before: Sequence[str] = ()) -> list[Any]:
+def _manager(lab: Lab, engine: Sequence[str], before: Sequence[str] = ()) -> list[Any]:
     """The manager's exit code, the lines on its standard error, and those on its output; Ray as talkative as it is."""
     calm = {name: value for name, value in os.environ.items() if name not in QUIET}
-    command = [*before, *_words(lab, options)]
+    command = [*before, *replace(lab, engine=engine).command()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=calm)
     return [done.returncode, done.stderr.splitlines(), done.stdout.splitlines()]
 

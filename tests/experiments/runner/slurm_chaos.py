@@ -15,13 +15,13 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chaos import COMMAND_WORDS, Verdict
 from cluster_sweep import ClusterSweep, workers_of
-from laboratory import MANAGER, Lab, command_of, processes_of
+from laboratory import Lab, command_of, processes_of
 from slurm_cluster import SlurmCluster, running
 
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -36,16 +36,15 @@ ENGINE = ("--engine", "slurm")
 PROGRESS = re.compile(r"\[\d\d:\d\d\] \d+% of \d+ runs?(, about [\d:]+ left)?: ")
 
 
-def arguments(lab: Lab, *options: str, runs: int, steps: int = 3, pace: int = 10) -> list[str]:
-    """An experiment, and the words of a manager for it."""
+def write(lab: Lab, runs: int, steps: int = 3, pace: int = 10) -> None:
+    """Write an experiment of runs that take ``pace`` milliseconds for a step."""
     lab.write(args=[f"--estimator vimco --iw 2 --nsteps {steps} --id step{pace}"], seeds=runs)
-    return ["--exp", str(lab.folder / "lab.json"), "--root", str(lab.folder / "runs"), *ENGINE, *options]
 
 
-def start(lab: Lab, *options: str, runs: int) -> subprocess.Popen[str]:
+def start(lab: Lab, runs: int) -> subprocess.Popen[str]:
     """A manager as a user starts it, in a process of its own."""
-    command = [*MANAGER, str(POLICY.heartbeat), str(POLICY.ttl), *arguments(lab, *options, runs=runs)]
-    manager = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    write(lab, runs)
+    manager = subprocess.Popen(lab.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lab.processes.append(manager)
     return manager
 
@@ -75,7 +74,6 @@ class SlurmSweep(ClusterSweep):
     """
 
     cluster: SlurmCluster = field(kw_only=True)
-    options: Sequence[str] = ENGINE
     faults: Mapping[str, Callable[[], bool]] = field(init=False)
     step: float = STEP
     dead: int = 0
@@ -149,7 +147,7 @@ def main() -> int:
     options = vars(parser.parse_args())
     begin = time.monotonic()
     with running(gpus=0) as cluster, tempfile.TemporaryDirectory() as folder:
-        sweep = SlurmSweep(Lab(Path(folder), POLICY), cluster=cluster, **options)
+        sweep = SlurmSweep(Lab(Path(folder), POLICY, ENGINE), cluster=cluster, **options)
         verdict = sweep.run()
         print(sweep.log)
         facts = {"dead": sweep.dead, "outlived": len(sweep.outlived), "attached": sweep.attached}

@@ -1,6 +1,6 @@
 """Stands in for ``ovis.experiments.cli.train`` with several runs: notes its options, and does as the environment says.
 
-``publish`` says how its first run ended; ``die`` kills itself; ``stop`` waits until it is told to; ``fence`` waits
+``publish`` says how its first run ended; ``die`` kills itself; ``stop`` waits until it is asked to; ``fence`` waits
 until another attempt may publish in its second run; ``fail`` ends with an error.
 """
 

@@ -1,8 +1,8 @@
 """Stands in for ``ovis.experiments.cli.train``: checkpoint, progress, exit codes; in milliseconds.
 
-It keeps a journal in the run's folder, which is what the tests believe. The setting ``id`` says how it behaves:
-``fail`` leaves with an error at step 3; ``die`` kills itself there, in its first attempt; ``wait`` stays there until it
-is told to stop, in its first attempt; ``stubborn`` ignores SIGTERM; ``step250`` takes 250 ms for a step and notes each.
+It keeps a journal in the run's folder, which the tests read. The setting ``id`` determines its behaviour: ``fail`` ends
+with an error at step 3; ``die`` kills itself there, in its first attempt; ``wait`` stays there until it is asked to
+stop, in its first attempt; ``stubborn`` ignores SIGTERM; ``step250`` takes 250 ms for a step and records each.
 """
 
 from __future__ import annotations

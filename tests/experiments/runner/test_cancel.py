@@ -11,14 +11,9 @@ from filelock import FileLock
 from laboratory import STUB, Lab, processes_of, record
 from queue_by_hand import ME
 
-from ovis.experiments.cli.dbutils import main as dbutils
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.status import STALE
-
-
-def call(lab: Lab, *options: str) -> int:
-    return dbutils(["--exp", "lab", "--root", str(lab.folder / "runs"), *options])
 
 
 def test_a_manager_stops_a_cancelled_run_at_its_next_tick_and_runs_it_again_when_put_back(lab: Lab) -> None:
@@ -26,17 +21,17 @@ def test_a_manager_stops_a_cancelled_run_at_its_next_tick_and_runs_it_again_when
     manager = lab.start()
     lab.wait_for_steps(3)
     first, second = lab.records()
-    assert call(lab, "--cancel", first.key[:6]) == 0
+    assert lab.dbutils("--cancel", first.key[:6]) == 0
     assert lab.counts() == {"running": 1, "cancelled": 1}
-    # It was told to stop, and had time to: its job's first sign of life, which would kill it, is due after 10 s.
+    # It was asked to stop and had time to: its job's first heartbeat, which would kill it, is due after 10 s.
     lab.wait(lambda: lab.journal()[first.name] == ["start at 0 in 1", "stopped in 1"], seconds=8.0)
     lab.wait(lambda: len(processes_of(lab.paths.folder)) == 3)  # the manager; the other run's job and training
     assert lab.counts() == {"running": 1, "cancelled": 1}
     assert lab.journal()[second.name] == ["start at 0 in 1"]
-    assert call(lab, "--requeue", first.name) == 0
+    assert lab.dbutils("--requeue", first.name) == 0
     lab.wait(lambda: lab.counts() == {"running": 1, "done": 1})
     assert lab.journal()[first.name] == ["start at 0 in 1", "stopped in 1", "start at 3 in 2", "done in 2"]
-    assert call(lab, "--cancel", second.key) == 0
+    assert lab.dbutils("--cancel", second.key) == 0
     shown = manager.communicate(timeout=15)[0]
     assert manager.returncode == 1  # a cancelled run is not done, but nothing is left to wait for
     assert lab.counts() == {"done": 1, "cancelled": 1}
@@ -70,7 +65,7 @@ def test_a_job_whose_manager_is_away_stops_at_its_next_sign_of_life(lab: Lab) ->
     spec = JobSpec(lab.paths.folder, claimed.key, 1, heartbeat=0.3, command=STUB)
     with subprocess.Popen(spec.argv()) as job:
         lab.wait_for_steps(3, runs=1)
-        assert call(lab, "--cancel", claimed.key) == 0
+        assert lab.dbutils("--cancel", claimed.key) == 0
         assert job.wait(10) == STALE
     assert processes_of(lab.paths.folder) == []
     assert not lab.paths.run(claimed.name).outcome.exists()
@@ -101,7 +96,7 @@ def test_a_queued_run_is_cancelled_under_a_working_manager(lab: Lab) -> None:
     manager = lab.start()
     lab.wait_for_steps(3)
     last = lab.records()[2]
-    assert call(lab, "--cancel", last.key) == 0
+    assert lab.dbutils("--cancel", last.key) == 0
     manager.terminate()
     manager.communicate(timeout=15)
     assert lab.counts() == {"queued": 2, "cancelled": 1}
@@ -117,9 +112,9 @@ def test_looking_takes_no_lock_while_a_manager_runs(lab: Lab, capsys: pytest.Cap
     lab.wait(lambda: lab.records()[0].device == "cpu")  # which the manager notes two seconds later
     (running,) = lab.records()
     with FileLock(lab.paths.lock):
-        assert call(lab, "--check") == 0
+        assert lab.dbutils("--check") == 0
         shown = capsys.readouterr().out
-        assert call(lab, "--json") == 0
+        assert lab.dbutils("--json") == 0
     assert "1 run\n1 running\n" in shown
     (line,) = [line for line in shown.splitlines() if line.startswith(running.key[:8])]
     assert line.split()[1:4] == ["cpu", "3/5", "0.3333"]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,10 +52,9 @@ def check_converged(lab: Lab) -> None:
     assert lab.journal() == before
 
 
-def dbutils_dies(lab: Lab, failpoint: str, *words: str) -> None:
-    code = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "--exp", "lab", "--root", str(lab.folder / "runs"), *words]
-    died = subprocess.run(command, env={**os.environ, "OVIS_FAILPOINT": failpoint}, capture_output=True, check=False)
+def dbutils_dies(lab: Lab, failpoint: str, *options: str) -> None:
+    environment = {**os.environ, "OVIS_FAILPOINT": failpoint}
+    died = subprocess.run(lab.dbutils_command(*options), env=environment, capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from laboratory import Lab
 
-from ovis.experiments.cli.dbutils import main as dbutils
 from ovis.experiments.runner.queue import filesystem
 from ovis.experiments.runner.queue.filesystem import filesystem_type, is_network
 
@@ -81,8 +80,7 @@ def test_a_second_host_is_refused_on_a_network_file_system(
     assert "network file system" in shown
     assert lab.paths.ledger.read_bytes() == before
     assert "if that host is gone for good, put its runs back by dbutils.py --cancel and --requeue" in shown
-    where = ["--exp", "lab", "--root", str(lab.folder / "runs")]
-    assert [dbutils([*where, option, record.key]) for option in ("--cancel", "--requeue")] == [0, 0]
+    assert [lab.dbutils(option, record.key) for option in ("--cancel", "--requeue")] == [0, 0]
     assert lab.run() == 0
 
 

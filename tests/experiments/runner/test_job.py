@@ -154,7 +154,7 @@ def test_a_training_without_output(lab: Lab, command: tuple[str, ...]) -> None:
 
 
 def test_a_full_disk_is_no_error_of_the_training(lab: Lab) -> None:
-    """A sweep whose disk is full overnight goes on when there is room, instead of failing run by run."""
+    """A sweep whose disk is full overnight goes on when space is free again, instead of failing run by run."""
     bench = Bench(lab)
     code = f"import sys; print('error: disk full: a', file=sys.stderr); sys.exit({EXHAUSTED})"
     bench.spec = replace(bench.spec, command=(sys.executable, "-c", code))

@@ -69,7 +69,7 @@ def test_one_training_makes_them_all(queue, claimed):
 
 
 @pytest.mark.parametrize(("does", "others"), [("publish", "success"), ("publish die", "signal")])
-def test_what_the_training_has_said_of_a_run_stands(does, others, queue, claimed):
+def test_an_outcome_that_the_training_has_published_stands(does, others, queue, claimed):
     start(queue, claimed, does).wait(30)
     assert statuses(queue, claimed) == ["exception", others, others]
     assert outcomes(queue, claimed)[0].message == "its own"

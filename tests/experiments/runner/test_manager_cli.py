@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
-from laboratory import MANAGER, Lab
+from laboratory import Lab
 from rich.text import Text
 
 from ovis.experiments.cli import commands
@@ -28,10 +28,9 @@ def on_a_terminal(lab: Lab, columns: int) -> str:
     """What the manager shows on a terminal of this width, up to its end."""
     terminal, child = pty.openpty()
     subprocess.run(["stty", "rows", "40", "cols", str(columns)], stdin=child, check=True)
-    command = [*MANAGER, "10", "60", *lab.arguments()]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment["TERM"] = "xterm"
-    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment) as process:
+    with subprocess.Popen(lab.command(), stdin=child, stdout=child, stderr=child, env=environment) as process:
         os.close(child)
         shown = b""
         try:

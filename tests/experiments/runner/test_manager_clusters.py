@@ -23,13 +23,11 @@ def test_a_run_that_waits_for_a_node_is_not_lost(lab: Lab) -> None:
     def play(engine: HandMade) -> None:
         age = time.monotonic() - begin
         if id in engine.jobs and engine.statuses[id].phase is JobPhase.PENDING and age > 2 * POLICY.ttl:
-            record = lab.queue.find(run.key)
-            assert record is not None
+            (record,) = lab.records()
             seen.append((record.state, record.device, record.started, time.time()))
             engine.begin(id, "node-7 cuda:1")
         elif age > 2 * POLICY.ttl + 3.0:
-            record = lab.queue.find(run.key)
-            assert record is not None
+            (record,) = lab.records()
             seen.append((record.state, record.device, record.started, time.time()))
             engine.succeed(id)
         if id in engine.jobs and engine.statuses[id].phase is JobPhase.RUNNING:
@@ -37,8 +35,7 @@ def test_a_run_that_waits_for_a_node_is_not_lost(lab: Lab) -> None:
 
     display = Watcher()
     assert work(lab, [run], HandMade(lab, play), display).complete
-    record = lab.queue.find(run.key)
-    assert record is not None
+    (record,) = lab.records()
     assert (record.attempt, record.lost, record.device) == (1, 0, "node-7 cuda:1")
     (_, nowhere, _, placed), (_, device, started, _) = seen[0], seen[-1]
     assert (nowhere, device) == ("", "node-7 cuda:1")
@@ -57,16 +54,14 @@ def test_an_attached_job_is_followed_to_its_end(lab: Lab) -> None:
     lab.queue.tick(dead_owner(), 0)  # another manager's: it stands
     engine = HandMade(lab, lambda engine: polls.append(1) or (engine.succeed(id) if len(polls) > 5 else None), True)
     polls: list[int] = []
-    record = lab.queue.find(run.key)
-    assert record is not None
+    (record,) = lab.records()
     assert record.state is State.RUNNING
     launched = Launched(run.key, 1, {"kind": "toy", "detached": "yes", "id": id}, "node-1")
     lab.queue.tick(dead_owner(), 0, launched=[launched])
     engine.known, engine.statuses = (id,), {id: JobStatus(JobPhase.RUNNING, device="node-1")}
     display = Watcher()
     assert work(lab, [run], engine, display).complete
-    record = lab.queue.find(run.key)
-    assert record is not None
+    (record,) = lab.records()
     assert (record.attempt, engine.jobs, engine.cancelled) == (1, {}, [])
     assert display.lines == []
 
@@ -79,8 +74,7 @@ def test_the_outcome_file_decides_about_a_job_that_is_gone(lab: Lab, finished: b
         succeed(lab, run.key, 1)
     engine = HandMade(lab, lambda engine: [engine.succeed(id) for id in engine.jobs], True)
     assert work(lab, [run], engine).complete
-    record = lab.queue.find(run.key)
-    assert record is not None
+    (record,) = lab.records()
     assert (record.attempt, record.lost) == ((1, 0) if finished else (2, 1))
     outcome = read_outcome(lab.paths.run(record.name))
     assert outcome is not None
@@ -98,8 +92,7 @@ def test_an_unrecorded_detached_job_keeps_its_run_while_it_renews_its_lease(lab:
         assert not queue.tick("me:1:1:u", 0).events
         time.sleep(0.1)
     lab.wait(lambda: bool(queue.tick("me:1:1:u", 0).events), 5.0)
-    record = lab.queue.find(run.key)
-    assert record is not None
+    (record,) = lab.records()
     assert (record.state, record.reason) == (State.QUEUED, "lost")
 
 

@@ -14,7 +14,6 @@ import pytest
 from laboratory import Lab, record
 from queue_by_hand import ME, publish
 
-from ovis.experiments.cli.dbutils import main as dbutils
 from ovis.experiments.runner.orphans import LeftoverKind, find_leftovers, remove_leftovers
 from ovis.experiments.runner.queue import queue as queue_module
 from ovis.experiments.runner.queue.ledger import LedgerError, Row
@@ -40,11 +39,6 @@ def by_hand(queue: Queue, name: str, *files: str) -> RunPaths:
 
 def kinds(queue: Queue) -> dict[str, LeftoverKind]:
     return {item.path.name: item.kind for item in find_leftovers(queue)}
-
-
-@pytest.fixture
-def there(queue: Queue) -> list[str]:
-    return ["--exp", "lab", "--root", str(queue.paths.folder.parent)]
 
 
 def test_leftovers_of_each_kind(queue: Queue) -> None:
@@ -162,10 +156,10 @@ def test_temporary_files_of_a_locked_run_stay(queue: Queue) -> None:
     assert len(remove_leftovers(queue, leftovers)) == 1
 
 
-def test_without_a_terminal_it_only_lists(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_it_only_lists(queue: Queue, lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     crashed, trained = by_hand(queue, "crashed"), by_hand(queue, "trained", "best.pt")
     before = queue.paths.ledger.read_bytes()
-    assert dbutils([*there, "--clean"]) == 0
+    assert lab.dbutils("--clean") == 0
     assert capsys.readouterr().out.splitlines() == [
         "kept:",
         f"  {trained.folder}  (folder without a record, with results)",
@@ -174,12 +168,12 @@ def test_without_a_terminal_it_only_lists(queue: Queue, there: list[str], capsys
         "nothing was removed: say --yes where there is no terminal to ask at",
     ]
     assert crashed.config.exists()
-    assert dbutils([*there, "--clean", "--yes"]) == 0
+    assert lab.dbutils("--clean", "--yes") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "removed 1"
     assert (crashed.folder.exists(), trained.folder.exists()) == (False, True)
-    assert dbutils([*there, "--clean"]) == 0
+    assert lab.dbutils("--clean") == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{queue.paths.folder}: nothing to remove"
-    assert dbutils([*there, "--clean", "all", "--yes"]) == 0
+    assert lab.dbutils("--clean", "all", "--yes") == 0
     assert not trained.folder.exists()
     assert queue.paths.ledger.read_bytes() == before
     assert not list(queue.paths.folder.glob(".trash*"))
@@ -187,7 +181,7 @@ def test_without_a_terminal_it_only_lists(queue: Queue, there: list[str], capsys
 
 @pytest.mark.parametrize(("answer", "gone"), [("y", True), ("YES", True), ("n", False), ("", False), (None, False)])
 def test_on_a_terminal_it_asks(
-    queue: Queue, there: list[str], monkeypatch: pytest.MonkeyPatch, answer: str | None, gone: bool
+    queue: Queue, lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: str | None, gone: bool
 ) -> None:
     def reply(question: str) -> str:
         assert question == "remove these 1? [y/N] "
@@ -198,29 +192,29 @@ def test_on_a_terminal_it_asks(
     crashed = by_hand(queue, "crashed")
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", reply)
-    assert dbutils([*there, "--clean"]) == 0
+    assert lab.dbutils("--clean") == 0
     assert crashed.folder.exists() is not gone
 
 
-def test_cleaning_as_json(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_cleaning_as_json(queue: Queue, lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     crashed = by_hand(queue, "crashed")
     item = {"path": str(crashed.folder), "kind": "folder", "why": LeftoverKind.FOLDER.value}
-    assert dbutils([*there, "--clean", "--json"]) == 0
+    assert lab.dbutils("--clean", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"exp": "lab", "found": [item], "removed": []}
-    assert dbutils([*there, "--clean", "--json", "--yes"]) == 0
+    assert lab.dbutils("--clean", "--json", "--yes") == 0
     assert json.loads(capsys.readouterr().out) == {"exp": "lab", "found": [item], "removed": [item]}
     assert not crashed.folder.exists()
 
 
 def test_cleaning_while_a_manager_works_harms_nothing(
-    lab: Lab, there: list[str], capsys: pytest.CaptureFixture[str]
+    queue: Queue, lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab.write(args=["--nsteps 30"], parameters={"seed": list(range(8))})
     manager = lab.start()
     cleanings = 0
     while manager.poll() is None:
-        by_hand(lab.queue, f"crashed-{cleanings}")
-        assert dbutils([*there, "--clean", "all", "--yes"]) == 0
+        by_hand(queue, f"crashed-{cleanings}")
+        assert lab.dbutils("--clean", "all", "--yes") == 0
         assert capsys.readouterr().out.endswith("removed 1\n")
         cleanings += 1
     manager.communicate(timeout=10)
@@ -231,11 +225,11 @@ def test_cleaning_while_a_manager_works_harms_nothing(
     assert journal == [["start at 0 in 1", "done in 1"]] * 8
 
 
-def test_a_broken_ledger_removes_nothing(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_ledger_removes_nothing(queue: Queue, lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     crashed = by_hand(queue, "crashed")
     leftovers = find_leftovers(queue)
     queue.paths.ledger.write_text("{")
-    assert dbutils([*there, "--clean", "all", "--yes"]) == 2
+    assert lab.dbutils("--clean", "all", "--yes") == 2
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(LedgerError, match="is broken"):
         remove_leftovers(queue, leftovers)

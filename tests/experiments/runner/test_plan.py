@@ -42,23 +42,23 @@ def contents(folder: Path) -> dict[str, bytes]:
         ([VIMCO], [2], "2 runs fewer"),
     ],
 )
-@pytest.mark.parametrize("option", [[], ["--dry_run"], ["--update_lib"]])
 def test_a_changed_file_is_not_taken_by_itself(
-    lab: Lab, capsys: pytest.CaptureFixture[str], args: list[str], seeds: list[int], counts: str, option: list[str]
+    lab: Lab, capsys: pytest.CaptureFixture[str], args: list[str], seeds: list[int], counts: str
 ) -> None:
     lab.write(args=[VIMCO], parameters=SEEDS)
     assert lab.run("--max_jobs", "1") == 1
     path = lab.write(args=args, parameters={"seed": seeds})
     before = contents(lab.folder)
     capsys.readouterr()
-    assert lab.run(*option) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err == (
-        f"manager.py: {path} has changed since this sweep was queued ({counts}): "
-        f"--update_exp takes the change, --resume goes on with the sweep as it was\n"
-    )
-    assert contents(lab.folder) == before
+    for option in ((), ("--dry_run",), ("--update_lib",)):
+        assert lab.run(*option) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err == (
+            f"manager.py: {path} has changed since this sweep was queued ({counts}): "
+            f"--update_exp takes the change, --resume goes on with the sweep as it was\n"
+        )
+        assert contents(lab.folder) == before
 
 
 def test_the_change_is_taken_on_request(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,21 +148,19 @@ def test_starting_from_scratch_takes_the_file(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}}", '{"args": ["--no_such_option 3"]}', "\udcff"])
-@pytest.mark.parametrize("option", [[], ["--resume"]])
-def test_a_broken_copy_is_one_line(
-    lab: Lab, capsys: pytest.CaptureFixture[str], content: str, option: list[str]
-) -> None:
+def test_a_broken_copy_is_one_line(lab: Lab, capsys: pytest.CaptureFixture[str], content: str) -> None:
     path = lab.write(args=[VIMCO])
     assert lab.run() == 0
     lab.paths.experiment.write_bytes(content.encode(errors="surrogateescape"))
     before = contents(lab.folder)
     capsys.readouterr()
-    assert lab.run(*option) == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1
-    assert str(lab.paths.experiment) in shown
-    assert f"--update_exp takes {path}" in shown
-    assert contents(lab.folder) == before
+    for option in ((), ("--resume",)):
+        assert lab.run(*option) == 2
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1
+        assert str(lab.paths.experiment) in shown
+        assert f"--update_exp takes {path}" in shown
+        assert contents(lab.folder) == before
     assert lab.run("--update_exp") == 0
 
 

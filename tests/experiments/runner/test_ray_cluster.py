@@ -17,7 +17,7 @@ pytestmark = [
 NO_WAY_OUT = re.compile(r"\[.*\] network_util\.cc:\d+: Failed to determine local IP via external connectivity to: ")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_sweep_survives_the_loss_of_a_node_a_worker_and_the_manager(tmp_path: Path, seed: int) -> None:
     result = in_network_namespace("sweep", "--seed", str(seed), "--folder", str(tmp_path))
     print(result)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import STUB, Lab, command_of, is_running, processes_of
-from slurm_chaos import ENGINE, POLICY, SlurmSweep, arguments, beside_progress, refusal, start
+from laboratory import Lab, command_of, is_running, processes_of
+from slurm_chaos import ENGINE, POLICY, SlurmSweep, beside_progress, refusal, start, write
 from slurm_cluster import SlurmCluster, missing, processes_with, running
 
 import ovis
@@ -43,15 +43,16 @@ def cluster() -> Iterator[SlurmCluster]:
 def lab(lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    lab.policy = POLICY
+    lab.policy, lab.engine = POLICY, ENGINE
     yield lab
     cluster.run("scancel", "--user=root")
     cluster.wait(lambda: set(cluster.states().values()) == {"idle"})
 
 
 def run(lab: Lab, *options: str, runs: int, steps: int = 3, pace: int = 10) -> int:
-    """The manager, here."""
-    return main(arguments(lab, *options, runs=runs, steps=steps, pace=pace), STUB, lab.policy)
+    """Write an experiment and run the manager in this process."""
+    write(lab, runs, steps, pace)
+    return lab.run(*options)
 
 
 def jobs(lab: Lab) -> Counter[str]:
@@ -65,11 +66,11 @@ def devices(lab: Lab) -> Counter[tuple[str, str]]:
     return Counter((call["env"]["SLURMD_NODENAME"], call["env"].get("CUDA_VISIBLE_DEVICES", "")) for call in calls)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])  # the killed node comes back, or stays away
 def test_a_node_a_job_and_the_manager_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     with running(gpus=0) as cluster:
         monkeypatch.setenv("SLURM_CONF", "")  # put back what the trial sets
-        trial = SlurmSweep(Lab(tmp_path, POLICY), seed=seed, cluster=cluster)
+        trial = SlurmSweep(Lab(tmp_path, POLICY, ENGINE), seed=seed, cluster=cluster)
         verdict = trial.run()
         print(verdict, trial.dead, trial.outlived)
         assert verdict.holds, f"{verdict}\n{trial.log}"
@@ -104,7 +105,7 @@ def test_a_job_with_two_gpus_gives_each_run_one(lab: Lab) -> None:
 def test_jobs_without_gpus_in_arrays_of_the_maximum_size(tmp_path: Path, monkeypatch) -> None:
     with running(gpus=0, max_array=4) as small:
         monkeypatch.setenv("SLURM_CONF", small.environment["SLURM_CONF"])
-        lab = Lab(tmp_path, POLICY)
+        lab = Lab(tmp_path, POLICY, ENGINE)
         assert run(lab, "--array_parallelism", "9", runs=11) == 0
         arrays = Counter(id.partition("_")[0] for id in jobs(lab))
         assert max(arrays.values()) == 4
@@ -125,12 +126,12 @@ def test_runs_resume_after_the_time_limit(lab: Lab) -> None:
     starts = [int(line.split()[2]) for line in journal if line.startswith("start")]
     stops = [index for index, line in enumerate(journal) if line.startswith("stopped")]
     steps = [int(journal[index - 1].split()[1]) for index in stops]
-    assert starts == [0, *steps]  # each attempt goes on where the one before was told to stop
+    assert starts == [0, *steps]  # each attempt resumes where the one before was stopped
 
 
 def test_an_interrupt_cancels_the_jobs(lab: Lab, cluster: SlurmCluster) -> None:
     lab.write(args=["--estimator vimco --iw 2 --nsteps 100 --id step500"], seeds=10)
-    manager = lab.start(*ENGINE, "--processes", "2", "--array_parallelism", "8")
+    manager = lab.start("--device", "cpu", "--processes", "2", "--array_parallelism", "8")
     lab.wait(lambda: sum("step" in line for lines in lab.journal().values() for line in lines) > 8, 60)
     manager.send_signal(signal.SIGINT)
     output, _ = manager.communicate(timeout=60)
@@ -143,7 +144,7 @@ def test_an_interrupt_cancels_the_jobs(lab: Lab, cluster: SlurmCluster) -> None:
 
 def test_nothing_is_lost_while_the_controller_is_down(lab: Lab, cluster: SlurmCluster) -> None:
     lab.write(args=["--estimator vimco --iw 2 --nsteps 18 --id step1000"], seeds=6)
-    manager = lab.start(*ENGINE, "--array_parallelism", "2")  # jobs, of two runs each
+    manager = lab.start("--device", "cpu", "--processes", "2", "--array_parallelism", "2")  # jobs, of two runs each
     lab.wait(lambda: sum(bool(lines) for lines in lab.journal().values()) >= 4, 60)
     time.sleep(6)  # Slurm saves its state every five seconds
     cluster.kill_controller()
@@ -197,7 +198,7 @@ def goes_on(lab: Lab, waiting: set[str], runs: int = 6) -> str:
     text, output = manager.communicate(timeout=120)
     assert manager.returncode == 0, text + output
     assert {record.state for record in lab.records()} == {State.DONE}
-    # A job that was seen on a node and then failed, with nobody there, is found, and that is a loss; no other is.
+    # A job that was seen on a node and failed while no manager ran counts as a loss; no other does.
     counts = {record.name: (record.attempt, record.lost, record.failures) for record in lab.records()}
     assert counts == {name: (2, 0, 0) if name in waiting else (2, 1, 0) for name in counts}
     return output
@@ -273,7 +274,7 @@ def test_a_site_that_accepts_fewer_jobs_than_runs(
     monkeypatch.setattr("ovis.experiments.runner.engines.slurm.REFUSED", 3.0)  # a minute
     with running(gpus=0, max_jobs=4) as small:
         monkeypatch.setenv("SLURM_CONF", small.environment["SLURM_CONF"])
-        lab = Lab(tmp_path, POLICY)
+        lab = Lab(tmp_path, POLICY, ENGINE)
         assert run(lab, runs=10) == 0
         small.wait(lambda: not small.run("squeue", "--noheader"))
         assert (small.folder / "ended").read_text().count("\n") == 10  # none was handed over twice
@@ -299,8 +300,8 @@ def test_a_controller_that_is_down_at_the_start(lab: Lab, cluster: SlurmCluster)
 
 def test_two_interrupts_while_the_controller_is_down(lab: Lab, cluster: SlurmCluster) -> None:
     """Nobody can tell the jobs: they find their leases gone. The manager does not wait for the controller."""
-    lab.write(args=["--estimator vimco --iw 2 --id wait"], seeds=2)  # until they are told to stop
-    manager = lab.start(*ENGINE)
+    lab.write(args=["--estimator vimco --iw 2 --id wait"], seeds=2)  # until they are stopped
+    manager = lab.start("--device", "cpu", "--processes", "2")
     lab.wait(lambda: sum(bool(lines) for lines in lab.journal().values()) == 2, 60)
     time.sleep(6)  # Slurm saves its state every five seconds
     cluster.kill_controller()
@@ -321,7 +322,7 @@ def test_two_interrupts_while_the_controller_is_down(lab: Lab, cluster: SlurmClu
         cluster.wait(lambda: set(cluster.states().values()) == {"idle"})
     why = "killed on request, and not heard of since"
     assert {(r.state, r.reason, r.error) for r in lab.records()} == {(State.QUEUED, "orphaned", why)}
-    manager = lab.start(*ENGINE)
+    manager = lab.start("--device", "cpu", "--processes", "2")
     output, _ = manager.communicate(timeout=60)
     assert manager.returncode == 0, output
     assert {(r.attempt, r.lost, r.failures) for r in lab.records()} == {(2, 0, 0)}

@@ -58,6 +58,13 @@ def take(lab: Lab, package: Path) -> Snapshot:
     return take_snapshot(lab.paths, read_code(package), package, {"lr": 0.1})
 
 
+def current(lab: Lab) -> Snapshot:
+    """The snapshot that the sweep runs on."""
+    taken = lab.queue.snapshot()
+    assert taken is not None
+    return taken
+
+
 def copies(lab: Lab) -> set[str]:
     return {path.name for path in lab.paths.snapshots.iterdir()}
 
@@ -195,13 +202,12 @@ def test_a_kill_while_copying_leaves_rubbish_that_is_swept(lab: Lab) -> None:
     assert not lab.paths.ledger.exists()
     (rubbish,) = lab.paths.snapshots.iterdir()
     assert lab.run() == 0
-    current = lab.queue.snapshot()
-    assert current is not None
-    assert copies(lab) == {current.id, rubbish.name}  # it is young: another manager might be at it
+    used = current(lab)
+    assert copies(lab) == {used.id, rubbish.name}  # it is young: another manager might be at it
     os.utime(rubbish, (1, 1))
     assert lab.run() == 0
-    assert copies(lab) == {current.id}
-    assert [r.snapshot for r in lab.records()] == [current.id]
+    assert copies(lab) == {used.id}
+    assert [r.snapshot for r in lab.records()] == [used.id]
 
 
 def test_two_managers_that_make_the_same_copy_are_no_harm(
@@ -237,15 +243,13 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("remedy", ["--update_lib", "--rf"])
+@pytest.mark.parametrize(("damage", "remedy"), [*((name, "--update_lib") for name in DAMAGES), ("changed", "--rf")])
 def test_a_damaged_copy_is_refused(
     lab: Lab, live: Path, capsys: pytest.CaptureFixture[str], damage: str, remedy: str
 ) -> None:
     lab.write(**ONE)
     assert lab.run() == 0
-    first = lab.queue.snapshot()
-    assert first is not None
+    first = current(lab)
     DAMAGES[damage](lab.paths.snapshot(first.id) / "ovis")
     write(live / "models" / "vae.py", "width = 20\n")
     before = contents(lab.folder)
@@ -257,8 +261,7 @@ def test_a_damaged_copy_is_refused(
     assert "--update_lib" in shown
     assert contents(lab.folder) == before
     assert lab.run(remedy, "--yes") == 0
-    second = lab.queue.snapshot()
-    assert second is not None
+    second = current(lab)
     assert second.digest == read_code(live).digest != first.digest
     assert is_intact(lab.paths, second.id, second.digest)
 
@@ -267,8 +270,7 @@ def test_a_damaged_copy_is_refused(
 def test_a_damaged_copy_of_the_code_at_hand_is_written_again(lab: Lab, live: Path, damage: str) -> None:
     lab.write(**ONE)
     assert lab.run() == 0
-    taken = lab.queue.snapshot()
-    assert taken is not None
+    taken = current(lab)
     DAMAGES[damage](lab.paths.snapshot(taken.id) / "ovis")
     assert lab.run() == 0
     assert is_intact(lab.paths, taken.id, taken.digest)
@@ -331,12 +333,10 @@ def test_a_copy_that_is_wanted_again_is_spared(lab: Lab, live: Path) -> None:
 def test_starting_from_scratch_takes_a_new_one(lab: Lab, live: Path) -> None:
     lab.write(**ONE)
     assert lab.run() == 0
-    before = lab.queue.snapshot()
-    assert before is not None
+    before = current(lab)
     write(live / "models" / "vae.py", "width = 20\n")
     assert lab.run("--rf", "--yes") == 0
-    after = lab.queue.snapshot()
-    assert after is not None
+    after = current(lab)
     assert after.digest == read_code(live).digest
     assert copies(lab) == {after.id} != {before.id}
     assert not list(lab.paths.folder.glob(".trash-*"))

@@ -7,7 +7,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
@@ -85,9 +84,6 @@ def watched(lab: Lab, until: str, then: Callable[[subprocess.Popen[bytes]], None
     """What a terminal of 60 columns shows, up to the end; something happens once it shows ``until``."""
     terminal, child = pty.openpty()
     subprocess.run(["stty", "rows", str(rows), "cols", "60"], stdin=child, check=True)
-    code = "import sys; from ovis.experiments.cli.dbutils import main; raise SystemExit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "--exp", "lab", "--root", str(lab.folder / "runs"), "--watch"]
-
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment["TERM"] = "xterm"
 
@@ -95,7 +91,7 @@ def watched(lab: Lab, until: str, then: Callable[[subprocess.Popen[bytes]], None
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with subprocess.Popen(
-        command, stdin=child, stdout=child, stderr=child, preexec_fn=hear, env=environment
+        lab.dbutils_command("--watch"), stdin=child, stdout=child, stderr=child, preexec_fn=hear, env=environment
     ) as process:
         os.close(child)
         shown, watchdog = "", threading.Timer(20.0, process.kill)
