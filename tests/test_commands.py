@@ -30,17 +30,26 @@ MODULES = sorted(
     for path in (ROOT / "ovis").rglob("*.py")
 )
 MODULES = [name for name in MODULES if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
 def run(*words, cwd=ROOT):
     return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
+#: Packages that take long to import, or that only a machine with GPUs needs.
+HEAVY = {"torch", "numpy", "pandas", "matplotlib", "sklearn", "pynvml", "ray"}
+
+
 @pytest.mark.parametrize("words", ENTRY_POINTS, ids=lambda words: words[-1])
-def test_help(words):
-    result = run(*words, "--help")
+def test_help_is_shown_before_anything_heavy_is_imported(words):
+    result = run("-X", "importtime", *words, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith("usage:")
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
+    assert "ovis" in imported
+    if words != ["example.py"]:
+        assert not imported & HEAVY
 
 
 def test_every_script_in_the_root_is_tested():
@@ -59,7 +68,8 @@ import torch
 torch.manual_seed(3); seed = torch.get_rng_state()
 threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
 sys.argv = ["x", "--nonsense"]
-for name in {MODULES!r}:
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+for name in {MODULES + BENCHMARKS!r}:
     importlib.import_module(name)
 assert random.getstate() == state and torch.equal(torch.get_rng_state(), seed)
 assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, dtype)

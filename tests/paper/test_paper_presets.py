@@ -82,8 +82,8 @@ def test_estimators_are_taken_apart(demo: Folder) -> None:
     ]
     for name in names:
         demo.add(name, [0.0])
-    found = split_estimators(read_experiment(demo.path)).runs.set_index("estimator")[list(COLUMNS)]
-    rows = {name: {k: v for k, v in row.items() if v != ""} for name, row in found.to_dict("index").items()}
+    result = split_estimators(read_experiment(demo.path)).runs.set_index("estimator")[list(COLUMNS)]
+    rows = {name: {k: v for k, v in row.items() if v != ""} for name, row in result.to_dict("index").items()}
     assert rows["ovis-gamma0.5"] == {"family": "ovis-gamma", "gamma": 0.5}
     assert rows["ovis-S10-exclusive"] == {"family": "ovis-S", "S": 10, "exclusive": True}
     assert rows["ovis-S0.2"] == {"family": "ovis-S", "S": 0.2, "exclusive": False}
@@ -110,7 +110,7 @@ def test_they_are_keys_and_conditions(demo: Folder) -> None:
     ]  # a mean is over seeds alone
 
 
-def test_what_differs_is_found_and_said_once(demo: Folder) -> None:
+def test_settings_that_differ_are_named_once(demo: Folder) -> None:
     for seed in (1, 2):
         demo.add("ovis-gamma1", [0.0], seed=seed, id="iwbound", alpha=0.0, warmup=0, alpha_init=0.9)
         demo.add("ovis-gamma1", [0.0], seed=seed, id="iwrbound", alpha=0.0, warmup=1000, alpha_init=0.99)

@@ -71,14 +71,14 @@ def published_in_docs(heading: str) -> dict[tuple[str, int], float]:
     text = RESULTS.read_text(encoding="utf-8")
     table = text[text.index(heading) :].split("\n\n")[1].splitlines()
     counts = [int(cell) for cell in re.findall(r"\d+", table[0])]
-    found = {}
+    result = {}
     for line in table[2:]:
         label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         for iw, cell in zip(counts, cells, strict=True):
             parts = cell.split(" / ")  # ours / published / difference
             if len(parts) > 1:
-                found[label.removesuffix(" (!)"), iw] = float(parts[1].lstrip("~"))
-    return found
+                result[label.removesuffix(" (!)"), iw] = float(parts[1].lstrip("~"))
+    return result
 
 
 def test_docs_state_the_published_numbers_of_figure_1() -> None:

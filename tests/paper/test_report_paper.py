@@ -62,15 +62,15 @@ SHAPES = {
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Figures by their name; in their files there is a single pixel, as writing them takes longer than all else."""
-    found: dict[str, Figure] = {}
+    result: dict[str, Figure] = {}
 
     def keep(figure: Figure, folder: Path, name: str) -> list[Path]:
-        found[name] = figure
+        result[name] = figure
         Image.new("L", (1, 1)).save(folder / f"{name}.png")
         return [folder / f"{name}.png", folder / f"{name}.pdf"]
 
     monkeypatch.setattr(figures, "save_figure", keep)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

@@ -33,11 +33,11 @@ CHEAP = {
 
 def configurations(name):
     """The settings of an experiment that differ in more than size, seed and, for one estimator, the data."""
-    found = {}
+    result = {}
     for run in load_experiment(EXPERIMENTS / f"{name}.json").runs:
         settings = run.settings
-        found.setdefault((settings.estimator, settings.id, settings.alpha), {})[settings.dataset] = settings
-    first, *rest = found.values()
+        result.setdefault((settings.estimator, settings.id, settings.alpha), {})[settings.dataset] = settings
+    first, *rest = result.values()
     return [*first.values(), *(next(iter(by_dataset.values())) for by_dataset in rest)]
 
 

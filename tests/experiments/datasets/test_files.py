@@ -10,7 +10,6 @@ import io
 import logging
 import socket
 import sys
-import threading
 
 import pytest
 
@@ -60,18 +59,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """Address of a server on this machine; plain http is allowed for once."""
+def server(serve, monkeypatch):
+    """Address of a server on this machine; plain http is allowed."""
     monkeypatch.setattr(files, "SCHEMES", ("http",))
     monkeypatch.setattr(Handler, "requested", [])
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.released = threading.Event()
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.released.set()
-        running.shutdown()
+    return serve(Handler)
 
 
 def refused(root, source):
@@ -202,7 +194,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     assert "corrupt" in refused(tmp_path, Source("file", "https://nowhere.invalid/file", CHECKSUM))
 
 
-def test_a_folder_in_the_place_of_a_file(tmp_path):
+def test_a_folder_instead_of_a_file(tmp_path):
     (tmp_path / "file").mkdir()
     assert (
         refused(tmp_path, Source("file", "https://x.invalid/file", CHECKSUM)) == f"{tmp_path / 'file'}: Is a directory"

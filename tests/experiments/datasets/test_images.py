@@ -101,11 +101,11 @@ def test_grey_levels_are_upright_and_held_out_once(files, name):
     splits = load(files["root"], name)
     grey = files[name]["train"]
     train = splits.train.data.squeeze(1).numpy()
-    found = [next(i for i, image in enumerate(grey) if np.array_equal(image, one)) for one in train]
-    assert found == sorted(set(found))
-    assert len(found) == TRAIN - HELD_OUT
-    assert found != list(range(TRAIN - HELD_OUT))  # not the last ones
-    rest = grey[sorted(set(range(TRAIN)) - set(found))]
+    result = [next(i for i, image in enumerate(grey) if np.array_equal(image, one)) for one in train]
+    assert result == sorted(set(result))
+    assert len(result) == TRAIN - HELD_OUT
+    assert result != list(range(TRAIN - HELD_OUT))  # not the last ones
+    rest = grey[sorted(set(range(TRAIN)) - set(result))]
     # a pixel that is on with certainty is on, one that can't be is off
     assert splits.valid.squeeze(1).numpy()[rest == 255].all()
     assert not splits.valid.squeeze(1).numpy()[rest == 0].any()
@@ -146,9 +146,9 @@ def test_points_of_sorted_images_are_a_random_choice(files):
     points = splits.train.points(10)
     assert not torch.equal(points, splits.train.data[:10].float())
     rows = splits.train.data.flatten(1).float().tolist()
-    places = [rows.index(point) for point in points.flatten(1).tolist()]
-    assert len(set(places)) == 10
-    assert max(places) >= 20
+    indices = [rows.index(point) for point in points.flatten(1).tolist()]
+    assert len(set(indices)) == 10
+    assert max(indices) >= 20
     assert torch.equal(splits.train.points(4), points[:4])
 
 

@@ -106,9 +106,9 @@ class Tab:
     @property
     def complaints(self) -> list[str]:
         """Errors and warnings in the console, and exceptions, since the page was opened."""
-        found = [p["exceptionDetails"]["text"] for m, p in self.events if m == "Runtime.exceptionThrown"]
-        found += [str(p["args"]) for m, p in self.events if m == "Runtime.consoleAPICalled"]
-        return found + [p["entry"]["text"] for m, p in self.events if m == "Log.entryAdded"]
+        result = [p["exceptionDetails"]["text"] for m, p in self.events if m == "Runtime.exceptionThrown"]
+        result += [str(p["args"]) for m, p in self.events if m == "Runtime.consoleAPICalled"]
+        return result + [p["entry"]["text"] for m, p in self.events if m == "Log.entryAdded"]
 
     @property
     def requests(self) -> list[str]:
@@ -151,8 +151,8 @@ def start_chromium(path: str, profile: Path) -> Iterator[Tab]:
 
 def _pipe() -> tuple[int, int]:
     """A pipe whose numbers are none of those that the browser expects."""
-    found = []
+    result = []
     for end in os.pipe():
-        found.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, ABOVE))
+        result.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, ABOVE))
         os.close(end)
-    return found[0], found[1]
+    return result[0], result[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: The metric of an experiment's values where nothing else is said.
+#: The default metric of an experiment's values.
 METRIC = "test:loss/L_k"
 
 

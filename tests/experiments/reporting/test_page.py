@@ -159,7 +159,7 @@ def test_what_is_empty_is_left_out() -> None:
     assert (parsed.all("section"), parsed.all("a")) == ([], [])
 
 
-def test_verdicts_are_said_in_words_with_their_numbers(drawn: ReportFigure, tmp_path: Path) -> None:
+def test_verdicts_are_in_words_with_their_numbers(drawn: ReportFigure, tmp_path: Path) -> None:
     claim = Claim("one", "Figure 1", "A is better than B.", "Figure 1, left", "A 1, B 2")
     cells = (Cell("bound", "K = 5", "A", "1.0 ± 0.1", 2), Cell("bound", "K = 10", "B", "2.0", 1))
     verdicts = (
@@ -255,13 +255,13 @@ def test_provenance(demo: Folder) -> None:
     snapshot = {"id": "97", "digest": "97", "commit": "84c5dd291702a6c3", "dirty": True, "diff": "", "version": "0.1.0"}
     ledger = {"runs": {}, "snapshots": {"1": {**snapshot, "time": 0.0, "defaults": {}}}}
     (demo.path / ".db.json").write_text(json.dumps(ledger))
-    found = read_provenance(demo.path)
-    settings = {setting.name: setting for setting in found.settings}
+    result = read_provenance(demo.path)
+    settings = {setting.name: setting for setting in result.settings}
     assert settings["iw"] == Setting("iw", ("5", "20", "100"), "1")
     assert settings["bs"] == Setting("bs", ("32",), "32")
     assert settings["of_tomorrow"] == Setting("of_tomorrow", ("3",), "")
     assert not {"root", "exp", "device"} & set(settings)
-    assert dict(found.environment) == {
+    assert dict(result.environment) == {
         "code": "commit 84c5dd291702 with changes, as of 1970-01-01 00:00 UTC",
         "ovis": "0.1.0",
         "Python": "3.11.7",
@@ -270,7 +270,7 @@ def test_provenance(demo: Folder) -> None:
         "machine": "a (2 runs), b (1 run)",
         "started": "1970-01-01 00:00 UTC to 1970-01-02 00:00 UTC",
     }
-    words = parse(Page("x", provenance=found)).words
+    words = parse(Page("x", provenance=result)).words
     assert "Options in which the runs differ option value default iw 5, 20, 100 1" in words
     assert "dataset digits shapes" in words
     assert "5 options at their defaults id – seed 1 lr 0.002 bs 32 grad_key – Environment" in words

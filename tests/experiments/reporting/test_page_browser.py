@@ -208,7 +208,7 @@ def test_text_can_be_read_in_both_schemes_and_figures_stay_on_white(tab: Tab, pa
 
 
 def test_five_hundred_runs_stay_quick(tab: Tab, tmp_path: Path) -> None:
-    """Milliseconds in the page's own clock, with room for a busy machine."""
+    """Milliseconds in the page's own clock, with a margin for a busy machine."""
     folder = Folder(tmp_path / "runs" / "demo")
     folder.path.mkdir(parents=True)
     for seed in range(500):

@@ -247,9 +247,9 @@ def test_each_metric_of_each_run_is_smoothed_on_its_own(demo: Folder, weight: fl
 
 def test_what_is_not_finite_stays_and_does_not_spread(demo: Folder) -> None:
     demo.add("vimco", [1.0, None, 3.0])
-    found = list(smooth_runs(read_experiment(demo.path).curves, 0.5)["value"])
-    assert math.isnan(found[1])
-    assert [found[0], found[2]] == pytest.approx([1.0, (0.25 * 1.0 + 0.5 * 3.0) / 0.75])
+    result = list(smooth_runs(read_experiment(demo.path).curves, 0.5)["value"])
+    assert math.isnan(result[1])
+    assert [result[0], result[2]] == pytest.approx([1.0, (0.25 * 1.0 + 0.5 * 3.0) / 0.75])
 
 
 def numbered_curves(**lengths: int) -> pd.DataFrame:

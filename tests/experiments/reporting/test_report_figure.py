@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_figure import check_legend, legend_and_panels
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -30,10 +31,10 @@ ESTIMATORS = (
 STEPS = range(0, 1200, 100)
 
 
-def rows_of(place: int, metric: str, **keys: object) -> list[dict[str, object]]:
-    """One curve: a bound that climbs to -20 - place, an SNR that falls from 1 / (1 + place)."""
-    climb = [-20.0 - place - 20.0 * np.exp(-step / 100) for step in STEPS]
-    fall = [1 / (1 + place) / (1 + step / 1000) for step in STEPS]
+def rows_of(index: int, metric: str, **keys: object) -> list[dict[str, object]]:
+    """One curve: a bound that climbs to -20 - index, an SNR that falls from 1 / (1 + index)."""
+    climb = [-20.0 - index - 20.0 * np.exp(-step / 100) for step in STEPS]
+    fall = [1 / (1 + index) / (1 + step / 1000) for step in STEPS]
     means = fall if metric.endswith("snr") else climb
     return [
         {**keys, "metric": metric, "step": step, "mean": mean, "low": 0.98 * mean, "high": 1.02 * mean}
@@ -190,13 +191,13 @@ def test_thirty_estimators_leave_the_figure_to_the_panels() -> None:
     names = [f"ovis-S{s}-exclusive" for s in range(1, 31)]
     pivots = ("max:train:loss/L_k", "max:test:loss/L_k", "mean:train:grads/snr")
     table = pd.DataFrame(
-        {"estimator": name, "iw": iw, "pivot": pivot, "mean": 1.0 + place, "low": np.nan, "high": np.nan}
+        {"estimator": name, "iw": iw, "pivot": pivot, "mean": 1.0 + index, "low": np.nan, "high": np.nan}
         for pivot in pivots
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
         for iw in (5, 10)
     )
     figure = draw_pivots(table, ["estimator", "iw"])
-    legend, panels = boxes(figure)
+    legend, panels = legend_and_panels(figure)
     assert len(figure.legends[0].get_texts()) == 30
     assert legend.y1 <= figure.bbox.y1
     assert legend.height < panels[0].height
@@ -225,26 +226,14 @@ def test_limits_that_would_leave_a_panel_empty_do_not_hold_there(table: pd.DataF
     assert low < -46.0 < high < -38.0
 
 
-def boxes(figure: Figure) -> tuple[object, list[object]]:
-    """The legend's box and those of the panels with their labels, in pixels, once all is laid out."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    (legend,) = figure.legends
-    return legend.get_window_extent(renderer), [axes.get_tightbbox(renderer) for axes in figure.axes]
-
-
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("metrics", [1, 3])
 def test_one_legend_inside_the_figure_and_outside_the_panels(table: pd.DataFrame, count: int, metrics: int) -> None:
     part = table[table["estimator"].isin(ESTIMATORS[:count]) & table["metric"].isin(METRICS[:metrics])]
     figure = draw_curves(part, ["estimator"], caption="mean over 3 seeds, band: ± 0.5 std over seeds")
-    legend, axes = boxes(figure)
+    check_legend(figure)
     assert all(axis.get_legend() is None for axis in figure.axes)
-    for box in axes:
-        assert not legend.overlaps(box)
-    assert legend.x0 >= 0
-    assert legend.x1 <= figure.bbox.x1
-    assert legend.y1 <= figure.bbox.y1
+    _, axes = legend_and_panels(figure)
     for one, other in pairwise(axes):
         assert not one.overlaps(other)
 
@@ -261,9 +250,7 @@ def test_a_crowded_figure_stays_clear(keys: list[str]) -> None:
         if dataset == "binmnist" or "dataset" in keys
     )
     figure = draw_curves(table, keys)
-    legend, axes = boxes(figure)
-    assert not any(legend.overlaps(box) for box in axes)
-    assert legend.x1 <= figure.bbox.x1
+    check_legend(figure)
     assert len(figure.axes) == (6 if "dataset" in keys else 3)
     assert [len(axis.lines) for axis in figure.axes] == [21] * len(figure.axes)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -287,7 +274,7 @@ def test_the_panels_keep_their_height_whatever_the_legend(table: pd.DataFrame) -
 
 def test_the_legend_reads_row_by_row(table: pd.DataFrame) -> None:
     figure = draw_curves(table, ["estimator"])
-    _ = boxes(figure)
+    figure.canvas.draw()
     placed = [(text.get_window_extent(), text.get_text()) for text in figure.legends[0].get_texts()]
     read = [label for _, label in sorted(placed, key=lambda item: (-round(item[0].y0 / 5), item[0].x0))]
     assert read == [estimator_look(name).label for name in ESTIMATORS]
@@ -300,7 +287,7 @@ def test_many_metrics_wrap(metrics: int) -> None:
     table = pd.DataFrame(row for name in names for row in rows_of(0, name, estimator="vimco-arithmetic"))
     figure = draw_curves(table, ["estimator"])
     assert [axes.get_ylabel() for axes in figure.axes] == [f"metric{i}, train" for i in range(metrics)]
-    _, axes = boxes(figure)
+    _, axes = legend_and_panels(figure)
     assert not any(one.overlaps(other) for i, one in enumerate(axes) for other in axes[:i])
 
 
@@ -376,5 +363,5 @@ def test_reporting_needs_neither_torch_nor_pyplot() -> None:
         "import ovis.experiments.cli.report\n"
         "print([m for m in ('torch', 'matplotlib.pyplot', 'seaborn') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

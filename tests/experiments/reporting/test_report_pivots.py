@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_figure import check_legend, legend_and_panels
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from synthetic_paper import write_experiment
@@ -112,9 +112,9 @@ def test_figure_4_tells_alpha_by_dashes_and_data_sets_by_columns(vae: Results) -
     assert [axes.get_yscale() for axes in grid[:, 0]] == ["linear", "linear", "linear", "log"]
     for axes in grid.flat:
         assert ticks_of(axes) == ["5", "10", "50"]
-        found = {line.get_label(): line._unscaled_dash_pattern for line in axes.lines}
-        assert list(found) == list(VAE)
-        assert {label for label, dash in found.items() if dash[1]} == {n for n, d in VAE.items() if d is DASHED}
+        result = {line.get_label(): line._unscaled_dash_pattern for line in axes.lines}
+        assert list(result) == list(VAE)
+        assert {label for label, dash in result.items() if dash[1]} == {n for n, d in VAE.items() if d is DASHED}
     first = grid[0, 2].get_ylim()
     assert first[1] < -100  # of Omniglot: its own limits
     assert grid[0, 0].get_ylim()[0] > -95
@@ -131,9 +131,9 @@ def test_a_budget_of_particles_is_called_so(demo: Folder, name: str, label: str,
     for iw in (3, 8):
         demo.add("ovis-gamma1", [1.0], iw=iw)
         demo.add(name, [2.0], iw=iw)
-    picture = next(draw_report(results_of(demo.path)))
-    assert {axes.get_xlabel() for axes in picture.figure.axes} == {label}
-    assert words in picture.alt
+    report_figure = next(draw_report(results_of(demo.path)))
+    assert {axes.get_xlabel() for axes in report_figure.figure.axes} == {label}
+    assert words in report_figure.alt
 
 
 def test_a_series_that_was_run_at_one_k_alone_is_a_point(demo: Folder) -> None:
@@ -145,13 +145,6 @@ def test_a_series_that_was_run_at_one_k_alone_is_a_point(demo: Folder) -> None:
     assert lines == {"VIMCO": ([2, 4], [1.0, 1.0]), "RWS": ([4], [2.0])}
 
 
-def boxes(figure: Figure) -> tuple[object, list[object]]:
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    (legend,) = figure.legends
-    return legend.get_window_extent(renderer), [axes.get_tightbbox(renderer) for axes in figure.axes]
-
-
 @pytest.mark.parametrize("which", ["pivots", "detailed"])
 @pytest.mark.parametrize("name", ["gmm", "vae"])
 def test_nothing_overlaps(name: str, which: str, request: pytest.FixtureRequest) -> None:
@@ -160,11 +153,8 @@ def test_nothing_overlaps(name: str, which: str, request: pytest.FixtureRequest)
     if which == "detailed":
         part = results.detailed[results.detailed["dataset"] == "omniglot"] if name == "vae" else results.detailed
         figure = draw_detailed(part, results.spec.keys, {}, "means", results.spec.evaluated)
-    legend, axes = boxes(figure)
-    assert not any(legend.overlaps(box) for box in axes)
-    assert legend.x0 >= 0
-    assert legend.x1 <= figure.bbox.x1
-    assert legend.y1 <= figure.bbox.y1
+    check_legend(figure)
+    _, axes = legend_and_panels(figure)
     assert all(box.y1 <= figure.bbox.y1 and box.y0 >= 0 and box.x0 >= 0 for box in axes)
     for i, one in enumerate(axes):
         assert not any(_area(one, other) > 1 for other in axes[:i])  # square pixels
@@ -204,16 +194,16 @@ def test_limits_hold_for_a_whole_row(gmm: Results) -> None:
 def test_which_figures_there_are(gmm: Results, vae: Results, demo: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("draw_pivots", "draw_curves", "draw_detailed"):
         monkeypatch.setattr(report_figures, name, lambda *_: Figure())
-    assert [picture.name for picture in draw_report(gmm)] == ["pivots", "curves", "detailed"]
+    assert [drawn.name for drawn in draw_report(gmm)] == ["pivots", "curves", "detailed"]
     sets = ("binmnist", "fashion", "omniglot")
     wanted = ["pivots", *(f"curves-{name}" for name in sets), *(f"detailed-{name}" for name in sets)]
-    assert [picture.name for picture in draw_report(vae)] == wanted
+    assert [drawn.name for drawn in draw_report(vae)] == wanted
     demo.add("vimco", [1.0, 2.0])
-    assert [picture.name for picture in draw_report(results_of(demo.path))] == ["curves"]  # one K: nothing against K
+    assert [drawn.name for drawn in draw_report(results_of(demo.path))] == ["curves"]  # one K: nothing against K
 
 
 def test_crowded_curves_have_a_row_for_each_k(gmm: Results) -> None:
-    curves = next(picture.figure for picture in draw_report(gmm) if picture.name == "curves")
+    curves = next(report_figure.figure for report_figure in draw_report(gmm) if report_figure.name == "curves")
     grid = np.array(curves.axes).reshape(4, 4)
     assert [axes.get_title() for axes in grid[:, 0]] == ["$K = 2$", "$K = 5$", "$K = 10$", "$K = 20$"]
     assert all(len(axes.lines) == len(GMM) for axes in grid.flat)
@@ -223,9 +213,9 @@ def test_the_text_for_those_who_can_not_see_the_figure(gmm: Results) -> None:
     pivots, curves, detailed = draw_report(gmm)
     best = gmm.pivot[(gmm.pivot["iw"] == 20) & (gmm.pivot["pivot"] == gmm.spec.pivots[0].name)]
     leader = best.sort_values("mean").iloc[0]
-    for picture in (pivots, curves, detailed):
-        assert "\n" not in picture.alt
-        assert all(estimator_look(name).label in picture.alt for name in GMM)
+    for report_figure in (pivots, curves, detailed):
+        assert "\n" not in report_figure.alt
+        assert all(estimator_look(name).label in report_figure.alt for name in GMM)
     assert "K = 2, 5, 10, 20" in pivots.alt
     assert f"at K = 20: {estimator_look(leader['estimator']).label}, {leader['mean']:.4f}." in pivots.alt
 
@@ -233,17 +223,20 @@ def test_the_text_for_those_who_can_not_see_the_figure(gmm: Results) -> None:
 def test_what_is_not_done_is_in_the_caption(demo: Folder) -> None:
     for iw in (2, 4):
         demo.add("vimco", [1.0, 2.0], iw=iw, status="success" if iw == 2 else None)
-    for picture in draw_report(results_of(demo.path)):
-        assert picture.figure.legends[0].get_title().get_text().endswith("1 of 2 runs done")
+    for report_figure in draw_report(results_of(demo.path)):
+        assert report_figure.figure.legends[0].get_title().get_text().endswith("1 of 2 runs done")
 
 
 def test_a_table_without_the_axis_of_k_has_no_pivot_plot(gmm: Results, tmp_path: Path) -> None:
     folder = write_experiment(tmp_path, "gaussian-mixture-model-mini")
-    names = [picture.name for picture in draw_report(results_of(folder, keys=["estimator"]))]
+    names = [drawn.name for drawn in draw_report(results_of(folder, keys=["estimator"]))]
     assert "pivots" in names  # K joins the series by itself
     experiment = read_experiment(folder)
     spec = make_report_spec(experiment, ReportRequest(keys=["estimator"], merge_args=[]), preset_of(folder.name))
-    assert [picture.name for picture in draw_report(compute_results(experiment, spec))] == ["curves", "detailed"]
+    assert [drawn.name for drawn in draw_report(compute_results(experiment, spec))] == [
+        "curves",
+        "detailed",
+    ]
 
 
 def test_pivot_tables_keep_their_columns(demo: Folder) -> None:

@@ -29,8 +29,8 @@ def test_a_run_becomes_a_row_and_its_values_rows_of_curves(demo: Folder) -> None
     assert (row["run"], row["state"], row["evaluations"]) == (run.name, "done", 2)
     assert (row["seed"], row["iw"], row["estimator"]) == (4, 10, "vimco-arithmetic")
     assert experiment.metrics == [METRIC, "train:grads/snr"]
-    found = experiment.curves.astype({"run": str, "metric": str}).to_dict("records")
-    assert found == [
+    result = experiment.curves.astype({"run": str, "metric": str}).to_dict("records")
+    assert result == [
         {"run": run.name, "step": 100, "time": 1.0, "metric": METRIC, "value": -3.0},
         {"run": run.name, "step": 100, "time": 1.0, "metric": "train:grads/snr", "value": 0.5},
         {"run": run.name, "step": 200, "time": 2.0, "metric": METRIC, "value": -2.5},
@@ -59,7 +59,7 @@ def test_of_a_step_that_comes_twice_the_last_counts_and_steps_are_sorted(demo: F
 @pytest.mark.parametrize(
     "rubbish", [b'{"step": 300, "test:lo', b"\xff\xfe\x00", b"[1, 2]", b'{"time": 1.0}', b"null", b""]
 )
-def test_a_line_that_is_torn_or_not_ours_is_passed_over(demo: Folder, rubbish: bytes) -> None:
+def test_a_torn_or_foreign_line_is_skipped(demo: Folder, rubbish: bytes) -> None:
     run = demo.add("vimco", [1.0])
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(rubbish + b"\n" + json.dumps({"step": 200, METRIC: 2.0}).encode() + b"\n" + rubbish)
@@ -71,11 +71,11 @@ def test_null_is_nan_and_what_is_no_number_is_no_metric(demo: Folder) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 400, METRIC: 1, "note": "x", "flag": True, "list": [1]}) + "\n")
     experiment = read_experiment(demo.path)
-    found = values(experiment)
-    assert math.isnan(found[100])
-    assert math.isnan(found[200])
-    assert found[300] == math.inf
-    assert found[400] == 1.0
+    result = values(experiment)
+    assert math.isnan(result[100])
+    assert math.isnan(result[200])
+    assert result[300] == math.inf
+    assert result[400] == 1.0
     assert experiment.metrics == [METRIC]
     assert math.isnan(experiment.curves["time"].iloc[-1])
 

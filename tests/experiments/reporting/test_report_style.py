@@ -63,11 +63,11 @@ def test_no_two_looks_of_the_table_are_alike() -> None:
 
 
 @pytest.mark.parametrize("attribute", ["marker", "dash"])
-def test_quickstart_is_told_apart_without_colour(attribute: str) -> None:
+def test_quickstart_is_distinguishable_without_colour(attribute: str) -> None:
     assert len({getattr(estimator_look(name), attribute) for name in QUICKSTART}) == len(QUICKSTART)
 
 
-def test_quickstart_is_told_apart_by_colour_blind_readers() -> None:
+def test_quickstart_is_distinguishable_for_colour_blind_readers() -> None:
     for one, other in combinations(map(estimator_look, QUICKSTART), 2):
         for kind in ("protanopia", "deuteranopia"):
             distance = sum((a - b) ** 2 for a, b in zip(seen(one, kind), seen(other, kind), strict=True)) ** 0.5
@@ -100,7 +100,7 @@ def lightness(look: Look) -> float:
     return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
 
 
-def test_shares_of_a_budget_are_told_apart_in_grey_and_by_dashes() -> None:
+def test_shares_of_a_budget_are_distinguishable_in_grey_and_by_dashes() -> None:
     looks = [estimator_look(name) for name in SHARES]
     assert len({look.dash for look in looks}) == len(SHARES)
     assert {look.marker for look in looks} == {"^"}
@@ -123,7 +123,7 @@ def test_which_estimators_share_a_budget(names: list[str], budgeted: bool) -> No
     assert is_budgeted(names) is budgeted
 
 
-def test_looks_that_share_a_label_are_told_apart() -> None:
+def test_looks_that_share_a_label_are_distinguishable() -> None:
     looks = estimator_looks(["tvo-part2-config1-left", "tvo-part5-config2-left", "wake-wake"])
     assert [look.label for look in looks.values()] == ["TVO (part2-config1-left)", "TVO (part5-config2-left)", "RWS"]
     colors = {look.color for look in looks.values()}

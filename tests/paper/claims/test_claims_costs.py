@@ -32,10 +32,10 @@ def verdicts(cost: Callable[[str, str, int], float], seeds: int = 3, largest: in
 
 def test_the_published_costs_support_every_claim() -> None:
     known = published_costs()
-    found = verdicts(lambda measure, name, k: known[measure, name, k])
-    assert {verdict.status for verdict in found.values()} == {HOLDS}
-    assert found["cost-memory"].numbers.startswith("peak memory [MB]: K = 5000: OVIS~ (γ=1) 3393 ± 2, REINFORCE 339")
-    assert found["cost-memory"].basis == "3 repetitions"
+    result = verdicts(lambda measure, name, k: known[measure, name, k])
+    assert {verdict.status for verdict in result.values()} == {HOLDS}
+    assert result["cost-memory"].numbers.startswith("peak memory [MB]: K = 5000: OVIS~ (γ=1) 3393 ± 2, REINFORCE 339")
+    assert result["cost-memory"].basis == "3 repetitions"
 
 
 def test_a_vimco_that_is_linear_and_an_ovis_that_is_not() -> None:

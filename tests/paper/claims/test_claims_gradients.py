@@ -59,39 +59,39 @@ def verdicts(laws: Law) -> dict[str, ClaimVerdict]:
 
 
 def test_what_theory_says_supports_every_claim() -> None:
-    found = verdicts(THEORY)
-    assert {key: verdict.status for key, verdict in found.items()} == dict.fromkeys(found, HOLDS)
-    assert len(found) == len(FIGURE1)
-    assert found["snr-ovis-sqrt"].basis == "4,000 draws"
-    assert "OVIS~ (γ=0) +0.50" in found["snr-ovis-sqrt"].numbers
-    assert "(K = 54, 1000)" in found["snr-ovis-sqrt"].numbers
+    result = verdicts(THEORY)
+    assert {key: verdict.status for key, verdict in result.items()} == dict.fromkeys(result, HOLDS)
+    assert len(result) == len(FIGURE1)
+    assert result["snr-ovis-sqrt"].basis == "4,000 draws"
+    assert "OVIS~ (γ=0) +0.50" in result["snr-ovis-sqrt"].numbers
+    assert "(K = 54, 1000)" in result["snr-ovis-sqrt"].numbers
 
 
 def test_pathwise_and_ovis_swapped() -> None:
-    found = verdicts({**THEORY, "ovis-gamma0": THEORY["pathwise-iwae"], "pathwise-iwae": THEORY["ovis-gamma0"]})
+    result = verdicts({**THEORY, "ovis-gamma0": THEORY["pathwise-iwae"], "pathwise-iwae": THEORY["ovis-gamma0"]})
     for key in ("snr-ovis-grows", "snr-ovis-sqrt", "snr-pathwise-falls", "snr-gamma0-best", "variance-ratio"):
-        assert found[key].status is FAILS, key
-    assert found["snr-vimco-falls"].status is HOLDS
-    assert found["snr-ovis-grows"].reason.startswith("3 of 4 comparisons hold (OVIS-MC (S=1): ")
-    assert found["snr-ovis-grows"].reason.endswith("), 1 does not (OVIS~ (γ=0): slope of SNR above 0)")
+        assert result[key].status is FAILS, key
+    assert result["snr-vimco-falls"].status is HOLDS
+    assert result["snr-ovis-grows"].reason.startswith("3 of 4 comparisons hold (OVIS-MC (S=1): ")
+    assert result["snr-ovis-grows"].reason.endswith("), 1 does not (OVIS~ (γ=0): slope of SNR above 0)")
 
 
 def test_a_slope_of_the_papers_points_grows_but_not_as_a_root() -> None:
     names = ("ovis-gamma0", "ovis-S1-exclusive", "ovis-S10-exclusive", "ovis-S50-exclusive")
-    found = verdicts({**THEORY, **dict.fromkeys(names, ((1.0, 0.3), (0.01, -2.6)))})
-    assert found["snr-ovis-grows"].status is HOLDS
-    assert found["snr-ovis-sqrt"].status is FAILS
+    result = verdicts({**THEORY, **dict.fromkeys(names, ((1.0, 0.3), (0.01, -2.6)))})
+    assert result["snr-ovis-grows"].status is HOLDS
+    assert result["snr-ovis-sqrt"].status is FAILS
 
 
 def test_what_is_missing_or_noise_leaves_claims_open() -> None:
     few = {name: THEORY[name] for name in ("ovis-gamma0", "vimco-arithmetic")}
-    found = verdicts({**few, "pathwise-iwae": ((1e-3, 0.0), (1.0, -1.0))})
-    assert found["snr-vimco-falls"].status is HOLDS
-    assert (found["snr-pathwise-falls"].status, found["snr-dreg"].status) == (OPEN, OPEN)
-    assert found["snr-pathwise-falls"].numbers == "slope of SNR: IWAE noise only"
-    assert found["snr-dreg"].numbers == ""
-    assert found["snr-dreg"].reason == "open: DReG: slope of SNR +0.5 ± 0.1"
-    assert found["snr-dreg"].basis == "0 draws"
+    result = verdicts({**few, "pathwise-iwae": ((1e-3, 0.0), (1.0, -1.0))})
+    assert result["snr-vimco-falls"].status is HOLDS
+    assert (result["snr-pathwise-falls"].status, result["snr-dreg"].status) == (OPEN, OPEN)
+    assert result["snr-pathwise-falls"].numbers == "slope of SNR: IWAE noise only"
+    assert result["snr-dreg"].numbers == ""
+    assert result["snr-dreg"].reason == "open: DReG: slope of SNR +0.5 ± 0.1"
+    assert result["snr-dreg"].basis == "0 draws"
 
 
 def test_each_toy_has_its_verdicts() -> None:
@@ -103,9 +103,9 @@ def test_each_toy_has_its_verdicts() -> None:
         for name, (snr, variance) in few.items()
         for k in (3, 54)
     ]
-    found = gradient_verdicts(statistics_table(items), slope_table(items))
-    assert len(found) == 2 * len(FIGURE1)
-    assert {verdict.subject for verdict in found} == {"ε = 0.01", "ε = 0.1"}
+    result = gradient_verdicts(statistics_table(items), slope_table(items))
+    assert len(result) == 2 * len(FIGURE1)
+    assert {verdict.subject for verdict in result} == {"ε = 0.01", "ε = 0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def three() -> list[ClaimVerdict]:
     """One of each kind."""
     laws = {name: THEORY[name] for name in ("vimco-arithmetic", "pathwise-iwae")}
     laws["pathwise-iwae"] = ((1.0, 0.5), (1e-2, -1.0))
-    found = {verdict.claim.id: verdict for verdict in gradient_verdicts(*tables(laws))}
-    return [found[key] for key in ("snr-vimco-falls", "snr-pathwise-falls", "snr-dreg")]
+    result = {verdict.claim.id: verdict for verdict in gradient_verdicts(*tables(laws))}
+    return [result[key] for key in ("snr-vimco-falls", "snr-pathwise-falls", "snr-dreg")]
 
 
 def test_verdicts_as_a_table(three: list[ClaimVerdict]) -> None:

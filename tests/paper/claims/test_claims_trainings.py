@@ -89,10 +89,10 @@ def test_the_numbers_are_shown() -> None:
 
 def test_a_missing_k_leaves_a_claim_open_and_a_contradiction_decides_all_the_same() -> None:
     there = {name: {20: values[20], 5: values[5]} for name, values in PUBLISHED_TVO.items()}
-    found = by_id(training_verdicts(mixture(there)))["gmm-tvo-catches-up"]
-    assert (found.status, found.basis) == (OPEN, "0 to 3 seeds")
-    assert "no runs" not in found.numbers  # what there is, and no list of what there is not
-    assert found.numbers.count("TVO") == 2
+    result = by_id(training_verdicts(mixture(there)))["gmm-tvo-catches-up"]
+    assert (result.status, result.basis) == (OPEN, "0 to 3 seeds")
+    assert "no runs" not in result.numbers  # what there is, and no list of what there is not
+    assert result.numbers.count("TVO") == 2
     there[TVO][20] = 0.1
     assert by_id(training_verdicts(mixture(there)))["gmm-tvo-catches-up"].status is FAILS
 
@@ -100,10 +100,10 @@ def test_a_missing_k_leaves_a_claim_open_and_a_contradiction_decides_all_the_sam
 def test_one_seed_is_not_enough_but_its_numbers_are_shown() -> None:
     everything = mixture(PUBLISHED_TVO)
     runs = everything.runs[everything.runs["seed"] == 1]
-    found = by_id(training_verdicts(ExperimentData(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
-    assert (found.status, found.basis) == (OPEN, "1 seed")
-    assert "TVO 0.4016" in found.numbers
-    assert "±" not in found.numbers
+    result = by_id(training_verdicts(ExperimentData(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
+    assert (result.status, result.basis) == (OPEN, "1 seed")
+    assert "TVO 0.4016" in result.numbers
+    assert "±" not in result.numbers
 
 
 def test_noise_leaves_a_claim_open() -> None:
@@ -114,8 +114,8 @@ def test_noise_leaves_a_claim_open() -> None:
     tvo = (runs["estimator"] == TVO) & (runs["seed"] == 1)
     curves = everything.curves.copy()
     curves.loc[curves["run"].isin(runs.loc[tvo, "run"]), "value"] *= 1.1
-    found = by_id(training_verdicts(ExperimentData(everything.name, runs, curves)))["gmm-tvo-catches-up"]
-    assert (found.status, found.reason) == (
+    result = by_id(training_verdicts(ExperimentData(everything.name, runs, curves)))["gmm-tvo-catches-up"]
+    assert (result.status, result.reason) == (
         OPEN,
         "2 of 3 comparisons hold (OVIS~ (γ=0) against TVO at K = 5, 10), 1 open (TVO against OVIS~ (γ=0) at K = 20)",
     )
@@ -124,8 +124,8 @@ def test_noise_leaves_a_claim_open() -> None:
 def test_only_runs_that_are_done_count() -> None:
     everything = mixture(PUBLISHED_TVO)
     runs = everything.runs.assign(state=["done" if seed == 1 else "running" for seed in everything.runs["seed"]])
-    found = by_id(training_verdicts(ExperimentData(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
-    assert (found.status, found.basis) == (OPEN, "1 seed")
+    result = by_id(training_verdicts(ExperimentData(everything.name, runs, everything.curves)))["gmm-tvo-catches-up"]
+    assert (result.status, result.basis) == (OPEN, "1 seed")
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
@@ -138,8 +138,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
 
 
 def test_another_data_set_is_not_what_the_claims_are_about() -> None:
-    found = by_id(training_verdicts(mixture(PUBLISHED_TVO, dataset="digits")))["gmm-tvo-catches-up"]
-    assert (found.status, found.basis) == (OPEN, "0 seeds")
+    result = by_id(training_verdicts(mixture(PUBLISHED_TVO, dataset="digits")))["gmm-tvo-catches-up"]
+    assert (result.status, result.basis) == (OPEN, "0 seeds")
 
 
 def test_trends_compare_the_ends() -> None:
@@ -228,11 +228,11 @@ def with_evaluations_on_the_way(
         early.assign(
             step=step,
             value=[
-                (tvo if run in ahead else other)[place] + 1e-4 * (value - round(value))
+                (tvo if run in ahead else other)[index] + 1e-4 * (value - round(value))
                 for run, value in zip(early["run"], early["value"], strict=True)
             ],
         )
-        for place, step in enumerate((10, 40))
+        for index, step in enumerate((10, 40))
     ]
     return ExperimentData(
         last.name, last.runs, pd.concat([*parts, last.curves], ignore_index=True).sort_values(["run", "step"])
@@ -261,22 +261,22 @@ def test_tvo_leads_at_first_only() -> None:
     everything = sigmoid_belief_network(SBN)
     early = everything.curves["step"] < 100
 
-    def found(runs: ExperimentData) -> ClaimVerdict:
+    def verdict(runs: ExperimentData) -> ClaimVerdict:
         return by_id(training_verdicts(runs))["sbn-right-tvo-early"]
 
-    assert found(everything).reason == "all 8 comparisons hold"
-    assert "train bound L_K [nats] after 10% of the training: K = 50: TVO -105.00 ± 0.00" in found(everything).numbers
+    assert verdict(everything).reason == "all 8 comparisons hold"
+    assert "train bound L_K [nats] after 10% of the training: K = 50: TVO -105.00 ± 0.00" in verdict(everything).numbers
     last = ExperimentData(everything.name, everything.runs, everything.curves[~early])
-    assert found(last).status is OPEN  # no evaluation there
-    assert found(with_evaluations_on_the_way(last, tvo=(-107.0, -99.0))).status is FAILS  # behind from the start
-    assert found(with_evaluations_on_the_way(last, tvo=(-105.0, -97.0))).status is FAILS  # ahead for too long
+    assert verdict(last).status is OPEN  # no evaluation there
+    assert verdict(with_evaluations_on_the_way(last, tvo=(-107.0, -99.0))).status is FAILS  # behind from the start
+    assert verdict(with_evaluations_on_the_way(last, tvo=(-105.0, -97.0))).status is FAILS  # ahead for too long
 
 
 def test_bounds_say_with_how_many_particles() -> None:
     everything = sigmoid_belief_network(SBN)
     runs = everything.runs.assign(iw_test=5000)
-    found = training_verdicts(ExperimentData(everything.name, runs, everything.curves))
-    assert all("L_5000" in verdict.numbers and "L_K" not in verdict.numbers for verdict in found)
+    result = training_verdicts(ExperimentData(everything.name, runs, everything.curves))
+    assert all("L_5000" in verdict.numbers and "L_K" not in verdict.numbers for verdict in result)
 
 
 def test_gamma_by_the_effective_sample_size() -> None:
@@ -312,12 +312,12 @@ def test_the_effective_sample_size_of_tvo_goes_to_k(share: float, status: ClaimS
 
 
 def test_figure_3_with_left_and_right_swapped() -> None:
-    """What was trained with a warm-up and what was not change places: the winners do too."""
+    """The runs with a warm-up and those without are exchanged, and so are the winners."""
     swapped = {(name, warm): SBN.get((name, not warm), bounds) for (name, warm), bounds in SBN.items()}
-    found = {key: verdict.status for key, verdict in by_id(training_verdicts(sigmoid_belief_network(swapped))).items()}
-    assert found["sbn-warm-up"] is FAILS
-    assert found["sbn-right-tvo"] is FAILS
-    assert found["sbn-left-large-k"] is FAILS
+    result = {key: verdict.status for key, verdict in by_id(training_verdicts(sigmoid_belief_network(swapped))).items()}
+    assert result["sbn-warm-up"] is FAILS
+    assert result["sbn-right-tvo"] is FAILS
+    assert result["sbn-left-large-k"] is FAILS
 
 
 #: Figure 4: training bound, KL, ESS, SNR at K = 5, 10, 50; invented where a marker is hidden.
@@ -402,8 +402,8 @@ def test_claims_of_run_folders(demo: Folder) -> None:
                 status = None if (name, seed) == ("vimco", 3) else "success"
                 values = {SNR: [value, value * (1 + 0.01 * seed)]}
                 folder.add(name, values, seed, status, iw=iw, dataset="gmm")
-    found = by_id(training_verdicts(read_experiment(path)))["gmm-snr-falls"]
-    assert (found.status, found.basis) == (HOLDS, "2 to 3 seeds")
+    result = by_id(training_verdicts(read_experiment(path)))["gmm-snr-falls"]
+    assert (result.status, result.basis) == (HOLDS, "2 to 3 seeds")
     assert training_verdicts(read_experiment(path.rename(path.parent / "quickstart"))) == []
 
 

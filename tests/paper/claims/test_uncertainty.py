@@ -55,10 +55,10 @@ def test_the_difference_is_paired_where_two_seeds_are_common() -> None:
 def test_the_difference_of_other_seeds_is_welchs() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(1, 1, 8), rng.normal(0, 3, 5)
-    found = difference(pd.Series(x, index=range(8)), pd.Series(y, index=range(10, 15)))
+    actual = difference(pd.Series(x, index=range(8)), pd.Series(y, index=range(10, 15)))
     expected = stats.ttest_ind(x, y, equal_var=False)
-    assert found.value / found.se == pytest.approx(expected.statistic)
-    assert found.freedom == pytest.approx(expected.df)
+    assert actual.value / actual.se == pytest.approx(expected.statistic)
+    assert actual.freedom == pytest.approx(expected.df)
 
 
 @pytest.mark.parametrize("b", [seeds(s1=0.0), seeds(s2=0.0), seeds(s2=0.0, s3=0.1), seeds()])

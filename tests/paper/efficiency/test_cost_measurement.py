@@ -67,7 +67,7 @@ def test_another_process_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "state", "said"),
+    ("function", "arguments", "state", "message"),
     [
         (kill_itself, (), "memory", "killed by the system"),
         (demand, (10**10,), "memory", "can't allocate memory"),
@@ -77,10 +77,10 @@ def test_another_process_answers() -> None:
         (leave, (), "failed", "exit code 7"),
     ],
 )
-def test_how_a_process_can_end(function, arguments, state: str, said: str) -> None:
+def test_how_a_process_can_end(function, arguments, state: str, message: str) -> None:
     answer = run_apart(function, arguments, 60.0)
     assert (answer.state, answer.value) == (state, None)
-    assert said in answer.message
+    assert message in answer.message
     assert "\n" not in answer.message
 
 
@@ -105,10 +105,10 @@ def test_larger_k_are_left_out_where_one_was_too_much() -> None:
         return CallResult("memory" if point.estimator == "a" and point.iw >= 20 else "ok", value=Cost(1.0, 1.0, "x"))
 
     limits: dict[str, int] = {}
-    found = list(measure_missing(wanted, limits, measure))
+    actual = list(measure_missing(wanted, limits, measure))
     assert asked == [("a", 10), ("a", 20), ("b", 10), ("b", 40), ("a", 10)]
-    assert [point for point, _ in found] == wanted
-    assert [answer.state if answer else None for _, answer in found] == ["ok", "memory", None, "ok", "ok", "ok", None]
+    assert [point for point, _ in actual] == wanted
+    assert [answer.state if answer else None for _, answer in actual] == ["ok", "memory", None, "ok", "ok", "ok", None]
     assert limits == {"a": 20}
     asked.clear()
     known = measure_missing(points(("a", 20), ("b", 10)), {"a": 20, "b": 5}, measure)

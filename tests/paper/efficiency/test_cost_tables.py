@@ -45,9 +45,9 @@ def test_points_come_back_and_torn_lines_harm_no_other(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'[1]\n{"iw": 3}\n\xff\n')
     add_point(path, point("reinforce", 39, seconds=2.5))
-    found = read_points(path)
-    assert list(found["iw"]) == [10, 19, 39]
-    assert found[list(COLUMNS)].to_dict("records")[2] == point("reinforce", 39, seconds=2.5)
+    result = read_points(path)
+    assert list(result["iw"]) == [10, 19, 39]
+    assert result[list(COLUMNS)].to_dict("records")[2] == point("reinforce", 39, seconds=2.5)
 
 
 def test_a_point_that_was_tried_again_counts_once(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_statistics_by_hand() -> None:
         point("ovis-gamma1", 39, state="memory"),
         point("stl", 10, 7.0, 70.0),
     )
-    found = cost_table(points, DEVICE)
-    assert list(zip(found["measure"], found["estimator"], found["iw"], strict=True)) == [
+    result = cost_table(points, DEVICE)
+    assert list(zip(result["measure"], result["estimator"], result["iw"], strict=True)) == [
         ("memory_mb", "ovis-gamma1", 10),
         ("memory_mb", "ovis-gamma1", 19),
         ("memory_mb", "stl", 10),
@@ -90,12 +90,12 @@ def test_statistics_by_hand() -> None:
         ("epoch_s", "ovis-gamma1", 19),
         ("epoch_s", "stl", 10),
     ]
-    assert list(found["mean"]) == [6.0, 5.0, 7.0, 30.0, 50.0, 70.0]
-    assert list(found["runs"]) == [3, 1, 1, 3, 1, 1]
-    np.testing.assert_array_equal(found["std"], [2.0, np.nan, np.nan, 10.0, np.nan, np.nan])
-    assert (found["low"][0], found["high"][0]) == (5.0, 7.0)
-    np.testing.assert_array_equal(found["published"], [12.0, 17.9, np.nan, 17.9, 18.2, np.nan])
-    assert list(found["model"]) == ["sbm", "sbm", "vae"] * 2
+    assert list(result["mean"]) == [6.0, 5.0, 7.0, 30.0, 50.0, 70.0]
+    assert list(result["runs"]) == [3, 1, 1, 3, 1, 1]
+    np.testing.assert_array_equal(result["std"], [2.0, np.nan, np.nan, 10.0, np.nan, np.nan])
+    assert (result["low"][0], result["high"][0]) == (5.0, 7.0)
+    np.testing.assert_array_equal(result["published"], [12.0, 17.9, np.nan, 17.9, 18.2, np.nan])
+    assert list(result["model"]) == ["sbm", "sbm", "vae"] * 2
     assert cost_table(points, "cpu: nobody").empty
 
 

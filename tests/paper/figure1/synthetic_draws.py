@@ -14,7 +14,7 @@ from ovis.paper.figure1.asymptotic_settings import AsymptoticSettings
 
 Array = NDArray[np.float64]
 
-#: What a run of the study has that is not said otherwise.
+#: The default settings of a run of the study.
 SETTINGS = {"seed": 10, "mc_samples": 200, "npoints": 100, "D": 3, "epsilon": 0.01, "key_filter": "b", "q_scale": "std"}
 
 
@@ -48,8 +48,8 @@ def write_draws(
         stacked = np.stack(list(draws.values()), axis=1)
         np.savez(folder / file, draws=stacked, first=first, estimators=np.array(list(draws)), iw=iw)
     if theory is not None:
-        found = {name: {"statistics": values, "mean": [], "variance": []} for name, values in theory.items()}
-        (folder / "asymptotic.json").write_text(json.dumps({"theory": found}))
+        result = {name: {"statistics": values, "mean": [], "variance": []} for name, values in theory.items()}
+        (folder / "asymptotic.json").write_text(json.dumps({"theory": result}))
     if status:
         outcome = {"status": status, "attempt": 1, "exit": 0, "signal": None, "message": message, "t": 1.0}
         (folder / "outcome.json").write_text(json.dumps(outcome))

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_figure import check_legend, panels_have_color
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.colors import to_hex
 from synthetic_draws import power_law
 
 from ovis.experiments.reporting.figures.style import estimator_look
@@ -42,23 +42,6 @@ def table(names: list[str] | None = None) -> pd.DataFrame:
 
 def lines_of(axes) -> dict[str, object]:
     return {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
-
-
-def has_color(image: np.ndarray, color: str) -> bool:
-    return bool((np.abs(image - np.array(to_rgb(color))).max(-1) < 0.02).sum() > 20)
-
-
-def panels_of(figure: Figure) -> np.ndarray:
-    """The picture below the legend."""
-    image = pixels(figure)
-    top = max(axes.get_position().y1 for axes in figure.axes)
-    return image[int((1 - top) * len(image)) :]
 
 
 def test_four_panels_with_every_series_in_its_look() -> None:
@@ -97,29 +80,22 @@ def power_of(line) -> tuple[float, float]:
 def test_guides_grow_with_the_square_root_of_k_in_the_panels_of_ratios() -> None:
     for axes, name in zip(draw_statistics(table()).axes, SHOWN, strict=True):
         guides = [line for line in axes.lines if line.get_linestyle() == ":" and to_hex(line.get_color()) == "#737373"]
-        found = {power_of(guide) for guide in guides}
-        assert found == ({(0.5, 0.1), (-0.5, 0.1), (0.5, 10.0), (-0.5, 10.0)} if name in ("snr", "dsnr") else set())
+        result = {power_of(guide) for guide in guides}
+        assert result == ({(0.5, 0.1), (-0.5, 0.1), (0.5, 10.0), (-0.5, 10.0)} if name in ("snr", "dsnr") else set())
 
 
 @pytest.mark.parametrize("missing", [None, "vimco-arithmetic"])
-def test_a_series_that_is_missing_is_missed_in_the_picture(missing: str | None) -> None:
+def test_a_missing_series_is_not_in_the_figure(missing: str | None) -> None:
     names = [name for name in LAWS if name != missing]
     for figure in (draw_statistics(table(names)), draw_distributions(density_table(samples(names)))):
-        image = panels_of(figure)
-        shown = {name: has_color(image, estimator_look(name).color) for name in LAWS}
+        shown = {name: panels_have_color(figure, estimator_look(name).color) for name in LAWS}
         assert shown == {name: name != missing for name in LAWS}
 
 
 @pytest.mark.parametrize("kind", ["statistics", "distributions"])
 def test_the_legend_covers_no_panel_and_leaves_the_figure_nowhere(kind: str) -> None:
     figure = draw_statistics(table(), "x") if kind == "statistics" else draw_distributions(density_table(samples()))
-    figure.canvas.draw()
-    (legend,) = figure.legends
-    box = legend.get_window_extent()
-    assert not [axes for axes in figure.axes if box.overlaps(axes.get_tightbbox())]
-    assert box.x0 >= 0
-    assert box.x1 <= figure.bbox.x1
-    assert box.y1 <= figure.bbox.y1 + 1
+    check_legend(figure)
 
 
 def test_the_legend_has_a_column_for_each_family() -> None:

@@ -1,4 +1,4 @@
-"""Reading draws: parts of one K joined; running, broken, empty and foreign runs told."""
+"""Reading draws: parts of one K joined; running, broken, empty and foreign runs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_parts_are_joined_in_the_order_of_their_draws(demo: Folder) -> None:
     write_draws(demo.path, 5, {name: of[:6] for name, of in whole.items()}, first=0, part=1, parts=2)
     write_draws(demo.path, 3, {"iwae": DRAWS}, theory={"pathwise-iwae": {"snr": 0.5}})
     study = read_study(demo.path)
-    found = [(s.estimator, s.iw, len(s.draws)) for s in study.samples]
-    assert found == [("ovis-gamma0", 5, 10), ("pathwise-iwae", 3, 10), ("pathwise-iwae", 5, 10)]
+    result = [(s.estimator, s.iw, len(s.draws)) for s in study.samples]
+    assert result == [("ovis-gamma0", 5, 10), ("pathwise-iwae", 3, 10), ("pathwise-iwae", 5, 10)]
     np.testing.assert_array_equal(study.samples[0].draws, 2 * DRAWS)
     np.testing.assert_array_equal(study.samples[0].numbers, range(10))
     assert [dict(s.theory) for s in study.samples] == [{}, {"snr": 0.5}, {}]
@@ -56,7 +56,7 @@ def test_a_run_on_its_way_is_read_as_far_as_it_is(demo: Folder) -> None:
     assert dict(study.states) == {"unfinished": 1}
 
 
-def test_runs_without_draws_are_told(demo: Folder) -> None:
+def test_runs_without_draws_are_reported(demo: Folder) -> None:
     write_draws(demo.path, 3, {"iwae": DRAWS})
     failed = write_draws(demo.path, 5, {"iwae": DRAWS}, file="", status="exception", message="out of memory")
     (demo.path / "notes").mkdir()
@@ -110,7 +110,7 @@ def torn_config(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (broken_file, "gradients.npz can't be read"),
         (empty_file, "gradients.npz can't be read"),
@@ -123,13 +123,13 @@ def torn_config(run: Path) -> None:
         (torn_config, "config.json can't be read"),
     ],
 )
-def test_a_broken_run_is_told_in_one_line_and_the_others_are_read(demo: Folder, damage, said: str) -> None:
+def test_a_broken_run_is_reported_in_one_line_and_the_others_are_read(demo: Folder, damage, message: str) -> None:
     damage(write_draws(demo.path, 5, {"iwae": DRAWS}))
     write_draws(demo.path, 3, {"iwae": DRAWS})
     study = read_study(demo.path)
     assert [s.iw for s in study.samples] == [3]
     (skipped,) = study.skipped
-    assert said in skipped.reason
+    assert message in skipped.reason
     assert "\n" not in skipped.reason
 
 

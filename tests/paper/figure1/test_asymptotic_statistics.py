@@ -58,10 +58,10 @@ def test_large_means_do_not_spoil_small_variances() -> None:
 @pytest.mark.parametrize("group", [0, 1, GROUPS - 1])
 def test_a_group_that_is_left_out_is_as_if_it_had_not_been_drawn(draws: np.ndarray, group: int) -> None:
     left = np.arange(1000, 1530) % GROUPS != group
-    found = measure(sample(draws, first=1000)).values
+    actual = measure(sample(draws, first=1000)).values
     wanted = measure(Sample(TOY, "iwae", 5, np.arange(1000, 1530)[left], draws[left], {})).values
     for name in STATISTICS:
-        assert found[name][1 + group] == pytest.approx(wanted[name][0]), name
+        assert actual[name][1 + group] == pytest.approx(wanted[name][0]), name
 
 
 def test_standard_errors_are_those_of_normal_draws() -> None:

@@ -31,8 +31,8 @@ def run(settings: AsymptoticSettings, folder: Path, **options: object) -> bool:
 
 
 def draws(folder: Path) -> np.ndarray:
-    with np.load(folder / GRADIENTS) as found:
-        return found["draws"]
+    with np.load(folder / GRADIENTS) as result:
+        return result["draws"]
 
 
 def test_the_results_are_those_of_the_analysis(tmp_path: Path) -> None:
@@ -40,19 +40,19 @@ def test_the_results_are_those_of_the_analysis(tmp_path: Path) -> None:
     model, x = build_toy(SMALL, torch.device("cpu"))
     estimators = build_estimators(SMALL)
     expected = compare_gradients(estimators, model, x, 30, "b", seed=10, samples_per_batch=400, return_grads=True)
-    found = json.loads((tmp_path / RESULTS).read_text())
+    actual = json.loads((tmp_path / RESULTS).read_text())
     assert (
-        list(found["estimators"])
+        list(actual["estimators"])
         == SMALL.names
         == ["ovis-gamma0", "ovis-S2-exclusive", "pathwise-iwae", "vimco-arithmetic"]
     )
-    for place, (name, (stats, meta)) in enumerate(expected.items()):
-        mine = found["estimators"][name]
+    for index, (name, (stats, meta)) in enumerate(expected.items()):
+        mine = actual["estimators"][name]
         for key in ("variance", "snr", "dsnr", "magnitude", "snr_p50"):
             assert mine["statistics"][key] == pytest.approx(stats["grads"][key].item(), rel=1e-4)
         np.testing.assert_allclose(mine["mean"], meta.mean, rtol=1e-4, atol=1e-8)
-        np.testing.assert_allclose(draws(tmp_path)[:, place], meta.grads, rtol=1e-5, atol=1e-8)
-        theory = found["theory"][name]
+        np.testing.assert_allclose(draws(tmp_path)[:, index], meta.grads, rtol=1e-5, atol=1e-8)
+        theory = actual["theory"][name]
         assert theory["statistics"]["magnitude"] == pytest.approx(mine["statistics"]["magnitude"], rel=1.0)
     assert json.loads(RunPaths(tmp_path).progress.read_text())["step"] == 30
 
@@ -63,8 +63,8 @@ def test_parts_are_pieces_of_the_whole(tmp_path: Path) -> None:
         run(replace(SMALL, part=part, parts=3), tmp_path / f"{part}")
     joined = np.concatenate([draws(tmp_path / f"{part}") for part in (1, 2, 3)])
     np.testing.assert_array_equal(joined, draws(tmp_path / "whole"))
-    with np.load(tmp_path / "2" / GRADIENTS) as found:
-        assert (int(found["first"]), int(found["iw"])) == (10, 7)
+    with np.load(tmp_path / "2" / GRADIENTS) as result:
+        assert (int(result["first"]), int(result["iw"])) == (10, 7)
 
 
 def test_a_stopped_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_torn_or_foreign_file_is_not_used(tmp_path: Path) -> None:
         np.testing.assert_array_equal(draws(tmp_path / name), draws(tmp_path / "whole"))
 
 
-def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--root", str(tmp_path), "--iw=3", "--mc_samples=4", "--npoints=5", "--D=2", "--q_scale=variance"]
     assert main(words) == 0
     (folder,) = (tmp_path / "sandbox").iterdir()

@@ -69,15 +69,15 @@ def test_theory_is_consistent() -> None:
     assert math.isnan(theory_slope("of-tomorrow", "snr"))
 
 
-def test_ours_beside_the_published() -> None:
+def test_values_beside_the_published_ones() -> None:
     table = comparison_table(statistics_table(study()))
     assert len(table) == 18  # reinforce is in no figure
     assert table["statistic"].tolist() == [name for name in ("snr", "variance", "magnitude") for _ in range(6)]
     row = table[(table["statistic"] == "snr") & (table["estimator"] == "pathwise-iwae") & (table["iw"] == 17)].iloc[0]
-    ours = 0.7 * 17**-0.5
+    snr = 0.7 * 17**-0.5
     assert (row["source"], row["draws"], row["published"], row["accuracy"]) == ("mini", 400, 0.2, 0.02)
-    assert (row["ours"], row["difference"]) == pytest.approx((ours, ours / 0.2 - 1))
-    assert row["ours_se"] == pytest.approx(math.sqrt((1 + ours**2 / 2) / 400 / 20), rel=0.3)
+    assert (row["ours"], row["difference"]) == pytest.approx((snr, snr / 0.2 - 1))
+    assert row["ours_se"] == pytest.approx(math.sqrt((1 + snr**2 / 2) / 400 / 20), rel=0.3)
 
 
 def test_the_comparison_as_text() -> None:

@@ -61,8 +61,8 @@ def test_the_papers_numbers_come_out_again(
     drawn = pd.read_csv(folder / f"figure3_{figure}.csv")
     assert len(drawn) == runs / 2 * 20
     ends = drawn[drawn["step"] == FINAL_STEP]
-    found = {(e, k): v for e, k, v in zip(ends["estimator"], ends["iw"], ends["smoothed"], strict=True)}
-    assert found == pytest.approx(published_final(figure))
+    result = {(e, k): v for e, k, v in zip(ends["estimator"], ends["iw"], ends["smoothed"], strict=True)}
+    assert result == pytest.approx(published_final(figure))
     rows = [" ".join(line.split()) for line in printed.splitlines()]
     assert "OVIS-MC (S=10) 50 4,000,000 " + (
         "-86.86 2 of 2 -86.86" if figure == "left" else "-86.63 2 of 2 -86.63"
@@ -117,7 +117,7 @@ def test_nothing_to_draw_is_one_line(demo: Folder, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("--metric=foo", "report: --metric: no metric 'foo'; Valid: train:loss/L_k\n"),
         ("--metric=train:loss/Lk", "report: --metric: no metric 'train:loss/Lk'; did you mean 'train:loss/L_k'?"),
@@ -127,13 +127,13 @@ def test_nothing_to_draw_is_one_line(demo: Folder, capsys: pytest.CaptureFixture
         ),
     ],
 )
-def test_what_makes_no_picture_is_refused(
-    demo: Folder, capsys: pytest.CaptureFixture[str], option: str, said: str
+def test_options_that_leave_nothing_to_draw_are_refused(
+    demo: Folder, capsys: pytest.CaptureFixture[str], option: str, message: str
 ) -> None:
     run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0])
     assert run(demo, "--figure=left", option) == 2
     error = capsys.readouterr().err
-    assert error.startswith(said)
+    assert error.startswith(message)
     assert error.count("\n") == 1
     assert not (demo.root.parent / "reports").exists()
 
@@ -151,7 +151,7 @@ def test_argparse_refuses(demo: Folder, words: list[str]) -> None:
     assert refused.value.code == 2
 
 
-def test_the_door_draws_without_torch(demo: Folder) -> None:
+def test_the_command_draws_without_torch(demo: Folder) -> None:
     run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0, -89.0])
     code = (
         "import sys\n"
@@ -162,14 +162,3 @@ def test_the_door_draws_without_torch(demo: Folder) -> None:
     words = ["--figure=left", "--exp=demo", f"--root={demo.root}", f"--output={demo.root.parent / 'reports'}"]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_help_comes_at_once() -> None:
-    code = (
-        "import sys\n"
-        "from ovis.paper.figure3.figure3_cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: print([m for m in ('pandas', 'matplotlib', 'torch', 'numpy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]"

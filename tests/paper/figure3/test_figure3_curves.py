@@ -28,8 +28,8 @@ def test_the_window_is_that_of_hann() -> None:
     impulse = np.zeros(41)
     impulse[20] = 1.0
     wanted = [(1 + math.cos(math.pi * j / 7)) / 2 / 7 if abs(j) <= 7 else 0.0 for j in range(-20, 21)]
-    found = hann_smooth(np.arange(41.0), impulse)
-    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    actual = hann_smooth(np.arange(41.0), impulse)
+    np.testing.assert_allclose(actual, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 14, 15, 16, 40])

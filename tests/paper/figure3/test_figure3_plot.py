@@ -1,13 +1,12 @@
-"""The picture of Figure 3: every curve in its look, the axes of the paper, the legend in blocks beside the panel."""
+"""Figure 3: every curve in its look, the axes of the paper, the legend in blocks beside the panel."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+from drawn_figure import check_legend, panels_have_color
+from matplotlib.colors import to_hex
 from published_values import published_final
 
 from ovis.experiments.reporting.figures.style import DASHED, DOTTED, SOLID, estimator_look
@@ -28,15 +27,6 @@ def table(figure: str = "left", last: int = 4_000_000, without: str = "", shift:
     )
 
 
-def has_color(figure: Figure, color: str) -> bool:
-    """In the panel, beside the legend."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = np.asarray(canvas.buffer_rgba())[..., :3] / 255
-    right = int(figure.axes[0].get_position().x1 * image.shape[1])
-    return bool((np.abs(image[:, :right] - np.array(to_rgb(color))).max(-1) < 0.02).sum() > 20)
-
-
 def test_one_line_for_each_estimator_and_k() -> None:
     rows = table()
     (axes,) = draw_figure3(rows, "y").axes
@@ -55,9 +45,9 @@ def test_one_line_for_each_estimator_and_k() -> None:
 
 
 @pytest.mark.parametrize("missing", ["", "vimco-arithmetic", "ovis-S10-exclusive"])
-def test_a_series_that_is_missing_is_missed_in_the_picture(missing: str) -> None:
+def test_a_missing_series_is_not_in_the_figure(missing: str) -> None:
     figure = draw_figure3(table(without=missing), "y")
-    shown = {name: has_color(figure, estimator_look(name).color) for name, _ in published_final("left")}
+    shown = {name: panels_have_color(figure, estimator_look(name).color) for name, _ in published_final("left")}
     assert shown == {name: name != missing for name, _ in published_final("left")}
 
 
@@ -128,9 +118,7 @@ def test_the_legend_has_blocks_and_is_clear_of_the_panel(figure: str, estimators
     assert texts == [*wanted, "Particles", "K = 5", "K = 10", "K = 50"]
     bold = [text.get_text() for text in legend.get_texts() if text.get_fontweight() == "bold"]
     assert bold == ["OVIS-MC", "OVIS~", "Baseline", "Particles"]
-    box = legend.get_window_extent()
-    assert not box.overlaps(drawn.axes[0].get_tightbbox())
-    assert (box.x1 <= drawn.bbox.x1, box.y0 >= 0, box.y1 <= drawn.bbox.y1) == (True, True, True)
+    check_legend(drawn)
 
 
 def test_blocks_differ_without_any_colour() -> None:
