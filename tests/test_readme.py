@@ -56,7 +56,7 @@ def test_experiment_files_expand():
     assert [len(parse_experiment(json.loads(block)).runs) for block in blocks("json")] == [36]
 
 
-def test_links_and_pictures_exist():
+def test_links_and_images_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 

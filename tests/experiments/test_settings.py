@@ -34,7 +34,7 @@ def parse(*words: str) -> TrainSettings:
     return parse_arguments(words, PARSER, partial=True)
 
 
-def test_nothing_said_gives_the_defaults():
+def test_without_options_all_settings_are_defaults():
     assert parse() == TrainSettings()
     assert differences(TrainSettings()) == {}
 
@@ -50,9 +50,9 @@ def test_every_option_is_read_from_the_command_line(name):
     words_of = {"estimator": "vimco", "particles_per_pass": "7"}
     value = list(choices)[-1] if choices else {int: 7, float: 0.25, str: words_of.get(name, "word")}[kind]
     for words in ([f"--{name}", str(value)], [f"--{name}={value}"]):
-        found = getattr(parse(*words), name)
-        assert found == value
-        assert type(found) is kind
+        result = getattr(parse(*words), name)
+        assert result == value
+        assert type(result) is kind
 
 
 @pytest.mark.parametrize("name", names(int, float, bool))
@@ -236,8 +236,8 @@ def test_settings_cannot_be_changed():
     ],
 )
 def test_two_spellings_of_one_run_have_equal_differences(one, other):
-    found = [json.dumps(differences(parse(word))) for word in (one, other)]
-    assert found[0] == found[1] != "{}"
+    result = [json.dumps(differences(parse(word))) for word in (one, other)]
+    assert result[0] == result[1] != "{}"
 
 
 def test_numbers_given_in_code_and_on_the_command_line_make_one_run():
@@ -282,10 +282,10 @@ def test_only_where_to_run_does_not_matter():
 
 def test_differences_are_sorted_and_read_back():
     settings = parse("--seed=3", "--iw=5", "--estimator=vimco", "--alpha=0.5", "--mini", "--freebits=0.5")
-    found = differences(settings)
-    assert list(found) == sorted(found)
-    assert differences(TrainSettings(**found)) == found
-    assert json.loads(json.dumps(found)) == found
+    result = differences(settings)
+    assert list(result) == sorted(result)
+    assert differences(TrainSettings(**result)) == result
+    assert json.loads(json.dumps(result)) == result
 
 
 def test_help_shows_every_option_once():
@@ -310,7 +310,7 @@ def test_infinities_are_refused_in_code_too():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--estimator rws --freebits 1", "--freebits"),
         ("--estimator tvo-part2-config1 --iw 5 --warmup 10", "--warmup"),
@@ -326,8 +326,8 @@ def test_infinities_are_refused_in_code_too():
         ("--grad_samples 1", "--grad_samples"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(words, said):
-    with pytest.raises(SettingsError, match=said):
+def test_options_that_do_not_go_together_are_refused(words, message):
+    with pytest.raises(SettingsError, match=message):
         parse_arguments(words.split())
 
 

@@ -32,7 +32,7 @@ GMM: dict[str, Any] = {
     **{"grad_samples": 4, "device": "cpu"},
 }
 
-#: Discrete variables in layers, a warm-up of alpha, active units, pictures.
+#: Discrete variables in layers, a warm-up of alpha, active units, images.
 SBM: dict[str, Any] = {
     **{"dataset": "digits", "model": "sbm", "N": 6, "depth": 2, "nlayers": 0, "iw": 3, "bs": 200, "nsteps": 9},
     **{"eval_freq": 1, "max_eval": 30, "iw_valid": 4, "iw_test": 4, "grad_samples": 3, "grad_bs": 4, "warmup": 6},
@@ -90,14 +90,14 @@ def after(calls: int) -> Callable[[], bool]:
 
 def left(paths: RunPaths) -> dict[str, Any]:
     """Every number that a run has written, by name."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for line in map(json.loads, paths.metrics.read_text().splitlines()):
-        found.update({f"{line['step']} {name}": value for name, value in line.items() if name != "time"})
+        result.update({f"{line['step']} {name}": value for name, value in line.items() if name != "time"})
     state = torch.load(paths.checkpoint, weights_only=True)
     del state["position"]["seconds"]
-    flatten("checkpoint", state, found)
-    flatten("best", torch.load(paths.best, weights_only=True), found)
-    return found
+    flatten("checkpoint", state, result)
+    flatten("best", torch.load(paths.best, weights_only=True), result)
+    return result
 
 
 def check_same(a: RunPaths, b: RunPaths, rtol: float, atol: float) -> None:

@@ -109,24 +109,24 @@ def left_by(paths: RunPaths) -> dict[str, Any]:
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for number, line in enumerate(paths.metrics.read_text().splitlines()):
-        found[f"metrics {number}"] = {name: value for name, value in json.loads(line).items() if name != "time"}
+        result[f"metrics {number}"] = {name: value for name, value in json.loads(line).items() if name != "time"}
     for path in (paths.checkpoint, paths.best):
-        flatten(path.name, torch.load(path, weights_only=True), found)
-    del found["checkpoint.pt/position/seconds"]
+        flatten(path.name, torch.load(path, weights_only=True), result)
+    del result["checkpoint.pt/position/seconds"]
     board = EventAccumulator(str(paths.folder), size_guidance={"scalars": 0, "images": 0}).Reload()
     for tag in board.Tags()["scalars"]:
-        found[f"board {tag}"] = [(event.step, event.value) for event in board.Scalars(tag)]
+        result[f"board {tag}"] = [(event.step, event.value) for event in board.Scalars(tag)]
     for tag in board.Tags()["images"]:
-        found[f"board {tag}"] = [(event.step, event.encoded_image_string) for event in board.Images(tag)]
+        result[f"board {tag}"] = [(event.step, event.encoded_image_string) for event in board.Images(tag)]
     for path in (paths.samples, paths.reconstructions, paths.best_mark):
-        found[path.name] = path.read_bytes() if path.exists() else None
+        result[path.name] = path.read_bytes() if path.exists() else None
     progress = json.loads(paths.progress.read_text())
-    found["progress"] = [progress[name] for name in ("step", "nsteps", "loss")]
-    found["outcome"] = json.loads(paths.outcome.read_text())["status"]
-    found["temporary"] = [path.name for path in paths.folder.glob(".tmp-*")]
-    return found
+    result["progress"] = [progress[name] for name in ("step", "nsteps", "loss")]
+    result["outcome"] = json.loads(paths.outcome.read_text())["status"]
+    result["temporary"] = [path.name for path in paths.folder.glob(".tmp-*")]
+    return result
 
 
 def unequal(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -142,13 +142,13 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and repr(a) == repr(b)  # a NaN equals itself, 0 is not -0
 
 
-def flatten(name: str, value: Any, found: dict[str, Any]) -> None:
+def flatten(name: str, value: Any, result: dict[str, Any]) -> None:
     """Collect the leaves of nested dictionaries under names with slashes."""
     if isinstance(value, dict):
         for key, part in value.items():
-            flatten(f"{name}/{key}", part, found)
+            flatten(f"{name}/{key}", part, result)
     else:
-        found[name] = value
+        result[name] = value
 
 
 def _nursery() -> None:

@@ -89,11 +89,11 @@ def test_the_optimizers_are_those_of_the_settings():
 def test_the_estimator_has_the_options_of_the_run(estimator, options):
     model = {"model": "vae", "prior": "bernoulli"} if "tau" in options else {}
     run = make(estimator=estimator, **options, **model)
-    found = dataclasses.asdict(run.estimator.settings)
-    assert {name: found[name] for name in options} == options
-    assert found["iw"] == 3
+    result = dataclasses.asdict(run.estimator.settings)
+    assert {name: result[name] for name in options} == options
+    assert result["iw"] == 3
     fixed = parse_estimator(estimator).config
-    assert {name: found[name] for name in fixed} == fixed
+    assert {name: result[name] for name in fixed} == fixed
 
 
 def test_alpha_of_every_step_is_that_of_the_warm_up():

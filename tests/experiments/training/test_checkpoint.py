@@ -44,9 +44,9 @@ def two(paths):
     return run
 
 
-def flip(path, place, bit=0):
+def flip(path, index, bit=0):
     data = bytearray(path.read_bytes())
-    data[place] ^= 1 << bit
+    data[index] ^= 1 << bit
     path.write_bytes(data)
 
 
@@ -90,9 +90,9 @@ def test_a_flipped_bit_is_detected_wherever_it_matters(paths):
     save(paths, run, Position(1))
     whole, chance = paths.checkpoint.read_bytes(), random.Random(0)
     expected, refused, unseen = state_of(run), 0, 0
-    for place in chance.sample(range(len(whole)), 150):
+    for index in chance.sample(range(len(whole)), 150):
         paths.checkpoint.write_bytes(whole)
-        flip(paths.checkpoint, place, chance.randrange(8))
+        flip(paths.checkpoint, index, chance.randrange(8))
         try:
             other.optimizer.state.clear()
             load_checkpoint(paths, other)
@@ -100,7 +100,7 @@ def test_a_flipped_bit_is_detected_wherever_it_matters(paths):
             refused += 1
             unseen += loads(paths.checkpoint)
         else:  # in the padding between two tensors, say
-            assert all(torch.equal(a, b) for a, b in zip(state_of(other), expected, strict=True)), place
+            assert all(torch.equal(a, b) for a, b in zip(state_of(other), expected, strict=True)), index
     assert refused > 100
     assert unseen > 50  # so the checksums are of use
 

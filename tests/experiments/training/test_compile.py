@@ -42,9 +42,9 @@ def traced(monkeypatch):
 def test_every_step_is_one_graph_and_equals_the_eager_step(case, traced):
     plain, losses = trained(EVERY[case])
     with torch._dynamo.config.patch(error_on_recompile=True):  # not when alpha or the learning rate changes, either
-        found, found_losses = trained(EVERY[case], compile=True)
+        result, found_losses = trained(EVERY[case], compile=True)
     torch.testing.assert_close(found_losses, losses, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_the_density_of_many_variables_is_in_the_graph_with_its_gradient(traced, monkeypatch):
@@ -101,8 +101,8 @@ def test_a_compiled_graph_equals_the_traced_one_and_is_cached(tmp_path, monkeypa
     graph = make_fx(function)(x)
     torch._dynamo.utils.counters.clear()
     for compilation in ({"fxgraph_cache_miss": 1}, {"fxgraph_cache_miss": 1, "fxgraph_cache_hit": 1}):
-        found = compile_graph(graph, [x])
-        assert found is not graph
-        torch.testing.assert_close(found(x), function(x), equal_nan=True)
+        result = compile_graph(graph, [x])
+        assert result is not graph
+        torch.testing.assert_close(result(x), function(x), equal_nan=True)
         counts = torch._dynamo.utils.counters["inductor"]
         assert {name: count for name, count in counts.items() if name.startswith("fxgraph_cache")} == compilation

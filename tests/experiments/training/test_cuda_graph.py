@@ -43,10 +43,10 @@ def trained(options, captured, sizes=(20,)):
 
 @pytest.mark.parametrize("case", CASES)
 def test_captured_steps_equal_eager_steps(case):
-    (plain, losses, _), (found, found_losses, graphs) = (trained(CASES[case], captured) for captured in (False, True))
+    (plain, losses, _), (result, found_losses, graphs) = (trained(CASES[case], captured) for captured in (False, True))
     assert (graphs.warmed, graphs.recorded, graphs.replayed) == (WARM_UP, 1, STEPS - WARM_UP)
     torch.testing.assert_close(found_losses, losses)
-    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(result, plain)
 
 
 @pytest.mark.parametrize("forgotten", ["alpha", "lr"])
@@ -57,16 +57,16 @@ def test_a_number_that_is_fixed_at_the_recording_is_detected(forgotten, monkeypa
         monkeypatch.setattr("ovis.experiments.training.step.LearningRates.move_to", lambda self, device: None)
     else:
         monkeypatch.setattr(TrainingStep, "_fixed", property(lambda self: {"alpha": float(self.alpha)}))
-    found, _, _ = trained(CASES["warm-up"], True)
+    result, _, _ = trained(CASES["warm-up"], True)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(found, plain)
+        torch.testing.assert_close(result, plain)
 
 
 def test_each_batch_shape_has_a_separate_recording():
     plain, losses, _ = trained(CASES["vimco"], False, (20, 7))
-    found, found_losses, graphs = trained(CASES["vimco"], True, (20, 7))
+    result, found_losses, graphs = trained(CASES["vimco"], True, (20, 7))
     assert (graphs.warmed, graphs.recorded, graphs.replayed) == (2 * WARM_UP, 2, STEPS - 2 * WARM_UP)
-    torch.testing.assert_close((found, found_losses), (plain, losses))
+    torch.testing.assert_close((result, found_losses), (plain, losses))
 
 
 @pytest.mark.parametrize("case", CASES)

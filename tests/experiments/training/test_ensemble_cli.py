@@ -28,8 +28,8 @@ def words(root: Path, *seeds: str, **changes: object) -> list[str]:
 
 
 def runs_in(root: Path) -> dict[int, RunPaths]:
-    found = [RunPaths(path) for path in (root / "sandbox").iterdir()]
-    return {int(run.name.split("seed")[1].split("-")[0]) if "seed" in run.name else 1: run for run in found}
+    result = [RunPaths(path) for path in (root / "sandbox").iterdir()]
+    return {int(run.name.split("seed")[1].split("-")[0]) if "seed" in run.name else 1: run for run in result}
 
 
 def outcome(run: RunPaths) -> dict[str, object]:

@@ -68,7 +68,7 @@ def test_the_sums_of_chunks_are_those_of_all_particles(model, x, monkeypatch, tr
     parts = []
     draw = module.draw
     monkeypatch.setattr(module, "draw", lambda m, rows, n, **kw: parts.append(draw(m, rows, n, **kw)) or parts[-1])
-    found = module.evaluate_batch(model, x, 100, trained, max_values=7 * 5 * 30)["loss"]
+    actual = module.evaluate_batch(model, x, 100, trained, max_values=7 * 5 * 30)["loss"]
     assert [part.log_px.shape[1] for part in parts] == [25] * 4
     log_w = torch.cat([part.log_w() for part in parts], 1).double()
     weights = log_w[:, :trained].softmax(1)
@@ -80,9 +80,9 @@ def test_the_sums_of_chunks_are_those_of_all_particles(model, x, monkeypatch, tr
         "kl": torch.cat([(part.log_qz - part.log_pz).sum(-1) for part in parts], 1).double().mean(1),
         "ess": 1 / weights.square().sum(1),
     }
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def test_chunks_are_small_where_q_is_large(monkeypatch):

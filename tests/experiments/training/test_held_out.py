@@ -130,14 +130,14 @@ def test_where_the_last_evaluation_is_the_best_its_parameters_are_measured(tmp_p
 
 def test_the_training_is_the_same_whatever_is_measured(tmp_path):
     """Parameters, optimizer and random states, to the bit: what is measured at the end, too, leaves no trace."""
-    found = []
+    result = []
     for number, changes in enumerate([{}, {"select_on": "test"}, {"only_train_set": True}]):
         _, paths, _ = trained(tmp_path / str(number), **OVERSHOOT, **changes)
         state = checkpoint(paths)
-        found.append({part: state[part] for part in ("model", "estimator", "optimizer", "random")})
-    assert repr(found[0]) == repr(found[1]) == repr(found[2])
-    for name, value in found[0]["model"].items():
-        assert all(torch.equal(value, other["model"][name]) for other in found[1:])
+        result.append({part: state[part] for part in ("model", "estimator", "optimizer", "random")})
+    assert repr(result[0]) == repr(result[1]) == repr(result[2])
+    for name, value in result[0]["model"].items():
+        assert all(torch.equal(value, other["model"][name]) for other in result[1:])
 
 
 def test_tensorboard_has_them_at_the_last_step(tmp_path):

@@ -35,7 +35,7 @@ def test_image_grid():
     assert (grid[1:3, 1:4] == 255).all()
     assert (grid[1:3, 5:8] == 102).all()
     assert (grid[1:3, 9:12] == 0).all()
-    assert (grid[4:6, 9:12] == GAP).all()  # the sixth place is empty
+    assert (grid[4:6, 9:12] == GAP).all()  # the sixth cell is empty
     assert (grid[[0, 3, 6]] == GAP).all()
 
 
@@ -88,8 +88,8 @@ def test_the_mean_is_that_of_one_sample_of_q():
     with torch.no_grad():
         run.model.generative_model[0][0].weight.copy_(100 * torch.eye(64))
         run.model.generative_model[0][0].bias.zero_()
-    pictures = reconstructions(run, torch.zeros(10, 1, 8, 8))
-    values, counts = pictures[pictures.shape[0] // 2 :].unique(return_counts=True)
+    images = reconstructions(run, torch.zeros(10, 1, 8, 8))
+    values, counts = images[images.shape[0] // 2 :].unique(return_counts=True)
     count = dict(zip(values.tolist(), counts.tolist(), strict=True))
     assert count.keys() == {0, 255, GAP}
     share = count[255] / (count[0] + count[255])
