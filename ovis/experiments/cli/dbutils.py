@@ -81,7 +81,8 @@ def _parser() -> OneLineParser:
         help="take this run out of the queue; if it is running, its job stops at its next sign of life")  # fmt: skip
     action("--clean", nargs="?", const="strays", choices=("strays", "all"),
         help="list what no run needs: stray leases and temporary files, deleted folders, folders without a record; "
-        "then ask, and remove it. Folders that hold a checkpoint or a success go only with 'all'")  # fmt: skip
+        "then ask, and remove it. Folders with a success, or with more than settings and logs, go only with 'all'; "
+        "folders that the runner did not create stay")  # fmt: skip
     add("--find", metavar="TEXT", help="with --check, --watch or --requeue_level: only the runs whose name, key or "
         "options contain all the words of TEXT, e.g. 'vimco iw=10'; plain text, capitals do not matter")  # fmt: skip
     add("--json", action="store_true", help="print JSON; --clean then removes only with --yes")

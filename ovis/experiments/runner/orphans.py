@@ -5,11 +5,12 @@ or claims a run. There folders are only moved aside; they are deleted after it.
 
 A folder without a record may be a training that somebody started by hand, or all that is left of a lost queue. Its
 checkpoint can be the only copy of days of work, so it is removed only on request, and never while a process works in
-it. A folder that no training can have made is left alone.
+it. A folder without a mark of the runner, i.e. a lock or a fence, is left alone.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +22,18 @@ from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Row
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runs.atomic import TEMPORARY
 from ovis.experiments.runs.fencing import is_locked, lock_run
-from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+from ovis.experiments.runs.identity import KEY_LENGTH
+from ovis.experiments.runs.paths import EVENTS, ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import AttemptResult, State, read_outcome
 
 __all__ = ["Leftover", "LeftoverKind", "find_leftovers", "remove_leftovers"]
+
+#: The name of a run's folder, by which an empty one is recognized.
+RUN_NAME = re.compile(rf".+-[0-9a-f]{{{KEY_LENGTH}}}")
+
+#: What an attempt writes before it has any results. Every other file may be a result, as each study has files of its
+#: own.
+WITHOUT_RESULTS = re.compile(rf"log\.\d+\.txt|{re.escape(TEMPORARY)}.*|{re.escape(EVENTS)}\..*")
 
 
 class LeftoverKind(str, Enum):
@@ -112,8 +121,8 @@ class _Known:
 
 def _candidates(paths: ExperimentPaths, known: _Known) -> Iterator[Path]:
     """Every path that may be left over."""
-    yield from sorted(path for path in _entries(paths.leases) if not path.name.startswith("."))
-    yield from sorted(_entries(paths.snapshots))
+    yield from sorted(paths.all_leases())
+    yield from sorted(paths.all_snapshots())
     yield from sorted(paths.folder.glob(f"{TEMPORARY}*"))
     yield from sorted(paths.folder.glob(paths.trash("*").name))
     for run in paths.runs():
@@ -145,15 +154,20 @@ def _judge_folder(queue: Queue, run: RunPaths) -> LeftoverKind | None:
         return LeftoverKind.FOREIGN
     if is_locked(run):
         return LeftoverKind.BUSY
-    if not _entries(run.folder):  # perhaps of a process that is about to take its lock
+    entries = _entries(run.folder)
+    if not entries and RUN_NAME.fullmatch(run.name):  # perhaps of a process that is about to take its lock
         return LeftoverKind.FOLDER if queue.leases.is_stale(run.folder) else None
-    marks = (run.lock, run.fence, run.config, run.outcome, run.success)
-    if not any(mark.exists() for mark in marks):
+    if not (run.lock.exists() or run.fence.exists()):
         return LeftoverKind.FOREIGN
     outcome = read_outcome(run)
     success = run.success.exists() or (outcome is not None and outcome.status is AttemptResult.SUCCESS)
-    results = success or run.checkpoint.exists() or run.best.exists()
+    results = success or any(_may_be_result(run, path) for path in entries)
     return LeftoverKind.RESULTS if results else LeftoverKind.FOLDER
+
+
+def _may_be_result(run: RunPaths, path: Path) -> bool:
+    without = (run.lock, run.fence, run.config, run.outcome, run.progress)
+    return path.is_dir() or not (path in without or WITHOUT_RESULTS.fullmatch(path.name))
 
 
 def _take_away(leftover: Leftover, aside: Path) -> bool:

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ExperimentPaths", "RunPaths", "is_safe_name"]
+__all__ = ["EVENTS", "ExperimentPaths", "RunPaths", "is_safe_name"]
+
+#: Beginning of the names of TensorBoard's event files.
+EVENTS = "events.out.tfevents"
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+
+#: Names of leases and of copies of the package; the runner removes no other files from their folders.
+LEASE = re.compile(r"[^.].*\.\d+(\.expired)?")
+SNAPSHOT = re.compile(r"[0-9a-f]{12}|\.tmp-[0-9a-f]{32}")
 
 
 def is_safe_name(name: str) -> bool:
@@ -118,6 +125,10 @@ class ExperimentPaths:
         """Heartbeat of one attempt: an empty file whose mtime is the last sign of life."""
         return self.leases / f"{key}.{attempt}"
 
+    def all_leases(self) -> Iterator[Path]:
+        """The leases that exist, revoked ones included."""
+        return (path for path in self.leases.glob("*") if LEASE.fullmatch(path.name) and not path.is_dir())
+
     @property
     def experiment(self) -> Path:
         """The experiment file as it was when its runs were queued."""
@@ -136,6 +147,10 @@ class ExperimentPaths:
         if not is_safe_name(id):
             raise ValueError(f"unsafe id of a snapshot {id!r}")
         return self.snapshots / id
+
+    def all_snapshots(self) -> Iterator[Path]:
+        """The copies of the package that exist, incomplete ones included."""
+        return (path for path in self.snapshots.glob("*") if SNAPSHOT.fullmatch(path.name) and path.is_dir())
 
     @property
     def jobs_log(self) -> Path:

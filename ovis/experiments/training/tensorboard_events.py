@@ -14,10 +14,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 from ovis.experiments.runs.atomic import append
+from ovis.experiments.runs.paths import EVENTS
 
 __all__ = ["EventFile"]
-
-PREFIX = "events.out.tfevents"
 
 
 class EventFile:
@@ -63,11 +62,11 @@ class EventFile:
 def _next_path(folder: Path) -> Path:
     """A name that sorts after those of earlier attempts, even if the clock was set back: TensorBoard sorts by name."""
     second = int(time.time())
-    for path in folder.glob(f"{PREFIX}.*"):
+    for path in folder.glob(f"{EVENTS}.*"):
         earlier = path.name.split(".")[3]
         if earlier.isdecimal():
             second = max(second, int(earlier) + 1)
-    return folder / f"{PREFIX}.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"
+    return folder / f"{EVENTS}.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
 def _image(png: bytes) -> Summary.Image:

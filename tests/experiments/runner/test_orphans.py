@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import threading
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ from ovis.experiments.runner.orphans import LeftoverKind, find_leftovers, remove
 from ovis.experiments.runner.queue import queue as queue_module
 from ovis.experiments.runner.queue.ledger import LedgerError, Row
 from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runs.atomic import write_json
+from ovis.experiments.runs.attempt import make_attempts
+from ovis.experiments.runs.context import RunContext, WorkResult
 from ovis.experiments.runs.fencing import lock_run, publish_outcome
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.status import AttemptResult, Outcome, State
+from ovis.experiments.training.journal import MetricsWriter
 
 
 def age(*paths: Path) -> None:
@@ -32,7 +38,7 @@ def by_hand(queue: Queue, name: str, *files: str) -> RunPaths:
     """A run's folder that no record knows."""
     run = queue.paths.run(name)
     run.folder.mkdir()
-    for file in ("config.json", *files):
+    for file in (".run.lock", ".attempt", "config.json", *files):
         (run.folder / file).touch()
     return run
 
@@ -55,16 +61,16 @@ def test_leftovers_of_each_kind(queue: Queue) -> None:
         stray.touch()
     age(*strays[:2], queue.paths.lease(running.key, 1))
     (queue.paths.folder / ".tmp-.db.json1").touch()
-    (queue.paths.snapshots / "0123abcd").mkdir(parents=True)
+    (queue.paths.snapshots / "0123456789ab").mkdir(parents=True)
     queue.paths.trash("x").mkdir()
-    age(queue.paths.folder / ".tmp-.db.json1", queue.paths.snapshots / "0123abcd")
-    (queue.paths.folder / "empty").mkdir()
-    (queue.paths.folder / "empty-young").mkdir()
+    age(queue.paths.folder / ".tmp-.db.json1", queue.paths.snapshots / "0123456789ab")
+    for name in ("empty-0123456789ab", "young-0123456789ab", "drafts"):
+        (queue.paths.folder / name).mkdir()
     (queue.paths.folder / "notes").mkdir()
     (queue.paths.folder / "notes" / "plan.txt").touch()
     (queue.paths.folder / "notes.txt").touch()
     (queue.paths.folder / "linked").symlink_to(queue.paths.run(settled.name).folder)
-    age(queue.paths.folder / "empty")
+    age(*(queue.paths.folder / name for name in ("empty-0123456789ab", "drafts")))
     by_hand(queue, "crashed")
     by_hand(queue, "trained", "checkpoint.pt")
     publish_outcome(by_hand(queue, "succeeded"), Outcome(AttemptResult.SUCCESS, 1))
@@ -73,12 +79,13 @@ def test_leftovers_of_each_kind(queue: Queue) -> None:
         f"{settled.key}.2.expired": LeftoverKind.LEASE,
         ".tmp-old": LeftoverKind.TEMPORARY,
         ".tmp-.db.json1": LeftoverKind.TEMPORARY,
-        "0123abcd": LeftoverKind.SNAPSHOT,
+        "0123456789ab": LeftoverKind.SNAPSHOT,
         ".trash-x": LeftoverKind.TRASH,
-        "empty": LeftoverKind.FOLDER,
+        "empty-0123456789ab": LeftoverKind.FOLDER,
         "crashed": LeftoverKind.FOLDER,
         "trained": LeftoverKind.RESULTS,
         "succeeded": LeftoverKind.RESULTS,
+        "drafts": LeftoverKind.FOREIGN,
         "notes": LeftoverKind.FOREIGN,
         "linked": LeftoverKind.FOREIGN,
     }
@@ -86,15 +93,89 @@ def test_leftovers_of_each_kind(queue: Queue) -> None:
     assert temporary.parent.name == settled.name  # not that of the running one
     leftovers = find_leftovers(queue)
     assert {item.path.name for item in leftovers} - {item.path.name for item in remove_leftovers(queue, leftovers)} == {
+        "drafts",
         "notes",
         "linked",
     }
-    assert kinds(queue) == {"notes": LeftoverKind.FOREIGN, "linked": LeftoverKind.FOREIGN}
+    assert kinds(queue) == dict.fromkeys(("drafts", "notes", "linked"), LeftoverKind.FOREIGN)
     assert {path.name for path in queue.paths.folder.iterdir() if not path.name.startswith(".db")} == {
-        ".leases", ".snapshots", "empty-young", "linked", "notes", "notes.txt", running.name, settled.name
+        ".leases", ".snapshots", "young-0123456789ab", "drafts", "linked", "notes", "notes.txt", running.name,
+        settled.name
     }  # fmt: skip
     assert {path.name for path in queue.paths.leases.iterdir()} == {".now", f"{running.key}.1", f"{settled.key}.4"}
     assert (queue.paths.run(settled.name).folder / "checkpoint.pt").exists()
+
+
+#: Folders of a person: names of files.
+FOREIGN = {
+    "my_llama": ["config.json", "model.safetensors"],
+    "thesis_figures": ["config.json", "success.txt"],
+    "other_queue": ["outcome.json", "progress.json", "checkpoint.pt", "log.1.txt"],
+}
+
+
+def test_folders_without_our_mark_stay(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    queue.paths.snapshots.mkdir()
+    queue.paths.leases.mkdir(exist_ok=True)
+    for name, files in {**FOREIGN, ".leases/mine.1": ["a"], ".snapshots/mine": ["a"], ".tmp-mine": ["a"]}.items():
+        (queue.paths.folder / name).mkdir()
+        for file in files:
+            (queue.paths.folder / name / file).write_text("precious")
+    (queue.paths.leases / "notes.txt").write_text("precious")
+    age(*queue.paths.leases.iterdir(), *queue.paths.snapshots.iterdir(), queue.paths.folder / ".tmp-mine")
+    assert dbutils([*there, "--clean", "all", "--yes"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "kept:",
+        *(f"  {queue.paths.folder / name}  (folder that is not a run's)" for name in sorted(FOREIGN)),
+        f"{queue.paths.folder}: nothing to remove",
+    ]
+    queue.remove_stale()  # as every manager does when it starts
+    assert sum(path.read_text() == "precious" for path in queue.paths.folder.rglob("*") if path.is_file()) == 12
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "checkpoint.previous.pt",
+        "checkpoint.pt.corrupt",
+        "best.pt",
+        "gradients.partial.npz",
+        "asymptotic.json",
+        "states/of-a-plugin.safetensors",
+    ],
+)
+def test_checkpoints_and_results_of_any_study_go_only_on_request(
+    queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str], result: str
+) -> None:
+    run = by_hand(queue, "by-hand")
+    (run.folder / result).parent.mkdir(exist_ok=True)
+    (run.folder / result).touch()
+    assert dbutils([*there, "--clean", "--yes"]) == 0
+    assert f"{run.folder}  (folder without a record, with results)" in capsys.readouterr().out
+    assert (run.folder / result).exists()
+    assert dbutils([*there, "--clean", "all", "--yes"]) == 0
+    assert not run.folder.exists()
+
+
+def test_an_attempt_that_fails_early_has_no_results(queue: Queue) -> None:
+    run = queue.paths.run("by-hand")
+
+    def fail(contexts: Sequence[RunContext]) -> Sequence[WorkResult]:
+        for context in contexts:
+            write_json(context.paths.config, {})
+            MetricsWriter(context.paths).progress(1, 10, math.inf)
+            (context.paths.folder / ".tmp-checkpoint.ptabc").touch()
+        raise RuntimeError("out of luck")
+
+    assert make_attempts([run], fail) == 1
+    assert {path.name.partition(".")[0] for path in run.folder.iterdir() if not path.name.startswith(".")} == {
+        "config", "events", "log", "outcome", "progress"
+    }  # fmt: skip
+    assert kinds(queue) == {"by-hand": LeftoverKind.FOLDER}
+    run.checkpoint.touch()
+    assert kinds(queue) == {"by-hand": LeftoverKind.RESULTS}
 
 
 def test_a_folder_with_a_process_in_it_stays(queue: Queue) -> None:

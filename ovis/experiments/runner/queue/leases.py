@@ -108,11 +108,11 @@ class Leases:
         Args:
             running: names ``<key>.<attempt>`` of the leases in use.
         """
-        for path in self.paths.leases.glob("*") if self.paths.leases.is_dir() else ():
-            if path.name not in running and not path.name.startswith(".") and self.is_stale(path):
+        for path in self.paths.all_leases():
+            if path.name not in running and self.is_stale(path):
                 path.unlink(missing_ok=True)
         for path in self.paths.folder.glob(f"{TEMPORARY}*"):
-            if self.is_stale(path):
+            if not path.is_dir() and self.is_stale(path):
                 path.unlink(missing_ok=True)
         for path in self.paths.folder.glob(self.paths.trash("*").name):
             if self.is_stale(path):

@@ -312,7 +312,7 @@ class Queue:
         running = {f"{row['key']}.{row['attempt']}" for row in self.ledger.read() if row["state"] == RUNNING}
         self.leases.remove_stale(running)
         kept = {row["id"] for row in self.ledger.read(SNAPSHOTS)}
-        for folder in self.paths.snapshots.glob("*") if self.paths.snapshots.is_dir() else ():
+        for folder in self.paths.all_snapshots():
             if folder.name not in kept and self.leases.is_stale(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
