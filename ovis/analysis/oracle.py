@@ -110,7 +110,7 @@ class EstimatorCheck:
             rows["bias"] = f"{self.bias_norm:.3g} +- {self.standard_error:.2g}, of {self.draws} draws"
             rows["largest entry"] = f"{self.largest_t:.1f} standard errors (chance: {self.threshold:.1f})"
         else:
-            rows["bias"] = f"{self.bias_norm:.3g}, {self.bias_limit:.2g} of the true gradient, from enumeration"
+            rows["bias"] = f"{self.bias_norm:.3g}, {_percent(self.bias_limit)} of the true gradient, from enumeration"
         rows["variance"] = f"{self.variance:.4g} of an entry of one draw, on average"
         rows["cost"] = f"{1e3 * self.seconds:.2f} ms a call with its backward pass"
         rows["claims"] = f"unbiased for {self.claim}" if self.claim else "no unbiasedness"
@@ -120,12 +120,16 @@ class EstimatorCheck:
     def _conclusion(self) -> str:
         if self.verdict in ("unbiased", "biased"):
             return f"{self.verdict} for {self.bound}"
-        limit = f"no bias above {100 * self.bias_limit:.2g} % at 95 %"
+        limit = f"no bias above {_percent(self.bias_limit)} at 95 %"
         if self.verdict == "undecided" and self.draws_needed is None:
             return f"undecided for {self.bound}: the true gradient can't be distinguished from 0"
         if self.verdict == "undecided":
             return f"undecided for {self.bound}: {limit}; {self.draws_needed:,} draws would settle 5 %"
         return f"{limit} for {self.bound}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"
 
 
 def check_estimator(

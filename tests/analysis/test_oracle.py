@@ -216,6 +216,12 @@ def test_as_many_draws_as_it_says_settle_an_undecided_check() -> None:
     assert f"no bias above {100 * enough.bias_limit:.2g} % at 95 % for ELBO" in str(enough).splitlines()[-1]
 
 
+def test_a_limit_above_the_gradient_itself_is_written_out() -> None:
+    found = check_estimator(make("vae"), ParticleForm(OneNormal()), X, mc_samples=10)
+    assert found.bias_limit > 1
+    assert f"no bias above {100 * found.bias_limit:.0f} % at 95 %" in str(found)
+
+
 def test_a_gradient_of_zero_is_never_settled() -> None:
     """At the optimum a relative bias has no meaning."""
     posterior = OneNormal(a=0.5, b=0.1, scale=0.5**0.5)  # of z ~ N(0.2, 1), x|z ~ N(z, 1)
