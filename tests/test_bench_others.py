@@ -102,18 +102,18 @@ def vary(contender: ModuleType, kind: str):
 )
 def test_gradients_are_called_what_they_are(bench: ModuleType, contender: ModuleType, kind: str, verdict: str):
     torch.manual_seed(1)
-    found = contender.measure_gradient(vary(contender, kind), calls=40)
+    result = contender.measure_gradient(vary(contender, kind), calls=40)
     plain = bench.Contender("", "", "", "")
-    assert bench.gradient_verdict(found, plain).startswith(verdict)
+    assert bench.gradient_verdict(result, plain).startswith(verdict)
 
 
 def test_documented_bias_is_no_error(bench: ModuleType):
-    found = {"L_K": {"q": 50.0, "p": 1.0, "q_norm": 2.0}, "ELBO": {"q": 60.0, "p": 70.0, "q_norm": 2.0}}
+    result = {"L_K": {"q": 50.0, "p": 1.0, "q_norm": 2.0}, "ELBO": {"q": 60.0, "p": 70.0, "q_norm": 2.0}}
     biased, other = (bench.Contender("", "", "", "", biased=each) for each in (True, False))
-    assert bench.gradient_verdict(found, biased) == "biased for q, as documented (50 s.e.)"
-    assert bench.gradient_verdict(found, other) == "wrong for q (50 s.e.)"
-    found["L_K"]["p"] = 80.0
-    assert bench.gradient_verdict(found, biased) == "wrong (80 s.e.)"
+    assert bench.gradient_verdict(result, biased) == "biased for q, as documented (50 s.e.)"
+    assert bench.gradient_verdict(result, other) == "wrong for q (50 s.e.)"
+    result["L_K"]["p"] = 80.0
+    assert bench.gradient_verdict(result, biased) == "wrong (80 s.e.)"
 
 
 # ------------------------------------------------------------------------------------------------------------ table

@@ -48,18 +48,18 @@ def layer(module: str) -> str:
 
 def imported_modules(source: str) -> set[str]:
     """Every module that a file imports, inside functions too."""
-    found: set[str] = set()
+    result: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the arrow"
             assert not any(alias.name == "*" for alias in node.names), "star import"
             module = node.module or ""
-            found.add(module)
+            result.add(module)
             if module.startswith("ovis"):
-                found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
+                result |= {f"{module}.{alias.name}" for alias in node.names}
+    return result
 
 
 def upward(module: str, source: str) -> list[str]:

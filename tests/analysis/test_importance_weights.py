@@ -19,9 +19,9 @@ def test_shape_of_generalized_pareto_samples(shape):
     generator = torch.Generator().manual_seed(1)
     uniform = torch.rand(100, 1000, generator=generator, dtype=torch.float64)
     samples = ((1 - uniform) ** -shape - 1) / shape * 5.0
-    found = pareto_shape(samples.sort(-1).values)
-    assert found.mean().item() == pytest.approx(shape, abs=0.02)
-    torch.testing.assert_close(pareto_shape(samples.sort(-1).values * 1e-9), found, rtol=1e-6, atol=1e-6)
+    result = pareto_shape(samples.sort(-1).values)
+    assert result.mean().item() == pytest.approx(shape, abs=0.02)
+    torch.testing.assert_close(pareto_shape(samples.sort(-1).values * 1e-9), result, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [0.3, 0.7, 1.2])
@@ -29,9 +29,9 @@ def test_k_of_pareto_weights(shape):
     """Weights u^-shape have a Pareto tail; a common factor does not matter, nor the order."""
     uniform = torch.rand(100, 10_000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     log_w = -shape * uniform.log()
-    found = pareto_k(log_w)
-    assert found.mean().item() == pytest.approx(shape, abs=0.05)
-    torch.testing.assert_close(pareto_k(log_w.flip(-1) - 1000), found)
+    result = pareto_k(log_w)
+    assert result.mean().item() == pytest.approx(shape, abs=0.05)
+    torch.testing.assert_close(pareto_k(log_w.flip(-1) - 1000), result)
 
 
 def test_edges():
@@ -69,10 +69,10 @@ def test_weights_of_two_values(heavy, light):
     """K = 100, a tail of at most 20: fewer than 5 heavy weights, or more than 20, say nothing of it."""
     log_w = torch.full((100,), light)
     log_w[:heavy] = 0.0
-    found = pareto_k(log_w).item()
-    assert found == pytest.approx(by_arviz(log_w))
-    assert (found == math.inf) == (heavy < 5 or heavy > 20)
-    assert found == math.inf or -10 < found < 0.5  # bounded
+    result = pareto_k(log_w).item()
+    assert result == pytest.approx(by_arviz(log_w))
+    assert (result == math.inf) == (heavy < 5 or heavy > 20)
+    assert result == math.inf or -10 < result < 0.5  # bounded
 
 
 def test_weights_that_tie_in_a_mixture_of_twenty_classes():
@@ -80,10 +80,10 @@ def test_weights_that_tie_in_a_mixture_of_twenty_classes():
     model, x = GaussianMixture(N=20), torch.linspace(0, 190, 12).unsqueeze(1)
     log_w = draw(model, x, 500, encoded=encode(model, x)).log_w()
     assert max(len(row.unique()) for row in log_w) <= 20
-    found = pareto_k(log_w)
-    assert found.tolist() == pytest.approx([by_arviz(row) for row in log_w])
-    assert found.isfinite().any()
-    assert found[found.isfinite()].abs().max() < 10
+    result = pareto_k(log_w)
+    assert result.tolist() == pytest.approx([by_arviz(row) for row in log_w])
+    assert result.isfinite().any()
+    assert result[result.isfinite()].abs().max() < 10
 
 
 def test_weights_that_are_no_numbers_have_no_shape():

@@ -35,9 +35,9 @@ def test_a_particle_costs_what_its_graph_keeps() -> None:
     """At least x's logits and the samples in float32, at most a few times that; for each datum."""
     for pixels, width in ((30, 20), (300, 20), (30, 200)):
         numbers = pixels + 2 * width
-        found = cost(network(pixels, width), 1, pixels)
-        assert 4 * numbers <= found <= 5 * 4 * numbers
-        assert cost(network(pixels, width), 4, pixels) == pytest.approx(4 * found, rel=0.01)
+        result = cost(network(pixels, width), 1, pixels)
+        assert 4 * numbers <= result <= 5 * 4 * numbers
+        assert cost(network(pixels, width), 4, pixels) == pytest.approx(4 * result, rel=0.01)
         assert cost(network(pixels, width).double(), 1, pixels) >= 1.9 * 4 * numbers
 
 
@@ -91,13 +91,13 @@ def test_no_memory_at_all_still_takes_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("name", ["vimco", "ovis-S2-exclusive", "wake-sleep"])
 def test_where_all_fit_it_is_one_pass_with_the_same_draws(name: str) -> None:
-    model, x, found = network(), torch.rand(3, 30).round(), []
+    model, x, result = network(), torch.rand(3, 30).round(), []
     for settings in ({}, {"particles_per_pass": "auto"}):
         torch.manual_seed(1)
         loss, _, output = make(name, iw=5)(model, x, **settings)
         assert output["z"][0].shape == (3, 5, 20)
-        found.append((loss, torch.rand(())))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        result.append((loss, torch.rand(())))
+    assert all(torch.equal(a, b) for a, b in zip(*result, strict=True))
 
 
 def test_reparameterized_samples_too() -> None:
@@ -117,8 +117,8 @@ def test_an_estimator_can_be_copied_and_sent() -> None:
 
 
 def test_the_memory_at_hand_is_that_of_the_machine() -> None:
-    found = chunk_sizes.available_memory(torch.device("cpu"))
-    assert 2**24 < found < 2**50
+    result = chunk_sizes.available_memory(torch.device("cpu"))
+    assert 2**24 < result < 2**50
 
 
 def test_a_container_may_leave_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +169,5 @@ print(before - resident())
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no glibc here")
 def test_gaps_between_what_stays_are_given_back() -> None:
     """49 blocks of 4 MB."""
-    found = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
-    assert float(found.stdout) > 180
+    result = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    assert float(result.stdout) > 180

@@ -53,8 +53,8 @@ def test_many_draws_have_the_exact_mean(name: str) -> None:
     """Of the package's belief network, within four standard errors of the enumerated gradient."""
     problem = SmallBeliefNetwork()
     estimator, x, count = make(name, iw=3), torch.ones(2, 1, dtype=torch.float64), 4000
-    found = draws(estimator, problem.model, x, count)
-    phi = torch.cat([item.flatten(1) for name, item in found.items() if "inference_network" in name], 1)
+    result = draws(estimator, problem.model, x, count)
+    phi = torch.cat([item.flatten(1) for name, item in result.items() if "inference_network" in name], 1)
     exact = exact_bound(problem, 1.0, 1 if name == "ovis-S2" else 3).phi
     error = phi.std(0) / count**0.5
     assert (error > 0).all(), "the draws are all the same"
@@ -65,8 +65,8 @@ def test_many_draws_have_the_exact_mean(name: str) -> None:
 @pytest.mark.parametrize("name", [*SCORE[:1], *SCORE[2:], *EXCLUSIVE, *INCLUSIVE, "wake-wake", "wake-sleep", *TVO])
 def test_the_step_of_a_belief_network(name: str) -> None:
     model = SigmoidBeliefNetwork((6,), N=4, depth=3)
-    found = draws(make(name, mc=2, iw=3), model, torch.rand(5, 6).round(), 7)
-    for key, item in found.items():
+    result = draws(make(name, mc=2, iw=3), model, torch.rand(5, 6).round(), 7)
+    for key, item in result.items():
         assert item.shape[0] == 7
         assert torch.isfinite(item).all()
         if "inference_network" in key:
@@ -84,8 +84,8 @@ def _no_validation() -> Iterator[None]:
 @pytest.mark.usefixtures("_no_validation")
 @pytest.mark.parametrize("name", ["vimco", "ovis-S1-exclusive", "tvo-part2-config1"])
 def test_the_step_of_a_readme_model(name: str) -> None:
-    found = draws(make(name, iw=3), ReadmeForm(TwoBernoulli()), torch.ones(2, 1, dtype=torch.float64), 7)
-    for key, item in found.items():
+    result = draws(make(name, iw=3), ReadmeForm(TwoBernoulli()), torch.ones(2, 1, dtype=torch.float64), 7)
+    for key, item in result.items():
         assert torch.isfinite(item).all()
         if "inference_network" in key:
             assert not torch.allclose(item[0], item[1])
@@ -103,10 +103,10 @@ def test_the_step_of_a_reparameterized_model(name: str) -> None:
             return grad(lambda values: functional_call(step, values, (x,)))(parameters)
 
     noises = torch.randn(7, 2, 3, dtype=torch.float64)
-    found = vmap(one)(noises)
+    result = vmap(one)(noises)
     for row, noise in enumerate(noises):
         for key, item in one(noise).items():
-            torch.testing.assert_close(found[key][row], item)
+            torch.testing.assert_close(result[key][row], item)
 
 
 @pytest.mark.usefixtures("_no_validation")
@@ -152,5 +152,5 @@ def test_alpha_may_be_mapped() -> None:
     for row, alpha in enumerate(alphas.tolist()):
         torch.manual_seed(3)
         single = gradient(step(x, alpha=alpha), phi_of(problem.model))
-        found = torch.cat([item[row].flatten() for name, item in mapped.items() if "inference_network" in name])
-        torch.testing.assert_close(found, single)
+        result = torch.cat([item[row].flatten() for name, item in mapped.items() if "inference_network" in name])
+        torch.testing.assert_close(result, single)

@@ -58,19 +58,19 @@ LONG_NUMBERS = [
 
 @pytest.mark.parametrize("name", MEANINGS)
 def test_an_id_means_what_the_table_says(name):
-    found = parse_estimator(name)
+    result = parse_estimator(name)
     canonical, family, config = MEANINGS[name]
-    assert (found.canonical, found.family, dict(found.config)) == (canonical, family, config)
-    assert {k: type(v) for k, v in found.config.items()} == {k: type(v) for k, v in config.items()}
+    assert (result.canonical, result.family, dict(result.config)) == (canonical, family, config)
+    assert {k: type(v) for k, v in result.config.items()} == {k: type(v) for k, v in config.items()}
 
 
 @pytest.mark.parametrize("name", [*example_ids(), *MEANINGS, *LONG_NUMBERS])
 def test_the_canonical_id_parses_to_itself_with_the_same_settings(name):
-    found = parse_estimator(name)
-    assert found.family in ESTIMATORS
-    again = parse_estimator(found.canonical)
-    assert again == found
-    assert again.canonical == found.canonical
+    result = parse_estimator(name)
+    assert result.family in ESTIMATORS
+    again = parse_estimator(result.canonical)
+    assert again == result
+    assert again.canonical == result.canonical
 
 
 def test_examples_show_every_family():

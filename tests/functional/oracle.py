@@ -45,13 +45,13 @@ def of_row(row: tuple[float, ...], alpha: float, aux: tuple[float, ...]) -> dict
             constant = (1 - gamma) * mp.log(1 - mpf(1) / count)
             c[f"ovis-gamma{float(gamma):g}"] = [a - gamma * x + constant for a, x in zip(c["vimco"], v, strict=True)]
 
-    found: dict[str, list[mpf]] = {f"control variate {name}": values for name, values in c.items()}
+    result: dict[str, list[mpf]] = {f"control variate {name}": values for name, values in c.items()}
     for name, values in c.items():
-        found[f"signal {name}"] = [bound - x - y for x, y in zip(v, values, strict=True)]
-    found |= {"weights": v, "prefactor": [bound - x for x in v], "signal rws": v}
+        result[f"signal {name}"] = [bound - x - y for x, y in zip(v, values, strict=True)]
+    result |= {"weights": v, "prefactor": [bound - x for x in v], "signal rws": v}
     ess = mp.fsum(plain) ** 2 / mp.fsum(x * x for x in plain)
     per_row = {"bound": rounded(bound), "ess": rounded(ess)}
-    return per_row | {name: [rounded(x) for x in values] for name, values in found.items()}
+    return per_row | {name: [rounded(x) for x in values] for name, values in result.items()}
 
 
 def exact(value: float) -> mpf:

@@ -154,9 +154,9 @@ def test_signals_without_a_control_variate(count, alpha):
 
 def test_gamma_one_is_centred_wake_phi_to_leading_order():
     log_w = 0.1 * moderate_log_weights(3, 1000)
-    found = learning_signal(log_w, "ovis-gamma1")
-    torch.testing.assert_close(found, normalized_weights(log_w) - 1 / 1000, rtol=0, atol=1e-5)
-    assert found.abs().max() > 2e-4
+    result = learning_signal(log_w, "ovis-gamma1")
+    torch.testing.assert_close(result, normalized_weights(log_w) - 1 / 1000, rtol=0, atol=1e-5)
+    assert result.abs().max() > 2e-4
 
 
 def test_aliases_name_the_same_signal():
@@ -167,9 +167,9 @@ def test_aliases_name_the_same_signal():
 
 def test_a_gamma_of_many_digits_is_taken_as_it_is():
     log_w = moderate_log_weights(3, 4)
-    found = learning_signal(log_w, "ovis-gamma0.123456789")
+    result = learning_signal(log_w, "ovis-gamma0.123456789")
     ends = [learning_signal(log_w, f"ovis-gamma{g}") for g in (0, 1)]
-    torch.testing.assert_close(found, ends[0] + 0.123456789 * (ends[1] - ends[0]), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(result, ends[0] + 0.123456789 * (ends[1] - ends[0]), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", SIGNALS)
@@ -208,10 +208,10 @@ def test_ovis_monte_carlo_is_relatively_right_where_its_series_ends(dtype):
     v = torch.linspace(0.05, 0.45, 200, dtype=torch.float64)
     log_w = torch.stack([torch.log1p(-v), v.log()], -1).to(dtype)
     aux = torch.tensor([[-9.0], [-11.0], [-60.0]], dtype=dtype)
-    found = learning_signal(log_w.expand(3, -1, -1), "ovis-S1", log_w_aux=aux.unsqueeze(1)).double()[..., 1]
+    result = learning_signal(log_w.expand(3, -1, -1), "ovis-S1", log_w_aux=aux.unsqueeze(1)).double()[..., 1]
     log_w, aux = log_w.double(), aux.double()  # as they were rounded
     u = (aux - log_w.logsumexp(-1)).exp()  # [3, 200]
     v = log_w.softmax(-1)[..., 1]
     t = v - u
     right = -torch.log1p(-t) - v + u / (1 - t)
-    assert ((found / right - 1).abs() < 40 * torch.finfo(dtype).eps).all()
+    assert ((result / right - 1).abs() < 40 * torch.finfo(dtype).eps).all()

@@ -103,9 +103,9 @@ def test_table_of_one_bernoulli_to_all_printed_digits(count):
     assert to_digits(model.bound(), 10) == bound
     assert to_digits(model.bound_gradient(), 10) == gradient
     for method, variance in zip(COLUMNS, variances, strict=True):
-        mean, found = model.moments(method)
+        mean, result = model.moments(method)
         assert to_digits(mean, 10) == gradient, method
-        assert to_digits(found, 8) == variance, method
+        assert to_digits(result, 8) == variance, method
 
 
 @pytest.mark.parametrize(("count", "gamma1", "wake"), [(2, 0.38451068, 0.15250186), (3, 0.38235719, 0.22175409)])

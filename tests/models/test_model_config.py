@@ -118,8 +118,8 @@ def test_where_the_training_starts(name):
 def test_the_parameters_of_q_are_there_under_their_names(name):
     settings = TrainSettings(model=name, dataset=name if name in OWN_DATA else "digits")
     model = build(settings, IMAGE if settings.dataset == "digits" else (settings.N,), torch.full(IMAGE, 0.5))
-    found = {parameter for parameter, _ in model.named_parameters()}
-    assert all(any(key in parameter for parameter in found) for key in settings.analysed_parameters.split(","))
+    result = {parameter for parameter, _ in model.named_parameters()}
+    assert all(any(key in parameter for parameter in result) for key in settings.analysed_parameters.split(","))
 
 
 def test_settings_arrive():
