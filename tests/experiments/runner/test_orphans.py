@@ -114,7 +114,7 @@ FOREIGN = {
 }
 
 
-def test_folders_without_our_mark_stay(queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_our_mark_stay(lab: Lab, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     queue.paths.snapshots.mkdir()
     queue.paths.leases.mkdir(exist_ok=True)
     for name, files in {**FOREIGN, ".leases/mine.1": ["a"], ".snapshots/mine": ["a"], ".tmp-mine": ["a"]}.items():
@@ -123,7 +123,7 @@ def test_folders_without_our_mark_stay(queue: Queue, there: list[str], capsys: p
             (queue.paths.folder / name / file).write_text("precious")
     (queue.paths.leases / "notes.txt").write_text("precious")
     age(*queue.paths.leases.iterdir(), *queue.paths.snapshots.iterdir(), queue.paths.folder / ".tmp-mine")
-    assert dbutils([*there, "--clean", "all", "--yes"]) == 0
+    assert lab.dbutils("--clean", "all", "--yes") == 0
     assert capsys.readouterr().out.splitlines() == [
         "kept:",
         *(f"  {queue.paths.folder / name}  (folder that is not a run's)" for name in sorted(FOREIGN)),
@@ -147,15 +147,15 @@ def test_folders_without_our_mark_stay(queue: Queue, there: list[str], capsys: p
     ],
 )
 def test_checkpoints_and_results_of_any_study_go_only_on_request(
-    queue: Queue, there: list[str], capsys: pytest.CaptureFixture[str], result: str
+    lab: Lab, queue: Queue, capsys: pytest.CaptureFixture[str], result: str
 ) -> None:
     run = by_hand(queue, "by-hand")
     (run.folder / result).parent.mkdir(exist_ok=True)
     (run.folder / result).touch()
-    assert dbutils([*there, "--clean", "--yes"]) == 0
+    assert lab.dbutils("--clean", "--yes") == 0
     assert f"{run.folder}  (folder without a record, with results)" in capsys.readouterr().out
     assert (run.folder / result).exists()
-    assert dbutils([*there, "--clean", "all", "--yes"]) == 0
+    assert lab.dbutils("--clean", "all", "--yes") == 0
     assert not run.folder.exists()
 
 
