@@ -117,7 +117,7 @@ def scale_gradient(z: Tensor, factor: Tensor) -> None:
         factor: shape [..., K].
     """
     factor = factor.reshape(factor.shape + (1,) * (z.dim() - factor.dim()))
-    z.register_hook(lambda grad: grad * factor)
+    z.register_hook(lambda grad: (grad * factor).to(grad.dtype))
 
 
 def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:

@@ -443,3 +443,13 @@ def test_signals_and_losses_agree_on_what_they_multiply():
     (by_q,) = gradients(multisample_loss(log_p, log_q, "ovis-gamma0.123456789", 0.3), log_q)
     assert torch.equal(by_q, -signal)
     torch.testing.assert_close(log_mean_exp(log_p), iw_bound(log_p))
+
+
+def test_dreg_of_samples_in_half_precision() -> None:
+    """Densities in float32 of samples in bfloat16, as a network in half precision draws them."""
+    z = torch.tensor([0.5, -1.0], dtype=torch.bfloat16, requires_grad=True)
+    wide = z.float()
+    doubly_reparameterized_loss(-(wide**2), -wide, z).backward()
+    weights = (-(wide**2) + wide).softmax(0)
+    slope = -2 * wide + 1
+    torch.testing.assert_close(z.grad, (-(weights**2) * slope).bfloat16(), rtol=0.02, atol=0)
