@@ -1,4 +1,4 @@
-"""``get_config``: from the id of an estimator to its class and settings."""
+"""``get_config``: from the id of an estimator to its class and settings, which the table in ``ids.py`` holds."""
 
 from __future__ import annotations
 

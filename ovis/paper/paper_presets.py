@@ -1,7 +1,8 @@
 """The metrics, figures and axes that report.py shows of the paper's experiments by default: Figures 2, 3 and 4.
 
-Figures of Lievin, Dittadi, Christensen, Winther, NeurIPS 2020, https://arxiv.org/abs/2008.01998. To change Figure 2,
-change the preset of ``gaussian-mixture-model``.
+Figures of Lievin, Dittadi, Christensen, Winther, NeurIPS 2020, https://arxiv.org/abs/2008.01998. To change what
+Figure 2 shows, change the preset of ``gaussian-mixture-model``; :mod:`ovis.experiments.reporting.figures.pivots` draws
+it.
 """
 
 from __future__ import annotations

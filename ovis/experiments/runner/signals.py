@@ -1,4 +1,9 @@
-"""Ctrl-C and other signals to stop the manager."""
+"""Ctrl-C and other signals to stop the manager.
+
+Ctrl-C once: nothing more is started, and each running job writes a checkpoint and ends; its run is queued again. Twice:
+the jobs are killed. The signals are only counted here; ``runner/manager.py`` (``_handle_stop``) acts on the count, and
+``runs/attempt.py`` stops the training in the job.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""When a run is retried: how often, and after which pause.
+"""Whether a run is retried, and after which pause; and the other times of the queue.
 
-:func:`ovis.experiments.runner.queue.transitions.finish` applies it to the way an attempt ended.
+:func:`ovis.experiments.runner.queue.transitions.finish` asks, once an attempt has failed or was lost.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class Policy:
     max_lost: int = 20
     backoff: float = 1.0
     max_backoff: float = 300.0
+
+    def allows_retry(self, counter: str, count: int) -> bool:
+        """Whether a run is tried again after ``count`` attempts that failed (``failures``) or vanished (``lost``)."""
+        return count < {"failures": self.max_failures, "lost": self.max_lost}[counter]
 
     def pause(self, count: int) -> float:
         """Seconds to wait after the ``count``-th failure."""

@@ -109,9 +109,9 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         elsewhere = (row["engine"] or {}).get("kind", LOCAL) != LOCAL
         _queue(row, now + (policy.heartbeat if elsewhere else 0.0), supersede=False)
     else:
-        counter, limit = ("failures", policy.max_failures) if ending.final else ("lost", policy.max_lost)
+        counter = "failures" if ending.final else "lost"
         row[counter] += 1
-        if row[counter] >= limit:
+        if not policy.allows_retry(counter, row[counter]):
             row["state"] = State.FAILED.value
         else:  # an attempt considered lost may still publish
             revoked = policy.heartbeat if ending is AttemptResult.LOST else 0.0  # it may live until its next heartbeat
