@@ -141,13 +141,13 @@ def parse_experiment(data: Any) -> Experiment:
 
 
 def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[ExperimentRun]:
+    count = _count_runs(data)
+    if count > MAX_RUNS:
+        raise GridError(f"{count} runs: at most {MAX_RUNS} fit one experiment, split it")
     shared = _split(_text(data, "global"), "global", reader)
     _parse(shared, "global", reader)
     entries = _entries(data.get("args", [""]), reader)
     axes = _axes(data, reader)
-    count = len(entries) * math.prod(len(axis.choices) for axis in axes)
-    if count > MAX_RUNS:
-        raise GridError(f"{count} runs: at most {MAX_RUNS} fit one experiment, split it")
     for source, entry in entries.items():
         _parse(entry, source, reader)
         base = _parse([*shared, *entry], source, reader)
@@ -161,6 +161,26 @@ def _expand(data: Mapping[str, Any], reader: _Reader) -> Iterator[ExperimentRun]
                 yield ExperimentRun(settings, identify(settings), described)
             except ValueError as error:
                 raise GridError(f"{described}: {error}") from None
+
+
+def _count_runs(data: Mapping[str, Any]) -> int:
+    """The number of runs by the lengths of the lists; what is invalid counts as one, and is rejected later.
+
+    Counted first, because converting the values takes up to a millisecond each.
+    """
+    seeds, zips = data.get("seeds"), data.get("zip")
+    count = seeds if isinstance(seeds, int) and 1 <= seeds <= MAX_RUNS else _length(seeds)
+    factors = [count, _length(data.get("args")), *_lengths(data.get("parameters"))]
+    factors += [max(_lengths(lists), default=1) for lists in (zips if isinstance(zips, list) else [zips])]
+    return math.prod(factors)
+
+
+def _lengths(lists: Any) -> list[int]:
+    return [_length(values) for values in lists.values()] if isinstance(lists, dict) else []
+
+
+def _length(values: Any) -> int:
+    return len(values) if isinstance(values, list) and values else 1
 
 
 class _Reader:
@@ -311,11 +331,11 @@ def _refuse_duplicates(runs: tuple[ExperimentRun, ...]) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise GridError(f"the key {twice!r} is there twice in one object")
+    data: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in data:
+            raise GridError(f"the key {name!r} is there twice in one object")
+        data[name] = value
     return data
 
 

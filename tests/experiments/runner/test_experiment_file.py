@@ -184,6 +184,30 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         load_experiment(path)
 
 
+MANY = list(range(1, 60_001))
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        ({"parameters": {"seed": MANY}}, 60_000),
+        ({"parameters": {"seed": MANY, "iw": []}}, 60_000),
+        ({"zip": {"seed": MANY, "iw": MANY}}, 60_000),
+        ({"zip": [{"bs": [1, 2]}, {"seed": MANY, "iw": MANY}]}, 120_000),
+        ({"seeds": MANY}, 60_000),
+        ({"seeds": 20_000, "args": ["", "--iw 3"]}, 40_000),
+        ({"args": [f"--seed {seed}" for seed in MANY]}, 60_000),
+    ],
+    ids=["list", "beside an empty one", "zip", "zips", "seeds", "number of seeds", "args"],
+)
+def test_too_many_runs_are_refused_before_any_value_is_converted(
+    content: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "_value", None)
+    with pytest.raises(GridError, match=rf"^{count} runs: at most 30000 fit one experiment"):
+        parse_experiment(content)
+
+
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, '{"parameters": {"seed": [' + "1" * 5000 + "]}}"], ids=["deep", "long"]
 )
