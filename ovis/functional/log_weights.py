@@ -58,8 +58,16 @@ def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
         TypeError: log-weights that are not floating point.
     """
     check_log_weights(log_w)
-    top, gaps = centre(log_w, check_alpha(alpha))
-    return (top + (gaps.exp().mean(-1, keepdim=True)).log() / (1 - alpha)).squeeze(-1)
+    alpha = check_alpha(alpha)
+    top, gaps = centre(log_w, alpha)
+    log_mean = gaps.exp().mean(-1, keepdim=True).log()
+    if isinstance(alpha, Tensor) or alpha != 0:
+        # near alpha = 1 all terms are near 1, where the logarithm loses what is divided by 1 - alpha; with many small
+        # terms the sum of expm1 loses them
+        below_one = gaps.expm1().mean(-1, keepdim=True)
+        near_one = below_one > -0.5
+        log_mean = torch.where(near_one, torch.where(near_one, below_one, 0.0).log1p(), log_mean)
+    return (top + log_mean / (1 - alpha)).squeeze(-1)
 
 
 def normalized_weights(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:

@@ -22,6 +22,7 @@ from ovis.functional import (
 )
 
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-13}
+NEAR_ONE = {torch.float32: [0.9, 0.99, 0.999, 1 - 2**-20], torch.float64: [0.9, 0.999, 1 - 1e-9, 1 - 2**-53]}
 ROWS_OF_CHECKS = [[0.0, 700.0, -1.0, 1.0], [0.0, -1000.0, -1.0, 1.0], [0.0, -1e-3, 2.5, 2.5]]
 
 
@@ -310,6 +311,36 @@ def test_alpha_near_one_is_the_mean_log_weight():
     found = iw_bound(log_w, 1 - 1e-7)
     torch.testing.assert_close(found, log_w.mean(-1), rtol=1e-5, atol=1e-5)
     assert (iw_bound(log_w, 0.5) - log_w.mean(-1) > 0.01).all()
+
+
+def bound_and_weights(row, alpha):
+    """In extended precision; an infinite log-weight is a weight of 0."""
+    rest = 1 - mpf(alpha)
+    weights = [mpf(0) if x == -math.inf else mp.exp(rest * mpf(x)) for x in row]
+    total = mp.fsum(weights)
+    return float(mp.log(total / len(row)) / rest), [float(weight / total) for weight in weights]
+
+
+@pytest.mark.parametrize("count", [2, 5, 300])
+@pytest.mark.parametrize(("dtype", "alpha"), [(dtype, a) for dtype in DTYPES for a in NEAR_ONE[dtype]])
+def test_the_bound_near_alpha_one_loses_no_digits(dtype, alpha, count):
+    """Nor do its gradients, v_k; for any spread, with weights of zero, and many of nearly zero."""
+    log_w = torch.stack([moderate_log_weights(count) * spread for spread in (0.0, 0.01, 1.0, 10.0, 1000.0, 1e6)] * 2)
+    log_w[6, 0] = log_w[7, -1] = -math.inf
+    log_w[8, 1:] = -1e9
+    log_w = log_w.to(dtype)
+    for given in (alpha, torch.tensor(alpha, dtype=dtype)):
+        order = float(given)
+        if order >= 1:  # as a tensor of this precision
+            continue
+        bounds, weights = zip(*(bound_and_weights(row, order) for row in log_w.tolist()), strict=True)
+        leaf = log_w.clone().requires_grad_()
+        bound, expected = iw_bound(leaf, given), torch.tensor(bounds, dtype=torch.float64)
+        scale = torch.maximum(expected.abs(), log_w.double().nan_to_num(neginf=0.0).abs().amax(-1))
+        assert ((bound.double() - expected).abs() <= 8 * torch.finfo(dtype).eps * scale).all()
+        (gradient,) = torch.autograd.grad(bound.sum(), leaf)
+        error_of_weights = (gradient.double() - torch.tensor(weights, dtype=torch.float64)).abs().max()
+        assert error_of_weights <= 8 * torch.finfo(dtype).eps
 
 
 def test_one_particle_is_the_elbo():
