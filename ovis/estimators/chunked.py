@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ovis.estimators.chunk_sizes import release_freed_memory
 from ovis.estimators.forward_context import ForwardContext
+from ovis.functional.precision import at_least_single
 
 __all__ = ["ChunkedTerm", "check_same_particles", "chunked_loss", "chunks", "compute_in_chunks", "independent_term"]
 
@@ -166,7 +167,7 @@ def _add_up(
     if x.device.type == "cpu" and any(term.count >= MANY * term.size for term in terms):
         release_freed_memory()
     # allocated before any chunk: tensors that outlive a chunk would fragment the memory of the next one
-    totals = [torch.zeros_like(item) for item in wanted]
+    totals = [torch.zeros_like(at_least_single(item)) for item in wanted]
     used: set[int] = set()
 
     def add(term: ChunkedTerm, chunk: slice) -> None:
@@ -178,14 +179,23 @@ def _add_up(
         gradients = torch.autograd.grad(share, wanted, grad, allow_unused=True)
         for i, gradient in enumerate(gradients):
             if gradient is not None:
+                if gradient.is_sparse and i not in used:
+                    totals[i] = torch.zeros_like(gradient, dtype=totals[i].dtype)  # no longer dense
                 used.add(i)
-                totals[i].add_(gradient)
+                totals[i] = _sum(totals[i], gradient)
 
     for term in terms:
         with term.context.restored(), torch.enable_grad():
             for chunk in chunks(term.count, term.size):
                 add(term, chunk)
-    return {id(wanted[i]): totals[i] for i in used}
+    return {id(wanted[i]): totals[i].to(wanted[i].dtype) for i in used}
+
+
+def _sum(total: Tensor, gradient: Tensor) -> Tensor:
+    """The sum, in place of a dense total; that of sparse tensors stays sparse."""
+    if not total.is_sparse:
+        return total.add_(gradient)
+    return (total + gradient).coalesce() if gradient.is_sparse else gradient + total
 
 
 def _check_parameters(model: nn.Module, names: Sequence[str], parameters: Sequence[Tensor]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["bernoulli_log_prob", "softplus"]
+from ovis.functional.precision import at_least_single
+
+__all__ = ["bernoulli_log_prob", "bounded", "softplus"]
 
 #: Factors that share one logarithm: each is at least 1/2, so the product of this many is not subnormal.
 FACTORS = 16
@@ -29,7 +32,7 @@ def softplus(logits: Tensor) -> Tensor:
     return F.softplus(logits, threshold=40)  # above its threshold, 20 by default, torch returns l itself
 
 
-def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
+def bernoulli_log_prob(logits: Tensor, value: Tensor, finite: bool = False) -> Tensor:
     """Log-density of independent Bernoulli variables, sum_i v_i l_i - log(1 + exp(l_i)), over the last dimension.
 
     log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, and one logarithm is taken of the product of several sigmoids; the
@@ -38,8 +41,10 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
     transforms of torch.func. The result is differentiable twice.
 
     Args:
-        logits: log p/(1 - p), shape [..., N].
+        logits: log p/(1 - p), shape [..., N]. Where one is infinite, the variable is certain: it adds 0, or -infinity
+            if the value is another one.
         value: in [0, 1], a shape that broadcasts to [..., N]: rows that particles share are not repeated.
+        finite: the logits are known to be finite, which saves time.
 
     Returns:
         shape [...], in nats, at least in single precision.
@@ -47,8 +52,14 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
     See also:
         :class:`ovis.models.distributions.BernoulliVector`, the distribution that uses it.
     """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits, value = at_least_single(logits), at_least_single(value)
+    if finite:
+        return _of_finite(logits, value)
+    return F.threshold(_of_finite(bounded(logits), value), -_largest(logits), -math.inf)
+
+
+def _of_finite(logits: Tensor, value: Tensor) -> Tensor:
+    """The log-density for finite logits. Where one is infinite, 0 times infinity may make it NaN."""
     if logits.numel() <= FEW or torch._C._are_functorch_transforms_active():
         value = value.expand_as(logits).to(logits.dtype)
         return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
@@ -56,6 +67,15 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor) -> Tensor:
         return _log_prob(logits, value)
     log_prob: Tensor = _LogProb.apply(logits, value)  # type: ignore[no-untyped-call]
     return log_prob
+
+
+def bounded(logits: Tensor) -> Tensor:
+    """The logits, with the largest number instead of infinity. A log-density below minus this number is -infinity."""
+    return logits.clamp(-_largest(logits), _largest(logits))
+
+
+def _largest(logits: Tensor) -> float:
+    return torch.finfo(logits.dtype).max
 
 
 def _log_prob(logits: Tensor, value: Tensor) -> Tensor:

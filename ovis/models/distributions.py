@@ -1,9 +1,12 @@
-"""Distributions of the models: a fast Bernoulli vector, and any distribution with its parameters detached."""
+"""Distributions of the models, and any distribution with its parameters detached or in single precision."""
 
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +15,10 @@ from torch.distributions import Categorical, Distribution, OneHotCategorical, co
 from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
 
-from ovis.functional.bernoulli import bernoulli_log_prob, softplus
+from ovis.functional.bernoulli import bernoulli_log_prob, bounded, softplus
+from ovis.functional.precision import HALF, at_least_single, autocasts, without_autocast
 
-__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters"]
+__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters", "log_density"]
 
 
 class BernoulliVector(Distribution):
@@ -25,8 +29,12 @@ class BernoulliVector(Distribution):
     ``torch.bernoulli`` is slow on the CPU.
 
     Args:
-        logits: log p/(1 - p), shape [*batch, *event].
+        logits: log p/(1 - p), shape [*batch, *event]. Half precision is converted to float32: probabilities and
+            densities are in single precision; samples have the type of the logits. A variable with an infinite logit
+            is certain: its log-density is 0, or -infinity for the other value.
         event_dims: how many of the last dimensions are one event.
+        finite: the logits are known to be finite, as the outputs of a network are, which saves time; the log-density
+            for infinite ones is then undefined.
 
     See also:
         :func:`ovis.functional.bernoulli.bernoulli_log_prob`.
@@ -35,8 +43,10 @@ class BernoulliVector(Distribution):
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's declaration)
     support = constraints.independent(constraints.boolean, 1)
 
-    def __init__(self, logits: Tensor, event_dims: int = 1):
-        self.logits = logits
+    def __init__(self, logits: Tensor, event_dims: int = 1, finite: bool = False):
+        self.logits = at_least_single(logits)
+        self._finite = finite
+        self._dtype = logits.dtype
         cut = logits.dim() - event_dims
         super().__init__(logits.shape[:cut], logits.shape[cut:], validate_args=False)
 
@@ -56,7 +66,8 @@ class BernoulliVector(Distribution):
         """Exact samples in {0, 1}, shape [*sample_shape, *batch, *event], without graph."""
         probs = self.probs.detach().expand(torch.Size(sample_shape) + self.logits.shape)
         noise = torch.rand(probs.shape, dtype=probs.dtype, device=probs.device)
-        return (probs - noise).ceil_().abs_()  # noise < probs, exactly, without slow booleans on the way
+        # noise < probs, exactly, without slow booleans on the way
+        return (probs - noise).ceil_().abs_().to(self._dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """sum_i value_i logit_i - log(1 + exp(logit_i)), over the event dimensions.
@@ -68,21 +79,32 @@ class BernoulliVector(Distribution):
             shape of the broadcast batch.
         """
         dims = len(self.event_shape)
-        logits, value = self.logits.flatten(-dims), value.flatten(-dims)
-        if not _expands(value, logits):
-            # fewer logits than values: q(z|x), one row for all particles
-            return _dot(value, logits) - softplus(logits).sum(-1)
-        return bernoulli_log_prob(logits, value)
+        logits, value = self.logits.flatten(-dims), at_least_single(value).flatten(-dims)
+        if _expands(value, logits):
+            return bernoulli_log_prob(logits, value, self._finite)
+        # fewer logits than values: q(z|x), one row for all particles
+        with without_autocast(value.device):
+            if self._finite:
+                return _dot(value, logits)[0] - softplus(logits).sum(-1)
+            # infinite logits would be multiplied by 0: they are left out, and their impossible values are counted
+            finite = logits.nan_to_num(math.nan, 0.0, 0.0)
+            against = (finite - logits).detach().clamp(-1, 1)  # -1 for the logit infinity, 1 for -infinity, otherwise 0
+            dot, impossible = _dot(value, finite, against)
+        impossible = impossible - against.clamp(max=0).sum(-1)
+        normalizer = softplus(logits).nan_to_num(math.nan, 0.0, 0.0).sum(-1)
+        return dot - normalizer - torch.where(impossible > 0, math.inf, 0.0)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, summed over the event."""
         dims = len(self.event_shape)
-        return (softplus(self.logits) - self.probs * self.logits).flatten(-dims).sum(-1)
+        logits = bounded(self.logits)
+        return (softplus(logits) - self.probs * logits).flatten(-dims).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliVector:
         shape = torch.Size(batch_shape) + self.event_shape
-        wide = BernoulliVector(self.logits.expand(shape), len(self.event_shape))
+        wide = BernoulliVector(self.logits.expand(shape), len(self.event_shape), self._finite)
         wide.probs = self.probs.expand(shape)  # so that the sigmoids are computed once, before the expansion
+        wide._dtype = self._dtype
         return wide
 
 
@@ -92,14 +114,20 @@ def _expands(small: Tensor, large: Tensor) -> bool:
     return small.dim() <= large.dim() and all(a in (1, b) for a, b in shapes)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """sum_i a_i b_i over the last dimension; a matrix product where one side is the same for all of dimension -2."""
+def _dot(a: Tensor, *rows: Tensor) -> Sequence[Tensor]:
+    """sum_i a_i b_i over the last dimension for each b of ``rows``, which have one shape.
+
+    It is one matrix product where one side is the same for all of dimension -2.
+    """
+    b = rows[0]
     if a.dim() == b.dim() > 1:
-        if a.shape[-2] == 1:  # with the row on the left its gradient is a row, too (on the right, a column)
-            return (a @ b.transpose(-1, -2)).squeeze(-2)
-        if b.shape[-2] == 1:
-            return (b @ a.transpose(-1, -2)).squeeze(-2)
-    return (a * b).sum(-1)
+        if (
+            b.shape[-2] == 1
+        ):  # with the rows on the left their gradient consists of rows, too (on the right, of columns)
+            return (torch.cat(rows, -2) @ a.transpose(-1, -2)).unbind(-2)
+        if a.shape[-2] == 1:
+            return [(a @ row.transpose(-1, -2)).squeeze(-2) for row in rows]
+    return [(a * row).sum(-1) for row in rows]
 
 
 class OneHotVector(OneHotCategorical):
@@ -114,20 +142,32 @@ class OneHotVector(OneHotCategorical):
     """
 
     def __init__(self, logits: Tensor):
-        self._categorical = Categorical(logits=logits, validate_args=False)
+        self._categorical = Categorical(logits=at_least_single(logits), validate_args=False)
+        self._dtype = logits.dtype
         Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None) -> OneHotVector:
         """The same distribution with another batch shape."""
-        return OneHotVector(self.logits.expand(torch.Size(batch_shape) + self.event_shape))
+        instance = self._get_checked_instance(OneHotVector, _instance)  # type: ignore[no-untyped-call]
+        wide: OneHotVector = super().expand(batch_shape, instance)  # type: ignore[no-untyped-call]
+        wide._dtype = self._dtype
+        wide._cumulative = self._cumulative.expand(wide.logits.shape)  # computed once, before the expansion
+        return wide
+
+    @lazy_property
+    def _cumulative(self) -> Tensor:
+        """The probabilities of this category or one before it. An impossible category does not change the sum."""
+        probs = self.probs.detach()
+        # (a parallel sum may differ from the one before it by rounding errors, even where the probability is 0)
+        return probs.cumsum(-1).masked_fill(probs == 0, 0.0).cummax(-1).values
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Exact samples, one-hot, shape [*sample_shape, *batch, K], without graph."""
-        probs = self.probs.detach().expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
-        noise = torch.rand((*probs.shape[:-1], 1), dtype=probs.dtype, device=probs.device)
-        # the last category gets the probability that rounding errors leave over
-        category = (noise >= probs.cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
-        return (category == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
+        """Exact samples, one-hot, shape [*sample_shape, *batch, K], without graph; none of a probability of 0."""
+        below = self._cumulative.expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
+        noise = torch.rand((*below.shape[:-1], 1), dtype=below.dtype, device=below.device)
+        # times the sum of all, which rounding errors move away from 1: the product is below it
+        category = (below <= noise * below[..., -1:]).sum(-1, keepdim=True)
+        return (category == torch.arange(below.shape[-1], device=below.device)).to(self._dtype)
 
 
 def detach_parameters(distribution: Distribution) -> Distribution:
@@ -144,24 +184,77 @@ def detach_parameters(distribution: Distribution) -> Distribution:
     Returns:
         a detached copy.
     """
-    detached: Distribution = _detach(distribution, {})
+    detached: Distribution = _replace(distribution, Tensor.detach, {})
     return detached
 
 
-def _detach(item: Any, done: dict[int, Any]) -> Any:
-    """Detach recursively. ``done`` maps identities to copies, as a transform and its inverse refer to each other."""
+def log_density(distribution: Distribution, value: Tensor) -> Tensor:
+    """``distribution.log_prob(value)``, computed in float32 where parameters or value are in half precision.
+
+    Use it to score samples of a network that runs in half precision, under autocast too. It works for any torch
+    distribution: parameters in half precision are replaced by float32 ones in a shallow copy, which passes gradients on
+    to them. Without half precision it calls ``log_prob``.
+
+    Args:
+        distribution: the distribution.
+        value: the value, a shape that ``log_prob`` accepts.
+
+    Returns:
+        as ``log_prob``, at least in single precision.
+    """
+    if not (value.dtype in HALF or autocasts(value.device) or _has_half(distribution, set())):
+        return distribution.log_prob(value)
+    with without_autocast(value.device):
+        done: dict[int, Any] = {}
+        if _has_half(distribution, set()):
+            distribution = _replace(distribution, at_least_single, done)
+            for part in done.values():
+                if isinstance(part, Distribution):
+                    _compute_again(part)
+        # (the same tensor as in the copy of a transform's cache, which compares identities)
+        return distribution.log_prob(_replace(value, at_least_single, done))
+
+
+def _compute_again(distribution: Distribution) -> None:
+    """Forget what was computed from the parameters in half precision: logits from probabilities, or the reverse."""
+    given = getattr(distribution, "_param", None)
+    for name, value in list(vars(distribution).items()):
+        if value is not given and isinstance(inspect.getattr_static(distribution.__class__, name, None), lazy_property):
+            delattr(distribution, name)
+    if isinstance(distribution, Categorical):  # the constructor normalized it in half precision
+        distribution.logits = distribution.logits.log_softmax(-1)
+
+
+_NESTED = (list, tuple, dict, Distribution, Transform, nn.Module)
+
+
+def _has_half(item: Any, seen: set[int]) -> bool:
+    """Whether a tensor of a distribution, or of what it consists of, is in half precision. It runs at every step."""
     if isinstance(item, Tensor):
-        return item.detach()
+        return item.dtype in HALF
+    if not isinstance(item, _NESTED) or isinstance(item, torch.Size) or id(item) in seen:
+        return False
+    seen.add(id(item))
+    parts = item if isinstance(item, list | tuple) else (item if isinstance(item, dict) else vars(item)).values()
+    return any(_has_half(part, seen) for part in parts)
+
+
+def _replace(item: Any, change: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
+    """Replace every tensor, in copies. ``done`` maps identities to copies: a transform and its inverse are a circle."""
+    if isinstance(item, Tensor):
+        if id(item) not in done:
+            done[id(item)] = change(item)
+        return done[id(item)]
     if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
-        return type(item)(_detach(part, done) for part in item)
+        return type(item)(_replace(part, change, done) for part in item)
     if isinstance(item, dict):
-        return {key: _detach(part, done) for key, part in item.items()}
+        return {key: _replace(part, change, done) for key, part in item.items()}
     if isinstance(item, Distribution | Transform | nn.Module):
         if id(item) not in done:
             done[id(item)] = clone = copy.copy(item)
             for name, part in vars(item).items():
                 # (a transform compares its cached value by identity, so it won't take a detached copy for that value)
-                clone.__dict__[name] = _detach(part, done)
+                clone.__dict__[name] = _replace(part, change, done)
         return done[id(item)]
     # some versions of torch keep a transform's inverse as a weak reference: the copy makes a new inverse
     return None if isinstance(item, weakref.ref) else item

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from ovis.functional.precision import at_least_single
 from ovis.models.layers import mlp
 from ovis.models.template import Output, ParticleModel
 
@@ -70,19 +71,21 @@ class GaussianMixture(ParticleModel):
     ) -> tuple[list[Tensor], list[Distribution]]:
         if zgrads:
             raise ValueError("a Gaussian mixture has no reparameterized samples: use a score-function estimator")
-        posterior: Distribution = _Classes(logits=features, validate_args=False)
+        logits = at_least_single(features)
+        posterior: Distribution = _Classes(logits=logits, validate_args=False)
         if given is not None:
             return [given[0]], [posterior]
         # one distribution per datum, from which all its particles are drawn
         z = posterior.sample() if len(lead) == 1 else posterior.sample(torch.Size(lead[1:])).squeeze(-1).T
-        return [z.to(features.dtype)], [posterior]
+        return [z.to(logits.dtype)], [posterior]
 
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        return self._observation(z[0]), [_Classes(logits=self.theta, validate_args=False)]
+        return self._observation(z[0]), [_Classes(logits=at_least_single(self.theta), validate_args=False)]
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
-        prior: Distribution = Categorical(logits=self.theta.expand(bs, -1), validate_args=False)
-        z = prior.sample().to(self.theta.dtype)
+        logits = at_least_single(self.theta)
+        prior: Distribution = Categorical(logits=logits.expand(bs, -1), validate_args=False)
+        z = prior.sample().to(logits.dtype)
         return {"px": self._observation(z), "z": [z], "pz": [prior]}
 
     def true_posterior(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional as F
 
+from ovis.functional.precision import at_least_single
 from ovis.models.template import Output, ParticleModel
 
 __all__ = ["GaussianToyVAE"]
@@ -138,5 +139,6 @@ class GaussianToyVAE(ParticleModel):
 
 
 def _normal(mean: Tensor, scale: float = 1.0) -> Distribution:
+    mean = at_least_single(mean)
     # a plain number would be copied from the host
     return Independent(Normal(mean, mean.new_full((), scale), validate_args=False), 1, validate_args=False)

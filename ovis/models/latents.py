@@ -19,6 +19,7 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from ovis.functional.precision import at_least_single
 from ovis.models.distributions import BernoulliVector, OneHotVector
 
 __all__ = ["BernoulliLatents", "CategoricalLatents", "Latents", "NormalLatents", "latents"]
@@ -61,7 +62,7 @@ class Latents(ABC):
             tau: temperature of a relaxed distribution; 0: exact.
 
         Returns:
-            a distribution of batch shape [...] whose event is all N variables.
+            a distribution of batch shape [...] whose event is all N variables, at least in single precision.
         """
 
     @abstractmethod
@@ -91,7 +92,7 @@ class NormalLatents(Latents):
         return 2 * self.N
 
     def distribution(self, parameters: Tensor, tau: float = 0.0) -> Distribution:
-        loc, log_scale = parameters.chunk(2, -1)
+        loc, log_scale = at_least_single(parameters).chunk(2, -1)
         return Independent(Normal(loc, log_scale.exp(), validate_args=False), 1, validate_args=False)
 
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:
@@ -107,7 +108,8 @@ class BernoulliLatents(Latents):
 
     def distribution(self, parameters: Tensor, tau: float = 0.0) -> Distribution:
         if tau == 0:
-            return BernoulliVector(parameters)
+            return BernoulliVector(parameters, finite=True)
+        parameters = at_least_single(parameters)
         relaxed = LogitRelaxedBernoulli(parameters.new_full((), tau), logits=parameters, validate_args=False)
         return Independent(relaxed, 1, validate_args=False)
 
@@ -142,7 +144,8 @@ class CategoricalLatents(Latents):
         logits = parameters.reshape(*parameters.shape[:-1], self.N, self.K)
         if tau == 0:
             return Independent(OneHotVector(logits), 1, validate_args=False)
-        relaxed = ExpRelaxedCategorical(parameters.new_full((), tau), logits=logits, validate_args=False)
+        logits = at_least_single(logits)
+        relaxed = ExpRelaxedCategorical(logits.new_full((), tau), logits=logits, validate_args=False)
         return Independent(relaxed, 1, validate_args=False)
 
     def values(self, z: Tensor, tau: float = 0.0) -> Tensor:

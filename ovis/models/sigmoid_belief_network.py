@@ -84,7 +84,7 @@ class SigmoidBeliefNetwork(ParticleModel):
         for layer in range(len(self.inference_network)):
             if layer:
                 logits = self.inference_network[layer](_signs(z[-1]))
-            posterior = BernoulliVector(logits)
+            posterior = BernoulliVector(logits, finite=True)
             if given is not None:
                 z.append(given[layer])
             else:
@@ -95,7 +95,7 @@ class SigmoidBeliefNetwork(ParticleModel):
     def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
         logits = [decoder(_signs(sample)) for decoder, sample in zip(self.generative_model, z, strict=True)]
         top = self.prior_logits.expand(*(1 for _ in z[-1].shape[:-1]), -1)
-        pz: list[Distribution] = [BernoulliVector(each) for each in (*logits[1:], top)]
+        pz: list[Distribution] = [BernoulliVector(each, finite=True) for each in (*logits[1:], top)]
         return self._observation(logits[0]), pz
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
@@ -107,7 +107,7 @@ class SigmoidBeliefNetwork(ParticleModel):
         return {"px": self._observation(self.generative_model[0](_signs(z[0]))), "z": z, "pz": pz}
 
     def _observation(self, logits: Tensor) -> BernoulliVector:
-        return BernoulliVector(logits.view(*logits.shape[:-1], *self.x_shape), len(self.x_shape))
+        return BernoulliVector(logits.view(*logits.shape[:-1], *self.x_shape), len(self.x_shape), finite=True)
 
 
 def _signs(bits: Tensor) -> Tensor:

@@ -87,10 +87,10 @@ class SingleLayerModel(ParticleModel):
         return {"px": self._observation(z, 0.0), "z": [z], "pz": [prior]}
 
     def _observation(self, z: Tensor, tau: float) -> Distribution:
-        values = self.latents.values(z, tau)
+        values = self.latents.values(z, tau).to(self.prior.dtype)  # samples are float32 in a network of half precision
         lead = values.shape[: -self.latents.event_dims]
         logits = self.generative_model(values.flatten(0, len(lead) - 1))  # convolutions need one leading dimension
-        return BernoulliVector(logits.view(*lead, *self.x_shape), len(self.x_shape))
+        return BernoulliVector(logits.view(*lead, *self.x_shape), len(self.x_shape), finite=True)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from chunked_reference import close, from_the_same_stream, weights_of
 from estimator_cases import ALL, PATHWISE, make
 from problems import OneBernoulli, OneNormal, ParticleForm, ReadmeForm
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
 from torch.func import functional_call, grad
 
 from ovis.models import VAE, GaussianVAE, SigmoidBeliefNetwork, Template
@@ -94,6 +94,48 @@ def test_encoded_once_and_differentiated_once() -> None:
     make("vimco", mc=2, iw=K)(model, images(), backward=True, particles_per_pass=3)
     assert forward == [(B, 6)]
     assert backward == [(B, 4)]
+
+
+class Lookup(Template):
+    """z is the index of a class, whose row of a table is the mean of x; ``dense`` also uses the table as a matrix."""
+
+    def __init__(self, sparse: bool, dense: bool = False):
+        super().__init__()
+        self.inference_network = nn.Linear(2, 6, dtype=torch.float64)
+        self.table = nn.Embedding(6, 2, sparse=sparse, dtype=torch.float64)
+        self.dense = dense
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Any:
+        q = Categorical(logits=self.inference_network(x))
+        z = q.sample()
+        mean = self.table(z) + (self.table.weight.mean() if self.dense else 0.0)
+        prior = Categorical(logits=torch.zeros(6, dtype=torch.float64))
+        return {"px": Independent(Normal(mean, 1.0), 1), "z": [z], "qz": [q], "pz": [prior]}
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_sparse_gradients_stay_sparse(dense: bool) -> None:
+    """Those of an embedding, for optimizers such as SparseAdam; with the values of the dense ones."""
+    found = []
+    for sparse, size in ((True, None), (True, 3), (False, 3)):
+        torch.manual_seed(0)
+        model, x = Lookup(sparse, dense), torch.ones(B, 2, dtype=torch.float64)
+        make("vimco", iw=K)(model, x, backward=True, particles_per_pass=size)
+        gradient = model.table.weight.grad
+        assert gradient is not None
+        assert gradient.is_sparse is (sparse and not dense)
+        found.append(gradient)
+    assert found[1].to_dense().abs().sum() > 0.01
+    torch.testing.assert_close(found[1].to_dense(), found[2].to_dense())
+    if not dense:
+        assert found[1].coalesce().values().shape[0] <= 6
+        before = model.table.weight.detach().clone()
+        model.table.weight.grad = found[1]
+        torch.optim.SparseAdam([model.table.weight]).step()
+        assert not torch.equal(before, model.table.weight)
 
 
 def test_frozen_parameters_get_none() -> None:

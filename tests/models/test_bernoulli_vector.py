@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent
@@ -48,11 +50,12 @@ def reference(logits, event_dims):
     return Independent(Bernoulli(logits=logits, validate_args=False), event_dims)
 
 
+@pytest.mark.parametrize("finite", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("logits", "value", "event_dims"), SHAPES)
-def test_log_prob_and_its_gradients(logits, value, event_dims, dtype):
+def test_log_prob_and_its_gradients(logits, value, event_dims, dtype, finite):
     logits, value = pair(logits, value, dtype)
-    got = BernoulliVector(logits, event_dims).log_prob(value)
+    got = BernoulliVector(logits, event_dims, finite).log_prob(value)
     # torch's binary cross-entropy wants equal shapes and the linear form to differentiate the value
     a, b = torch.broadcast_tensors(logits, value)
     want = reference(a, event_dims).log_prob(b)
@@ -80,15 +83,16 @@ def test_log_prob_without_graph(logits, value, event_dims, dtype):
         torch.testing.assert_close(got, want.to(dtype))
 
 
+@pytest.mark.parametrize("finite", [False, True])
 @pytest.mark.parametrize("graph", [True, False])
-def test_many_terms_lose_no_digits_to_each_other(graph):
+def test_many_terms_lose_no_digits_to_each_other(graph, finite):
     """Images of hundreds of confident pixels, one of which is wrong: the sums of either sign are in the thousands."""
     logits = 25 * (2 * (torch.rand(50, 784) < 0.5).float() - 1)
     value = (logits > 0).float()
     value[:, 7] = 1 - value[:, 7]
     want = reference(logits.double(), 1).log_prob(value.double())
     with torch.set_grad_enabled(graph):
-        got = BernoulliVector(logits).log_prob(value).double()
+        got = BernoulliVector(logits, finite=finite).log_prob(value).double()
     assert (got - want).abs().max() < 5e-6
     assert (want + 25).abs().max() < 1e-6
 
@@ -100,6 +104,75 @@ def test_extreme_logits_are_finite(graph):
     with torch.set_grad_enabled(graph):
         assert BernoulliVector(logits[:2]).log_prob(value[:2]) == 0
         assert BernoulliVector(logits[2:]).log_prob(value[2:]) == -4e4
+
+
+#: logit and value of each certain variable -> their log-density
+CERTAIN = [
+    ([], [], 0.0),
+    ([math.inf], [1.0], 0.0),
+    ([-math.inf], [0.0], 0.0),
+    ([math.inf, -math.inf, math.inf, -math.inf], [1.0, 0.0, 1.0, 0.0], 0.0),
+    ([math.inf], [0.0], -math.inf),
+    ([-math.inf], [1.0], -math.inf),
+    ([math.inf, -math.inf], [0.0, 1.0], -math.inf),
+    ([math.inf, -math.inf, math.inf], [1.0, 1.0, 1.0], -math.inf),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("shared", ["neither", "logits", "value", "vmap"])
+@pytest.mark.parametrize(("certain", "value", "expected"), CERTAIN)
+def test_infinite_logits_are_certain(certain, value, expected, shared, graph, dtype):
+    """Beside 7 other variables, whose digits and gradients stay."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 1 if shared == "logits" else 5
+    logits = torch.cat(
+        [torch.tensor(certain).expand(3, rows, -1), 4 * torch.randn(3, rows, 7, generator=generator)], -1
+    )
+    rows = 1 if shared == "value" else 5
+    z = (torch.rand(3, rows, 7, generator=generator) < 0.5).float()
+    z = torch.cat([torch.tensor(value).expand(3, rows, -1), z], -1)
+    logits, z = logits.to(dtype).requires_grad_(graph), z.to(dtype)
+    log_prob = lambda a, v: BernoulliVector(a).log_prob(v)  # noqa: E731
+    got = (torch.func.vmap(log_prob) if shared == "vmap" else log_prob)(logits, z)
+    rest, of_rest = logits[..., len(certain) :].detach().double(), z[..., len(certain) :].double()
+    rest, of_rest = torch.broadcast_tensors(rest, of_rest)
+    want = reference(rest, 1).log_prob(of_rest) + expected
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=5e-6)
+    if not graph:
+        return
+    weights = torch.rand(got.shape, generator=generator).to(got.dtype)
+    (gradient,) = torch.autograd.grad((weights * got).sum(), logits)
+    assert not gradient.isnan().any()
+    if expected == 0:
+        right = (weights.unsqueeze(-1) * (z.double() - logits.detach().double().sigmoid())).sum_to_size(logits.shape)
+        torch.testing.assert_close(gradient.double(), right, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_only_certain_variables(graph):
+    logits = torch.tensor([math.inf, -math.inf, math.inf, -math.inf]).expand(2, 3, 4).clone().requires_grad_(graph)
+    right = (logits.detach() > 0).float()
+    assert (BernoulliVector(logits).log_prob(right) == 0).all()
+    assert (BernoulliVector(logits[:, :1]).log_prob(right) == 0).all()
+    assert (BernoulliVector(logits).log_prob(1 - right) == -math.inf).all()
+    assert (BernoulliVector(logits[:, :1]).log_prob(1 - right) == -math.inf).all()
+    assert torch.equal(BernoulliVector(logits).sample(), right)
+    assert (BernoulliVector(logits).entropy() == 0).all()
+
+
+@pytest.mark.parametrize("shared", ["logits", "neither"])
+def test_a_logit_that_is_no_number_is_noticed(shared):
+    logits = torch.tensor([[[0.0, math.nan]]]).expand(1, 1 if shared == "logits" else 2, 2)
+    assert BernoulliVector(logits).log_prob(torch.zeros(1, 2, 2)).isnan().all()
+
+
+def test_the_value_of_a_certain_variable_has_a_gradient():
+    value = torch.tensor([1.0, 0.5], requires_grad=True)
+    logits = torch.tensor([math.inf, 0.25], requires_grad=True)
+    (zero,) = torch.autograd.grad(0 * BernoulliVector(logits).log_prob(value), value)
+    assert not zero.isnan().any()
 
 
 @pytest.mark.parametrize("count", [1, 7, 16, 17, 31, 64, 97, 200, 784, 2048])

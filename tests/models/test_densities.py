@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from model_cases import build, log_densities, observations
-from torch.distributions import Bernoulli, Categorical, Normal, RelaxedBernoulli, RelaxedOneHotCategorical
+from torch.distributions import Bernoulli, Categorical, Independent, Normal, RelaxedBernoulli, RelaxedOneHotCategorical
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ovis.models.distributions import OneHotVector
 
@@ -166,6 +167,84 @@ def test_gaussian_mixture():
     )
     for g, w_ in zip(got, want, strict=True):
         torch.testing.assert_close(g, w_)
+
+
+class Noise(TorchFunctionMode):
+    """torch.rand returns this number."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        return made.fill_(self.number) if func is torch.rand else made
+
+
+def masked(count, mask, generator):
+    logits = 3 * torch.randn(count, generator=generator)
+    positions = {
+        "first": [0], "last": [-1], "last two": [-2, -1], "ends": [0, -1], "all but one": range(1, count), "none": []
+    }.get(mask)  # fmt: skip
+    if positions is None:
+        positions = (torch.rand(count - 1, generator=generator) < 0.7).nonzero().flatten().tolist()
+    logits[list(positions)] = -torch.inf
+    return logits
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("mask", ["first", "last", "last two", "ends", "all but one", "most", "none"])
+@pytest.mark.parametrize("count", [3, 7, 200, 20_000])
+def test_no_impossible_category_is_drawn_at_the_ends_of_the_noise(count, mask, dtype, wide):
+    """The sum of 20,000 probabilities misses 1 by rounding errors, on either side: what is left over belongs to none.
+
+    Noise of 0, the least number above it, and the greatest below 1; and at the bounds of categories.
+    """
+    generator = torch.Generator().manual_seed(count)
+    logits = torch.stack([masked(count, mask, generator) for _ in range(4)]).to(dtype)
+    possible = logits > -torch.inf
+    q = OneHotVector(logits)
+    q = q.expand((2, 4)) if wide else q
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+    least = torch.finfo(precision).eps / 2
+    bounds = logits.to(precision).softmax(-1)[0].cumsum(-1)
+    for number in (0.0, least, 1 - least, *bounds[:: max(1, count // 10)].clamp(max=1 - least).tolist()):
+        with Noise(number):
+            z = q.sample()
+        assert z.dtype == dtype
+        assert (z.sum(-1) == 1).all()
+        assert (z * ~possible).sum() == 0
+
+
+@pytest.mark.parametrize("build", [lambda q: q, lambda q: q.expand((3,)), lambda q: Independent(q, 0)])
+def test_a_sum_that_is_not_monotone_gives_no_impossible_category(build, monkeypatch):
+    """As a parallel sum on a GPU may be: the same probabilities, added in another order."""
+    logits = torch.tensor([0.25, 0.0, 0.25, 0.5, 0.0]).log()
+    plain = torch.Tensor.cumsum
+
+    def cumsum(self, dim):
+        return plain(self, dim) + torch.tensor([0.0, 6e-8, -3e-8, -6e-8, 6e-8])
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", cumsum)
+    q = build(OneHotVector(logits))
+    for number in (0.0, 0.25, 0.25 + 3e-8, 0.5, 1 - 2**-24):
+        with Noise(number):
+            z = q.sample()
+        assert (z.sum(-1) == 1).all()
+        assert z[..., [1, 4]].sum() == 0
+
+
+@pytest.mark.parametrize("particles", [1, 50])
+def test_no_impossible_class_of_a_mixture_is_drawn(particles):
+    model = build("gmm")
+    with torch.no_grad():
+        model.phi[-1].bias[[0, 5]] = -torch.inf
+        model.theta[[0, 5]] = -torch.inf
+    (z,) = model(observations(model, 2000), particles=particles)["z"]
+    (prior,) = model.sample_from_prior(50_000)["z"]
+    for samples in (z, prior):
+        assert set(samples.unique().tolist()) == {1.0, 2.0, 3.0, 4.0}
 
 
 def test_one_hot_samples_have_their_probabilities() -> None:

@@ -1,0 +1,341 @@
+"""Networks in half precision: what is drawn and scored is in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from estimator_cases import ALL, PATHWISE, make
+from torch import Tensor, nn
+from torch import distributions as td
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
+
+from ovis.estimators.chunked import ChunkedTerm, chunked_loss
+from ovis.estimators.forward_context import ForwardContext
+from ovis.estimators.sampling import draw, encode
+from ovis.experiments.training.evaluate import evaluate
+from ovis.models import VAE, GaussianMixture, GaussianToyVAE, SigmoidBeliefNetwork, Template
+from ovis.models.distributions import BernoulliVector, OneHotVector, log_density
+
+HALF = [torch.bfloat16, torch.float16]
+RUNS = [(torch.bfloat16, "model"), (torch.float16, "model"), (torch.bfloat16, "autocast"), (torch.float16, "autocast")]
+
+
+@contextlib.contextmanager
+def precision(model: nn.Module, x: Tensor, dtype: torch.dtype, how: str) -> Iterator[tuple[nn.Module, Tensor]]:
+    if how == "model":
+        yield model.to(dtype), x.to(dtype)
+    else:
+        with torch.autocast("cpu", dtype):
+            yield model, x
+
+
+# ---------------------------------------------------------------------------------------------------------- densities
+
+
+@pytest.mark.parametrize(("dtype", "how"), RUNS)
+def test_the_bound_of_a_belief_network_is_below_the_exact_likelihood(dtype: torch.dtype, how: str) -> None:
+    """200 variables, logits -7 in q and -6 in the prior, and x independent of them: log p(x) is known."""
+    torch.manual_seed(0)
+    model, x = SigmoidBeliefNetwork((16,), N=200, depth=1), torch.rand(4, 16).round()
+    with torch.no_grad():
+        for network, bias in ((model.inference_network[0][0], -7.0), (model.generative_model[0][0], 0.5)):
+            network.weight.zero_()
+            network.bias.fill_(bias)
+        model.prior_logits.fill_(-6.0)
+    exact = float(Bernoulli(logits=torch.tensor(0.5)).log_prob(x).sum(-1).mean())
+    with precision(model, x, dtype, how) as (model, x):
+        found = float(evaluate(model, x, 5000, 4)["loss"]["L_k"].mean())
+    # the variance of a weight is 0.71: that of each of 4 bounds is 0.71/5000, and their bias -0.71/10000
+    assert abs(found - exact) < 5 * math.sqrt(0.71 / 20_000)
+
+
+@pytest.mark.parametrize(("dtype", "how"), RUNS)
+def test_normal_log_weights_are_those_of_double_precision(dtype: torch.dtype, how: str) -> None:
+    torch.manual_seed(0)
+    model, x = VAE((12,), "normal", True, N=200, hdim=16, nlayers=1), torch.rand(3, 12).round()
+    with precision(model, x, dtype, how) as (model, x):
+        particles = draw(model, x, 50, encoded=encode(model, x))
+    (z,), (q,), (p,) = (particles.output[key] for key in ("z", "qz", "pz"))
+    exact = [Normal(d.base_dist.loc.double(), d.base_dist.scale.double()).log_prob(z.double()).sum(-1) for d in (q, p)]
+    assert (exact[0] - exact[1]).std() > 0.1
+    assert (particles.gap - (exact[0] - exact[1])).abs().max() < 1e-3
+    assert z.dtype == particles.log_px.dtype == particles.gap.dtype == torch.float32
+
+
+class Users(Template):
+    """Torch's own distributions, in the precision of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inference_network, self.decoder = nn.Linear(6, 100), nn.Linear(50, 6)
+
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        loc, log_scale = self.inference_network(x).chunk(2, -1)
+        q = Normal(loc, log_scale.exp())
+        z = q.rsample() if zgrads else q.sample()
+        prior = Independent(Normal(torch.zeros_like(loc), torch.ones_like(loc)), 1)
+        return {"px": Bernoulli(logits=self.decoder(z), validate_args=False), "z": [z], "qz": [q], "pz": [prior]}
+
+    def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+class CastingItself(Users):
+    """Autocast in the forward alone, as a decorator does it."""
+
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x, zgrads)
+
+
+@pytest.mark.parametrize(("dtype", "how"), [*RUNS, (torch.bfloat16, "itself")])
+def test_a_users_densities_are_those_of_double_precision(dtype: torch.dtype, how: str) -> None:
+    torch.manual_seed(0)
+    model, x = CastingItself() if how == "itself" else Users(), torch.rand(3, 6).round()
+    context = contextlib.nullcontext((model, x)) if how == "itself" else precision(model, x, dtype, how)
+    with context as (model, x):
+        particles = draw(model, x, 20)
+    (z,), (q,), px = particles.output["z"], particles.output["qz"], particles.output["px"]
+    assert q.loc.dtype == px.logits.dtype == dtype
+    value = z.double()
+    log_q = Normal(q.loc.double(), q.scale.double()).log_prob(value).sum(-1).view(3, 20)
+    log_p = Normal(0.0, 1.0).log_prob(value).sum(-1).view(3, 20)
+    rows = x.double().repeat_interleave(20, 0)
+    log_px = Bernoulli(logits=px.logits.double()).log_prob(rows).sum(-1).view(3, 20)
+    for found, exact in ((particles.log_qz, log_q), (particles.log_pz, log_p), (particles.log_px, log_px)):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.reshape(3, 20).double(), exact, rtol=1e-6, atol=1e-4)
+
+
+#: of real numbers, positive ones, and probabilities, [7, 3] each
+FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor], td.Distribution]] = {
+    "normal": lambda a, b, c: Normal(a, b),
+    "independent": lambda a, b, c: Independent(Normal(a, b), 1),
+    "bernoulli": lambda a, b, c: Bernoulli(logits=a),
+    "bernoulli-probs": lambda a, b, c: Bernoulli(probs=c),
+    "bernoulli-vector": lambda a, b, c: BernoulliVector(a),
+    "one-hot-vector": lambda a, b, c: OneHotVector(a),
+    "transformed": lambda a, b, c: td.TransformedDistribution(Normal(a, b), [td.SigmoidTransform(cache_size=1)]),
+    "affine": lambda a, b, c: td.TransformedDistribution(Normal(a, b), [td.AffineTransform(a, b)]),
+    "gamma": lambda a, b, c: td.Gamma(b, b),
+    "laplace": lambda a, b, c: td.Laplace(a, b),
+    "student": lambda a, b, c: td.StudentT(b, a, b),
+    "multivariate": lambda a, b, c: td.MultivariateNormal(a, scale_tril=torch.diag_embed(b), validate_args=False),
+}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_density_of_any_distribution_is_that_of_double_precision(
+    family: str, dtype: torch.dtype, autocast: bool
+) -> None:
+    """At the parameters and the value in half precision, which are exact numbers; with the gradients of parameters."""
+    torch.manual_seed(0)
+    a = torch.randn(7, 3)
+    parameters = [tensor.to(dtype).requires_grad_() for tensor in (a, torch.rand(7, 3) + 0.5, a.sigmoid())]
+    exact = [parameter.detach().double().requires_grad_() for parameter in parameters]
+    reference = FAMILIES[family](*exact)
+    value = reference.sample().to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = log_density(FAMILIES[family](*parameters), value)
+    assert found.dtype == torch.float32
+    want = reference.log_prob(value.double())
+    torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=2e-5)
+    gradients = torch.autograd.grad(found.sum(), parameters, allow_unused=True)
+    for gradient, right in zip(gradients, torch.autograd.grad(want.sum(), exact, allow_unused=True), strict=True):
+        assert (gradient is None) == (right is None)
+        if gradient is not None:
+            assert gradient.dtype == dtype
+            tolerance = 8 * torch.finfo(dtype).eps  # several contributions of a parameter, each rounded
+            torch.testing.assert_close(gradient.double(), right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("probs", [False, True])
+def test_categories_have_probabilities_that_sum_to_one(probs: bool, dtype: torch.dtype) -> None:
+    """Torch normalizes the logits in their own precision, by which the sum misses 1 by a percent."""
+    torch.manual_seed(0)
+    parameter = torch.randn(4, 50).softmax(-1).to(dtype) if probs else torch.randn(4, 50).to(dtype)
+    given = {"probs" if probs else "logits": parameter}
+    classes, vectors = Categorical(**given), td.OneHotCategorical(**given)
+    numbers, ones = (
+        torch.arange(50).unsqueeze(-1).expand(50, 4),
+        torch.eye(50, dtype=dtype).unsqueeze(1).expand(-1, 4, -1),
+    )
+    assert (classes.log_prob(numbers).double().exp().sum(0) - 1).abs().max() > 1e-3 or dtype == torch.float16
+    same = Normal(torch.ones(4, 50, dtype=dtype), torch.ones(4, 50, dtype=dtype))
+    mixture = td.MixtureSameFamily(classes, same)
+    torch.testing.assert_close(
+        log_density(mixture, torch.ones(4, dtype=dtype)), torch.full((4,), -math.log(2 * math.pi) / 2)
+    )
+    for found in (
+        log_density(classes, numbers),
+        log_density(vectors, ones),
+        log_density(Independent(classes, 0), numbers),
+    ):
+        torch.testing.assert_close(found.exp().sum(0), torch.ones(4))
+        torch.testing.assert_close(
+            found,
+            parameter.float().T.log_softmax(0) if not probs else parameter.float().log().T.log_softmax(0),
+            rtol=0,
+            atol=0.03,
+        )
+
+
+class Step(td.Transform, nn.Module):
+    """A flow step with a network, whose inverse is known for the last sample alone: from its cache."""
+
+    domain = codomain = td.constraints.real_vector
+    bijective = True
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        td.Transform.__init__(self, cache_size=1)
+        self.network = nn.Linear(3, 3)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x * self.network(x.new_ones(3)).exp()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.network(x.new_ones(3)).sum(-1).expand(x.shape[:-1])
+
+
+def test_a_flow_is_scored_in_single_precision_from_its_cache() -> None:
+    torch.manual_seed(0)
+    flow = Step().bfloat16()
+    base = Independent(Normal(torch.zeros(5, 3, dtype=torch.bfloat16), torch.ones(5, 3, dtype=torch.bfloat16)), 1)
+    distribution = td.TransformedDistribution(base, [flow])
+    z = distribution.rsample()
+    found = log_density(distribution, z)
+    log_scale = flow.network.weight.double().sum(1) + flow.network.bias.double()
+    (noise, kept) = flow._cached_x_y
+    assert kept is z
+    want = Normal(0.0, 1.0).log_prob(noise.double()).sum(-1) - log_scale.sum()
+    torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=1e-5)
+    (gradient,) = torch.autograd.grad(found.sum(), flow.network.bias, retain_graph=True)
+    assert gradient.abs().min() > 0
+    assert all(parameter.dtype == torch.bfloat16 for parameter in flow.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_precisions_stay(dtype: torch.dtype) -> None:
+    q = Normal(torch.zeros(3, dtype=dtype), torch.ones(3, dtype=dtype))
+    seen = []
+    q.log_prob = lambda value: seen.append(value) or value  # type: ignore[method-assign, func-returns-value]
+    z = torch.zeros(3, dtype=dtype)
+    assert log_density(q, z) is z
+    assert seen == [z]
+    model, x = SigmoidBeliefNetwork((6,), N=4, depth=2).to(dtype), torch.rand(3, 6).round().to(dtype)
+    loss, diagnostics, output = make("vimco", iw=3)(model, x)
+    assert loss.dtype == diagnostics["loss"]["ess"].dtype == output["z"][0].dtype == dtype
+    for distribution in (BernoulliVector(torch.zeros(2, dtype=dtype)), OneHotVector(torch.zeros(2, dtype=dtype))):
+        assert distribution.sample().dtype == distribution.expand((3,)).sample().dtype == dtype
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_rare_ones_are_drawn_with_their_probability(dtype: torch.dtype) -> None:
+    """p = 1e-4, of which bfloat16 noise makes 2e-3."""
+    torch.manual_seed(0)
+    logits = torch.full((2,), math.log(1e-4)).to(dtype)
+    probability = float(logits[0].double().sigmoid())
+    for distribution in (BernoulliVector(logits), BernoulliVector(logits).expand(())):
+        z = distribution.sample((1_000_000,))
+        assert z.dtype == dtype
+        error = abs(z.double().mean() - probability)
+        assert error < 4.5 * math.sqrt(probability / 2_000_000)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_rare_categories_are_drawn_with_their_probability(dtype: torch.dtype) -> None:
+    """A last category of probability 9e-4, which bfloat16 never draws."""
+    torch.manual_seed(0)
+    logits = torch.tensor([0.5, 0.4991, 9e-4]).log().to(dtype)
+    probabilities = logits.double().softmax(-1)
+    for distribution in (OneHotVector(logits), OneHotVector(logits).expand(())):
+        z = distribution.sample((1_000_000,))
+        assert z.dtype == dtype
+        error = (z.double().mean(0) - probabilities).abs()
+        assert bool((error < 4.5 * (probabilities / 1_000_000).sqrt()).all())
+
+
+def test_classes_of_a_mixture_are_exact_numbers() -> None:
+    """bfloat16 has no 257."""
+    model = GaussianMixture(N=400).bfloat16()
+    (z,) = model(torch.full((5, 1), 9.0, dtype=torch.bfloat16), particles=2000)["z"]
+    assert len(z.unique()) > 390
+    (z,) = model.sample_from_prior(10_000)["z"]
+    assert len(z.unique()) > 390
+
+
+# ---------------------------------------------------------------------------------------------------------- estimators
+
+
+@pytest.mark.parametrize("how", ["model", "autocast"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_estimator_has_a_loss_and_diagnostics_in_single_precision(name: str, how: str) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(3, 6).round()
+    model: Any = VAE((6,), "normal", True, N=4) if name in PATHWISE else SigmoidBeliefNetwork((6,), N=4, depth=1)
+    estimator = make(name, iw=4)
+    with precision(model, x, torch.bfloat16, how) as (model, x):
+        losses = [estimator(model, x, particles_per_pass=size) for size in (None, 2)]
+    for loss, diagnostics, _ in losses:
+        assert loss.dtype == torch.float32
+        assert all(value.dtype == torch.float32 for value in diagnostics["loss"].values())
+        gradients = torch.autograd.grad(loss.mean(), list(model.parameters()), retain_graph=True, allow_unused=True)
+        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+        assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "tau"),
+    [
+        (lambda: VAE((6,), "normal", N=4), (6,), 0.0),
+        (lambda: VAE((6,), "bernoulli", N=4), (6,), 0.5),
+        (lambda: VAE((6,), "categorical", True, N=4, K=3, kdim=2), (6,), 0.5),
+        (lambda: GaussianToyVAE(D=6), (6,), 0.0),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "how"), RUNS)
+def test_reparameterized_samples_are_in_single_precision(
+    build: Any, shape: Any, tau: float, dtype: torch.dtype, how: str
+) -> None:
+    torch.manual_seed(0)
+    with precision(build(), torch.rand(3, *shape).round(), dtype, how) as (model, x):
+        particles = draw(model, x, 5, encoded=encode(model, x), reparameterize=True, tau=tau)
+        loss, _, _ = make("pathwise-iwae", iw=5, tau=tau)(model, x, backward=True)
+    assert particles.z[0].dtype == particles.log_px.dtype == particles.log_qz.dtype == loss.dtype == torch.float32
+    assert loss.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["wake-sleep", "rws"])
+@pytest.mark.parametrize(("dtype", "how"), RUNS)
+def test_dreams_in_half_precision(name: str, dtype: torch.dtype, how: str) -> None:
+    torch.manual_seed(0)
+    model: Any = SigmoidBeliefNetwork((6,), N=4, depth=2)
+    with precision(model, torch.rand(3, 6).round(), dtype, how) as (model, x):
+        loss, _, _ = make(name, iw=5)(model, x, backward=True)
+    assert loss.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_gradients_of_many_chunks_are_added_in_single_precision() -> None:
+    """400 chunks of gradient 1: in bfloat16 the sum would stop at 256, as it has no 257."""
+    model, x = nn.Linear(1, 1).bfloat16(), torch.ones(1, 1, dtype=torch.bfloat16)
+    context = ForwardContext(model, x.device)
+    term = ChunkedTerm(context, 400, 1, lambda chunk, x, encoded: (model.weight * x).sum(1))
+    chunked_loss(torch.zeros(1), [term], model, x, None).backward()
+    assert model.weight.grad.dtype == torch.bfloat16
+    assert float(model.weight.grad) == 400
