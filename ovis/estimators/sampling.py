@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from ovis.estimators.types import Particles
 from ovis.models.bernoulli_data import check_first_batch
-from ovis.models.distributions import BernoulliVector, detach_parameters
+from ovis.models.distributions import BernoulliVector, detach_parameters, log_density
 from ovis.models.template import ParticleModel
 
 __all__ = ["draw", "encode", "score_dreams"]
@@ -80,8 +80,8 @@ def draw(
 
     Raises:
         ValueError: samples that can't be reparameterized, or are though ``reparameterize`` is False; an output that
-            lacks an entry or has the wrong shape; Bernoulli observations outside [0, 1], in the model's first batch;
-            detached parameters in a hierarchy.
+            lacks an entry or has the wrong shape, e.g. a density that broadcasts over other rows; Bernoulli
+            observations outside [0, 1], in the model's first batch; detached parameters in a hierarchy.
     """
     try:
         if _particle_model(model) is not None:
@@ -115,7 +115,7 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
         shape [count], with the graph of q.
 
     Raises:
-        ValueError: the model can't draw from its prior or score given samples.
+        ValueError: the model can't draw from its prior or score given samples, or its q has the wrong shape.
     """
     name = type(model).__name__
     if not hasattr(model, "sample_from_prior"):
@@ -134,7 +134,7 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
             f"wake-sleep scores given samples: {name}.forward must take the keyword z (a list of samples, one for each "
             "layer) and then return their qz instead of drawing"
         )
-    return torch.stack([_joint(q, sample, (count,)) for q, sample in zip(output["qz"], z, strict=True)]).sum(0)
+    return torch.stack([_joint("qz", q, sample, (count,)) for q, sample in zip(output["qz"], z, strict=True)]).sum(0)
 
 
 def _keywords(model: nn.Module, reparameterize: bool, tau: float) -> dict[str, Any]:
@@ -177,26 +177,54 @@ def _score(output: dict[str, Any], observed: Tensor, shape: tuple[int, int], det
     z: Sequence[Tensor] = output["z"]
     qz = [detach_parameters(q) for q in output["qz"]] if detach_q else output["qz"]
     return Particles(
-        log_px=_joint(output["px"], observed, shape),
-        log_pz=torch.stack([_joint(p, sample, shape) for p, sample in zip(output["pz"], z, strict=True)], -1),
-        log_qz=torch.stack([_joint(q, sample, shape) for q, sample in zip(qz, z, strict=True)], -1),
+        log_px=_joint("px", output["px"], observed, shape),
+        log_pz=torch.stack([_joint("pz", p, sample, shape) for p, sample in zip(output["pz"], z, strict=True)], -1),
+        log_qz=torch.stack([_joint("qz", q, sample, shape) for q, sample in zip(qz, z, strict=True)], -1),
         output=output,
     )
 
 
-def _joint(distribution: Distribution, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """log-density summed over everything but the particles.
+def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """log-density summed over everything but the particles, at least in single precision.
 
     Raises:
-        ValueError: a log-density of another shape.
+        ValueError: a log-density without a row for each particle, or one that scores more numbers than the value has:
+            parameters and value were broadcast with each other, so that rows are scored against other rows.
     """
-    log_prob: Tensor = distribution.log_prob(value)
-    if log_prob.shape == shape:
+    log_prob = log_density(distribution, value)
+    event = tuple(getattr(distribution, "event_shape", ()))
+    if log_prob.shape == shape and value.shape in ((*shape, *event), (shape[0], 1, *event)):  # the most frequent case
         return log_prob
+    scored = value.shape[: max(value.dim() - len(event), 0)]
     rows = math.prod(shape)
-    if log_prob.shape[: len(shape)] == shape or log_prob.shape[:1] == (rows,):
-        return log_prob.reshape(*shape, -1).sum(-1)
-    raise ValueError(
-        f"log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)}; it must start with {shape} or "
-        f"[{rows}], one row for each particle"
-    )
+    lead = _leading(log_prob.shape, shape)
+    if lead is None:
+        raise ValueError(
+            f"log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)}; it must start with {shape} "
+            f"or [{rows}], one row for each particle ({name}, whose value has shape {tuple(value.shape)})"
+        )
+    rest, scored_lead = log_prob.shape[lead:], _leading(scored, shape, shared=True)
+    if (
+        scored_lead is None
+        or not _is_part(rest, scored[scored_lead:])
+        or math.prod(rest) * math.prod(event) > math.prod(value.shape[scored_lead:])
+    ):
+        raise ValueError(
+            f"{name}: log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)} and events of shape "
+            f"{event} for a value of shape {tuple(value.shape)}: they were broadcast, so that rows are scored against "
+            "other rows; give distribution and value the same dimensions"
+        )
+    return log_prob.reshape(*shape, -1).sum(-1)
+
+
+def _leading(dims: torch.Size, shape: tuple[int, ...], shared: bool = False) -> int | None:
+    """How many of the first dimensions number the particles; ``shared``: also a row for each datum, [B, 1]."""
+    if dims[: len(shape)] == shape or (shared and dims[:2] == (*shape[:1], 1)):
+        return len(shape)
+    return 1 if dims[:1] == (math.prod(shape),) else None
+
+
+def _is_part(dims: torch.Size, of: torch.Size) -> bool:
+    """Whether the dimensions are some of these, in the same order."""
+    remaining = iter(of)
+    return all(size == 1 or size in remaining for size in dims)
