@@ -200,6 +200,7 @@ def _create_engine(
 
 def _fill_queue(plan: Plan, queue: Queue, deleted: dict[str, str], options: argparse.Namespace) -> None:
     """Delete what ``--rf`` deletes, queue the plan's runs, and put back those that the options name."""
+    plan.read_code()  # first, as it can fail
     if deleted:
         queue.clear(deleted)
         print(f"deleted {runs_text(len(deleted))}")

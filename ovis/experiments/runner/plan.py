@@ -19,6 +19,9 @@ from ovis.experiments.studies import STUDIES
 
 __all__ = ["Plan", "PlanError", "make_plan", "option_defaults", "start_plan"]
 
+#: Symbolic links that are named in a note.
+NAMED = 5
+
 
 class PlanError(RuntimeError):
     """The sweep can't continue as it was queued. The message is one line with the reason and the remedy."""
@@ -37,6 +40,15 @@ class Plan:
     experiment: Experiment
     code: Code | None
     notes: tuple[str, ...] = ()
+
+    def read_code(self) -> None:
+        """Read the code of the snapshot, if it was not needed before.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        if self.code is not None:
+            _ = self.code.files
 
 
 def make_plan(
@@ -69,19 +81,20 @@ def make_plan(
     kept = copy if copy.is_file() and not fresh and not update_exp else None
     experiment, notes = _choose_runs(path, kept, resume)
     here, current = read_code(live_package()), None if fresh else queue.snapshot()
+    links = _describe_links(here)
     if current is None:
-        return Plan(experiment, here, tuple(notes))
+        return Plan(experiment, here, (*notes, *links))
     same = here.digest == current.digest
     if update_lib:
         notes.append(_describe_update(current, same))
-        return Plan(experiment, here, tuple(notes))
+        return Plan(experiment, here, (*notes, *links))
     if not is_intact(queue.paths, current.id, current.digest):
         if not same:
             raise PlanError(
                 f"{queue.paths.snapshot(current.id)} is no longer the code that this sweep was queued with: put it "
                 f"back, or go on with the code here by --update_lib"
             )
-        return Plan(experiment, here, tuple(notes))  # the same content, written again
+        return Plan(experiment, here, (*notes, *links))  # the same content, written again
     if not same:
         _check_defaults(current, {run.key for run in experiment.runs} - known, experiment.script)
         notes.append(f"runs on the code as of {current}; it differs from the code here: --update_lib takes that")
@@ -99,7 +112,7 @@ def start_plan(plan: Plan, queue: Queue) -> None:
     """
     snapshot = None
     if plan.code is not None:
-        snapshot = take_snapshot(queue.paths, plan.code, live_package(), option_defaults(plan.experiment.script))
+        snapshot = take_snapshot(queue.paths, plan.code, option_defaults(plan.experiment.script))
     queue.add([run.record() for run in plan.experiment.runs], snapshot)
     failpoint("plan.queued")
     if _text(queue.paths.experiment) != plan.experiment.text:
@@ -148,6 +161,14 @@ def _describe_update(current: Snapshot, same: bool) -> str:
     if same:
         return "the code here is the code that this sweep runs on already"
     return f"attempts start on the code here from now on, those of half-trained runs too; so far: as of {current}"
+
+
+def _describe_links(code: Code) -> list[str]:
+    if not code.links:
+        return []
+    count, more = len(code.links), " ..." if len(code.links) > NAMED else ""
+    links = ", ".join(code.links[:NAMED])
+    return [f"symbolic links are not copied with the code, {count} in {code.package}: {links}{more}"]
 
 
 def _check_defaults(current: Snapshot, new: set[str], script: str) -> None:

@@ -3,19 +3,25 @@
 The copy is in ``<experiment>/.snapshots/<id>/ovis/``, where ``<id>`` is the beginning of a hash of its content.
 ``changes.diff`` beside it holds the differences from its commit. A copy is written completely or not at all. It is not
 flushed to the disk, as every manager checks the hash when it starts.
+
+Only the sources and the data of the package are copied, with their permissions; other files in its folder, and what
+symbolic links refer to elsewhere, are not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,12 @@ __all__ = ["Code", "Snapshot", "is_intact", "live_package", "read_code", "take_s
 PACKAGE = "ovis"
 DIFF = "changes.diff"
 
+#: Names of the files of the package: its sources, and the data that pyproject.toml declares.
+FILES = ("*.py", "*.json", "*.csv", "py.typed", "*.css", "*.js", "*.j2")
+
+#: Upper limit of their size in bytes, as every version of the code is copied.
+MAX_SIZE = 20_000_000
+
 #: Hexadecimal digits of a snapshot's id.
 ID_LENGTH = 12
 
@@ -42,13 +54,26 @@ GIT_TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Code:
-    """The content of a package.
+    """The code of a package. Its files are read when their content is first needed.
 
     Attributes:
-        files: the bytes of each file, by its path in the package, with slashes.
+        package: its folder.
+        modes: the permissions of each file, by its path in the package, with slashes.
+        links: paths of the symbolic links that were left out.
     """
 
-    files: Mapping[str, bytes]
+    package: Path
+    modes: Mapping[str, int]
+    links: tuple[str, ...] = ()
+
+    @cached_property
+    def files(self) -> Mapping[str, bytes]:
+        """The bytes of each file, by its path.
+
+        Raises:
+            OSError: a file can't be read.
+        """
+        return {name: (self.package / name).read_bytes() for name in self.modes}
 
     @cached_property
     def digest(self) -> str:
@@ -110,44 +135,59 @@ def live_package() -> Path:
 
 
 def read_code(package: Path) -> Code:
-    """Read the files of a package, except hidden files and bytecode.
+    """List the files of a package and check their size. Their content is read later, see :class:`Code`.
+
+    Symbolic links to folders, and those to files outside of the package, are left out.
 
     Args:
         package: its folder.
 
     Raises:
-        OSError: a file or folder can't be read.
+        OSError: a file or folder can't be read, or the files are too large.
     """
-    files = {}
-    for folder, folders, names in os.walk(package, onerror=_refuse):
-        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
-        for path in (Path(folder, name) for name in names if not name.startswith(".") and not name.endswith(".pyc")):
-            if path.is_file():  # not a pipe or a broken link
-                files[path.relative_to(package).as_posix()] = path.read_bytes()
-    return Code(files)
+    root, modes, sizes, links = package.resolve(), {}, {}, []
+    for path in _walk(package):
+        name = path.relative_to(package).as_posix()
+        if path.is_dir():
+            links.append(name)
+        elif path.is_file() and any(fnmatch(path.name, pattern) for pattern in FILES):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                links.append(name)
+            else:
+                status = path.stat()
+                modes[name], sizes[name] = stat.S_IMODE(status.st_mode), status.st_size
+    if sum(sizes.values()) > MAX_SIZE:
+        largest = max(sizes, key=sizes.__getitem__)
+        reason = (
+            f"{sizes[largest] / 1e6:.1f} MB, but the code of a sweep is copied, and may have {MAX_SIZE / 1e6:.0f} MB "
+            f"in all: keep data outside of the package"
+        )
+        raise OSError(errno.EFBIG, reason, str(package / largest))
+    return Code(package, modes, tuple(links))
 
 
 def is_intact(paths: ExperimentPaths, id: str, digest: str) -> bool:
     """Whether the copy exists and is unchanged."""
-    try:
-        return read_code(paths.snapshot(id) / PACKAGE).digest == digest
+    package = paths.snapshot(id) / PACKAGE
+    try:  # all its files, as one that was added could be imported
+        names = (path.relative_to(package).as_posix() for path in _walk(package) if path.is_file())
+        return Code(package, dict.fromkeys(names, 0)).digest == digest
     except OSError:
         return False
 
 
-def take_snapshot(paths: ExperimentPaths, code: Code, package: Path, defaults: Mapping[str, Any]) -> Snapshot:
+def take_snapshot(paths: ExperimentPaths, code: Code, defaults: Mapping[str, Any]) -> Snapshot:
     """Copy the code into the experiment's folder, unless it is there already. The ledger is not changed.
 
     Args:
         paths: the experiment's files.
         code: the code to copy.
-        package: the folder it was read from, where git is run.
         defaults: the defaults of its options.
 
     Raises:
         OSError: the copy can't be written; the incomplete one is removed.
     """
-    commit, diff = _origin(package)
+    commit, diff = _origin(code.package)
     _store(paths, code, diff)
     cut = diff if len(diff) <= MAX_DIFF else f"{diff[:MAX_DIFF]}\n[cut: {DIFF} of the snapshot is whole]\n"
     return Snapshot(code.id, code.digest, commit, bool(diff), cut, ovis.__version__, time.time(), defaults)
@@ -164,7 +204,9 @@ def _store(paths: ExperimentPaths, code: Code, diff: str) -> None:
         for name, content in code.files.items():
             path = temporary / PACKAGE / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
             path.write_bytes(content)
+            path.chmod(code.modes[name])
         (temporary / DIFF).write_text(diff, encoding="utf-8")
         failpoint("snapshot.copied")
         with contextlib.suppress(FileNotFoundError):
@@ -179,6 +221,14 @@ def _store(paths: ExperimentPaths, code: Code, diff: str) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _walk(package: Path) -> Iterator[Path]:
+    """The files of a package, and the symbolic links to folders, except hidden ones and bytecode."""
+    for folder, folders, names in os.walk(package, onerror=_refuse):
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+        yield from (path for name in folders if (path := Path(folder, name)).is_symlink())
+        yield from (Path(folder, name) for name in names if not name.startswith(".") and not name.endswith(".pyc"))
+
+
 def _origin(package: Path) -> tuple[str, str]:
     """The commit of a package and its differences from it; both empty without a git clone, or where git fails.
 
@@ -188,8 +238,8 @@ def _origin(package: Path) -> tuple[str, str]:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")  # fails if it is only installed in a clone
         commit = _git(package, "rev-parse", "--verify", "HEAD").strip()
         plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
-        diff = _git(package, "diff", *plain, "HEAD", "--", ".")
-        strays = _git(package, "ls-files", "--others", "--exclude-standard", "--", ".").splitlines()
+        diff = _git(package, "diff", *plain, "HEAD", "--", *FILES)
+        strays = _git(package, "ls-files", "--others", "--exclude-standard", "--", *FILES).splitlines()
     except (OSError, subprocess.SubprocessError):
         return "", ""
     return commit, "".join(f"# not in git: {PACKAGE}/{name}\n" for name in strays) + diff

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -55,7 +56,7 @@ def make_clone(folder: Path) -> str:
 
 
 def take(lab: Lab, package: Path) -> Snapshot:
-    return take_snapshot(lab.paths, read_code(package), package, {"lr": 0.1})
+    return take_snapshot(lab.paths, read_code(package), {"lr": 0.1})
 
 
 def current(lab: Lab) -> Snapshot:
@@ -79,16 +80,94 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_copy_holds_the_package_and_nothing_else(lab: Lab, live: Path) -> None:
     write(live / "py.typed", "")
     write(live / "new" / "data.json", "{}")
+    write(live / "reports" / "page.html.j2", "")
     for rubbish in ("__pycache__/a.cpython-311.pyc", "models/__pycache__/b.pyc", ".vae.py.swp", ".idea/x", "old.pyc"):
         write(live / rubbish, "rubbish")
+    for foreign in ("id_rsa", "token.txt", "models/weights.npy", "vae.py~", "core.1234"):
+        write(live / foreign, "rubbish")
     (live / "broken").symlink_to("nowhere")
     os.mkfifo(live / "pipe")
     taken = take(lab, live)
     names = ["__init__.py", "experiments/runs/failpoints.py", "models/vae.py", "new/data.json", "py.typed"]
+    names.append("reports/page.html.j2")
     assert sorted(contents(lab.paths.snapshot(taken.id))) == ["changes.diff", *(f"ovis/{name}" for name in names)]
     assert taken.digest.startswith(taken.id)
     assert len(taken.id) == 12
     assert copies(lab) == {taken.id}
+
+
+def test_a_copy_holds_what_an_installed_package_holds() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
+    package = live_package()
+    declared = tomllib.loads((package.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    expected = {path for pattern in ("**/*.py", *declared["ovis"]) for path in package.glob(pattern)}
+    assert {package / name for name in read_code(package).modes} == expected
+    assert len(expected) > 200
+
+
+def test_permissions_are_kept(lab: Lab, live: Path) -> None:
+    write(live / "private" / "keys.py", "key = 1\n")
+    modes = {"private/keys.py": 0o600, "models/vae.py": 0o444, "__init__.py": 0o755}
+    for name, mode in modes.items():
+        (live / name).chmod(mode)
+    package = lab.paths.snapshot(take(lab, live).id) / "ovis"
+    assert {name: stat.S_IMODE((package / name).stat().st_mode) for name in modes} == modes
+
+
+def test_links_are_not_followed_out_of_the_package(lab: Lab, live: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(lab.folder / "secret.py", "password = 1\n")
+    write(lab.folder / "elsewhere" / "module.py", "")
+    (live / "secret.py").symlink_to(lab.folder / "secret.py")
+    (live / "models" / "elsewhere").symlink_to(lab.folder / "elsewhere")
+    (live / "token").symlink_to(lab.folder / "secret.py")
+    (live / "alias.py").symlink_to(live / "models" / "vae.py")
+    lab.write(**ONE)
+    assert lab.run() == 0
+    assert "symbolic links are not copied with the code, 2 in" in capsys.readouterr().out
+    (package,) = lab.paths.snapshots.glob("*/ovis")
+    assert sorted(contents(package)) == ["__init__.py", "alias.py", "experiments/runs/failpoints.py", "models/vae.py"]
+    assert not (package / "alias.py").is_symlink()
+
+
+@pytest.mark.parametrize("option", [[], ["--dry_run"]])
+def test_a_package_that_is_too_large_is_refused_by_its_largest_file(
+    lab: Lab, live: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    write(live / "models" / "table.csv", "")
+    os.truncate(live / "models" / "table.csv", 300_000_000)
+    lab.write(**ONE)
+    assert lab.run(*option) == 2
+    assert capsys.readouterr().err == (
+        f"manager.py: {live}/models/table.csv: 300.0 MB, but the code of a sweep is copied, and may have 20 MB in all: "
+        f"keep data outside of the package\n"
+    )
+    assert not lab.paths.folder.exists()
+
+
+def test_a_dry_run_reads_only_what_it_compares(lab: Lab, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), real(path))[1])
+    write(live / "models" / "array.npy", "numbers")
+    lab.write(**ONE)
+    assert lab.run("--dry_run") == 0
+    assert not [path for path in read if path.is_relative_to(live)]
+    assert lab.run() == 0
+    assert sorted(path.name for path in read if path.is_relative_to(live)) == ["__init__.py", "failpoints.py", "vae.py"]
+
+
+def test_code_that_cannot_be_read_deletes_nothing(lab: Lab, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.write(**ONE)
+    assert lab.run() == 0
+    before = contents(lab.paths.folder)
+
+    def fail(path: Path) -> bytes:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert lab.run("--rf", "--yes") == 2
+    monkeypatch.undo()
+    assert contents(lab.paths.folder) == before
 
 
 @pytest.mark.parametrize(
@@ -96,7 +175,7 @@ def test_a_copy_holds_the_package_and_nothing_else(lab: Lab, live: Path) -> None
     [
         ("models/vae.py", "width = 11\n"),
         ("models/vae2.py", ""),
-        ("models/vae.pywidth = 10\n", ""),
+        ("models/vae.pywidth = 10\n.py", ""),
         ("untracked.py", ""),
     ],
 )
