@@ -206,6 +206,7 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
     rest, scored_lead = log_prob.shape[lead:], _leading(scored, shape, shared=True)
     if (
         scored_lead is None
+        or len(rest) > len(scored) - scored_lead
         or not _is_part(rest, scored[scored_lead:])
         or math.prod(rest) * math.prod(event) > math.prod(value.shape[scored_lead:])
     ):

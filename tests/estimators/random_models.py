@@ -45,7 +45,10 @@ SUPPORTS = {
 }
 #: outputs of the network for each variable
 RAW = {"bernoulli": 1, "one-hot": CATEGORIES, "category": CATEGORIES, "mixture": 6}
+FAMILIES = tuple(family for families in SUPPORTS.values() for family in families)
 REPARAMETERIZED = ("normal", "lognormal", "gamma")
+#: those that torch can draw in bfloat16, and whose parameters it leaves as they are
+HALF = ("bernoulli", "one-hot", "normal", "lognormal")
 SHAPES = ((), (1,), (3,), (2, 2), (1, 2, 3))
 
 
@@ -105,6 +108,10 @@ class Spec:
 # ------------------------------------------------------------------------------------------------ what hypothesis draws
 
 
+def supports_of(families: Sequence[str]) -> list[str]:
+    return [name for name, on_it in SUPPORTS.items() if set(on_it) & set(families)]
+
+
 @st.composite
 def conditionals(draw: st.DrawFn, support: str, families: Sequence[str], impossible: bool) -> Conditional:
     masks = [(), (CATEGORIES - 1,), (0, 2)] if impossible and support in ("one-hot", "category") else [()]
@@ -117,15 +124,12 @@ def conditionals(draw: st.DrawFn, support: str, families: Sequence[str], impossi
     )
 
 
-FAMILIES = [family for families in SUPPORTS.values() for family in families]
-
-
 @st.composite
-def layers(draw: st.DrawFn, q_families: Sequence[str], particles: int) -> Layer:
-    support = draw(st.sampled_from([name for name, f in SUPPORTS.items() if set(f) & set(q_families)]))
+def layers(draw: st.DrawFn, q_families: Sequence[str], p_families: Sequence[str], particles: int) -> Layer:
+    support = draw(st.sampled_from(supports_of(q_families)))
     q = draw(conditionals(support, q_families, impossible=True))
     # with p(z) = 0 where q draws, a log-weight is -inf: only where other particles are left
-    p = draw(conditionals(support, FAMILIES, impossible=bool(q.impossible) or particles >= 5))
+    p = draw(conditionals(support, p_families, impossible=bool(q.impossible) or particles >= 5))
     if particles < 5 and not set(p.impossible) <= set(q.impossible):
         p = replace(p, impossible=q.impossible)
     return Layer(support, draw(st.sampled_from(SHAPES[:4])), q, p)
@@ -136,17 +140,18 @@ def specs(
     draw: st.DrawFn,
     depths: Sequence[int] = (1, 2, 3),
     q_families: Sequence[str] = FAMILIES,
+    p_families: Sequence[str] = FAMILIES,
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64),
 ) -> Spec:
     """Models with K = 1, 2 or 5 particles, 1 or 2 bounds and 1 to 3 data."""
     mc, iw = draw(st.sampled_from((1, 2))), draw(st.sampled_from((1, 2, 5)))
     form = draw(st.sampled_from(("particles", "repeated")))
-    support = draw(st.sampled_from(list(SUPPORTS)))
-    observed = draw(conditionals(support, FAMILIES, impossible=False))
+    support = draw(st.sampled_from(supports_of(p_families)))
+    observed = draw(conditionals(support, p_families, impossible=False))
     return Spec(
         form=form,
         x=Layer(support, draw(st.sampled_from(SHAPES)), observed, observed),
-        layers=tuple(draw(layers(q_families, iw)) for _ in range(draw(st.sampled_from(depths)))),
+        layers=tuple(draw(layers(q_families, p_families, iw)) for _ in range(draw(st.sampled_from(depths)))),
         dtype=draw(st.sampled_from(dtypes)),
         batch=draw(st.sampled_from((1, 2, 3))),
         mc=mc,
@@ -239,7 +244,7 @@ def distribution(layer: Layer, conditional: Conditional, raw: Tensor) -> Distrib
     dims = len(layer.shape)
     if conditional.family == "bernoulli" and conditional.fast and conditional.independent and dims:
         return BernoulliVector(logits, dims)
-    if conditional.family == "one-hot" and conditional.fast:
+    if conditional.family == "one-hot" and (conditional.fast or logits.dtype == torch.bfloat16):
         made: Distribution = OneHotVector(logits)
     elif conditional.family == "mixture":
         made = MixtureSameFamily(Categorical(logits=logits), Normal(first, second))
@@ -287,6 +292,7 @@ class Network(nn.Module):
         super().__init__()
         self.spec = spec
         self.draws: list[Draw] = []
+        self.broadcast = ("", 0)  # px, pz or qz, and its layer: a distribution with one dimension too many
         generator = torch.Generator().manual_seed(spec.seed)
         self.weights = nn.ParameterDict()
 
@@ -308,6 +314,15 @@ class Network(nn.Module):
         top = spec.layers[-1]
         add("prior", *top.shape, top.p.outputs)
 
+    def made(self, name: str, index: int, raw: Tensor, lead: Sequence[int]) -> Distribution:
+        """A distribution of the output: px, or pz or qz of a layer."""
+        layer = self.spec.x if name == "px" else self.spec.layers[index]
+        conditional = layer.q if name == "qz" else layer.p
+        wide = raw.expand(*lead, *layer.shape, conditional.outputs)
+        if self.broadcast == (name, index):
+            return distribution(layer, conditional, wide.unsqueeze(len(lead)))
+        return distribution(layer, conditional, raw if conditional.narrow else wide)
+
     def posterior(
         self, features: Tensor, lead: tuple[int, ...], zgrads: bool, given: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], list[Distribution]]:
@@ -315,25 +330,19 @@ class Network(nn.Module):
         qz: list[Distribution] = []
         for i, layer in enumerate(self.spec.layers):
             raw = raw_of_q(self.spec, self.weights, i, features, z)
-            wide = raw.expand(*lead, *layer.shape, layer.q.outputs)
-            q = distribution(layer, layer.q, wide)
             if given is not None:
                 z.append(given[i])
             else:
+                q = distribution(layer, layer.q, raw.expand(*lead, *layer.shape, layer.q.outputs))
                 z.append(q.rsample() if zgrads else q.sample())
-            qz.append(distribution(layer, layer.q, raw) if layer.q.narrow else q)
+            qz.append(self.made("qz", i, raw, lead))
         return z, qz
 
     def joint(self, z: Sequence[Tensor]) -> tuple[Distribution, list[Distribution]]:
         first = self.spec.layers[0]
         lead = z[0].shape[: z[0].dim() - len(first.event)]
-        pz: list[Distribution] = []
-        for i, layer in enumerate(self.spec.layers):
-            raw = raw_of_p(self.spec, self.weights, i, z)
-            if not layer.p.narrow:
-                raw = raw.expand(*lead, *layer.shape, layer.p.outputs)
-            pz.append(distribution(layer, layer.p, raw))
-        return distribution(self.spec.x, self.spec.x.p, raw_of_p(self.spec, self.weights, -1, z)), pz
+        pz = [self.made("pz", i, raw_of_p(self.spec, self.weights, i, z), lead) for i in range(len(z))]
+        return self.made("px", 0, raw_of_p(self.spec, self.weights, -1, z), lead), pz
 
     def dream(self, count: int) -> dict[str, Any]:
         """Ancestral samples, from the top layer down."""

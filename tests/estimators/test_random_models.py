@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_models import (
+    HALF,
     REPARAMETERIZED,
     Conditional,
     Draw,
@@ -41,8 +42,10 @@ from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.experiments.training.evaluate import evaluate
 from ovis.models.baseline import Baseline
 
-#: of the largest factor of a log-density
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: of values. In bfloat16 the network's outputs are rounded, in the textbook too; densities are in single precision.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-3}
+#: of gradients, relative to the factors of the log-densities
+GRADIENT_TOLERANCE = {**TOLERANCE, torch.bfloat16: 3e-2}
 #: torch approximates the derivative of a Gamma sample
 GAMMA_TOLERANCE = 2e-3
 
@@ -85,8 +88,8 @@ def test_every_row_of_the_table_is_here() -> None:
 
 
 def density(layer: Layer, conditional: Conditional, raw: Tensor, value: Tensor, detached: bool = False) -> Tensor:
-    given = parameters(conditional, raw.double())
-    given = given._make(item.detach() for item in given) if detached else given
+    given = [item.double() for item in parameters(conditional, raw)]
+    given = [item.detach() for item in given] if detached else given
     value = value.long() if layer.support == "category" else value.double()
     return textbook.log_density(conditional.family, value, *given)
 
@@ -107,8 +110,8 @@ def scored(spec: Spec, weights: Weights, x: Tensor, z: Sequence[Tensor], pathwis
     for i, (layer, value) in enumerate(zip(spec.layers, z, strict=True)):
         raw = raw_of_q(spec, weights, i, features, samples)
         if pathwise:
-            first, second, _ = parameters(layer.q, raw.double())
-            value = textbook.reparameterized(layer.q.family, value.double(), first, second)
+            first, second, _ = parameters(layer.q, raw)
+            value = textbook.reparameterized(layer.q.family, value.double(), first.double(), second.double())
         samples.append(value)
         qz.append(density(layer, layer.q, raw, value, detached))
     pz = [density(each, each.p, raw_of_p(spec, weights, i, samples), samples[i]) for i, each in enumerate(spec.layers)]
@@ -164,7 +167,10 @@ def make_case(spec: Spec) -> Case:
     torch.manual_seed(spec.seed)
     model = build(spec)
     x = random_data(spec)
-    weights = {name: item.detach().double().requires_grad_() for name, item in model.network.weights.items()}
+    dtype = torch.bfloat16 if spec.dtype == torch.bfloat16 else torch.float64
+    weights = {
+        name: item.detach().to(dtype, copy=True).requires_grad_() for name, item in model.network.weights.items()
+    }
     return Case(spec, model, x, weights, torch.linspace(0.5, 1.5, spec.batch, dtype=torch.float64))
 
 
@@ -329,28 +335,24 @@ def compare(case: Case, name: str, size: int | None) -> None:
     if answer is None:
         return
     right, scale = answer
-    tolerance = TOLERANCE[case.spec.dtype]
+    tolerance = GRADIENT_TOLERANCE[case.spec.dtype]
     if name in PATHWISE and any(layer.q.family == "gamma" for layer in case.spec.layers):
         tolerance = GAMMA_TOLERANCE
     what = f"{name} with particles_per_pass={size}: "
 
-    def close(label: str, a: Tensor | None, b: Tensor | None, atol: float) -> None:
-        a, b = (torch.zeros(()) if item is None else item for item in (a, b))
-        torch.testing.assert_close(
-            a.double().expand_as(b) if a.dim() == 0 else a.double(),
-            b.double().expand_as(a) if b.dim() == 0 else b.double(),
-            rtol=tolerance,
-            atol=atol,
-            msg=lambda message: f"{what}{label}: {message}",
-        )
+    def close(label: str, a: Tensor | None, b: Tensor | None, rtol: float, atol: float) -> None:
+        shape = next((item.shape for item in (a, b) if item is not None), ())
+        a, b = (torch.zeros(shape).double() if item is None else item.double() for item in (a, b))
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda message: f"{what}{label}: {message}")
 
-    close("loss", result.loss, right.loss, tolerance)
+    exact = TOLERANCE[case.spec.dtype]
+    close("loss", result.loss, right.loss, exact, exact)
     assert result.diagnostics.keys() == right.diagnostics.keys()
     for key, value in right.diagnostics.items():
-        close(key, result.diagnostics[key], value, tolerance)
+        close(key, result.diagnostics[key], value, exact, exact)
     assert result.gradients.keys() == right.gradients.keys()
     for key, value in right.gradients.items():
-        close(f"gradient to {key}", result.gradients[key], value, tolerance * (1 + scale))
+        close(f"gradient to {key}", result.gradients[key], value, tolerance, tolerance * (1 + scale))
 
 
 def check(spec: Spec, names: Sequence[str]) -> None:
@@ -386,6 +388,18 @@ def test_pathwise_estimators(spec: Spec) -> None:
     check(spec, list(PATHWISE))
 
 
+@random_test(15)
+@given(specs(q_families=HALF, p_families=HALF, dtypes=[torch.bfloat16]))
+def test_networks_in_half_precision(spec: Spec) -> None:
+    check(spec, SAMPLED)
+
+
+@random_test(10)
+@given(specs(q_families=("normal", "lognormal"), p_families=HALF, dtypes=[torch.bfloat16]))
+def test_pathwise_estimators_of_networks_in_half_precision(spec: Spec) -> None:
+    check(spec, list(PATHWISE))
+
+
 @random_test(20)
 @given(specs(), st.integers(1, 9), st.integers(1, 3), st.integers(1, 9), st.integers(1, 30))
 def test_evaluation(spec: Spec, iw: int, batch_size: int, trained: int, values: int) -> None:
@@ -404,3 +418,15 @@ def test_evaluation(spec: Spec, iw: int, batch_size: int, trained: int, values: 
     assert not draws, "more was drawn"
     tolerance = 1e-5 if spec.dtype == torch.float32 else 1e-11
     assert {name: float(value) for name, value in result.items()} == pytest.approx(means, rel=tolerance, abs=tolerance)
+
+
+@random_test(25)
+@given(specs(), st.sampled_from(["px", "pz", "qz"]), st.integers(0, 2))
+def test_a_density_that_broadcasts_over_other_rows_is_refused(spec: Spec, name: str, index: int) -> None:
+    """In all rows, and in so many that torch finds shapes that fit."""
+    spec = replace(spec, batch=2, mc=1, iw=2)
+    model = build(spec)
+    model.network.broadcast = (name, 0 if name == "px" else index % len(spec.layers))
+    for call in (lambda x: get_config("reinforce")[0](iw=2)(model, x), lambda x: evaluate(model, x, 2, 2)):
+        with pytest.raises(ValueError, match=rf"{name}.*shape"):
+            call(random_data(spec))
