@@ -152,6 +152,8 @@ def _run(
         return 0
     Path(options.root).mkdir(parents=True, exist_ok=True)
     engine.check(Path(options.root))
+    if queue.paths.jobs_log.is_symlink():
+        raise PlanError(f"{queue.paths.jobs_log}: is a symbolic link, which no job would follow: remove it")
     _fill_queue(plan, queue, deleted, options)
     template = _job_template(plan.experiment, queue, options, training)
     begin = time.monotonic()

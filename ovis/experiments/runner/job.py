@@ -27,6 +27,7 @@ from types import FrameType
 from ovis.experiments.runner.acquire import AcquiredRun, acquire_run
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.ledger import LedgerError
+from ovis.experiments.runs.atomic import no_link
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.fencing import publish_outcome, read_fence, take_fence
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -225,7 +226,7 @@ class _Training:
         if code is not None:
             search = [str(code), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
-        with first.paths.log(first.attempt).open("ab") as log:
+        with open(first.paths.log(first.attempt), "ab", opener=no_link) as log:
             self.process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,

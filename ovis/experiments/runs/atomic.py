@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append", "naming", "replace_file", "sweep", "write_json", "write_text"]
+__all__ = ["append", "naming", "no_link", "replace_file", "sweep", "write_json", "write_text"]
 
 TEMPORARY = ".tmp-"
 
@@ -61,7 +62,7 @@ def append(path: Path, data: bytes) -> None:
     Raises:
         OSError: nothing was added; its ``filename`` is ``path``.
     """
-    with naming(path), path.open("ab", buffering=0) as file:
+    with naming(path), open(path, "ab", buffering=0, opener=no_link) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while data:
@@ -70,6 +71,20 @@ def append(path: Path, data: bytes) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def no_link(path: str, flags: int) -> int:
+    """An ``opener`` for files that are appended to: writing through a symbolic link would change a file elsewhere.
+
+    Raises:
+        OSError: the file can't be opened, or is a symbolic link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "is a symbolic link, which is not followed"
+        raise
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ovis.experiments.runs.atomic import no_link
 from ovis.experiments.runs.context import RunContext, WorkResult, current_run
 from ovis.experiments.runs.fencing import (
     Superseded,
@@ -202,18 +203,23 @@ def _asked_to_stop() -> Iterator[list[int]]:
 def _log_files(contexts: Sequence[RunContext]) -> Iterator[None]:
     """During the block, keep each run's log: the records about the run, and those about all runs."""
     root = logging.getLogger()
-    level, handlers = root.level, [logging.FileHandler(context.paths.log(context.attempt)) for context in contexts]
-    root.setLevel(logging.INFO)
-    for context, handler in zip(contexts, handlers, strict=True):
-        handler.addFilter(functools.partial(_concerns, context.paths))
-        root.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            root.removeHandler(handler)
-            handler.close()
-        root.setLevel(level)
+    with contextlib.ExitStack() as opened:
+        files = [
+            opened.enter_context(open(context.paths.log(context.attempt), "a", encoding="utf-8", opener=no_link))
+            for context in contexts
+        ]
+        level, handlers = root.level, [logging.StreamHandler(file) for file in files]
+        root.setLevel(logging.INFO)
+        for context, handler in zip(contexts, handlers, strict=True):
+            handler.addFilter(functools.partial(_concerns, context.paths))
+            root.addHandler(handler)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                root.removeHandler(handler)
+                handler.close()
+            root.setLevel(level)
 
 
 def _concerns(run: RunPaths, record: logging.LogRecord) -> bool:

@@ -6,12 +6,14 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from ovis.experiments.runner.job import JobSpec, main, run_job
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.queue import Ended
 from ovis.experiments.runs.atomic import write_text
+from ovis.experiments.runs.attempt import make_attempts
+from ovis.experiments.runs.context import RunContext, WorkResult
 from ovis.experiments.runs.process import new_owner, owner_is_dead, parent_guard
 from ovis.experiments.runs.status import BUSY, EXHAUSTED, STALE, AttemptResult, Outcome, Record, State, read_outcome
 
@@ -375,6 +379,47 @@ def test_an_outcome_that_no_longer_counts_is_replaced(lab: Lab) -> None:
     write(bench, Outcome(AttemptResult.ABORTED, 1))
     assert bench.finish() == 0
     assert (bench.outcome().status, bench.outcome().attempt) == (AttemptResult.SUCCESS, 2)
+
+
+def test_a_log_that_is_a_link_is_not_followed(lab: Lab, tmp_path: Path) -> None:
+    bench = Bench(lab)
+    bench.run.folder.mkdir()
+    bench.run.log(1).symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("precious")
+    assert bench.finish() == 0
+    assert bench.outcome().status is AttemptResult.EXCEPTION
+    assert bench.outcome().message.endswith(f"is a symbolic link, which is not followed: '{bench.run.log(1)}'")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_the_log_of_a_run_by_hand_is_not_followed(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lab.paths.run("by-hand")
+    run.folder.mkdir(parents=True)
+    run.log(1).symlink_to(tmp_path / "precious")  # which does not exist, and is not created
+    assert make_attempts([run], lambda contexts: [WorkResult(True)]) == 1
+    assert capsys.readouterr().err == f"error: is a symbolic link, which is not followed: {run.log(1)}\n"
+    assert not (tmp_path / "precious").exists()
+    run.log(1).unlink()
+
+    def work(contexts: Sequence[RunContext]) -> Sequence[WorkResult]:
+        logging.getLogger("test").info("K = 10, \N{GREEK SMALL LETTER GAMMA} = 1")
+        return [WorkResult(True)]
+
+    assert make_attempts([run], work) == 0
+    assert run.log(2).read_text(encoding="utf-8").splitlines()[0] == "K = 10, \N{GREEK SMALL LETTER GAMMA} = 1"
+
+
+def test_a_link_as_log_of_the_jobs_is_refused_at_the_start(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(args=["--estimator vimco --iw 2"])
+    lab.paths.folder.mkdir(parents=True)
+    (lab.folder / "precious").write_text("precious")
+    lab.paths.jobs_log.symlink_to(lab.folder / "precious")
+    assert lab.run() == 2
+    assert capsys.readouterr().err == (
+        f"manager.py: {lab.paths.jobs_log}: is a symbolic link, which no job would follow: remove it\n"
+    )
+    assert not lab.paths.ledger.exists()
+    assert (lab.folder / "precious").read_text() == "precious"
 
 
 def test_an_error_of_the_job_itself_is_one_line(lab: Lab) -> None:

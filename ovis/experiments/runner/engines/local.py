@@ -14,6 +14,7 @@ from ovis.experiments.runner.engines.interface import JobHandle, JobPhase, JobSt
 from ovis.experiments.runner.gpus.device_choice import DeviceSource
 from ovis.experiments.runner.gpus.devices import Device, cores
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs.atomic import no_link
 from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["LocalEngine"]
@@ -107,7 +108,7 @@ class LocalEngine:
     def _start(self, job: JobSpec) -> JobHandle:
         device = self._source.choose(self._counts(), self._processes)
         local = replace(job, device=device.kind, parent=os.getpid())
-        with ExperimentPaths(job.folder).jobs_log.open("ab") as log:
+        with open(ExperimentPaths(job.folder).jobs_log, "ab", opener=no_link) as log:
             process = subprocess.Popen(
                 local.argv(),
                 stdin=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from pathlib import Path
 from ovis.experiments.runner.engines.interface import job_environment
 from ovis.experiments.runner.engines.versions import difference, installed
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs.atomic import no_link
 from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["RayNode", "RayReport", "find_fault", "run_here"]
@@ -85,7 +86,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if job.device == "cuda" else ""  # as Ray has set it
     command = tuple(sys.executable if word == python else word for word in job.command[:1]) + job.command[1:]
     location = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
-    with paths.jobs_log.open("ab") as log, _interrupts() as interrupts:
+    with open(paths.jobs_log, "ab", opener=no_link) as log, _interrupts() as interrupts:
         process = subprocess.Popen(
             replace(job, parent=os.getpid(), location=location, command=command).argv(),
             stdin=subprocess.DEVNULL,
