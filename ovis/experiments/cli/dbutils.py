@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.cli.options import OneLineParser, confirm, find_experiment
+from ovis.experiments.cli.options import FRESH, OneLineParser, confirm, find_experiment
+from ovis.experiments.runner.display.messages import describe_start
 from ovis.experiments.runner.display.status_table import default_limits, plain_status
 from ovis.experiments.runner.display.text import is_drawable, make_console, runs_text
 from ovis.experiments.runner.orphans import Leftover, LeftoverKind, find_leftovers, remove_leftovers
@@ -83,6 +84,7 @@ def _parser() -> OneLineParser:
         help="list what no run needs: stray leases and temporary files, deleted folders, folders without a record; "
         "then ask, and remove it. Folders with a success, or with more than settings and logs, go only with 'all'; "
         "folders that the runner did not create stay")  # fmt: skip
+    add("--fresh", action="store_true", help=f"with --requeue or --requeue_level: {FRESH}")
     add("--find", metavar="TEXT", help="with --check, --watch or --requeue_level: only the runs whose name, key or "
         "options contain all the words of TEXT, e.g. 'vimco iw=10'; plain text, capitals do not matter")  # fmt: skip
     add("--json", action="store_true", help="print JSON; --clean then removes only with --yes")
@@ -95,6 +97,8 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error("--find goes with --check, --watch and --requeue_level only")
     if options.watch and options.json:
         parser.error("--watch is for people: with --json, call --check again and again")
+    if options.fresh and options.requeue_level is None and not options.requeue:
+        parser.error("--fresh goes with --requeue and --requeue_level only")
     if options.yes and not options.clean:
         parser.error("--yes goes with --clean only")
 
@@ -149,13 +153,15 @@ def _change(queue: Queue, options: argparse.Namespace) -> list[Record]:
     if options.cancel:
         verb, changed = "cancelled", queue.cancel(keys)
     elif options.requeue:
-        verb, changed = "put back", queue.requeue(RequeueLevel.ALL, keys, strict=True)
+        verb, changed = "put back", queue.requeue(RequeueLevel.ALL, keys, strict=True, fresh=options.fresh)
     else:
-        verb, changed = "put back", queue.requeue(RequeueLevel(options.requeue_level), keys)
+        verb, changed = "put back", queue.requeue(RequeueLevel(options.requeue_level), keys, fresh=options.fresh)
     if not options.json:
         print(f"{verb} {runs_text(len(changed))}")
         for record in changed[:NAMED] if options.requeue_level is None else ():
             print(f"  {record.name}")
+        if not options.cancel and (note := describe_start(selected, changed, options.fresh)):
+            print(note)
         if options.requeue_level is None:
             _print_unchanged(queue, keys - {record.key for record in changed})
     return changed

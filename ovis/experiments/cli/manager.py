@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ovis.experiments.cli.commands import COMMANDS, MissingPackages, check_packages, run_command
 from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
-from ovis.experiments.cli.options import OneLineParser, confirm, whole_number
+from ovis.experiments.cli.options import FRESH, OneLineParser, confirm, whole_number
+from ovis.experiments.runner.display.messages import describe_start
 from ovis.experiments.runner.display.progress_display import make_display
 from ovis.experiments.runner.display.text import clock, counts_text, runs_text
 from ovis.experiments.runner.engines.create import create_engine
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     """
     parser = _parser()
     options = parser.read(argv)
+    if options.fresh and options.requeue_level is None:
+        parser.error("--fresh goes with --requeue_level only")
     engine_options = read_engine_options(parser, options)
     try:
         with ExitStack() as exit_stack:
@@ -115,6 +118,7 @@ def _parser() -> OneLineParser:
     add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
     add("--requeue_level", type=int, choices=[level.value for level in RequeueLevel], metavar="LEVEL",
         help=f"first put runs back, by level: {REQUEUE_LEVELS}")  # fmt: skip
+    add("--fresh", action="store_true", help=f"with --requeue_level: {FRESH}")
     add("--dry_run", action="store_true", help="show the plan and write nothing")
     add("--report", action="store_true", help="draw the report when every run is done")
     again = parser.add_mutually_exclusive_group()
@@ -210,7 +214,11 @@ def _fill_queue(plan: Plan, queue: Queue, deleted: dict[str, str], options: argp
     keys = {run.key for run in plan.experiment.runs}
     level = RequeueLevel.LOST if options.resume and options.requeue_level is None else options.requeue_level
     if level is not None:
-        print(f"put back {runs_text(len(queue.requeue(RequeueLevel(level), keys)))}")
+        before = queue.read()
+        changed = queue.requeue(RequeueLevel(level), keys, fresh=options.fresh)
+        print(f"put back {runs_text(len(changed))}")
+        if note := describe_start(before, changed, options.fresh):
+            print(note)
 
 
 def _job_template(

@@ -11,7 +11,10 @@ from ovis.experiments.runs.paths import is_safe_name
 from ovis.experiments.studies import experiment_name
 from ovis.suggestions import did_you_mean
 
-__all__ = ["OneLineParser", "confirm", "find_experiment", "fraction", "whole_number"]
+__all__ = ["FRESH", "OneLineParser", "confirm", "find_experiment", "fraction", "whole_number"]
+
+#: Help of the option of the commands that put runs back.
+FRESH = "runs that are put back begin at step 0; the files of their earlier attempts are deleted when they start"
 
 
 class OneLineParser(argparse.ArgumentParser):

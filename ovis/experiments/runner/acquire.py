@@ -11,7 +11,7 @@ from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.transitions import accepts
 from ovis.experiments.runs.failpoints import failpoint
-from ovis.experiments.runs.fencing import clear_outcome, lock_run, take_fence
+from ovis.experiments.runs.fencing import clear_outcome, clear_run, lock_run, read_fence, take_fence
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import BUSY, STALE, Record, State, read_outcome
 
@@ -51,7 +51,7 @@ def acquire_run(
     locks: contextlib.ExitStack,
     is_late: Callable[[], bool],
 ) -> AcquiredRun | int:
-    """Lock and fence a run, and clear the outcome of an earlier attempt.
+    """Lock and fence a run, and clear the outcome of an earlier attempt, or all its files if the run starts afresh.
 
     Args:
         paths: the experiment's files.
@@ -79,6 +79,9 @@ def acquire_run(
     lock = locks.enter_context(lock_run(run))
     if lock is None:
         return BUSY
+    if read_fence(run) < record.fresh_from:
+        clear_run(run)  # before the fence is taken: after a kill in between, the next attempt does it again
+        failpoint("job.cleared")
     if not take_fence(run, attempt):
         return STALE
     failpoint("job.fenced")

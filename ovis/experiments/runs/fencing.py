@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 
 from ovis.experiments.runs.atomic import write_json, write_text
@@ -18,6 +19,7 @@ __all__ = [
     "Superseded",
     "check_fence",
     "clear_outcome",
+    "clear_run",
     "is_locked",
     "lock_run",
     "publish_outcome",
@@ -87,6 +89,17 @@ def clear_outcome(run: RunPaths) -> None:
     """Remove the outcome of an earlier attempt. The caller must have locked the run."""
     run.success.unlink(missing_ok=True)
     run.outcome.unlink(missing_ok=True)
+
+
+def clear_run(run: RunPaths) -> None:
+    """Remove all files of earlier attempts except their logs. The caller must have locked the run."""
+    for path in run.folder.iterdir():
+        if path in (run.lock, run.fence) or path.match("log.*.txt"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def withdraw_outcome(run: RunPaths, valid_from: int) -> None:

@@ -115,6 +115,7 @@ class Record:
         snapshot: the code it runs on.
         created, started, ended: seconds since 1970; 0: not yet.
         error: one line about its last failure.
+        fresh_from: the first attempt of the last start from step 0: it deletes the files of earlier ones. 0: none.
     """
 
     key: str
@@ -136,6 +137,7 @@ class Record:
     started: float = 0.0
     ended: float = 0.0
     error: str = ""
+    fresh_from: int = 0
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:

@@ -122,7 +122,10 @@ def test_a_settled_run_is_put_back_by_its_key(
     before = states(queue)
     assert lab.dbutils("--requeue", mixed[state]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"put back 1 run\n  run-{mixed[state]}\n{queue.paths.folder}: 1 of 8 runs\n1 queued\n")
+    begin = "done before: 1 run, to be resumed at the last checkpoint, where nothing is left to train"
+    note = f"{begin}; with --fresh, they begin at step 0\n" if state == "done" else ""
+    status = f"{queue.paths.folder}: 1 of 8 runs\n1 queued\n"
+    assert shown.startswith(f"put back 1 run\n  run-{mixed[state]}\n{note}{status}")
     assert states(queue) == {**before, mixed[state]: "queued"}
 
 

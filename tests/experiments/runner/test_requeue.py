@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 
 import pytest
-from laboratory import dead_owner, record
+from laboratory import Lab, dead_owner, record
 from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
 
 from ovis.experiments.runner.queue.ledger import LedgerError
@@ -36,6 +36,62 @@ def test_requeueing_leaves_the_outcome_of_a_newer_attempt(queue: Queue) -> None:
     publish(queue, r, AttemptResult.SUCCESS, attempt=2)
     queue.requeue(RequeueLevel.FAILED)
     assert queue.paths.run(r.name).outcome.exists()
+
+
+@pytest.mark.parametrize("by_manager", [True, False])
+def test_done_runs_start_from_step_0_on_request(lab: Lab, capsys: pytest.CaptureFixture[str], by_manager: bool) -> None:
+    lab.write(args=["--estimator vimco --iw 2"])
+    assert lab.run() == 0
+    (run,) = lab.runs()
+    (run.folder / "states").mkdir()
+    (run.folder / "states" / "of-a-plugin.pt").touch()
+    level = ["--requeue_level", "10000"]
+    capsys.readouterr()
+    assert lab.run(*level) == 0  # as it always was: resumed at the last checkpoint
+    assert "done before: 1 run, to be resumed at the last checkpoint" in capsys.readouterr().out
+    assert lab.journal()[run.name] == ["start at 0 in 1", "done in 1", "start at 5 in 2", "done in 2"]
+    if by_manager:
+        assert lab.run(*level, "--fresh") == 0
+    else:
+        assert lab.dbutils("--requeue", run.name, "--fresh") == 0
+        assert (run.folder / "checkpoint.txt").exists()  # until it starts
+        assert lab.run() == 0
+    assert "begin at step 0" in capsys.readouterr().out
+    assert lab.journal()[run.name] == ["start at 0 in 3", "done in 3"]
+    assert not (run.folder / "states").exists()
+    assert [run.log(attempt).exists() for attempt in (1, 2, 3)] == [True] * 3
+    assert lab.counts() == {"done": 1}
+
+
+@pytest.mark.parametrize("point", ["job.cleared", "job.fenced"])
+def test_a_run_killed_as_it_starts_from_step_0_does_so_again(lab: Lab, point: str) -> None:
+    lab.write(args=["--estimator vimco --iw 2"])
+    assert lab.run() == 0
+    (run,) = lab.runs()
+    assert lab.dbutils("--requeue", run.name, "--fresh") == 0
+    manager = lab.start(OVIS_FAILPOINT=point, OVIS_FAILPOINT_MARK=str(lab.folder / "once"))
+    manager.communicate(timeout=60)
+    assert manager.returncode == 0
+    assert lab.journal()[run.name] == ["start at 0 in 3", "done in 3"]
+
+
+def test_only_the_first_attempt_after_it_deletes_files(queue: Queue) -> None:
+    (r,) = queue.tick(ME, 1).claimed
+    done = settle(queue, r, AttemptResult.SUCCESS)
+    take_fence(queue.paths.run(r.name), 4)  # trained by hand since
+    (changed,) = queue.requeue(RequeueLevel.ALL, {done.key}, strict=True, fresh=True)
+    assert (changed.state, changed.attempt, changed.valid_from, changed.fresh_from) == (State.QUEUED, 4, 5, 5)
+    (again,) = queue.tick(ME, 1, keys={r.key}).claimed
+    assert (again.attempt, again.fresh_from) == (5, 5)
+    queue.requeue(RequeueLevel.ALL, {KEYS[7]}, strict=True, fresh=True)  # one that waits
+    assert (get(queue, KEYS[7]).state, get(queue, KEYS[7]).fresh_from) == (State.QUEUED, 1)
+
+
+@pytest.mark.parametrize("words", [["--cancel", "a"], ["--check"], []])
+def test_fresh_goes_with_a_requeue_only(lab: Lab, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        lab.dbutils(*words, "--fresh")
+    assert "--fresh goes with" in capsys.readouterr().err
 
 
 def test_requeueing_never_touches_a_running_run(queue: Queue) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ovis.experiments.runner.display.text import runs_text
 from ovis.experiments.runner.queue.queue import Event
 from ovis.experiments.runs.paths import ExperimentPaths
-from ovis.experiments.runs.status import AttemptResult, State
+from ovis.experiments.runs.status import AttemptResult, Record, State
 
-__all__ = ["RunMessages"]
+__all__ = ["RunMessages", "describe_start"]
 
 #: Seconds between two messages on why queued runs don't start.
 WAIT_INTERVAL = 60.0
@@ -22,6 +22,24 @@ FIGURE = re.compile(r"(?<![\w:.-])\d+")
 
 #: Runs put back for the same reason that are named one by one.
 MANY = 4
+
+
+def describe_start(before: Iterable[Record], changed: Sequence[Record], fresh: bool) -> str:
+    """Where runs that were put back begin, in one line; empty: at the last checkpoint, and there is more to do.
+
+    Args:
+        before: the records before they were put back.
+        changed: those put back.
+        fresh: whether they begin at step 0.
+    """
+    if fresh and changed:
+        return "they begin at step 0: all files of their earlier attempts but the logs are deleted when they start"
+    keys = {record.key for record in changed}
+    done = sum(record.key in keys and record.state is State.DONE for record in before)
+    if not done:
+        return ""
+    begin = f"done before: {runs_text(done)}, to be resumed at the last checkpoint"
+    return f"{begin}, where nothing is left to train; with --fresh, they begin at step 0"
 
 
 class RunMessages:

@@ -139,6 +139,7 @@ _KINDS: dict[str, dict[str, tuple[type, ...]]] = {
         **dict.fromkeys(("key", "name", "state", "owner", "reason", "error", "device", "snapshot"), (str,)),
         "settings": (dict,),
         **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
+        "fresh_from": _NUMBER,
         **dict.fromkeys(("created", "started", "ended"), _NUMBER),
     },
     SNAPSHOTS: {

@@ -205,7 +205,13 @@ class Queue:
             self.leases.release(event.record.key, event.record.attempt)
         return Tick(claimed, events, states, min(due.values(), default=None), attempts)
 
-    def requeue(self, level: RequeueLevel, keys: Collection[str] | None = None, strict: bool = False) -> list[Record]:
+    def requeue(
+        self,
+        level: RequeueLevel,
+        keys: Collection[str] | None = None,
+        strict: bool = False,
+        fresh: bool = False,
+    ) -> list[Record]:
         """Put runs back by how they ended, and those whose manager died.
 
         The ledger is written first and says from which attempt on an outcome counts; only then the outcomes go.
@@ -214,6 +220,8 @@ class Queue:
             level: which runs.
             keys: of these only; None: of all.
             strict: refuse where one of them is running, instead of leaving it alone.
+            fresh: begin at step 0. The next attempt deletes the files of earlier ones before it begins. With
+                ``strict``, this applies to queued runs, too.
 
         Returns:
             those put back.
@@ -232,8 +240,10 @@ class Queue:
                 raise LedgerError(f"nothing was put back, as {_are_running(running)}: cancel first")
             chosen: list[Record] = []
             for row in rows:
-                if transitions.requeued_by(row, level):
-                    transitions.requeue(row, now)
+                if transitions.requeued_by(row, level) or (fresh and strict and row["state"] == State.QUEUED.value):
+                    if fresh:
+                        row["attempt"] = _last_attempt(self.paths.run(row["name"]), row["attempt"])
+                    transitions.requeue(row, now, fresh)
                     transaction.touch(row["key"])
                     chosen.append(Record.from_row(row))
         failpoint("requeue.written")

@@ -144,10 +144,18 @@ def requeued_by(row: Row, level: RequeueLevel) -> bool:
     return state is State.DONE and level >= RequeueLevel.ALL
 
 
-def requeue(row: Row, now: float) -> None:
-    """``done | failed | cancelled -> queued``; every outcome published so far is void."""
+def requeue(row: Row, now: float, fresh: bool = False) -> None:
+    """``done | failed | cancelled -> queued``; every outcome published so far is void.
+
+    Args:
+        row: the run.
+        now: seconds since 1970.
+        fresh: the next attempt begins at step 0, instead of at the last checkpoint.
+    """
     row.update(reason="requeued", failures=0, lost=0, error="", ended=0.0)
     _queue(row, now)
+    if fresh:
+        row["fresh_from"] = row["valid_from"]
 
 
 def _queue(row: Row, not_before: float, supersede: bool = True) -> None:
