@@ -42,6 +42,8 @@ from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.experiments.training.evaluate import evaluate
 from ovis.models.baseline import Baseline
 
+pytestmark = pytest.mark.slow
+
 #: of values. In bfloat16 the network's outputs are rounded, in the textbook too; densities are in single precision.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-3}
 #: of gradients, relative to the factors of the log-densities
