@@ -15,6 +15,7 @@ from ovis.analysis.gradient_samples import NUMBERS, select_parameters
 from ovis.analysis.module_state import batch_norm_modules, no_argument_validation, restored_buffers
 from ovis.analysis.random_inputs import check_repeatable, record_random_inputs
 from ovis.estimators.base import GradientEstimator
+from ovis.estimators.sampling import score
 from ovis.functional.log_weights import iw_bound
 from ovis.models.distributions import BernoulliVector
 from ovis.models.template import ParticleModel
@@ -242,14 +243,14 @@ def _possible_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
     """Those of :func:`latent_states` that q(z|x) does not exclude, for a model that is a function of x and z alone."""
     states = latent_states(model, x)
 
-    def score() -> list[Tensor]:
+    def scored() -> list[Tensor]:
         with restored_buffers(model):
             return list(_log_densities(model, x, states))
 
-    requests, (_, _, log_qz) = record_random_inputs(score)
+    requests, (_, _, log_qz) = record_random_inputs(scored)
     if requests:
         raise NotEnumerableError(f"{type(model).__name__} draws random numbers for given samples: call model.eval()")
-    check_repeatable(model, score)
+    check_repeatable(model, scored)
     possible = (log_qz != -torch.inf).all(-1)
     return [layer[possible] for layer in states]
 
@@ -323,15 +324,8 @@ def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tup
     """log p(x|z) [n], log p(z_l|...) and log q(z_l|...) [n, L], of one datum in all states."""
     count = len(states[0])
     output = model(x, particles=count, z=[layer.unsqueeze(0) for layer in states])
-    z = output["z"]
-
-    def of(distribution: Distribution, value: Tensor) -> Tensor:
-        log_prob: Tensor = distribution.log_prob(value)
-        return log_prob.expand(1, count, *log_prob.shape[2:]).reshape(count, -1).sum(-1)
-
-    log_pz = torch.stack([of(p, value) for p, value in zip(output["pz"], z, strict=True)], -1)
-    log_qz = torch.stack([of(q, value) for q, value in zip(output["qz"], z, strict=True)], -1)
-    return of(output["px"], x.unsqueeze(1)), log_pz, log_qz
+    particles = score(output, x.unsqueeze(1), (1, count))
+    return particles.log_px[0], particles.log_pz[0], particles.log_qz[0]
 
 
 def _tuples(values: int, length: int, device: torch.device) -> Tensor:

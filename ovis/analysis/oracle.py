@@ -20,6 +20,7 @@ from ovis.analysis.module_state import restored_buffers
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.ovis import OvisAsymptotic
 from ovis.estimators.tvo import Tvo
+from ovis.functional.precision import autocasts
 from ovis.models.template import ParticleModel
 
 __all__ = [
@@ -51,8 +52,12 @@ SETTLED = 0.05
 #: with a probability of 2.5 % each.
 ONE_SIDED, TWO_SIDED = 1.96, 2.2414
 
-#: Rounding error of an exact mean, in units of the precision and of the root mean square of the gradient.
-ROUNDING = 1000
+#: Largest rounding error of an exact mean, in units of the precision and of the root mean square of the gradient, and
+#: what a bound of order alpha adds to it, in units of 1/|1 - alpha|.
+ROUNDING, ROUNDING_NEAR_1 = 200, 10
+
+#: Largest rounding error, relative to the true gradient, with which a mean is called exact.
+EXACT = 0.01
 
 #: Particles in each draw of the reference gradient of the ELBO.
 ELBO_PARTICLES = 8
@@ -78,12 +83,15 @@ class EstimatorCheck:
         standard_error: norm of the standard errors of that difference; 0 without draws.
         largest_t: the largest difference of an entry, in units of its standard error; 0 without draws.
         threshold: value that the largest of D unbiased entries exceeds once in 1000 times; 0 without draws.
-        bias_limit: largest norm of the bias, relative to that of the true gradient: exact without draws, otherwise at
-            95 % confidence, and infinite where the true gradient can't be distinguished from 0.
+        bias_limit: largest norm of the bias, relative to that of the true gradient: exact without draws (plus the
+            largest rounding error if the verdict is ``undecided``), otherwise at 95 % confidence, and infinite where
+            the true gradient can't be distinguished from 0.
         draws_needed: number of draws that would show that an unbiased estimator has no bias above 5 %; None without
             draws, or where the true gradient can't be distinguished from 0.
+        dtype: the lowest precision in which the gradients were computed.
         verdict: ``unbiased`` (from enumeration only); ``biased``; ``no bias above 5 %`` at 95 % confidence; or
-            ``undecided``, where a bias above 5 % is neither evident nor excluded.
+            ``undecided``, where a bias above 5 % is neither evident nor excluded, or where rounding errors may be more
+            than 1 % of the true gradient.
     """
 
     estimator: str
@@ -102,6 +110,7 @@ class EstimatorCheck:
     bias_limit: float
     draws_needed: int | None
     verdict: Verdict
+    dtype: torch.dtype
 
     def __str__(self) -> str:
         truth = f"of {self.bound}, norm {self.gradient_norm:.4g} in {self.entries} entries, from {self.reference}"
@@ -120,6 +129,11 @@ class EstimatorCheck:
     def _conclusion(self) -> str:
         if self.verdict in ("unbiased", "biased"):
             return f"{self.verdict} for {self.bound}"
+        if not self.draws and (self.bias_limit < 1 or self.dtype != torch.float64):
+            name = str(self.dtype).removeprefix("torch.")
+            remedy = "" if self.dtype == torch.float64 else "; check model.double() with x.double()"
+            hidden = f"rounding errors in {name} may hide a bias of {_percent(self.bias_limit)}"
+            return f"undecided for {self.bound}: {hidden}{remedy}"
         limit = f"no bias above {_percent(self.bias_limit)} at 95 %"
         if self.verdict == "undecided" and self.draws_needed is None:
             return f"undecided for {self.bound}: the true gradient can't be distinguished from 0"
@@ -147,8 +161,9 @@ def check_estimator(
     bits: L_K, L_{K-S} or the ELBO; L_K where it claims none.
 
     Where the latents are discrete and few, both gradients are computed exactly, by enumeration: nothing is drawn, and
-    the verdict is ``unbiased``, up to rounding, or ``biased``. Elsewhere the mean of many draws is compared with the
-    true gradient, entry by entry: the estimator is called ``biased`` if the largest t = |mean - truth| / standard error
+    the verdict is ``unbiased``, up to rounding, ``biased``, or, if rounding errors may be more than 1 % of the true
+    gradient, as in half precision, ``undecided``. Elsewhere the mean of many draws is compared with the true gradient,
+    entry by entry: the estimator is called ``biased`` if the largest t = |mean - truth| / standard error
     exceeds what D unbiased entries exceed once in 1000 times, and does so again in four times as many new draws (the
     means of few skewed gradients exceed it more often). If not, the result is an upper limit of the bias: with a
     probability of 95 % or more, its norm is at most the fraction
@@ -187,23 +202,27 @@ def check_estimator(
     truth = _exact_truth(model, x, bound, key_filter)
     exact = None if truth is None else _exact_moments(estimator, model, x, key_filter, config)
     moments: ExactMoments | GradientMeta
+    dtype = _least_precise(model, x)
     if truth is None or exact is None:
         moments, truth, draws, found = _draw(estimator, model, x, bound, truth, mc_samples, key_filter, seed, config)
     else:
-        moments, draws, found = exact, 0, _from_enumeration(exact, truth, _precision(model))
+        moments, draws, found = exact, 0, _from_enumeration(exact, truth, torch.finfo(dtype).eps, bound.alpha)
     return EstimatorCheck(
         type(estimator).__name__, bound.name, bound.claim, truth.source, draws, len(moments.mean),
-        truth.mean.norm().item(), float(summary(moments.mean, moments.variance)["variance"]), seconds, *found,
+        truth.mean.norm().item(), float(summary(moments.mean, moments.variance)["variance"]), seconds, *found, dtype,
     )  # fmt: skip
 
 
-def _precision(model: nn.Module) -> float:
-    """The relative precision of the model's parameters."""
-    return max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+def _least_precise(model: nn.Module, x: Tensor) -> torch.dtype:
+    """The type of the parameters, or that of autocast, with the lowest precision."""
+    dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    if autocasts(x.device):
+        dtypes.append(torch.get_autocast_dtype(x.device.type))
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 class _Finding(NamedTuple):
-    """The last fields of an :class:`EstimatorCheck`."""
+    """Fields of an :class:`EstimatorCheck`."""
 
     bias_norm: float
     standard_error: float
@@ -243,17 +262,20 @@ def _draw(
             estimator, model, x, count, key_filter, compute_dsnr=False, seed=first, **config
         )
         truth = exact or _sampled_truth(model, x, bound, key_filter, count, first)
-        finding = _from_draws(moments, count, truth, _precision(model))
+        finding = _from_draws(moments, count, truth, torch.finfo(_least_precise(model, x)).eps)
         if finding.verdict != "biased":
             break
     return moments, truth, count, finding
 
 
-def _from_enumeration(moments: ExactMoments, truth: _Truth, precision: float) -> _Finding:
+def _from_enumeration(moments: ExactMoments, truth: _Truth, precision: float, alpha: float) -> _Finding:
     size, norm = (moments.mean - truth.mean).norm().item(), truth.mean.norm().item()
-    rounding = ROUNDING * precision * _root_mean_square(moments)
-    limit = size / norm if norm > 0 else 0.0 if size <= rounding else math.inf
-    return _Finding(size, 0.0, 0.0, 0.0, limit, None, "unbiased" if size <= rounding else "biased")
+    units = ROUNDING + (ROUNDING_NEAR_1 / abs(1 - alpha) if alpha != 1 else 0)
+    rounding = units * precision * _root_mean_square(moments)
+    verdict: Verdict = "biased" if size > rounding else "unbiased" if rounding <= EXACT * norm else "undecided"
+    largest = size + rounding if verdict == "undecided" else size
+    limit = largest / norm if norm > 0 else 0.0 if largest == 0 else math.inf
+    return _Finding(size, 0.0, 0.0, 0.0, limit, None, verdict)
 
 
 def _from_draws(moments: GradientMeta, draws: int, truth: _Truth, precision: float) -> _Finding:

@@ -16,7 +16,7 @@ from ovis.models.bernoulli_data import check_first_batch
 from ovis.models.distributions import BernoulliVector, detach_parameters, log_density
 from ovis.models.template import ParticleModel
 
-__all__ = ["draw", "encode", "score_dreams"]
+__all__ = ["draw", "encode", "score", "score_dreams"]
 
 _NO_RSAMPLE = (
     "this estimator needs reparameterized samples, and {} {}: use a q with rsample (or relaxed samples, tau > 0), or a "
@@ -100,7 +100,7 @@ def draw(
     _check_graph(model, output, reparameterize)
     if detach_q and len(output["z"]) != 1:
         raise ValueError(f"stl and dreg need one stochastic layer, the model has {len(output['z'])}; use pathwise-iwae")
-    return _score(output, observed, (len(x), particles), detach_q)
+    return score(output, observed, (len(x), particles), detach_q)
 
 
 def score_dreams(model: nn.Module, count: int) -> Tensor:
@@ -173,7 +173,21 @@ def _check_graph(model: nn.Module, output: Mapping[str, Any], reparameterize: bo
         )
 
 
-def _score(output: dict[str, Any], observed: Tensor, shape: tuple[int, int], detach_q: bool) -> Particles:
+def score(output: dict[str, Any], observed: Tensor, shape: tuple[int, int], detach_q: bool = False) -> Particles:
+    """The log-densities of a model's samples, computed and summed at least in single precision.
+
+    Args:
+        output: the model's output: px, z, qz and pz.
+        observed: the observations that px scores, shape [B, 1, *event] or [B N, *event].
+        shape: (B, N).
+        detach_q: see :func:`draw`.
+
+    Returns:
+        the particles, [B, N].
+
+    Raises:
+        ValueError: a density without a row for each particle, or one that broadcasts over other rows.
+    """
     z: Sequence[Tensor] = output["z"]
     qz = [detach_parameters(q) for q in output["qz"]] if detach_q else output["qz"]
     return Particles(
