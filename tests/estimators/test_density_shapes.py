@@ -184,6 +184,23 @@ PARTICLES_REFUSED: dict[str, tuple[tuple[int, ...], Callable[[int, int], Layers]
 }
 
 
+#: the parameters of datum k, with which torch's rules of broadcasting score particle k of every datum
+PARTICLES_REFUSED |= {
+    f"{name} [B, D], {events} event dimensions": (
+        (2,),
+        lambda b, n, name=name, events=events: (  # type: ignore[misc]
+            normal(b, *(() if name == "px" else (n,)), 2, events=events),
+            torch.randn(b, n, 2),
+            normal(b, *(() if name == "qz" else (n,)), 2, events=events),
+            normal(b, *(() if name == "pz" else (n,)), 2, events=events),
+        ),
+        name,
+    )
+    for name in ("px", "qz", "pz")
+    for events in (0, 1)
+}
+
+
 @pytest.mark.parametrize("size", [None, 1])
 @pytest.mark.parametrize("case", PARTICLES_REFUSED)
 def test_particles_of_other_data_are_refused(case: str, size: int | None) -> None:
@@ -216,6 +233,19 @@ class Summed(Distribution):
         return each.flatten(1).sum(1) if self.over is None else each.sum(self.over)
 
 
+class Each(Distribution):
+    """A distribution of a user's own, which declares no shapes and arranges the density of each number."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, mean: Tensor, arrange: Callable[[Tensor], Tensor]):
+        super().__init__(validate_args=False)
+        self.mean_, self.arrange = mean, arrange
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.arrange(Normal(self.mean_, 1.0).log_prob(value))
+
+
 class Bare:
     """No torch distribution at all."""
 
@@ -231,6 +261,13 @@ class Flat(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value.flatten(1))
+
+
+class Unflattened(Independent):
+    """Declares events of two dimensions, and takes flat ones."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value.view(-1, 4, 4))
 
 
 def log_normal(value: Tensor, mean: Tensor) -> Tensor:
@@ -279,6 +316,13 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Any]]] = {
     "rows summed by the user": ((3, 4, 4), lambda mean: Summed(mean, (2,))),
     "flattened by the user": ((1, 4, 4), lambda mean: Summed(mean.flatten(1))),
     "flat events": ((1, 4, 4), lambda mean: Flat(Normal(mean.flatten(1), 1.0), 1)),
+    "number with a dimension more, by the user": ((), lambda mean: Each(mean, lambda each: each.unsqueeze(-1))),
+    "flat and not summed by the user": ((1, 4, 4), lambda mean: Each(mean, lambda each: each.flatten(1))),
+    "channels last by the user": ((3, 4, 5), lambda mean: Each(mean, lambda each: each.permute(0, 2, 3, 1))),
+    "kept dimensions by the user": ((5,), lambda mean: Each(mean, lambda each: each.sum(1)[:, None, None, None])),
+    "patches by the user": ((16,), lambda mean: Each(mean, lambda each: each.view(-1, 4, 4))),
+    "pooled by the user": ((4, 4), lambda mean: Each(mean, lambda each: each.view(-1, 2, 2, 4).sum(-1))),
+    "unflattened, declared by the user": ((16,), lambda mean: Unflattened(Normal(mean.view(-1, 4, 4), 1.0), 2)),
     "no torch distribution": ((2, 5), Bare),
 }
 
@@ -305,7 +349,7 @@ def test_rows_of_any_layout_are_accepted(case: str, iw: int) -> None:
 
 @pytest.mark.parametrize("iw", [1, K, B])
 @pytest.mark.parametrize("shared", ["nothing", "q", "p", "both"])
-@pytest.mark.parametrize("case", [name for name in LAYOUTS if not name.endswith(("the user", "flat events"))])
+@pytest.mark.parametrize("case", [name for name in LAYOUTS if not name.endswith(("by the user", "flat events"))])
 def test_particles_of_any_layout_are_accepted(case: str, shared: str, iw: int) -> None:
     """x, and the parameters of q and p, may have one row for all particles of a datum."""
     event, layout = LAYOUTS[case]
@@ -321,6 +365,38 @@ def test_particles_of_any_layout_are_accepted(case: str, shared: str, iw: int) -
         for value, mean in ((x.unsqueeze(1), of_x), (z, of_p), (z, of_q))
     ]
     torch.testing.assert_close(-loss, (densities[0] + densities[1] - densities[2]).logsumexp(1) - math.log(iw))
+
+
+@pytest.mark.parametrize("iw", [1, K, B])
+def test_a_density_of_a_part_of_the_numbers_is_accepted(iw: int) -> None:
+    """Of all but the first given the one before, and of observed ones with a mask beside them."""
+    torch.manual_seed(0)
+    x = torch.randn(B, 6)
+
+    def next_ones(value: Tensor) -> Tensor:
+        return log_normal(value[:, 1:], value[:, :-1])
+
+    def masked(value: Tensor) -> Tensor:
+        return log_normal(value[:, :3], torch.zeros(3)) * value[:, 3:]
+
+    class Part(Distribution):
+        arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+        def __init__(self, density: Callable[[Tensor], Tensor]):
+            super().__init__(validate_args=False)
+            self.log_prob = density  # type: ignore[method-assign]
+
+    for density in (next_ones, masked):
+        _, diagnostics, _ = make("reinforce", iw=iw)(Rows(with_px(lambda r, density=density: Part(density))), x)  # type: ignore[misc]
+        torch.testing.assert_close(diagnostics["loss"]["nll"], -density(x).sum(1))
+
+
+@pytest.mark.parametrize("iw", [1, B])
+def test_parameters_of_each_particle_and_shared_ones_are_accepted(iw: int) -> None:
+    z = torch.randn(B, iw, 2)
+    for p in ((), (1,), (2,), (1, 2), (1, iw, 2), (B, 1, 2)):
+        model = Particles(lambda b, n, p=p: (normal(b, n, 5), z, normal(b, 1, 2, events=1), normal(*p)))  # type: ignore[misc]
+        assert make("reinforce", iw=iw)(model, torch.zeros(B, 5))[0].isfinite().all()
 
 
 @pytest.mark.parametrize("iw", [1, K, B])
