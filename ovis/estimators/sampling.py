@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from ovis.estimators.types import Particles
 from ovis.models.bernoulli_data import check_first_batch
-from ovis.models.distributions import BernoulliVector, detach_parameters, log_density
+from ovis.models.distributions import BernoulliVector, detach_parameters, has_known_density, log_density
 from ovis.models.template import ParticleModel
 
 __all__ = ["draw", "encode", "score", "score_dreams"]
@@ -202,14 +202,16 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
     """log-density summed over everything but the particles, at least in single precision.
 
     Raises:
-        ValueError: a log-density without a row for each particle, or one that scores more numbers than the value has:
-            parameters and value were broadcast with each other, so that rows are scored against other rows.
+        ValueError: a log-density without a row for each particle; one that scores more numbers than the value has, or
+            has a larger dimension: parameters and value were broadcast with each other, so that rows are scored against
+            other rows.
     """
     log_prob = log_density(distribution, value)
     event = tuple(getattr(distribution, "event_shape", ()))
-    if log_prob.shape == shape and value.shape in ((*shape, *event), (shape[0], 1, *event)):  # the most frequent case
+    batch = tuple(getattr(distribution, "batch_shape", ()))
+    usual = log_prob.shape == shape and value.shape in ((*shape, *event), (shape[0], 1, *event))
+    if usual and (len(batch) != 1 or batch == (1,)):  # the most frequent case
         return log_prob
-    scored = value.shape[: max(value.dim() - len(event), 0)]
     rows = math.prod(shape)
     lead = _leading(log_prob.shape, shape)
     if lead is None:
@@ -217,12 +219,16 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
             f"log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)}; it must start with {shape} "
             f"or [{rows}], one row for each particle ({name}, whose value has shape {tuple(value.shape)})"
         )
-    rest, scored_lead = log_prob.shape[lead:], _leading(scored, shape, shared=True)
+    # (a Bernoulli vector flattens its events, and compares as many numbers)
+    across = tuple(1 for _ in event) if isinstance(distribution, BernoulliVector) else event
+    known = has_known_density(distribution)
+    # (a user's density may take flat events)
+    scored = value.shape[: max(value.dim() - len(event), 0 if known else 1)]
+    scored_lead = _leading(scored, shape, shared=True)
     if (
         scored_lead is None
-        or len(rest) > len(scored) - scored_lead
-        or not _is_part(rest, scored[scored_lead:])
-        or math.prod(rest) * math.prod(event) > math.prod(value.shape[scored_lead:])
+        or _is_larger(log_prob.shape[lead:], event, scored[scored_lead:], value.shape[scored_lead:])
+        or (known and _crosses(batch + across, value.shape, shape))
     ):
         raise ValueError(
             f"{name}: log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)} and events of shape "
@@ -239,7 +245,21 @@ def _leading(dims: torch.Size, shape: tuple[int, ...], shared: bool = False) -> 
     return 1 if dims[:1] == (math.prod(shape),) else None
 
 
-def _is_part(dims: torch.Size, of: torch.Size) -> bool:
-    """Whether the dimensions are some of these, in the same order."""
-    remaining = iter(of)
-    return all(size == 1 or size in remaining for size in dims)
+def _is_larger(rest: torch.Size, event: tuple[int, ...], scored: torch.Size, datum: torch.Size) -> bool:
+    """Whether the log-density of a row has more numbers than its value, or as many dimensions and a larger one.
+
+    A user's density may flatten, permute, sum, or leave out dimensions.
+    """
+    if math.prod(rest) * math.prod(event) > math.prod(datum):
+        return True
+    return len(rest) == len(scored) and any(a > b for a, b in zip(sorted(rest), sorted(scored), strict=True))
+
+
+def _crosses(declared: tuple[int, ...], value: torch.Size, shape: tuple[int, ...]) -> bool:
+    """Whether parameters of this shape meet values of other rows, by torch's rules of broadcasting."""
+    if len(shape) == 2 and value[:2] in (shape, (shape[0], 1)):
+        if len(declared) == len(value) - 1 and declared[0] == shape[0] == shape[1] > 1:
+            return True  # with as many data as particles, the parameters of datum k would score particle k
+        value = torch.Size((*shape, *value[2:]))
+    compared: tuple[int, ...] = torch.broadcast_shapes(declared, value)
+    return math.prod(compared) > math.prod(value)

@@ -18,7 +18,7 @@ from torch.distributions.utils import lazy_property
 from ovis.functional.bernoulli import bernoulli_log_prob, bounded, softplus
 from ovis.functional.precision import HALF, at_least_single, autocasts, without_autocast
 
-__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters", "log_density"]
+__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters", "has_known_density", "log_density"]
 
 
 class BernoulliVector(Distribution):
@@ -186,6 +186,23 @@ def detach_parameters(distribution: Distribution) -> Distribution:
     """
     detached: Distribution = _replace(distribution, Tensor.detach, {})
     return detached
+
+
+def has_known_density(distribution: Distribution) -> bool:
+    """Whether ``log_prob`` of a distribution, and of those it consists of, is torch's or this package's.
+
+    Use it before relying on how ``log_prob`` computes: a user's one may call a network, which has a precision of its
+    own, or flatten what it scores.
+
+    Args:
+        distribution: the distribution, or any other object with ``log_prob``.
+
+    Returns:
+        False if a class of the user's defines ``log_prob``.
+    """
+    module = getattr(getattr(type(distribution), "log_prob", None), "__module__", None) or ""
+    parts = [part for part in getattr(distribution, "__dict__", {}).values() if isinstance(part, Distribution)]
+    return module.startswith(("torch.", "ovis.")) and all(has_known_density(part) for part in parts)
 
 
 def log_density(distribution: Distribution, value: Tensor) -> Tensor:
