@@ -26,6 +26,7 @@ from ovis.analysis.output_tensors import output_tensors
 from ovis.analysis.random_inputs import (
     RandomInputs,
     RandomInputSpec,
+    check_random,
     check_repeatable,
     make_random_inputs,
     record_random_inputs,
@@ -129,15 +130,21 @@ class _EstimatorGroup(nn.Module):
         return sections
 
     def check(self, x: Tensor) -> None:
-        """Refuse a model whose results do not depend on the given random numbers alone."""
+        """Refuse a model or an estimator whose results do not depend on the given random numbers, and on them alone."""
         noise = [make_random_inputs(requests, range(len(x)), x.device, 0, key) for key, requests in self.sections]
+        parameters = [p for p in self.parameters() if p.requires_grad]
 
         def run() -> list[Tensor]:
-            with restored_buffers(self):
+            with torch.enable_grad(), restored_buffers(self):
                 losses, particles = self.losses(x, noise)
-            return [losses, particles.log_px, particles.log_pz, particles.log_qz, *particles.z]
+                results = [losses, particles.log_px, particles.log_pz, particles.log_qz, *particles.z]
+                for loss in losses if losses.requires_grad else ():  # a baseline is seen in the gradient only
+                    grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                    results += [grad.to_dense() for grad in grads if grad is not None]
+            return [result.detach() for result in results]
 
         check_repeatable(self.model, run)
+        check_random(self.model, [request for _, requests in self.sections for request in requests])
 
 
 class _GradientSampler:

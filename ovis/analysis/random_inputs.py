@@ -24,7 +24,14 @@ from torch.overrides import TorchFunctionMode
 
 from ovis.analysis.seeding import seeded_generator
 
-__all__ = ["RandomInputSpec", "RandomInputs", "check_repeatable", "make_random_inputs", "record_random_inputs"]
+__all__ = [
+    "RandomInputSpec",
+    "RandomInputs",
+    "check_random",
+    "check_repeatable",
+    "make_random_inputs",
+    "record_random_inputs",
+]
 
 REMEDY = (
     "draw through torch.rand, randn, bernoulli, multinomial or a distribution of torch, or, where it is noise of the "
@@ -137,6 +144,18 @@ def record_random_inputs(run: Callable[[], Any]) -> tuple[tuple[RandomInputSpec,
     return tuple(recorder.requests), result
 
 
+def check_random(model: nn.Module, requests: Sequence[RandomInputSpec]) -> None:
+    """Check that a model, with its estimator, draws at least one random number that can be supplied.
+
+    Raises:
+        ValueError: there is none, so that all draws would be equal.
+    """
+    if not requests:
+        raise ValueError(
+            f"{type(model).__name__} draws no random numbers through torch, so its gradient would not vary: {REMEDY}"
+        )
+
+
 def check_repeatable(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> None:
     """Check that two runs with the same random numbers have the same results, up to rounding.
 
@@ -150,8 +169,9 @@ def check_repeatable(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> N
     for first, second in zip(run(), run(), strict=True):
         if not _same(first, second):
             raise ValueError(
-                f"{type(model).__name__} has other results for the same random numbers, so it draws from a generator "
-                f"of its own or keeps a state outside its buffers: {REMEDY}"
+                f"{type(model).__name__} or its estimator has other results for the same random numbers: it draws from "
+                f"a generator of its own ({REMEDY}), or a forward pass changes a state outside its buffers, such as a "
+                "counter of an annealing schedule (leave the state as it is in such passes, e.g. in evaluation mode)"
             )
 
 

@@ -19,6 +19,7 @@ from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
 from ovis.analysis.oracle import check_estimator, exact_gradient, exact_moments
 from ovis.analysis.random_inputs import RandomInputs, make_random_inputs, record_random_inputs
 from ovis.estimators import GradientEstimator, get_config
+from ovis.estimators.reinforce import ReinforceBaseline
 from ovis.models import Template
 
 ROWS = 2000
@@ -127,7 +128,7 @@ class Sampled(ReadmeForm):
         self.numbers = numbers
 
     def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
-        (q,) = super().forward(x)["qz"]
+        q = self.problem.posterior(0, self.problem.features(x), [])
         z = (torch.as_tensor(self.numbers(q.probs.shape)) < q.probs.detach()).double()
         return {"px": self.problem.likelihood([z]), "z": [z], "qz": [q], "pz": [self.problem.prior(0, [z])]}
 
@@ -160,9 +161,20 @@ FOREIGN: dict[str, tuple[Callable[[torch.Size], Any], str]] = {
     "numpy": (lambda shape: np.random.rand(*shape), r"numpy\.random draws"),  # noqa: NPY002
     "numpy, seeded at every call": (seeded, r"numpy\.random draws"),
     "python": (of_python, "random draws"),
-    "a generator of numpy": ((lambda g: lambda shape: g.random(shape))(np.random.default_rng(0)), "Sampled has other"),
+    "a generator of numpy": (
+        (lambda g: lambda shape: g.random(shape))(np.random.default_rng(0)),
+        "Sampled or its estimator has other results",
+    ),
     "a generator of torch": (of_torch, "randint draws"),
-    "a state": (Counter(), "Sampled has other results for the same random numbers"),
+    "rare events": (
+        (lambda g: lambda shape: np.where(g.random(shape) < 1e-6, 0.0, 1.0))(np.random.default_rng(0)),
+        "Sampled draws no random numbers through torch",
+    ),
+    "a new generator at every call": (
+        lambda shape: np.random.default_rng(0).random(shape),
+        "Sampled draws no random numbers through torch",
+    ),
+    "a state": (Counter(), "Sampled or its estimator has other results for the same random numbers"),
 }
 
 
@@ -183,6 +195,33 @@ def test_numbers_of_other_generators_are_refused(source: str) -> None:
         with pytest.raises(ValueError, match=message) as refusal:
             analyse()
         assert "\n" not in str(refusal.value)
+
+
+def test_the_refusal_of_a_changing_state_names_both_causes() -> None:
+    """A counter that anneals a temperature can't be told from a generator."""
+    x, (estimator,) = torch.ones(20, 1, dtype=torch.float64), make("vimco", iw=4).values()
+    with pytest.raises(ValueError, match=r"a generator of its own .*, or .* a counter .*\(leave the state as it is"):
+        get_gradients_statistics(estimator, Sampled(Counter()), x, 10)
+
+
+class Unsteady(nn.Module):
+    """A baseline with noise from a generator of its own: the loss's value does not show it, but its gradient does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.generator = nn.Linear(1, 1).double(), np.random.default_rng(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise: Tensor = torch.as_tensor(self.generator.normal(size=len(x)))
+        return self.layer(x).squeeze(-1) + noise
+
+
+@pytest.mark.parametrize("key_filter", ["inference_network", "tensor:qlogits"])
+def test_a_baseline_with_a_generator_of_its_own_is_refused(key_filter: str) -> None:
+    model, x = ParticleForm(OneBernoulli()), torch.ones(3, 1, dtype=torch.float64)
+    estimator = ReinforceBaseline(baseline=Unsteady(), mc=1, iw=3)
+    with pytest.raises(ValueError, match="ParticleForm or its estimator has other results for the same random"):
+        get_gradients_statistics(estimator, model, x, 10, key_filter)
 
 
 def test_the_same_model_with_numbers_of_torch_is_analysed() -> None:
