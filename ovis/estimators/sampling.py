@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Bernoulli, Distribution, Independent
 
 from ovis.estimators.types import Particles
 from ovis.models.bernoulli_data import check_first_batch
@@ -95,7 +95,7 @@ def draw(
             raise
         raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
     _check_output(model, output)
-    if isinstance(output["px"], BernoulliVector):
+    if _is_bernoulli(output["px"]):
         check_first_batch(model, x)
     _check_graph(model, output, reparameterize)
     if detach_q and len(output["z"]) != 1:
@@ -154,6 +154,12 @@ def _check_output(model: nn.Module, output: Any) -> None:
     sizes = {key: len(output[key]) if isinstance(output[key], Sequence) else None for key in ("z", "qz", "pz")}
     if None in sizes.values() or len(set(sizes.values())) != 1:
         raise ValueError(f"{name}.forward must return lists z, qz, pz of one length, one entry a layer; got {sizes}")
+
+
+def _is_bernoulli(px: Distribution) -> bool:
+    while isinstance(px, Independent):
+        px = px.base_dist
+    return isinstance(px, BernoulliVector | Bernoulli)
 
 
 def _check_graph(model: nn.Module, output: Mapping[str, Any], reparameterize: bool) -> None:

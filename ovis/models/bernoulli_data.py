@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 __all__ = ["check_first_batch", "check_unit_interval"]
 
+#: Less than this outside [0, 1] comes from rounding, not from another scale.
+_SLIGHT = 1e-3
+
 _checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -51,10 +54,11 @@ def check_unit_interval(x: Tensor, name: str = "x") -> None:
         return
     if math.isnan(low):
         raise ValueError(f"{name} contains NaN, but Bernoulli variables must be in [0, 1]: replace missing values")
-    raise ValueError(
-        f"{name} has values from {low:g} to {high:g}, but Bernoulli variables must be in [0, 1]: use (x + 1)/2 for "
-        "{-1, 1}, x/255 for grey levels from 0 to 255"
-    )
+    if low > -_SLIGHT and high < 1 + _SLIGHT:
+        values, remedy = f"{low:.9g} to {high:.9g}", "x.clamp(0, 1)"
+    else:
+        values, remedy = f"{low:g} to {high:g}", "(x + 1)/2 for {-1, 1}, x/255 for grey levels from 0 to 255"
+    raise ValueError(f"{name} has values from {values}, but Bernoulli variables must be in [0, 1]: use {remedy}")
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

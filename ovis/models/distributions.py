@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, OneHotCategorical, constraints
+from torch.distributions import (
+    Categorical,
+    Dirichlet,
+    Distribution,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+    constraints,
+)
 from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
 
@@ -76,7 +83,8 @@ class BernoulliVector(Distribution):
             value: broadcastable with [*batch, *event].
 
         Returns:
-            shape of the broadcast batch.
+            shape of the broadcast batch. If several values share the logits, it is the difference of two sums, whose
+            rounding errors are relative to the largest logit: 1 nat for logits of 1e7 in float32.
         """
         dims = len(self.event_shape)
         logits, value = self.logits.flatten(-dims), at_least_single(value).flatten(-dims)
@@ -210,7 +218,8 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
 
     Use it to score samples of a network that runs in half precision, under autocast too. It works for any torch
     distribution: parameters in half precision are replaced by float32 ones in a shallow copy, which passes gradients on
-    to them. Without half precision it calls ``log_prob``.
+    to them. Without half precision it calls ``log_prob``. A ``log_prob`` of the user's own, which may call a network,
+    is called as it is, and its result converted to float32.
 
     Args:
         distribution: the distribution.
@@ -221,6 +230,8 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
     """
     if not (value.dtype in HALF or autocasts(value.device) or _has_half(distribution, set())):
         return distribution.log_prob(value)
+    if not has_known_density(distribution):
+        return at_least_single(distribution.log_prob(value))
     with without_autocast(value.device):
         done: dict[int, Any] = {}
         if _has_half(distribution, set()):
@@ -234,10 +245,15 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
 
 def _compute_again(distribution: Distribution) -> None:
     """Forget what was computed from the parameters in half precision: logits from probabilities, or the reverse."""
-    given = getattr(distribution, "_param", None)
-    for name, value in list(vars(distribution).items()):
-        if value is not given and isinstance(inspect.getattr_static(distribution.__class__, name, None), lazy_property):
+    kind = type(distribution)
+    lazy = [name for name in vars(distribution) if isinstance(inspect.getattr_static(kind, name, None), lazy_property)]
+    # (without _param, as in Geometric, the first one is the one that was given)
+    given = getattr(distribution, "_param", getattr(distribution, lazy[0]) if lazy else None)
+    for name in lazy:
+        if getattr(distribution, name) is not given:
             delattr(distribution, name)
+    if isinstance(distribution, Dirichlet | RelaxedOneHotCategorical):
+        distribution._validate_args = False  # numbers in half precision do not sum to 1 up to 1e-6
     if isinstance(distribution, Categorical):  # the constructor normalized it in half precision
         distribution.logits = distribution.logits.log_softmax(-1)
 

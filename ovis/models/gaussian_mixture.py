@@ -63,7 +63,7 @@ class GaussianMixture(ParticleModel):
 
     def encode(self, x: Tensor) -> Tensor:
         """Logits of q(z|x): [B, 1] -> [B, N]."""
-        logits: Tensor = self.phi(x)
+        logits: Tensor = self.phi(x.to(self.theta.dtype))
         return logits
 
     def infer(

@@ -51,7 +51,7 @@ class GaussianToyVAE(ParticleModel):
 
     def encode(self, x: Tensor) -> Tensor:
         """Mean of q(z|x): [B, D] -> [B, D]."""
-        return F.linear(x, self.A, self.b)
+        return F.linear(x.to(self.A.dtype), self.A, self.b)
 
     def infer(
         self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None

@@ -124,6 +124,8 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor], td.Distribution]] = {
     "affine": lambda a, b, c: td.TransformedDistribution(Normal(a, b), [td.AffineTransform(a, b)]),
     "gamma": lambda a, b, c: td.Gamma(b, b),
     "laplace": lambda a, b, c: td.Laplace(a, b),
+    "geometric": lambda a, b, c: td.Geometric(logits=a),
+    "geometric-probs": lambda a, b, c: td.Geometric(probs=c),
     "student": lambda a, b, c: td.StudentT(b, a, b),
     "multivariate": lambda a, b, c: td.MultivariateNormal(a, scale_tril=torch.diag_embed(b), validate_args=False),
 }
@@ -320,15 +322,74 @@ def test_reparameterized_samples_are_in_single_precision(
     assert loss.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "build", [lambda: SigmoidBeliefNetwork((6,), N=4, depth=2), lambda: GaussianToyVAE(D=6), lambda: GaussianMixture()]
+)
 @pytest.mark.parametrize("name", ["wake-sleep", "rws"])
 @pytest.mark.parametrize(("dtype", "how"), RUNS)
-def test_dreams_in_half_precision(name: str, dtype: torch.dtype, how: str) -> None:
+def test_dreams_in_half_precision(name: str, build: Any, dtype: torch.dtype, how: str) -> None:
     torch.manual_seed(0)
-    model: Any = SigmoidBeliefNetwork((6,), N=4, depth=2)
-    with precision(model, torch.rand(3, 6).round(), dtype, how) as (model, x):
-        loss, _, _ = make(name, iw=5)(model, x, backward=True)
+    model: Any = build()
+    with precision(model, torch.rand(3, 1 if isinstance(model, GaussianMixture) else 6).round(), dtype, how) as run:
+        loss, _, _ = make(name, iw=5)(*run, backward=True)
     assert loss.dtype == torch.float32
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in run[0].parameters())
+
+
+class Autoregressive(td.Distribution):
+    """A user's px, whose log_prob runs a network."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]):
+        super().__init__(validate_args=False)
+        self.logits = logits
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return Bernoulli(logits=self.logits(value), validate_args=False).log_prob(value)
+
+
+class WithNetworkInPx(Users):
+    def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+        output = super().forward(x, zgrads)
+        logits = output["px"].logits
+        return {**output, "px": Autoregressive(lambda value: logits + self.inference_network(value)[:, :6])}
+
+
+@pytest.mark.parametrize(("dtype", "how"), RUNS)
+def test_a_users_density_runs_its_network_in_the_networks_precision(dtype: torch.dtype, how: str) -> None:
+    torch.manual_seed(0)
+    model, x = WithNetworkInPx(), torch.rand(3, 6).round()
+    with precision(model, x, dtype, how) as (run, data):
+        particles = draw(run, data, 20)
+        each = particles.output["px"].log_prob(data.repeat_interleave(20, 0))
+        loss, _, _ = make("vimco", iw=5)(run, data, backward=True)
+    assert particles.log_px.dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(particles.log_px, each.float().sum(-1).view(3, 20))
+
+
+SIMPLEX: dict[str, Callable[[Tensor], td.Distribution]] = {
+    "relaxed": lambda a: td.RelaxedOneHotCategorical(a.new_ones(()), logits=a),
+    "dirichlet": td.Dirichlet,
+}
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("kind", SIMPLEX)
+def test_probability_vectors_in_half_precision_have_a_density(kind: str, dtype: torch.dtype) -> None:
+    """They sum to 1 up to rounding in half precision, more than torch's check allows."""
+    torch.manual_seed(0)
+    parameter = (torch.rand(50, 4) + 0.5).to(dtype)
+    single, double = SIMPLEX[kind](parameter.float()), SIMPLEX[kind](parameter.double())
+    value = single.sample().clamp(0.01, 0.99).to(dtype)
+    assert (value.float().sum(-1) - 1).abs().max() > 1e-6
+    double._validate_args = False
+    found = log_density(SIMPLEX[kind](parameter), value).double()
+    # (torch normalizes logits in half precision)
+    tolerance = 8 * torch.finfo(dtype).eps if kind == "relaxed" else 1e-4
+    torch.testing.assert_close(found, double.log_prob(value.double()), rtol=1e-4, atol=tolerance)
+    with pytest.raises(ValueError, match="support"):
+        single.log_prob(2 * value.float())
 
 
 def test_gradients_of_many_chunks_are_added_in_single_precision() -> None:

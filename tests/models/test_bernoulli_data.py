@@ -9,6 +9,7 @@ import pytest
 import torch
 from model_cases import IMAGE
 from torch import nn
+from torch.distributions import Bernoulli, Independent
 
 from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.config import get_config
@@ -93,6 +94,34 @@ def test_a_refused_batch_is_refused_again() -> None:
         with pytest.raises(ValueError, match="from -1 to -1"):
             model(-ONES)
     model(ONES)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([0.0, 1 + 1e-6], r"from 0 to 1.00000095, but .*: use x.clamp\(0, 1\)$"),
+        ([-1e-8, 1.0], r"from -9.99\d*e-09 to 1, but .*: use x.clamp\(0, 1\)$"),
+        ([-1.0, 1.0], r"from -1 to 1, but .*: use \(x \+ 1\)/2"),
+        ([0.0, 255.0], r"from 0 to 255, but .*: use \(x \+ 1\)/2 .* x/255"),
+    ],
+)
+def test_the_remedy_fits_the_range(x: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_unit_interval(torch.tensor(x))
+
+
+@pytest.mark.parametrize("events", [0, 1])
+def test_torchs_own_bernoulli_is_checked_too(events: int) -> None:
+    class Torchs(Plain):
+        def forward(self, x, **kwargs):  # type: ignore[no-untyped-def]
+            px = Bernoulli(logits=torch.zeros(x.shape), validate_args=False)
+            return {**super().forward(x), "px": Independent(px, events) if events else px}
+
+    Estimator, config = get_config("vimco")
+    for x in (-ONES, 255 * ONES):
+        with pytest.raises(ValueError, match=r"^x has values from .* but Bernoulli variables must be in \[0, 1\]"):
+            Estimator(iw=3, **config)(Torchs(), x)
+    assert Estimator(iw=3, **config)(Torchs(), ONES)[0].isfinite().all()
 
 
 class Plain(Template):
