@@ -48,6 +48,9 @@ CONFIRMING = 4
 #: Relative bias that draws are to exclude.
 SETTLED = 0.05
 
+#: More draws than the estimated standard errors call for, because those of few skewed gradients are often too small.
+MARGIN = 1.3
+
 #: Normal noise exceeds the first of these standard deviations in a given direction, and the second in either direction,
 #: with a probability of 2.5 % each.
 ONE_SIDED, TWO_SIDED = 1.96, 2.2414
@@ -297,7 +300,7 @@ def _from_draws(moments: GradientMeta, draws: int, truth: _Truth, precision: flo
     needed = None
     if certain > 0:  # the noise falls with the root of the draws, and is below TWO_SIDED * error with 97.5 %
         noise = (TWO_SIDED + ONE_SIDED) * error + SETTLED * TWO_SIDED * norm_error
-        needed = _round_up(draws * (noise / (SETTLED * norm)) ** 2)
+        needed = _round_up(MARGIN * draws * (noise / (SETTLED * norm)) ** 2)
     return _Finding(size, error, largest, threshold, limit, needed, verdict)
 
 

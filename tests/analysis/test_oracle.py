@@ -295,6 +295,23 @@ def test_as_many_draws_as_it_says_settle_an_undecided_check() -> None:
     assert f"no bias above {100 * enough.bias_limit:.2g} % at 95 % for ELBO" in str(enough).splitlines()[-1]
 
 
+def test_the_number_of_draws_suffices_for_skewed_gradients_too() -> None:
+    """In at least 19 of 20 cases; 2 of 20 failed when the standard errors of the first 50 draws were taken as exact."""
+    model, generator = ParticleForm(OneNormal()), torch.Generator().manual_seed(0)
+    sampler = ParameterGradientSampler({"": make("ovis-gamma0", iw=2)}, model, -10 * X, seed=1)
+    gradients = torch.cat(list(sampler(0, 20_000)))[:, 0]
+
+    def finding(draws: int) -> oracle._Finding:
+        own, others = (gradients[torch.randint(20_000, (n,), generator=generator)] for n in (draws, 10 * draws))
+        truth = oracle._Truth(others.mean(0), others.var(0) / len(others), "draws")
+        return oracle._from_draws(GradientMeta((), own.mean(0), own.var(0), None), draws, truth, 1e-15)
+
+    needed = [finding(50).draws_needed for _ in range(40)]
+    settled = [finding(count).bias_limit <= 0.05 for count in needed if count is not None]
+    assert len(settled) == 40
+    assert sum(settled) >= 38
+
+
 def test_a_limit_above_the_gradient_itself_is_written_out() -> None:
     found = check_estimator(make("vae"), ParticleForm(OneNormal()), X, mc_samples=10)
     assert found.bias_limit > 1
