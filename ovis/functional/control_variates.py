@@ -20,6 +20,13 @@ h(t) = -log(1 - t) - t = t^2/2 + t^3/3 + ...:
     OVIS_MC            d_k - c_k = mean_s r h(t_s) + (r - 1) t_s + u_s t_s/(1 - t_s),   t_s = v_k - u_s
     OVIS~              d_k - c_k = r h(v_k) + (r - 1 + gamma) (v_k + l)
 
+Near alpha = 1, v_k, u_s and g_k are all near 1/K, and their differences, of order 1 - alpha, are divided by 1 - alpha.
+Therefore, for alpha > 1/2 they are taken relative to 1/K and computed by expm1 (``_relative``). The arithmetic signals,
+in which v_k and l would cancel, then come from t_k = (v_k - 1/K) K/(K - 1), with log(1 - t_k) = log(1 - v_k) - l:
+
+    VIMCO, arithmetic  d_k - c_k = -r log(1 - t_k) - v_k
+    OVIS~              d_k - c_k = -r log(1 - t_k) - (1 - gamma) (v_k + l)
+
 The control variate itself is ``prefactor(log_w, alpha) - learning_signal(log_w, method, alpha)``.
 """
 
@@ -35,6 +42,7 @@ from torch import Tensor
 from ovis.estimators.ids import EstimatorId, parse_estimator
 from ovis.functional.log_weights import (
     Alpha,
+    LeaveOneOut,
     centre,
     check_alpha,
     check_auxiliary,
@@ -168,9 +176,17 @@ def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, const
     sums = leave_one_out(log_w, alpha)
     ratio = 1 / (1 - alpha)
     extra = alpha * ratio  # r - 1, exactly 0 at alpha = 0
-    constant = math.log1p(-1 / log_w.shape[-1])
+    count = log_w.shape[-1]
+    constant = math.log1p(-1 / count)
     curve = h(sums.weights, sums.log_rest)
-    return ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
+    signal = ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
+    origin = _origin(log_w, alpha)
+    if not isinstance(origin, Tensor) and origin == 0:
+        return signal
+    shift = _relative(sums.weights, sums.gaps, sums, origin) * (count / (count - 1))
+    log_rest = torch.where(shift < 0.5, torch.log1p(-shift), sums.log_rest - constant)
+    near_one = (weight_factor - 1) * sums.weights + (constant_factor - 1) * constant - ratio * log_rest
+    return torch.where(origin > 0, near_one, signal) if isinstance(origin, Tensor) else near_one
 
 
 def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
@@ -191,9 +207,11 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     check_log_weights(log_w, at_least=2)
     sums = leave_one_out(log_w, alpha)
     mean = leave_one_out_mean(log_w)
-    log_share = (_minus(mean.reference, sums.top) + mean.depth) * (1 - alpha) - sums.log_total
+    gaps = (_minus(mean.reference, sums.top) + mean.depth) * (1 - alpha)
+    log_share = gaps - sums.log_total
     share = log_share.exp()
-    shift = sums.weights - share
+    origin = _origin(log_w, alpha)
+    shift = _relative(sums.weights, sums.gaps, sums, origin) - _relative(share, gaps, sums, origin)
     curve = h(shift, torch.logaddexp(sums.log_rest, log_share))
     return (curve + alpha * shift) / (1 - alpha) - share
 
@@ -219,65 +237,101 @@ def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0
     check_log_weights(log_w)
     check_auxiliary(log_w, log_w_aux)
     sums = leave_one_out(log_w, alpha)
-    log_share = _minus(log_w_aux, sums.top) * (1 - alpha) - sums.log_total  # [..., S]
+    gaps = _minus(log_w_aux, sums.top) * (1 - alpha)
+    aux = _auxiliary(gaps, sums, _origin(log_w, alpha))
+    relative = _relative(sums.weights, sums.gaps, sums, aux.origin)
     if log_w.shape[-1] <= 2 * FEW:
-        return _monte_carlo_each(sums.weights, sums.log_rest, log_share, alpha)
+        return _monte_carlo_each(sums.weights, relative, sums.log_rest, aux, alpha)
     largest, where = sums.weights.topk(FEW)
-    each = _monte_carlo_each(largest, sums.log_rest.gather(-1, where), log_share, alpha)
-    return _monte_carlo_series(sums.weights, log_share, alpha).scatter(-1, where, each)
+    each = _monte_carlo_each(largest, relative.gather(-1, where), sums.log_rest.gather(-1, where), aux, alpha)
+    return _monte_carlo_series(relative, aux, alpha).scatter(-1, where, each)
 
 
-def _monte_carlo_series(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of v_k < 1/16, for any u. With b = u/(1 + u),
+class Auxiliary(NamedTuple):
+    """Tempered weights u_s of the auxiliary samples as fractions of the sum of all weights, each of shape [..., S]."""
 
-    (1 - alpha) (d - c) = mean_s [-h(b) - alpha b] + v mean_s [alpha (1 - b) - (1 - alpha) b^2]
-                          + sum_{n > 1} v^n mean_s [(1 - b)^n (1/n + (1 - alpha) b)]
+    log_share: Tensor  # log u_s
+    share: Tensor  # u_s, or exp(HUGE) if that is less: all other terms are negligible next to it
+    beyond: Tensor  # >= 0, log u_s - log(share)
+    relative: Tensor  # share - origin
+    origin: Alpha  # 0, or 1/K for alpha > 1/2
+
+
+def _auxiliary(gaps: Tensor, sums: LeaveOneOut, origin: Alpha) -> Auxiliary:
+    log_share = gaps - sums.log_total
+    highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
+    share = log_share.clamp(max=highest).exp()
+    return Auxiliary(log_share, share, (log_share - highest).relu(), _relative(share, gaps, sums, origin), origin)
+
+
+def _monte_carlo_series(weights: Tensor, aux: Auxiliary, alpha: Alpha) -> Tensor:
+    """The signals of v_k < 1/16, for any u. With v and u relative to the origin o, and b = u/(1 + u),
+
+    (1 - alpha) (d - c) = mean_s [-h(b) - (alpha + (1 - alpha) o) b]
+                          + v mean_s [alpha (1 - b) - (1 - alpha) (b^2 - o (1 - b)^2)]
+                          + sum_{n > 1} v^n mean_s [(1 - b)^n (1/n + (1 - alpha) (b + o (1 - b)))]
     """
-    b, rest = log_share.sigmoid(), (-log_share).sigmoid()  # rest = 1 - b
+    rest = 1 / (1 + aux.relative)  # 1 - b
+    b, fraction = aux.relative * rest, aux.share * rest
     orders = torch.arange(2, _terms(weights) + 1, dtype=b.dtype, device=b.device).unsqueeze(-1)
     powers = rest.unsqueeze(-2).expand(*rest.shape[:-1], len(orders) + 1, -1).cumprod(-2)[..., 1:, :]
-    coefficients = (powers * (1 / orders + (1 - alpha) * b.unsqueeze(-2))).mean(-1)
+    coefficients = (powers * (1 / orders + (1 - alpha) * fraction.unsqueeze(-2))).mean(-1)
     total = torch.zeros_like(weights)
     for coefficient in reversed(coefficients.unbind(-1)):
         total = torch.addcmul(coefficient.unsqueeze(-1), total, weights)
-    linear = (alpha * rest - (1 - alpha) * b.square()).mean(-1, keepdim=True)
-    constant = (-h(b, torch.nn.functional.logsigmoid(-log_share)) - alpha * b).mean(-1, keepdim=True)
+    square = b.square() - aux.origin * rest.square()
+    linear = (alpha * rest - (1 - alpha) * square).mean(-1, keepdim=True)
+    curve = h(b, -aux.relative.log1p() - aux.beyond)
+    constant = (-curve - (alpha + (1 - alpha) * aux.origin) * b).mean(-1, keepdim=True)
     return (constant + weights * (linear + weights * total)) / (1 - alpha)
 
 
-def _monte_carlo_each(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
-    """The signals of v_k [..., K] with log(1 - v_k), from log u_s [..., S], for each pair (k, s)."""
+def _monte_carlo_each(weights: Tensor, relative: Tensor, log_rest: Tensor, aux: Auxiliary, alpha: Alpha) -> Tensor:
+    """The signals of v_k [..., K] with v_k - origin and log(1 - v_k), for each pair (k, s)."""
     largest = weights.argmax(-1, keepdim=True)  # all others are at most 1/2
-    exact = _monte_carlo_any(weights.gather(-1, largest), log_rest.gather(-1, largest), log_share, alpha)
-    return _monte_carlo_half(weights, log_share, alpha).scatter(-1, largest, exact)
+    weight, its_relative, its_log_rest = (x.gather(-1, largest) for x in (weights, relative, log_rest))
+    exact = _monte_carlo_any(weight, its_relative, its_log_rest, aux, alpha)
+    return _monte_carlo_half(weights, relative, aux, alpha).scatter(-1, largest, exact)
 
 
-def _monte_carlo_half(weights: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+def _monte_carlo_half(weights: Tensor, relative: Tensor, aux: Auxiliary, alpha: Alpha) -> Tensor:
     """The signals of v_k <= 1/2, where 1 - v_k + u_s is not near 0, so one logarithm per pair (k, s) is enough."""
-    highest = min(HUGE, math.log(torch.finfo(log_share.dtype).max) - 1)
-    share = log_share.clamp(max=highest).exp()
-    beyond = (log_share - highest).relu()  # all other terms are negligible next to such a u_s
     # auxiliary samples in the last dimension: usually the longer one, which a compiler vectorizes
-    weights, share, beyond = weights.unsqueeze(-1), share.unsqueeze(-2), beyond.unsqueeze(-2)
-    rise = share - weights  # of the sum with z^(s) in slot k, as a share of it
-    return _monte_carlo_mean(weights, share, share / (1 + rise), rise.log1p() + beyond, alpha)
+    rise = aux.relative.unsqueeze(-2) - relative.unsqueeze(-1)  # of the sum with z^(s) in slot k, as a share of it
+    fraction, log_total = aux.share.unsqueeze(-2) / (1 + rise), rise.log1p() + aux.beyond.unsqueeze(-2)
+    return _monte_carlo_mean(weights.unsqueeze(-1), -rise, fraction, log_total, alpha)
 
 
-def _monte_carlo_any(weights: Tensor, log_rest: Tensor, log_share: Tensor, alpha: Alpha) -> Tensor:
+def _monte_carlo_any(weights: Tensor, relative: Tensor, log_rest: Tensor, aux: Auxiliary, alpha: Alpha) -> Tensor:
     """The signals of any v_k, even close to 1, computed in logarithms throughout."""
-    weights, log_rest, log_share = weights.unsqueeze(-1), log_rest.unsqueeze(-1), log_share.unsqueeze(-2)
-    log_total = torch.logaddexp(log_rest, log_share)
+    log_share = aux.log_share.unsqueeze(-2)
+    log_total = torch.logaddexp(log_rest.unsqueeze(-1), log_share)
     fraction = torch.where(log_share == log_total, 1.0, (log_share - log_total).exp())
-    return _monte_carlo_mean(weights, log_share.exp(), fraction, log_total, alpha)
+    shift = relative.unsqueeze(-1) - aux.relative.unsqueeze(-2)
+    return _monte_carlo_mean(weights.unsqueeze(-1), shift, fraction, log_total, alpha)
 
 
-def _monte_carlo_mean(weights: Tensor, share: Tensor, fraction: Tensor, log_total: Tensor, alpha: Alpha) -> Tensor:
-    """Mean signal over the last dimension, from v_k, u_s, u_s/(1 - v_k + u_s), and log(1 - v_k + u_s)."""
-    shift = weights - share
+def _monte_carlo_mean(weights: Tensor, shift: Tensor, fraction: Tensor, log_total: Tensor, alpha: Alpha) -> Tensor:
+    """Mean signal over the last dimension, from v_k, v_k - u_s, u_s/(1 - v_k + u_s), and log(1 - v_k + u_s)."""
     small = h(shift, log_total) + alpha * shift + (1 - alpha) * fraction * shift
     # far from 0 the terms above cancel each other: a huge auxiliary weight has a huge negative shift
     large = (1 - alpha) * (fraction - weights) - log_total
     return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-1)
+
+
+def _origin(log_w: Tensor, alpha: Alpha) -> Alpha:
+    """1/K for alpha > 1/2, else 0: what shares are taken relative to, so that their differences are exact."""
+    if isinstance(alpha, Tensor):
+        return (alpha > 0.5).to(log_w.dtype) / log_w.shape[-1]
+    return 1 / log_w.shape[-1] if alpha > 0.5 else 0.0
+
+
+def _relative(shares: Tensor, gaps: Tensor, sums: LeaveOneOut, origin: Alpha) -> Tensor:
+    """``shares - origin``, accurate to the rounding of ``gaps``, of which the shares are ``exp(gaps) / sums.total``."""
+    if not isinstance(origin, Tensor) and origin == 0:
+        return shares
+    difference = (gaps.expm1() - sums.gaps.expm1().mean(-1, keepdim=True)) / sums.total
+    return torch.where((shares < 2) & (origin > 0), difference, shares - origin)
 
 
 class OthersMean(NamedTuple):

@@ -155,7 +155,9 @@ class LeaveOneOut(NamedTuple):
     """Sums of tempered weights without particle k, each entry accurate to rounding."""
 
     top: Tensor  # [..., 1], the largest log-weight
-    log_total: Tensor  # [..., 1], log sum_l exp(gaps_l): the whole sum, relative to the top
+    gaps: Tensor  # [..., K], distances to the top, <= 0, tempered
+    total: Tensor  # [..., 1], sum_l exp(gaps_l): the whole sum, relative to the top
+    log_total: Tensor  # [..., 1]
     weights: Tensor  # [..., K], v_k
     log_rest: Tensor  # [..., K], log(1 - v_k), accurate even for v_k close to 1
     log_others: Tensor  # [..., K], 1/(1 - alpha) log sum_{l != k} w_l^(1 - alpha)
@@ -191,6 +193,8 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
     without = second + log_other_total / (1 - alpha)
     return LeaveOneOut(
         top,
+        gaps,
+        total,
         log_total,
         weights,
         log_rest.scatter(-1, largest, drop + log_other_total - log_total),

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from functional_cases import DTYPES, FUNCTIONS, PLAIN_FUNCTIONS, awkward_log_weights, moderate_log_weights, signal
+from functional_cases import (
+    DTYPES,
+    FUNCTIONS,
+    PLAIN_FUNCTIONS,
+    SIGNALS,
+    awkward_log_weights,
+    moderate_log_weights,
+    signal,
+)
 from mpmath import mp, mpf
 from oracle import error, exact, oracle
 
@@ -22,7 +30,10 @@ from ovis.functional import (
 )
 
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-13}
-NEAR_ONE = {torch.float32: [0.9, 0.99, 0.999, 1 - 2**-20], torch.float64: [0.9, 0.999, 1 - 1e-9, 1 - 2**-53]}
+NEAR_ONE = {
+    torch.float32: [0.9, 0.99, 0.999, 1 - 2**-20, 1 - 2**-24],
+    torch.float64: [0.9, 0.999, 1 - 1e-9, 1 - 2**-53],
+}
 ROWS_OF_CHECKS = [[0.0, 700.0, -1.0, 1.0], [0.0, -1000.0, -1.0, 1.0], [0.0, -1e-3, 2.5, 2.5]]
 
 
@@ -341,6 +352,26 @@ def test_the_bound_near_alpha_one_loses_no_digits(dtype, alpha, count):
         (gradient,) = torch.autograd.grad(bound.sum(), leaf)
         error_of_weights = (gradient.double() - torch.tensor(weights, dtype=torch.float64)).abs().max()
         assert error_of_weights <= 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+@pytest.mark.parametrize(("dtype", "alpha"), [(dtype, a) for dtype in DTYPES for a in NEAR_ONE[dtype]])
+def test_the_signals_near_alpha_one_lose_no_digits(dtype, alpha, count):
+    """For few particles and for many, with tiny weights, and with one weight far above the others, or the auxiliary."""
+    spreads = (0.0, 0.01, 1.0, 10.0, 1e5)
+    log_w = torch.stack([moderate_log_weights(count) * spread for spread in spreads] * 2)
+    aux = torch.stack([moderate_log_weights(2, seed=1) * spread for spread in spreads] * 2)
+    log_w[6, 0], log_w[7, -1], log_w[8, 0], aux[9] = -1e6, 30.0, 1e6, 1e6
+    log_w, aux = log_w.to(dtype), aux.to(dtype)
+    scale = torch.cat([log_w, aux], -1).double().abs().amax(-1, keepdim=True).clamp(min=1.0)
+    for given in (alpha, torch.tensor(alpha, dtype=dtype)):
+        order = float(given)
+        if order >= 1:  # as a tensor of this precision
+            continue
+        expected = oracle(log_w, order, aux)
+        for method in SIGNALS:
+            found, right = FUNCTIONS[f"signal {method}"](log_w, given, aux).double(), expected[f"signal {method}"]
+            assert ((found - right).abs() <= 8 * torch.finfo(dtype).eps * scale).all(), (method, type(given))
 
 
 def test_one_particle_is_the_elbo():
