@@ -69,7 +69,20 @@ Verdict = Literal["unbiased", "biased", "no bias above 5 %", "undecided"]
 
 
 @dataclass(frozen=True)
-class EstimatorCheck:
+class _Comparison:
+    """A mean gradient compared with the true one; see :class:`EstimatorCheck`."""
+
+    bias_norm: float
+    standard_error: float
+    largest_t: float
+    threshold: float
+    bias_limit: float
+    draws_needed: int | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class EstimatorCheck(_Comparison):
     """The result of :func:`check_estimator`; ``print`` it for a table.
 
     Attributes:
@@ -106,13 +119,6 @@ class EstimatorCheck:
     gradient_norm: float
     variance: float
     seconds: float
-    bias_norm: float
-    standard_error: float
-    largest_t: float
-    threshold: float
-    bias_limit: float
-    draws_needed: int | None
-    verdict: Verdict
     dtype: torch.dtype
 
     def __str__(self) -> str:
@@ -207,13 +213,25 @@ def check_estimator(
     moments: ExactMoments | GradientMeta
     dtype = _least_precise(model, x)
     if truth is None or exact is None:
-        moments, truth, draws, found = _draw(estimator, model, x, bound, truth, mc_samples, key_filter, seed, config)
+        moments, truth, draws, comparison = _draw(
+            estimator, model, x, bound, truth, mc_samples, key_filter, seed, config
+        )
     else:
-        moments, draws, found = exact, 0, _from_enumeration(exact, truth, torch.finfo(dtype).eps, bound.alpha)
+        comparison = _from_enumeration(exact, truth, torch.finfo(dtype).eps, bound.alpha)
+        moments, draws = exact, 0
     return EstimatorCheck(
-        type(estimator).__name__, bound.name, bound.claim, truth.source, draws, len(moments.mean),
-        truth.mean.norm().item(), float(summary(moments.mean, moments.variance)["variance"]), seconds, *found, dtype,
-    )  # fmt: skip
+        **vars(comparison),
+        estimator=type(estimator).__name__,
+        bound=bound.name,
+        claim=bound.claim,
+        reference=truth.source,
+        draws=draws,
+        entries=len(moments.mean),
+        gradient_norm=truth.mean.norm().item(),
+        variance=float(summary(moments.mean, moments.variance)["variance"]),
+        seconds=seconds,
+        dtype=dtype,
+    )
 
 
 def _least_precise(model: nn.Module, x: Tensor) -> torch.dtype:
@@ -222,18 +240,6 @@ def _least_precise(model: nn.Module, x: Tensor) -> torch.dtype:
     if autocasts(x.device):
         dtypes.append(torch.get_autocast_dtype(x.device.type))
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-
-
-class _Finding(NamedTuple):
-    """Fields of an :class:`EstimatorCheck`."""
-
-    bias_norm: float
-    standard_error: float
-    largest_t: float
-    threshold: float
-    bias_limit: float
-    draws_needed: int | None
-    verdict: Verdict
 
 
 class _Truth(NamedTuple):
@@ -254,7 +260,7 @@ def _draw(
     key_filter: str,
     seed: int,
     config: dict[str, Any],
-) -> tuple[GradientMeta, _Truth, int, _Finding]:
+) -> tuple[GradientMeta, _Truth, int, _Comparison]:
     """Moments from draws, the true gradient (from draws, too, unless it is known exactly), the number of draws, and the
     comparison. A bias is confirmed by a second, larger set, because means of few skewed gradients are not normal.
     """
@@ -265,23 +271,23 @@ def _draw(
             estimator, model, x, count, key_filter, compute_dsnr=False, seed=first, **config
         )
         truth = exact or _sampled_truth(model, x, bound, key_filter, count, first)
-        finding = _from_draws(moments, count, truth, torch.finfo(_least_precise(model, x)).eps)
-        if finding.verdict != "biased":
+        comparison = _from_draws(moments, count, truth, torch.finfo(_least_precise(model, x)).eps)
+        if comparison.verdict != "biased":
             break
-    return moments, truth, count, finding
+    return moments, truth, count, comparison
 
 
-def _from_enumeration(moments: ExactMoments, truth: _Truth, precision: float, alpha: float) -> _Finding:
+def _from_enumeration(moments: ExactMoments, truth: _Truth, precision: float, alpha: float) -> _Comparison:
     size, norm = (moments.mean - truth.mean).norm().item(), truth.mean.norm().item()
     units = ROUNDING + (ROUNDING_NEAR_1 / abs(1 - alpha) if alpha != 1 else 0)
     rounding = units * precision * _root_mean_square(moments)
     verdict: Verdict = "biased" if size > rounding else "unbiased" if rounding <= EXACT * norm else "undecided"
     largest = size + rounding if verdict == "undecided" else size
     limit = largest / norm if norm > 0 else 0.0 if largest == 0 else math.inf
-    return _Finding(size, 0.0, 0.0, 0.0, limit, None, verdict)
+    return _Comparison(size, 0.0, 0.0, 0.0, limit, None, verdict)
 
 
-def _from_draws(moments: GradientMeta, draws: int, truth: _Truth, precision: float) -> _Finding:
+def _from_draws(moments: GradientMeta, draws: int, truth: _Truth, precision: float) -> _Comparison:
     """Compare entries with their standard errors, and norms with the norms of those.
 
     For a bias b and noise e with the covariance matrix C, |b| <= |b + e| - e b/|b|, and the standard deviation of the
@@ -301,7 +307,7 @@ def _from_draws(moments: GradientMeta, draws: int, truth: _Truth, precision: flo
     if certain > 0:  # the noise falls with the root of the draws, and is below TWO_SIDED * error with 97.5 %
         noise = (TWO_SIDED + ONE_SIDED) * error + SETTLED * TWO_SIDED * norm_error
         needed = _round_up(MARGIN * draws * (noise / (SETTLED * norm)) ** 2)
-    return _Finding(size, error, largest, threshold, limit, needed, verdict)
+    return _Comparison(size, error, largest, threshold, limit, needed, verdict)
 
 
 def _root_mean_square(moments: ExactMoments | GradientMeta) -> float:
