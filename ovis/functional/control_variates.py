@@ -173,20 +173,30 @@ def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0
 
 def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, constant_factor: float) -> Tensor:
     check_log_weights(log_w, at_least=2)
-    sums = leave_one_out(log_w, alpha)
-    ratio = 1 / (1 - alpha)
+    sums, origin = leave_one_out(log_w, alpha), _origin(log_w, alpha)
+    factors = (1 / (1 - alpha), weight_factor, constant_factor)
+    if not isinstance(origin, Tensor):
+        return _arithmetic_near_one(sums, origin, *factors) if origin else _arithmetic(sums, alpha, *factors)
+    return torch.where(origin > 0, _arithmetic_near_one(sums, origin, *factors), _arithmetic(sums, alpha, *factors))
+
+
+def _arithmetic(sums: LeaveOneOut, alpha: Alpha, ratio: Alpha, weight_factor: float, constant_factor: float) -> Tensor:
+    """r h(v_k) + (r - 1 + weight_factor) v_k + (r - 1 + constant_factor) l."""
     extra = alpha * ratio  # r - 1, exactly 0 at alpha = 0
-    count = log_w.shape[-1]
-    constant = math.log1p(-1 / count)
+    constant = math.log1p(-1 / sums.weights.shape[-1])
     curve = h(sums.weights, sums.log_rest)
-    signal = ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
-    origin = _origin(log_w, alpha)
-    if not isinstance(origin, Tensor) and origin == 0:
-        return signal
+    return ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
+
+
+def _arithmetic_near_one(
+    sums: LeaveOneOut, origin: Alpha, ratio: Alpha, weight_factor: float, constant_factor: float
+) -> Tensor:
+    """-r log(1 - t_k) + (weight_factor - 1) v_k + (constant_factor - 1) l, the same for alpha > 1/2."""
+    count = sums.weights.shape[-1]
+    constant = math.log1p(-1 / count)
     shift = _relative(sums.weights, sums.gaps, sums, origin) * (count / (count - 1))
     log_rest = torch.where(shift < 0.5, torch.log1p(-shift), sums.log_rest - constant)
-    near_one = (weight_factor - 1) * sums.weights + (constant_factor - 1) * constant - ratio * log_rest
-    return torch.where(origin > 0, near_one, signal) if isinstance(origin, Tensor) else near_one
+    return (weight_factor - 1) * sums.weights + (constant_factor - 1) * constant - ratio * log_rest
 
 
 def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:

@@ -129,9 +129,8 @@ def _dot(a: Tensor, *rows: Tensor) -> Sequence[Tensor]:
     """
     b = rows[0]
     if a.dim() == b.dim() > 1:
-        if (
-            b.shape[-2] == 1
-        ):  # with the rows on the left their gradient consists of rows, too (on the right, of columns)
+        # with the rows on the left their gradient consists of rows, too (on the right, of columns)
+        if b.shape[-2] == 1:
             return (torch.cat(rows, -2) @ a.transpose(-1, -2)).unbind(-2)
         if a.shape[-2] == 1:
             return [(a @ row.transpose(-1, -2)).squeeze(-2) for row in rows]
