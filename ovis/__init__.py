@@ -3,15 +3,19 @@
 ``ovis.functional``, ``ovis.models``, ``ovis.estimators`` and ``ovis.analysis`` are the library: torch and NumPy only.
 ``ovis.experiments`` trains, resumes and reports; ``ovis.paper`` holds what belongs to one paper.
 
-    >>> from ovis import get_config
-    >>> Estimator, config = get_config("ovis-gamma1")
-    >>> estimator = Estimator(iw=16, **config)  # then: loss, diagnostics, output = estimator(model, x)
+    >>> import ovis
+    >>> estimator = ovis.estimator("ovis-gamma1", iw=16)  # then: loss, diagnostics, output = estimator(model, x)
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovis.diagnostics import Aggregator, Diagnostic
+    from ovis.estimators.config import estimator, get_config
+    from ovis.models import Template
 
 __version__ = "0.1.0"
 
@@ -20,13 +24,18 @@ _LAZY = {
     "Aggregator": "ovis.diagnostics",
     "Diagnostic": "ovis.diagnostics",
     "Template": "ovis.models",
+    "estimator": "ovis.estimators.config",
     "get_config": "ovis.estimators.config",
 }
 
-__all__ = ["Aggregator", "Diagnostic", "Template", "__version__", "get_config"]
+__all__ = ["Aggregator", "Diagnostic", "Template", "__version__", "estimator", "get_config"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'ovis' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

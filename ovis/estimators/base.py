@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ovis.estimators.chunk_sizes import ChunkSizes
 from ovis.estimators.chunked import ChunkedTerm, check_same_particles, chunked_loss, compute_in_chunks, independent_term
 from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.forward_context import ForwardContext, check_eager, independent_particles
-from ovis.estimators.ids import EstimatorFacts
+from ovis.estimators.ids import EstimatorFacts, parse_estimator
 from ovis.estimators.sampling import draw, encode
 from ovis.estimators.surrogate import share_of_loss, surrogate, with_gradient_of
 from ovis.estimators.types import Estimate, Particles
@@ -59,7 +60,7 @@ class GradientEstimator(nn.Module, ABC):
         ValueError: an invalid value, e.g. too few particles.
 
     See also:
-        :func:`ovis.estimators.config.get_config`, which returns a subclass by its id.
+        :func:`ovis.estimator`, which builds an estimator from its id.
     """
 
     #: Its row in :data:`ovis.estimators.ids.ESTIMATORS`.
@@ -73,6 +74,28 @@ class GradientEstimator(nn.Module, ABC):
         super().__init__()
         self.settings = self._settings(self.Settings(), settings)
         self.chunk_sizes = ChunkSizes()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _constructor_signature(cls)  # type: ignore[attr-defined]
+
+    @property
+    def id(self) -> str:
+        """The id, from which :func:`ovis.estimator` builds this estimator, e.g. ``ovis-gamma1``."""
+        family, grammar = self.facts.family, self.facts.grammar
+        return family if grammar is None else grammar.finish(family, self._settings_of_id()).canonical
+
+    def _settings_of_id(self) -> dict[str, Any]:
+        """The settings that the id fixes."""
+        examples = map(parse_estimator, self.facts.grammar.examples if self.facts.grammar else ())
+        names = {name for example in examples if example.family == self.facts.family for name in example.config}
+        return {name: getattr(self.settings, name) for name in names}
+
+    def extra_repr(self) -> str:
+        """The id and the settings that differ from the defaults, as torch shows them in the representation."""
+        fixed = self._settings_of_id()
+        settings = {name: value for name, value in self.settings.changed().items() if name not in fixed}
+        return ", ".join(f"{name}={value!r}" for name, value in {"id": self.id, **settings}.items())
 
     @property
     def reparameterized(self) -> bool:
@@ -267,6 +290,19 @@ class GradientEstimator(nn.Module, ABC):
         if not self.reparameterized and settings.tau > 0:
             raise ValueError(f"{type(self).__name__} needs exact samples: tau must be 0, got {settings.tau}")
         return settings
+
+
+def _constructor_signature(cls: type[GradientEstimator]) -> inspect.Signature:
+    """The parameters of ``__init__`` with the settings of the class, by name, in place of ``**settings``."""
+    own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD and hasattr(cls, "facts"):
+        named = {parameter.name for parameter in own} | cls.facts.lacks.keys()
+        own[-1:] = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in dataclasses.fields(cls.Settings)
+            if field.name not in named
+        ]
+    return inspect.Signature(own)
 
 
 @torch.no_grad()

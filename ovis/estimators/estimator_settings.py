@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from torch import Tensor
 
 from ovis.functional.log_weights import Alpha, check_alpha
 
@@ -54,6 +56,13 @@ class EstimatorSettings:
             if isinstance(value, float) and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got {value}")
         check_alpha(self.alpha)
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults. A tensor does."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            name: value for name, (value, default) in values.items() if isinstance(value, Tensor) or value != default
+        }
 
 
 def _is_count(value: Any) -> bool:

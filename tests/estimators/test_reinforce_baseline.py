@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import pytest
 import torch
 from estimator_cases import make
@@ -137,3 +140,102 @@ def test_observations_may_be_single_numbers(x_shape: tuple[int, ...] | None) -> 
     hidden, shift, out, constant = baseline.parameters()
     expected = [(out[0] @ torch.tanh(hidden[:, 0] * value + shift) + constant).item() for value in x]
     assert baseline(x).tolist() == pytest.approx(expected)
+
+
+def train(
+    optimizers: list[torch.optim.Optimizer],
+    steps: int = 6,
+    *,
+    batches: int = 1,
+    clear_first: bool = False,
+    **settings: Any,
+) -> list[str]:
+    """The warnings of a loop over these optimizers, as users write it."""
+    estimator, model = settings.pop("estimator"), settings.pop("model")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(steps):
+            for batch in range(batches):
+                loss, _, _ = estimator(model, observations(4), **settings)
+                if clear_first and batch == 0:
+                    for optimizer in optimizers:
+                        optimizer.zero_grad()
+                loss.mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                if not clear_first:
+                    optimizer.zero_grad()
+    return [str(item.message) for item in caught]
+
+
+def baseline_and_model(**settings: Any) -> dict[str, Any]:
+    estimator = make("reinforce-baseline", iw=3, baseline=Baseline((1,), hdim=3).double(), **settings)
+    return {"estimator": estimator, "model": ParticleForm(OneBernoulli())}
+
+
+ADAM = {"plain": {}, "fused": {"fused": True}}
+
+
+@pytest.mark.parametrize("clear_first", [False, True])
+@pytest.mark.parametrize("adam", ADAM.values(), ids=ADAM)
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_baseline_in_no_optimizer_gets_one_warning(adam: Any, clear_first: bool, chunk: int | None) -> None:
+    both = baseline_and_model()
+    optimizers = [torch.optim.Adam(both["model"].parameters(), **adam)]
+    assert train(optimizers, 2, clear_first=clear_first, particles_per_pass=chunk, **both) == []
+    found = train(optimizers, 6, clear_first=clear_first, particles_per_pass=chunk, **both)
+    assert len(found) == 1
+    assert found[0].startswith("reinforce-baseline: ")
+    assert found[0].endswith("pass estimator.parameters() to one")
+
+
+@pytest.mark.parametrize("batches", [1, 5])
+@pytest.mark.parametrize("clear_first", [False, True])
+@pytest.mark.parametrize("adam", ADAM.values(), ids=ADAM)
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_trained_baseline_gets_none(separate: bool, adam: Any, clear_first: bool, batches: int) -> None:
+    """In one optimizer or in two, with gradients accumulated over several batches."""
+    both = baseline_and_model()
+    of_model, of_baseline = list(both["model"].parameters()), list(both["estimator"].parameters())
+    groups = [of_model, of_baseline] if separate else [[*of_model, *of_baseline]]
+    optimizers = [torch.optim.Adam(group, **adam) for group in groups]
+    assert train(optimizers, batches=batches, clear_first=clear_first, **both) == []
+
+
+def test_accumulation_without_a_step_gets_no_warning() -> None:
+    """Nor does a model that is not trained, nor a loop that alternates between model and baseline."""
+    both = baseline_and_model()
+    assert train([], 3, batches=20, **both) == []
+    both = baseline_and_model()
+    assert train([torch.optim.Adam(both["estimator"].parameters(), fused=True)], **both) == []
+    both = baseline_and_model()
+    first, second = (torch.optim.SGD(both[key].parameters(), lr=0.1) for key in ("model", "estimator"))
+    for _ in range(5):
+        assert train([first], 1, **both) == train([second], 1, **both) == []
+
+
+def test_gradients_in_place_of_zero_are_cleared_gradients() -> None:
+    both = baseline_and_model()
+    model, baseline = (torch.optim.SGD(both[key].parameters(), lr=0.1, fused=True) for key in ("model", "estimator"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            both["estimator"](both["model"], observations(4), backward=True)
+            for optimizer, to_none in ((model, True), (baseline, False)):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=to_none)
+
+
+def test_gradients_that_are_not_accumulated_get_no_warning() -> None:
+    both = baseline_and_model()
+    estimator, model = both["estimator"], both["model"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            loss, _, _ = estimator(model, observations(4))
+            torch.autograd.grad(loss.mean(), list(model.parameters()))
+            with torch.no_grad():
+                estimator(model, observations(4))
+            loss, _, _ = estimator(model, observations(4))
+            loss.mean().backward(inputs=list(model.parameters()))
+            model.zero_grad()
