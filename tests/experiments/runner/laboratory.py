@@ -34,13 +34,13 @@ class Lab:
 
     Attributes:
         folder: contains the experiment file and the run root.
-        policy: the queue's times for managers in processes of their own.
+        policy: the queue's times; of managers in processes of their own only the heartbeat and the time to live.
         engine: the options of the manager that choose the engine and its devices.
         processes: those managers.
     """
 
     folder: Path
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = field(default_factory=lambda: Policy(backoff=0.1))
     engine: Sequence[str] = ("--device", "cpu", "--processes", "2")
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 

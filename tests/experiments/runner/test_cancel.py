@@ -16,6 +16,7 @@ from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.status import STALE
 
 
+@pytest.mark.slow
 def test_a_manager_stops_a_cancelled_run_at_its_next_tick_and_runs_it_again_when_put_back(lab: Lab) -> None:
     lab.write(args=["--id wait"], parameters={"seed": [1, 2]})
     manager = lab.start()

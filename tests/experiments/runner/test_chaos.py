@@ -30,6 +30,7 @@ def lab(lab: Lab) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_short_chaos(lab: Lab) -> None:
     verdict = Chaos(lab, **SHORT).run()
     assert verdict.holds, verdict
@@ -37,6 +38,7 @@ def test_short_chaos(lab: Lab) -> None:
     assert verdict.starts > SHORT["runs"]  # something was killed that then began again
 
 
+@pytest.mark.slow
 def test_without_its_guards_the_same_chaos_writes_over_itself(lab: Lab) -> None:
     slow = SHORT | {"step": 0.3}  # on a busy machine a shorter training ends before its second job has started
     verdict = Chaos(lab, **slow, unguarded="deathsignal,runlock", targets={"job": 1}).run()

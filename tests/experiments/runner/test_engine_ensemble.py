@@ -171,6 +171,7 @@ def test_a_job_lists_its_companions(queue):
     assert replace(spec, companions=()).attempts == [("a", 1)]
 
 
+@pytest.mark.slow
 def test_an_experiment_in_ensembles(tmp_path):
     """With real trainings: every run is done, with files, log and outcome of its own; nothing is run again."""
     file = tmp_path / "lab.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from laboratory import Lab, processes_of
+from slow_cases import slow_except
 
 from ovis.experiments.runner.queue.retry_policy import Policy
 
@@ -58,7 +59,7 @@ def dbutils_dies(lab: Lab, failpoint: str, *options: str) -> None:
     assert died.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", MANAGER_DIES)
+@pytest.mark.parametrize("name", slow_except(["claim.leased", "job.submitted:2"], MANAGER_DIES))
 def test_the_manager_dies_and_a_restart_converges(lab: Lab, name: str) -> None:
     lab.write(**RUNS)
     manager = lab.start(OVIS_FAILPOINT=name)
@@ -114,6 +115,7 @@ def test_a_requeue_dies_between_the_ledger_and_the_outcomes(lab: Lab) -> None:
     assert lab.counts() == {"done": 3}
 
 
+@pytest.mark.slow
 def test_a_cancel_dies_behind_the_ledger(lab: Lab) -> None:
     lab.write(args=["--id wait"])
     manager = lab.start()

@@ -79,6 +79,7 @@ class Bench:
         return words[1:2] == [STUB[1]] and f"--run_dir={self.run.folder}" in words
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
     """A network file system may show a ledger from before the claim, or none, for a minute."""
     bench = Bench(lab)
@@ -268,7 +269,7 @@ def test_the_training_holds_the_lock(lab: Lab) -> None:
 @pytest.mark.parametrize("attempt", [0, 2])
 def test_an_attempt_that_is_not_the_claimed_one_does_nothing(lab: Lab, attempt: int) -> None:
     bench = Bench(lab)
-    bench.spec = replace(bench.spec, attempt=attempt)
+    bench.spec = replace(bench.spec, attempt=attempt, ttl=4.0)
     assert bench.finish() == STALE
     assert not bench.run.folder.exists()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from laboratory import STUB, Lab, processes_of
+from slow_cases import slow_except
 
 from ovis.experiments.runner.display.progress import ProgressView
 from ovis.experiments.runner.engines.local import LocalEngine
@@ -187,7 +188,11 @@ def test_a_killed_manager_takes_its_jobs_along_and_a_restart_converges(lab: Lab)
     assert [record.lost for record in lab.records()] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("numbers", [["SIGINT"], ["SIGTERM"], ["SIGHUP", "SIGTERM"]], ids=["ctrl-c", "kill", "logout"])
+@pytest.mark.parametrize(
+    "numbers",
+    slow_except([["SIGINT"]], [["SIGINT"], ["SIGTERM"], ["SIGHUP", "SIGTERM"]]),
+    ids=["ctrl-c", "kill", "logout"],
+)
 def test_a_stop_lets_the_runs_checkpoint_and_puts_them_back(lab: Lab, numbers: list[str]) -> None:
     lab.write(args=WAITING)
     manager = lab.start()
@@ -220,6 +225,7 @@ def test_a_second_stop_kills(lab: Lab) -> None:
     assert [record.lost for record in lab.records()] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_two_managers_share_an_experiment(lab: Lab) -> None:
     lab.write(args=[""], parameters={"seed": list(range(8))})
     both = [lab.start(), lab.start()]
@@ -230,6 +236,7 @@ def test_two_managers_share_an_experiment(lab: Lab) -> None:
     assert list(lab.journal().values()) == [["start at 0 in 1", "done in 1"]] * 8
 
 
+@pytest.mark.slow
 def test_an_unwritable_queue_is_one_line_and_stops_the_runs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,6 +310,7 @@ def test_runs_are_spread_over_devices_and_bounded_in_threads(lab: Lab, monkeypat
     assert sorted(record.device for record in lab.records()) == ["cuda:0", "cuda:1"]
 
 
+@pytest.mark.slow
 def test_progress_moves_within_runs_and_by_their_length(lab: Lab) -> None:
     runs = load_experiment(lab.write(args=["--nsteps 150", "--nsteps 50"])).runs
     queue = lab.queue

@@ -261,6 +261,7 @@ def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
     assert [record.snapshot for record in clone.records()] == [snapshot.id, snapshot.id, ""]
 
 
+@pytest.mark.slow
 def test_a_python_path_and_safe_paths_change_nothing(clone: Clone) -> None:
     clone.write(args=[""], parameters=SEEDS)
     clone.run("--max_jobs", "1")
@@ -270,6 +271,7 @@ def test_a_python_path_and_safe_paths_change_nothing(clone: Clone) -> None:
     assert [report["code"] for report in clone.reports()] == ["first"] * 3
 
 
+@pytest.mark.slow
 def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
     clone.write(args=["--id half", ""])
     clone.run("--max_jobs", "1")
@@ -288,6 +290,7 @@ def test_the_code_at_hand_is_taken_on_request(clone: Clone) -> None:
     assert [row["id"] for row in clone.queue.ledger.read("snapshots")] == [rows[-1]["id"]]  # nothing runs on the first
 
 
+@pytest.mark.slow
 def test_a_dry_run_with_other_code_writes_nothing(clone: Clone) -> None:
     clone.write(args=[""])
     clone.run()
@@ -321,6 +324,7 @@ def test_relative_folders_are_relative_to_the_working_directory(
     assert f"--run_dir={file.parent}" in argv
 
 
+@pytest.mark.slow
 def test_runs_that_mean_something_else_to_the_snapshot_are_refused(clone: Clone) -> None:
     clone.write(args=[""], parameters={"lr": [0.5]})
     clone.run()
@@ -358,6 +362,7 @@ start_plan(make_plan(Path("lab.json"), queue), queue)
 """
 
 
+@pytest.mark.slow
 def test_the_real_training_runs_on_its_snapshot(clone: Clone) -> None:
     """The package breaks after the run was queued; the run does not notice."""
     shutil.copy(live_package() / "experiments" / "cli" / "train.py", clone.package / "experiments" / "cli" / "train.py")

@@ -7,6 +7,7 @@ import fcntl
 import pytest
 from laboratory import Lab, dead_owner, record
 from queue_by_hand import KEYS, ME, get, lost, publish, settle, states
+from slow_cases import slow_except
 
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
@@ -63,8 +64,9 @@ def test_done_runs_start_from_step_0_on_request(lab: Lab, capsys: pytest.Capture
     assert lab.counts() == {"done": 1}
 
 
-@pytest.mark.parametrize("point", ["job.cleared", "job.fenced"])
+@pytest.mark.parametrize("point", slow_except(["job.cleared"], ["job.cleared", "job.fenced"]))
 def test_a_run_killed_as_it_starts_from_step_0_does_so_again(lab: Lab, point: str) -> None:
+    lab.policy = Policy(heartbeat=0.5, ttl=20.0)
     lab.write(args=["--estimator vimco --iw 2"])
     assert lab.run() == 0
     (run,) = lab.runs()

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from slow_cases import slow_except
 from test_cuda_graph import CASES, STEPS
 from test_steady_state import CASES as FAMILIES
 from test_steady_state import SBM
@@ -38,7 +39,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(compile_for_real, backend="aot_eager"))
 
 
-@pytest.mark.parametrize("case", EVERY)
+@pytest.mark.parametrize("case", slow_except(("iwae", "warm-up"), EVERY))
 def test_every_step_is_one_graph_and_equals_the_eager_step(case, traced):
     plain, losses = trained(EVERY[case])
     with torch._dynamo.config.patch(error_on_recompile=True):  # not when alpha or the learning rate changes, either
@@ -47,6 +48,7 @@ def test_every_step_is_one_graph_and_equals_the_eager_step(case, traced):
     torch.testing.assert_close(result, plain, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_density_of_many_variables_is_in_the_graph_with_its_gradient(traced, monkeypatch):
     monkeypatch.setattr("ovis.functional.bernoulli.FEW", 0)
     options = {**SBM, "estimator": "ovis-S2-exclusive"}

@@ -105,6 +105,7 @@ def test_a_folder_in_use_is_left_unchanged(tmp_path, capsys):
     assert run.outcome.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_checkpoints_of_two_runs_costs_nothing(tmp_path):
     """The second run's second checkpoint is the last that is written: the runs stand at 12, 12 and 9 steps."""
     command = [sys.executable, "-m", "ovis.experiments.cli.train"]

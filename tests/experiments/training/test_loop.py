@@ -293,6 +293,7 @@ def words(tmp_path, **changes):
     ]
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_the_next_start_goes_on(tmp_path):
     long = words(tmp_path, epochs=100_000, eval_freq=10_000, grad_samples=0)
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -111,6 +111,7 @@ def test_a_part_that_is_not_restored_is_detected(lab, whole, part, plan, noticed
     assert noticed in unequal(lab.finish(name, CASES[case], Plan(forget=part)), whole(case))
 
 
+@pytest.mark.slow
 def test_resuming_by_the_training_command(lab, whole):
     """The same without the lab, from the start to the outcome: a new interpreter for each attempt."""
     words = [

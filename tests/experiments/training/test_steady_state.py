@@ -209,8 +209,7 @@ def work_of(take, x, step):
 
     with Counting() as mode:
         take(x, step)
-    gc.collect()  # what another test left behind has finalizers, which would be counted
-    gc.disable()
+    gc.disable()  # finalizers of what another test left behind would be counted
     sys.setprofile(count)
     try:
         take(x, step + 1)
@@ -227,7 +226,7 @@ def test_the_work_of_a_step_in_python_does_not_depend_on_k(case, few, monkeypatc
     monkeypatch.setattr("ovis.functional.bernoulli.FEW", few)
     counts = []
     for iw in (40, 400):
-        _, take, source = prepared(iw, **CASES[case])
+        _, take, source = prepared(iw, **CASES[case], bs=2)
         counts.append(work_of(take, next(source), 3))
     assert counts[0] == counts[1]
     assert min(counts[0]) > 50  # something was counted
