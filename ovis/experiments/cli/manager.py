@@ -29,7 +29,7 @@ from ovis.experiments.runner.gpus.devices import DeviceError
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.manager import SETTLED, Result, run_experiment
 from ovis.experiments.runner.plan import Plan, PlanError, make_plan, start_plan
-from ovis.experiments.runner.queue.filesystem import is_network
+from ovis.experiments.runner.queue.filesystem import FileSystemError, check_features, is_network
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     try:
         with ExitStack() as exit_stack:
             return _run(options, engine_options, training, policy, exit_stack)
-    except (GridError, PlanError, DeviceError, EngineError, LedgerError, MissingPackages) as error:
+    except (GridError, PlanError, DeviceError, EngineError, FileSystemError, LedgerError, MissingPackages) as error:
         print(f"manager.py: {error}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the plan, nothing was begun
         pass
@@ -155,6 +155,7 @@ def _run(
     if options.dry_run:
         return 0
     Path(options.root).mkdir(parents=True, exist_ok=True)
+    check_features(Path(options.root))
     engine.check(Path(options.root))
     if queue.paths.jobs_log.is_symlink():
         raise PlanError(f"{queue.paths.jobs_log}: is a symbolic link, which no job would follow: remove it")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -32,6 +31,7 @@ from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.fencing import publish_outcome, read_fence, take_fence
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import die_with_parent, parent_guard
+from ovis.experiments.runs.retrying import is_transient
 from ovis.experiments.runs.status import (
     ABORTED,
     BUSY,
@@ -48,9 +48,6 @@ __all__ = ["TRAINING", "JobSpec", "main", "run_job"]
 
 #: The training process; the runs, their attempts and their settings follow.
 TRAINING = (sys.executable, "-m", "ovis.experiments.cli.train")
-
-#: Errors of a machine without free disk space, memory, processes or files.
-SHORT_OF = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.ENFILE, errno.EMFILE)
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class _Training:
             try:
                 self._start(runs)
             except OSError as error:
-                result = AttemptResult.EXHAUSTED if error.errno in SHORT_OF else AttemptResult.EXCEPTION
+                result = AttemptResult.EXHAUSTED if is_transient(error) else AttemptResult.EXCEPTION
                 message, now = f"can't start: {error}", time.time()
                 return [(run, Outcome(result, run.attempt, message=message, t=now)) for run in runs]
             failpoint("job.spawned")

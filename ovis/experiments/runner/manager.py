@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -21,11 +21,12 @@ from ovis.experiments.runner.engines.interface import (
 from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.overview import RunningRun
-from ovis.experiments.runner.queue.ledger import LedgerError
+from ovis.experiments.runner.queue.ledger import TOLD_AFTER, LedgerError, LedgerLocked
 from ovis.experiments.runner.queue.queue import Ended, Launched, Queue, Tick
 from ovis.experiments.runner.signals import StopSignals
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.process import new_owner, owner_is_dead
+from ovis.experiments.runs.retrying import describe_file_error, is_transient, retry
 from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, count_states, read_progress
 
 __all__ = ["SETTLED", "Result", "run_experiment"]
@@ -39,6 +40,12 @@ VIEW_INTERVAL = 0.5
 #: Seconds for a job to write its checkpoint when its run was cancelled, or when the manager itself has failed; and for
 #: one that was killed to be seen to have ended.
 GRACE = 20.0
+
+#: Seconds for which the manager waits for the ledger's lock in one go, as it does nothing else meanwhile.
+PATIENCE = 1.0
+
+#: Seconds between two tries of a transaction that has failed, and for how long it is tried again.
+TRY_INTERVAL, TRY_SECONDS = 1.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def run_experiment(
         interval: seconds between two checks of the jobs.
 
     Raises:
-        LedgerError: the queue can't be read or written.
+        LedgerError: the queue can't be read or written, and this does not pass in ten minutes.
         EngineError: the cluster is gone; runs that waited in its queue are put back. In both cases the jobs were asked
             to stop, unless they outlive their manager.
     """
@@ -104,7 +111,7 @@ def run_experiment(
         finally:
             manager.close()
             display.close()
-    records = [record for record in queue.read() if record.key in manager.weights]
+    records = [record for record in retry(queue.read) if record.key in manager.weights]
     failed = [record for record in records if record.state is State.FAILED]
     gone = len(manager.weights) - len(records)
     return Result(count_states(record.state for record in records), failed, gone, stop.count > 0)
@@ -115,6 +122,45 @@ class _Job:
     record: Record
     device: str  # empty: it waits in the cluster's queue
     since: float
+
+
+class _Outage:
+    """A time in which the ledger can't be changed: the transaction is tried again, and the jobs go on meanwhile.
+
+    Args:
+        print_line: shows a line.
+    """
+
+    def __init__(self, print_line: Callable[[str], None]) -> None:
+        self._print = print_line
+        self.since: float | None = None  # None: there is none
+        self._locked, self._told, self._next_try = False, False, 0.0
+
+    def note(self, error: LedgerError | OSError) -> None:
+        """Note that a transaction has failed.
+
+        Raises:
+            LedgerError, OSError: the error, if it will not pass, or has not passed for too long.
+        """
+        now, locked = time.monotonic(), isinstance(error, LedgerLocked)
+        if self.since is None or locked != self._locked:
+            self.since, self._locked, self._told = now, locked, False
+        waited = now - self.since
+        if not locked and (not is_transient(error) or waited >= TRY_SECONDS):
+            raise error
+        self._next_try = now if locked else now + TRY_INTERVAL
+        if not self._told and (not locked or waited >= TOLD_AFTER):
+            self._told = True
+            line = describe_file_error(error) if isinstance(error, OSError) else error
+            self._print(f"waiting: {line}" if locked else f"{line}; tried again for up to {TRY_SECONDS:.0f} s")
+
+    def try_is_due(self) -> bool:
+        """Whether to try the transaction now."""
+        return time.monotonic() >= self._next_try
+
+    def end(self) -> None:
+        """Note that a transaction has succeeded."""
+        self.since, self._next_try = None, 0.0
 
 
 class _Manager:
@@ -145,6 +191,7 @@ class _Manager:
         self.counts, self.settled = count_states(()), 0.0  # runs by state; weight of the settled ones
         self.next_start: float | None = 0.0
         self.last_tick = self.next_view = self.last_renewal = float("-inf")
+        self.outage = _Outage(display.print)
         self.carried: dict[str, float] = {}  # by key: progress before this attempt
 
     def step(self, stops: int) -> bool:
@@ -156,10 +203,10 @@ class _Manager:
         self._handle_stop(stops)
         self._collect()
         self._renew_leases()
-        if self._is_tick_due():
-            self._tick()
-        else:
+        if not self._is_tick_due():
             self._report_wait()
+        elif self.outage.try_is_due():
+            self._tick()
         more = self._has_more()
         if not more or time.monotonic() > self.next_view:
             begin = time.monotonic()
@@ -204,7 +251,10 @@ class _Manager:
         self.engine.close()
 
     def _has_more(self) -> bool:
-        if self.jobs or self.ended:
+        if self.outage.since is not None and not self.jobs and self.stops:
+            # How the jobs ended is in their folders, where the next manager finds it.
+            return self.stops < 2 and time.monotonic() - max(self.last_stop, self.outage.since) < GRACE
+        if self.jobs or self.ended or self.outage.since is not None:
             return True
         open_runs = len(self.states) - sum(self.counts[state] for state in SETTLED)
         return open_runs > 0 and self.budget > 0 and not self.stops
@@ -283,7 +333,7 @@ class _Manager:
     def _transact(self, slots: int) -> Tick:
         """Record what has happened since the last transaction, and claim up to ``slots`` runs."""
         tick = self.queue.tick(
-            self.owner, slots, self.ended, self.launched.values(), self.weights.keys(), self.engine_entry
+            self.owner, slots, self.ended, self.launched.values(), self.weights.keys(), self.engine_entry, PATIENCE
         )
         self.ended, self.launched = [], {}
         return tick
@@ -292,7 +342,12 @@ class _Manager:
         self.messages.ends([event for event in tick.events if event.record.key in self.weights], stopping)
 
     def _tick(self) -> None:
-        tick = self._transact(self._free_slots())
+        try:
+            tick = self._transact(self._free_slots())
+        except (LedgerError, OSError) as error:
+            self.outage.note(error)
+            return
+        self.outage.end()
         self.states, self.next_start, self.last_tick = tick.states, tick.next_start, time.monotonic()
         self.counts = count_states(tick.states.values())
         self.settled = sum(self.weights[key] for key, state in tick.states.items() if state in SETTLED)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append", "naming", "no_link", "replace_file", "sweep", "write_json", "write_text"]
+from ovis.experiments.runs.retrying import retry
+
+__all__ = ["append", "naming", "no_link", "replace_file", "sweep", "write_bytes", "write_json", "write_text"]
 
 TEMPORARY = ".tmp-"
 
@@ -37,40 +39,69 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
                 _flush(temporary)
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from the group
             os.replace(temporary, path)
-            if durable:
-                _flush(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as little as the file itself could be written
+            temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        with contextlib.suppress(OSError):  # the file is replaced by now; not every file system can flush a folder
+            _flush(path.parent)
+
+
+def write_bytes(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
+    """Replace the content of ``path``, whole or not at all; if it must be durable, errors that may pass are waited for.
+
+    Raises:
+        OSError: nothing was replaced.
+    """
+
+    def write() -> None:
+        with replace_file(path, durable) as temporary:
+            temporary.write_bytes(content)
+
+    retry(write) if durable else write()
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Replace the content of ``path`` by ``text``, whole or not at all."""
-    with replace_file(path, durable) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Replace the content of ``path`` by ``text``: see :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"), durable)
 
 
 def write_json(path: Path, data: Any, durable: bool = True, indent: int | None = 2) -> None:
-    """Replace the content of ``path`` by ``data`` as JSON (compact where ``indent`` is None), whole or not at all."""
+    """Replace the content of ``path`` by JSON, compact where ``indent`` is None: see :func:`write_bytes`."""
     separators = (",", ":") if indent is None else None
     write_text(path, json.dumps(data, indent=indent, separators=separators) + "\n", durable)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add ``data`` at the end of a file and flush it to the disk. A kill may leave a part of it, an error does not.
+    """Add ``data`` at the end of a file and flush it to the disk. Errors that may pass are waited for.
+
+    A kill may leave a part of the data, an error does not, unless the file can't even be shortened. Nothing else may
+    append to the file meanwhile.
 
     Raises:
         OSError: nothing was added; its ``filename`` is ``path``.
     """
-    with naming(path), open(path, "ab", buffering=0, opener=no_link) as file:
-        end = file.seek(0, os.SEEK_END)
-        try:
-            while data:
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(end)
-            raise
+    end: int | None = None
+
+    def add() -> None:
+        nonlocal end
+        with naming(path), open(path, "ab", buffering=0, opener=no_link) as file:
+            size = file.seek(0, os.SEEK_END)
+            end = size if end is None else end
+            try:
+                if size > end:
+                    os.ftruncate(file.fileno(), end)  # the part that the last try has left
+                left = data
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), end)
+                raise
+
+    retry(add)
 
 
 def no_link(path: str, flags: int) -> int:

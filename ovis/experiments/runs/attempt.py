@@ -7,7 +7,6 @@ outlives the process that does the work), and for several runs whose work one pr
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import signal
@@ -29,15 +28,13 @@ from ovis.experiments.runs.fencing import (
     take_fence,
 )
 from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.retrying import describe_file_error, is_transient, retry
 from ovis.experiments.runs.status import ABORTED, BUSY, EXHAUSTED, STALE, AttemptResult, Outcome
 from ovis.experiments.settings import SettingsError
 
-__all__ = ["Work", "describe_file_error", "make_attempts"]
+__all__ = ["Work", "make_attempts"]
 
 log = logging.getLogger(__name__)
-
-#: Errors of a full disk.
-FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
 
 RESULTS = {0: AttemptResult.SUCCESS, ABORTED: AttemptResult.ABORTED, EXHAUSTED: AttemptResult.EXHAUSTED}
 
@@ -65,9 +62,10 @@ def make_attempts(runs: Sequence[RunPaths], work: Work, attempts: Sequence[int] 
             the first one; empty: started by hand, which is done here.
 
     Returns:
-        the exit code, of several runs the first that applies: 1: it failed; 2: its options are wrong; 74: the disk is
-        full; 75: another process is at work in its folder; 3: it was asked to stop; 0: it is complete; 76: another
-        attempt has taken the run over, and nothing was written since. An error is one line on stderr.
+        the exit code, of several runs the first that applies: 1: it failed; 2: its options are wrong; 74: the disk or
+        the memory is full, or another error that may pass; 75: another process is at work in its folder; 3: it was
+        asked to stop; 0: it is complete; 76: another attempt has taken the run over, and nothing was written since. An
+        error is one line on stderr.
     """
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     logging.raiseExceptions = False  # a full disk is reported once, not at each line of the log
@@ -114,7 +112,7 @@ def _work_and_publish(runs: Sequence[RunPaths], attempts: Sequence[int], work: W
         ]
         with _log_files(contexts if by_hand else contexts[1:]):  # a job's output is the first run's log
             results = _results(work, contexts)
-            sys.stdout.flush()
+            retry(sys.stdout.flush)  # the log is on the disk, too
             for context, result in zip(contexts, results, strict=True):
                 prefix = f"{context.paths.name}: " if len(runs) > 1 else ""
                 token = current_run.set(context.paths)
@@ -159,22 +157,16 @@ def _explain(error: Exception) -> tuple[int, str]:
     known = isinstance(error, OSError) and error.filename is not None  # else only a traceback says where it came from
     line = describe_file_error(error) if isinstance(error, OSError) else _first_line(error)
     log.error("the run failed: %s", line, exc_info=None if known else error)
-    return _code_of(error) if isinstance(error, OSError) else 1, line
+    return _code_of(error), line
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def describe_file_error(error: OSError) -> str:
-    """What is wrong with which file, in one line."""
-    reason = FULL.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
-    return reason if error.filename is None else f"{reason}: {error.filename}"
-
-
-def _code_of(error: OSError) -> int:
-    """The exit code: a disk that is full now may have free space later."""
-    return EXHAUSTED if error.errno in FULL else 1
+def _code_of(error: Exception) -> int:
+    """The exit code: a disk or a memory that is full now may have free space later."""
+    return EXHAUSTED if is_transient(error) else 1
 
 
 def _print_error(message: str) -> None:

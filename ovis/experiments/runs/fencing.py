@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from ovis.experiments.runs.atomic import write_json, write_text
 from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.retrying import retry
 from ovis.experiments.runs.status import AttemptResult, Outcome, read_outcome
 
 __all__ = [
@@ -73,7 +74,7 @@ def check_fence(run: RunPaths, attempt: int) -> None:
     Raises:
         Superseded: another attempt has taken the fence.
     """
-    current = read_fence(run)
+    current = retry(lambda: read_fence(run))
     if current != attempt:
         raise Superseded(f"attempt {attempt} is superseded, {run.fence} says {current}: nothing more is written")
 

@@ -118,6 +118,11 @@ class ExperimentPaths:
         return self.folder / ".db.json.lock"
 
     @property
+    def lock_holder(self) -> Path:
+        """Which process has locked the ledger, and since when; empty where none has."""
+        return self.folder / ".db.json.holder"
+
+    @property
     def leases(self) -> Path:
         return self.folder / ".leases"
 

@@ -10,7 +10,7 @@ import sys
 import uuid
 from pathlib import Path
 
-__all__ = ["die_with_parent", "host_of", "new_owner", "owner_is_dead", "parent_guard"]
+__all__ = ["die_with_parent", "host_of", "is_stopped", "new_owner", "owner_is_dead", "parent_guard", "pid_of"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,6 +29,18 @@ def owner_is_dead(owner: str) -> bool:
         return False
     now = _start_time(int(pid))
     return now == "gone" or (now != start and "unknown" not in (now, start))
+
+
+def is_stopped(owner: str) -> bool:
+    """Whether the process called ``owner`` is known to be stopped: by SIGSTOP, Ctrl-Z or a debugger."""
+    if owner.partition(":")[0] != _host() or owner_is_dead(owner):
+        return False
+    return _stat(int(pid_of(owner)))[:1] in (["T"], ["t"])
+
+
+def pid_of(owner: str) -> str:
+    """The process id in an owner's name."""
+    return owner.split(":")[1]
 
 
 def host_of(owner: str) -> str:
@@ -86,8 +98,15 @@ def _start_time(pid: int) -> str:
         return "gone"
     except PermissionError:
         pass
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
+    fields = _stat(pid)
+    if not fields:
         return "unknown"
     return "gone" if fields[0] in "ZX" else fields[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """What Linux says about a process, beginning with its state; empty: nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []

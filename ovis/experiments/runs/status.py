@@ -31,7 +31,7 @@ __all__ = [
 
 #: Exit code of a training that has written its checkpoint and stopped on request.
 ABORTED = 3
-#: Exit code of a training that ended because the disk was full.
+#: Exit code of a training that ended because the disk or the memory was full, or by another error that may pass.
 EXHAUSTED = 74
 #: Exit code of a job whose run another process has locked.
 BUSY = 75
@@ -56,7 +56,7 @@ class AttemptResult(str, Enum):
 
     SUCCESS = "success"
     EXCEPTION = "exception"  # the training left with an exit code of its own
-    EXHAUSTED = "exhausted"  # the machine ran out of something, which is not the training's fault: a full disk
+    EXHAUSTED = "exhausted"  # not the training's fault, and may pass: the disk or the memory is full, a server is away
     SIGNAL = "signal"  # the training was killed
     LOST = "lost"  # the job vanished
     ORPHANED = "orphaned"  # its manager ended, and it with it

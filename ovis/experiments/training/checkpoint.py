@@ -24,10 +24,11 @@ from typing import Any
 
 import torch
 
-from ovis.experiments.runs.atomic import replace_file, sweep, write_json
+from ovis.experiments.runs.atomic import replace_file, sweep, write_bytes, write_json
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.identity import differences
 from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.retrying import retry
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.random_state import set_random_states
@@ -109,13 +110,18 @@ def save_checkpoint(paths: RunPaths, run: TrainingRun, position: Position, rando
         "position": asdict(position),
         "random": random,
     }
-    with replace_file(paths.checkpoint) as temporary:
-        _write(temporary, state)
-        failpoint("checkpoint.temporary")
-        # from here to the end of the block there is no checkpoint.pt: the previous one is the newest
-        if paths.checkpoint.exists():
-            os.replace(paths.checkpoint, paths.previous_checkpoint)
-        failpoint("checkpoint.rotated")
+    content = _serialize(state)
+
+    def write() -> None:
+        with replace_file(paths.checkpoint) as temporary:
+            _write(temporary, content)
+            failpoint("checkpoint.temporary")
+            # from here to the end of the block there is no checkpoint.pt: the previous one is the newest
+            if paths.checkpoint.exists():
+                os.replace(paths.checkpoint, paths.previous_checkpoint)
+            failpoint("checkpoint.rotated")
+
+    retry(write)
     failpoint("checkpoint.saved")
 
 
@@ -153,8 +159,7 @@ def save_best(paths: RunPaths, run: TrainingRun, step: int) -> None:
     Raises:
         OSError: they could not be written, e.g. because the disk is full.
     """
-    with replace_file(paths.best) as temporary:
-        _write(temporary, run.model.state_dict())
+    write_bytes(paths.best, _serialize(run.model.state_dict()))
     failpoint("best.written")
     write_json(paths.best_mark, {"step": step, "sha256": _best_digest(paths)})
     failpoint("best.saved")
@@ -187,12 +192,16 @@ class _Corrupt(ValueError):
     """A file is not an intact checkpoint."""
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
-    # serialized in memory, because torch's file writer raises no OSError when the disk is full
+def _serialize(state: dict[str, Any]) -> memoryview:
+    """The content of a file, made in memory: torch's file writer raises no OSError when the disk is full."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def _write(path: Path, content: memoryview) -> None:
     with path.open("wb") as file:
-        file.write(buffer.getbuffer())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # a full disk is noticed before any file is moved
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ovis.experiments.runs.atomic import append, replace_file, write_json, write_text
+from ovis.experiments.runs.atomic import append, write_bytes, write_json, write_text
 from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.paths import RunPaths
@@ -176,8 +176,7 @@ class MetricsWriter:
         files = {"prior/samples": self.paths.samples, "reconstructions/train": self.paths.reconstructions}
         pngs = {tag: _png(grid) for tag, grid in (images or {}).items()}
         for tag, png in pngs.items():
-            with replace_file(files[tag], durable=False) as temporary:
-                temporary.write_bytes(png)
+            write_bytes(files[tag], png)
         self.events.add(step, values, pngs)
 
     def progress(self, step: int, nsteps: int, loss: float) -> None:

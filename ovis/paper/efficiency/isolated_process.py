@@ -18,11 +18,9 @@ from typing import Any
 import torch
 
 from ovis.experiments.runs.process import die_with_parent
+from ovis.experiments.runs.retrying import is_out_of_memory
 
 __all__ = ["CallResult", "PeakMemory", "peak_memory", "run_apart"]
-
-#: Texts of a RuntimeError that an allocator raises when memory runs out.
-FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...], sender: Co
         answer = CallResult("ok", value=function(*arguments))
     except Exception as error:
         words = (str(error).splitlines() or [""])[0][:300]
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in FULL)
+        full = is_out_of_memory(error)
         answer = CallResult("memory", words) if full else CallResult("failed", f"{type(error).__name__}: {words}")
     sender.send(answer)
 

@@ -44,6 +44,7 @@ from ovis.experiments.runs.atomic import replace_file, write_json
 from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.identity import identify
 from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.retrying import retry
 from ovis.experiments.settings import SettingsError
 from ovis.experiments.training.build import pick_device
 from ovis.functional.statistics import directional_snr
@@ -136,16 +137,21 @@ def build_estimators(settings: AsymptoticSettings) -> dict[str, GradientEstimato
 
 
 def _save(path: Path, settings: AsymptoticSettings, kept: Tensor, seconds: float) -> None:
-    with replace_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            draws=kept.cpu().numpy(),
-            first=settings.draws.start,
-            estimators=np.array(settings.names),
-            iw=settings.iw,
-            key=identify(settings).key,
-            seconds=seconds,
-        )
+    draws = kept.cpu().numpy()
+
+    def write() -> None:
+        with replace_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                draws=draws,
+                first=settings.draws.start,
+                estimators=np.array(settings.names),
+                iw=settings.iw,
+                key=identify(settings).key,
+                seconds=seconds,
+            )
+
+    retry(write)
 
 
 def _restore(paths: RunPaths, settings: AsymptoticSettings, kept: Tensor) -> tuple[int, float]:

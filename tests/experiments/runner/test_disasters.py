@@ -202,7 +202,7 @@ def test_a_read_only_root(lab: Lab) -> None:
 @pytest.mark.slow
 def test_a_root_that_becomes_read_only(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(**{**SLOW, "seeds": 3})
-    manager = lab.start(prepare=forget_privileges)
+    manager = lab.start(prepare=forget_privileges, OVIS_TRY_SECONDS="2")
     lab.wait_for_steps(3)
     with read_only(lab.paths.folder):
         (line,) = errors_of(manager)

@@ -33,6 +33,7 @@ class Plan:
         limit: no file may become larger than so many bytes, as if the disk were full.
         forget: a part of the resumption that is left out, to see that the tests notice.
         usurp: another attempt takes the fence before this optimizer step.
+        faults: the first attempt to write each file fails: when it is flushed and, the second time, when it is renamed.
     """
 
     failpoint: str = ""
@@ -42,6 +43,7 @@ class Plan:
     limit: int = -1
     forget: str = ""
     usurp: int = -1
+    faults: bool = False
 
 
 @dataclass
@@ -215,8 +217,36 @@ def _arrange(plan: Plan, words: list[str]) -> None:
         return step(self, x, at)
 
     trainer.TrainingStep.__call__ = interrupted
+    if plan.faults:
+        _fail_once_for_each_file()
     if plan.forget:
         FORGET[plan.forget]()
+
+
+def _fail_once_for_each_file() -> None:
+    """Let ``os.fsync`` and ``os.replace`` fail at their first call for each file, with an error that passes."""
+    import errno
+
+    from ovis.experiments.runs import retrying
+
+    retrying.PAUSE, seen = 0.01, set()
+    fsync, replace = os.fsync, os.replace
+
+    def fail_once(function: str, path: str) -> None:
+        name = Path(path).name.removeprefix(".tmp-")[:8]  # without the random part of a temporary name
+        if (function, name) not in seen:
+            seen.add((function, name))
+            raise OSError(errno.EIO, f"injected into {function}", path)
+
+    def failing_fsync(handle: int) -> None:
+        fail_once("fsync", os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    def failing_replace(source: Any, target: Any) -> None:
+        fail_once("replace", str(target))
+        replace(source, target)
+
+    os.fsync, os.replace = failing_fsync, failing_replace
 
 
 def _forget_random_states() -> None:

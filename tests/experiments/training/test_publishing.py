@@ -11,8 +11,8 @@ import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, left_by, unequal, words_of
 
-from ovis.experiments.runs.attempt import describe_file_error
 from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.runs.retrying import describe_file_error
 from ovis.experiments.runs.status import STALE
 from ovis.experiments.training.journal import MetricsWriter
 
@@ -69,6 +69,16 @@ def test_a_disk_too_small_for_a_checkpoint_is_one_line_and_a_larger_one_leads_to
     assert unequal(lab.finish(name, DIGITS), whole) == []
 
 
+def test_errors_that_pass_are_waited_for(lab, whole):
+    """Each file fails to be flushed and to be renamed, once: the run goes on, and its results are the same."""
+    assert unequal(lab.finish("faults", DIGITS, Plan(faults=True)), whole) == []
+    faults = [line for line in lab.output.splitlines() if line.startswith("injected into ")]
+    assert all(line.endswith("; tried again for up to 60 s") for line in faults)
+    names = ("metrics.jsonl", "checkpoint.pt", "best.pt", "best.json", "config.json", "outcome.json", "events.out")
+    for name in names:
+        assert any(name in line for line in faults), (name, faults)
+
+
 def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path):
     writer = MetricsWriter(RunPaths(tmp_path))
     writer.evaluation(1, 1.0, 0.5, {"a:b/c": 1.0})
@@ -107,6 +117,13 @@ def test_the_description_of_a_file_error(error, message):
     assert describe_file_error(error) == message
 
 
+IMPATIENT = """
+from ovis.experiments.cli.train import main
+from ovis.experiments.runs import retrying
+retrying.RETRY_SECONDS = 0.5
+raise SystemExit(main())
+"""
+
 SMALL_DISK = """
 set -e
 mount -t tmpfs -o size=$1 none "$2"
@@ -126,7 +143,7 @@ def test_a_disk_that_is_really_full(size, tmp_path, whole):
     disk = tmp_path / "disk"
     disk.mkdir()
     options = {**DIGITS, "root": disk, "run_dir": disk / "run"}
-    words = [sys.executable, "-m", "ovis.experiments.cli.train", *words_of(options)]
+    words = [sys.executable, "-c", IMPATIENT, *words_of(options)]
     command = ["unshare", "-m", "bash", "-c", SMALL_DISK, "bash", size, disk, "env", "OMP_NUM_THREADS=1", *words]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr

@@ -13,6 +13,7 @@ from ovis.experiments.runner.engines.interface import Engine, EngineError, JobHa
 from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.queue.queue import Queue
+from ovis.experiments.runs.retrying import retry
 
 __all__ = ["EnsembleEngine"]
 
@@ -80,7 +81,7 @@ class EnsembleEngine:
         return self._engine.waiting()
 
     def submit(self, jobs: Sequence[JobSpec]) -> Sequence[JobHandle | OSError]:
-        records = {record.key: record for record in self._queue.read()}
+        records = {record.key: record for record in retry(self._queue.read)}
         ensembles: dict[object, _Ensemble] = {}
         ids = []
         for job in jobs:

@@ -1,10 +1,16 @@
-"""The type of a folder's file system: on a network file system, locks and file times are less reliable."""
+"""What a folder's file system can do: its type, as locks and file times are less reliable on a network, and a check."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["filesystem_type", "is_network"]
+from ovis.experiments.runs.atomic import TEMPORARY, replace_file
+
+__all__ = ["FileSystemError", "check_features", "filesystem_type", "is_network"]
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -35,3 +41,45 @@ def filesystem_type(path: Path) -> str:
 def is_network(path: Path) -> bool:
     """Whether ``path`` is, or would be, on a network file system."""
     return filesystem_type(path) in NETWORK
+
+
+class FileSystemError(RuntimeError):
+    """A folder's file system lacks something that the runner needs: one line that says which folder and what."""
+
+
+def check_features(folder: Path) -> None:
+    """Check that files can be locked, flushed and replaced in ``folder``; nothing is left there.
+
+    Without a feature, every run would fail in the same way.
+
+    Raises:
+        FileSystemError: one of these can't be done.
+    """
+    with _step(folder, "create a folder"), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as name:
+        path = Path(name) / "check"
+        with _step(folder, "write, flush (fsync) and rename a file"):
+            for content in ("old", "new"):
+                with replace_file(path) as temporary:
+                    temporary.write_text(content, encoding="utf-8")
+        with path.open("r+") as first, path.open("r+") as second:
+            with _step(folder, "lock a file (flock)"):
+                fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                raise FileSystemError(f"{folder}: a lock (flock) excludes nobody{_on(folder)}: choose another --root")
+
+
+@contextlib.contextmanager
+def _step(folder: Path, action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileSystemError(
+            f"{folder}: can't {action}{_on(folder)}, which the runner needs: {error.strerror or error}; choose another "
+            f"--root"
+        ) from error
+
+
+def _on(folder: Path) -> str:
+    kind = filesystem_type(folder)
+    return f" on this file system ({kind})" if kind else " on this file system"

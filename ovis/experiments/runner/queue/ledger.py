@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,30 @@ from tinydb.middlewares import CachingMiddleware
 from tinydb.storages import Storage
 from tinydb.table import Document
 
+from ovis.experiments.runner.queue.lock_holder import clear_holder, read_holder, write_holder
 from ovis.experiments.runs.atomic import replace_file
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.status import DEFAULTS, State
 
-__all__ = ["SNAPSHOTS", "AtomicStorage", "Ledger", "LedgerError", "Row", "Transaction"]
+__all__ = ["SNAPSHOTS", "TOLD_AFTER", "AtomicStorage", "Ledger", "LedgerError", "LedgerLocked", "Row", "Transaction"]
 
 TABLE = "runs"
 SNAPSHOTS = "snapshots"
 
-#: Seconds to wait for the lock. A transaction takes 0.1 s at 10,000 runs, but waiting for it is not fair.
-LOCK_TIMEOUT = 60.0
+#: Seconds of waiting for the lock after which the user is told. A transaction takes 0.1 s at 10,000 runs, but waiting
+#: for it is not fair.
+TOLD_AFTER = 10.0
 
 Row = dict[str, Any]
 
 
 class LedgerError(RuntimeError):
     """The ledger can't be read, locked or written: one line that says which file and why. Nothing was changed."""
+
+
+class LedgerLocked(LedgerError):
+    """Another process has the ledger's lock: one line that says which."""
 
 
 class AtomicStorage(Storage):
@@ -55,7 +62,7 @@ class AtomicStorage(Storage):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise LedgerError(f"can't read the queue {self.path}: {error.strerror}") from None
+            raise LedgerError(f"can't read the queue {self.path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             fault = f"is {error}" if isinstance(error, _EarlierVersion) else f"is broken: {error}"
             raise LedgerError(
@@ -69,7 +76,7 @@ class AtomicStorage(Storage):
                 temporary.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
                 failpoint("ledger.temporary")
         except OSError as error:
-            raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from None
+            raise LedgerError(f"can't write the queue {self.path}, it stays as it was: {error}") from error
 
 
 class _EarlierVersion(ValueError):
@@ -237,13 +244,17 @@ class Ledger:
         return [kind(row, int(number)) for number, row in data.get(table, {}).items()]
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, patience: float | None = None) -> Iterator[Transaction]:
         """Lock, read, let the caller change rows, write once, release; an exception in the block changes nothing.
 
+        Args:
+            patience: seconds to wait for the lock; None: as long as it takes, and stderr says for which process.
+
         Raises:
-            LedgerError: the lock is held for too long, or the file can't be read or written.
+            LedgerLocked: another process has the lock.
+            LedgerError: the file can't be locked, read or written.
         """
-        with self._locked():
+        with self._locked(patience):
             # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
             database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
             database.table(TABLE).document_class = _Row  # TinyDB has no parameter for it; it keeps the table
@@ -253,18 +264,25 @@ class Ledger:
             database.close()
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(str(self.paths.lock), timeout=LOCK_TIMEOUT)
+    def _locked(self, patience: float | None) -> Iterator[None]:
+        lock = FileLock(str(self.paths.lock))
         try:
-            lock.acquire()
-        except Timeout:
-            raise LedgerError(
-                f"another process has held {self.paths.lock} for {LOCK_TIMEOUT:.0f} s: if it is stopped (Ctrl-Z, a "
-                f"debugger), let it go on or end it, then try again"
-            ) from None
-        except OSError as error:
-            raise LedgerError(f"can't lock the queue {self.paths.lock}: {error}") from None
+            self._acquire(lock, patience)
+        except (OSError, NotImplementedError) as error:
+            raise LedgerError(f"can't lock the queue {self.paths.lock}: {error}") from error
         try:
+            write_holder(self.paths.lock_holder)
             yield
         finally:
+            clear_holder(self.paths.lock_holder)
             lock.release()
+
+    def _acquire(self, lock: FileLock, patience: float | None) -> None:
+        try:
+            lock.acquire(timeout=TOLD_AFTER if patience is None else patience)
+        except Timeout:
+            line = f"the queue's lock {self.paths.lock} is held by {read_holder(self.paths.lock_holder)}"
+            if patience is not None:
+                raise LedgerLocked(line) from None
+            print(f"waiting: {line}", file=sys.stderr, flush=True)
+            lock.acquire()

@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ovis.experiments.runner.queue import transitions
@@ -172,8 +173,11 @@ class Queue:
         launched: Iterable[Launched] = (),
         keys: Collection[str] | None = None,
         engine: Mapping[str, str] | None = None,
+        patience: float | None = None,
     ) -> Tick:
         """One transaction: record launched, ended and lost jobs, and claim up to ``slots`` runs.
+
+        It may be repeated after an error, as nothing was recorded or claimed.
 
         Args:
             owner: name of the claiming process.
@@ -182,9 +186,15 @@ class Queue:
             launched: its jobs that were started since the last tick.
             keys: claim and report only these runs; None: all.
             engine: the ledger's entry on the jobs of the claimed runs.
+            patience: seconds to wait for the ledger's lock; None: as long as it takes.
+
+        Raises:
+            LedgerLocked: another process has the lock.
+            LedgerError: the ledger can't be read or written.
+            OSError: a lease can't be written.
         """
         now = time.time()
-        with self.ledger.transaction() as transaction:
+        with self.ledger.transaction(patience) as transaction:
             for job in launched:
                 row = self._running(transaction, job.key, job.attempt)
                 if row is not None:
@@ -202,7 +212,8 @@ class Queue:
             states = {row["key"]: STATES[row["state"]] for row in mine}
             attempts = {row["key"]: row["attempt"] for row in mine if row["state"] == RUNNING}
         for event in events:
-            self.leases.release(event.record.key, event.record.attempt)
+            with suppress(OSError):  # the ledger is written: what stays is removed as stale
+                self.leases.release(event.record.key, event.record.attempt)
         return Tick(claimed, events, states, min(due.values(), default=None), attempts)
 
     def requeue(
