@@ -51,6 +51,8 @@ from ovis.functional.log_weights import (
     iw_bound,
     leave_one_out,
     normalized_weights,
+    particle_count,
+    particle_mean,
 )
 from ovis.suggestions import did_you_mean
 
@@ -85,7 +87,13 @@ FEW = 15
 HUGE = 40.0
 
 
-def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None) -> Tensor:
+def learning_signal(
+    log_w: Tensor,
+    method: str,
+    alpha: Alpha = 0.0,
+    log_w_aux: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """The factor d_k - c_k of grad log q(z_k|x) in the gradient of the bound, by the id of an estimator.
 
     Use it in a custom training loop; :func:`ovis.functional.multisample_loss` computes a loss from it.
@@ -96,10 +104,11 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
             update has the factor v_k (Bornschein & Bengio 2015, https://arxiv.org/abs/1406.2751).
         alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
         log_w_aux: log-weights of auxiliary samples, shape [..., S]; ovis-S<s> only, of which s is then not used.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
-        shape [..., K], without gradient. Infinite only where one particle has all the weight: the bound without that
-        particle is then log 0.
+        shape [..., K], without gradient; 0 where a particle is not there. Infinite only where one particle has all the
+        weight: the bound without that particle is then log 0.
 
     Raises:
         ValueError: a method that is not a factor of grad log q, a wrong shape, K < 2 for a leave-one-out method,
@@ -112,10 +121,11 @@ def learning_signal(log_w: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: T
         needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
         raise ValueError(f"method {method!r} {needs}")
     alpha = check_alpha(alpha)
-    return _SIGNALS[spec.family](log_w.detach(), alpha, spec, log_w_aux)
+    signal = _SIGNALS[spec.family](log_w.detach(), alpha, spec, log_w_aux, mask)
+    return signal if mask is None else torch.where(mask, signal, 0.0)
 
 
-def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def prefactor(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """Prefactor of grad log q(z_k|x) without control variate, d_k = L - v_k: the signal of REINFORCE.
 
     See Lievin et al. (2020), https://arxiv.org/abs/2008.01998.
@@ -123,6 +133,7 @@ def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     Args:
         log_w: log-weights, shape [..., K].
         alpha: order of the Renyi bound, below 1.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
         shape [..., K], in nats.
@@ -130,10 +141,10 @@ def prefactor(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     Raises:
         ValueError: a wrong shape, or alpha >= 1.
     """
-    return iw_bound(log_w, alpha).unsqueeze(-1) - normalized_weights(log_w, alpha)
+    return iw_bound(log_w, alpha, mask).unsqueeze(-1) - normalized_weights(log_w, alpha, mask)
 
 
-def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """d_k - c_k of VIMCO with the arithmetic mean (Mnih & Rezende 2016, https://arxiv.org/abs/1602.06725).
 
     c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha).
@@ -141,6 +152,7 @@ def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     Args:
         log_w: log-weights, shape [..., K], K >= 2.
         alpha: order of the Renyi bound, below 1.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
         shape [..., K].
@@ -148,10 +160,10 @@ def vimco_arithmetic_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     Raises:
         ValueError: a wrong shape, or K < 2.
     """
-    return _from_leave_one_out(log_w, alpha, weight_factor=0.0, constant_factor=1.0)
+    return _from_leave_one_out(log_w, alpha, mask, weight_factor=0.0, constant_factor=1.0)
 
 
-def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0) -> Tensor:
+def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """d_k - c_k of OVIS~ (Lievin et al. 2020, eq. 17, https://arxiv.org/abs/2008.01998), corrected for alpha != 0.
 
     c_k = 1/(1 - alpha) log 1/(K - 1) sum_{l != k} w_l^(1 - alpha) - gamma v_k + (1 - gamma) log(1 - 1/K). At gamma = 0,
@@ -161,6 +173,7 @@ def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0
         log_w: log-weights, shape [..., K], K >= 2.
         gamma: in [0, 1].
         alpha: order of the Renyi bound, below 1.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
         shape [..., K].
@@ -168,12 +181,14 @@ def ovis_asymptotic_signal(log_w: Tensor, gamma: float = 1.0, alpha: Alpha = 0.0
     Raises:
         ValueError: a wrong shape, or K < 2.
     """
-    return _from_leave_one_out(log_w, alpha, weight_factor=gamma, constant_factor=gamma)
+    return _from_leave_one_out(log_w, alpha, mask, weight_factor=gamma, constant_factor=gamma)
 
 
-def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, constant_factor: float) -> Tensor:
+def _from_leave_one_out(
+    log_w: Tensor, alpha: Alpha, mask: Tensor | None, weight_factor: float, constant_factor: float
+) -> Tensor:
     check_log_weights(log_w, at_least=2)
-    sums, origin = leave_one_out(log_w, alpha), _origin(log_w, alpha)
+    sums, origin = leave_one_out(log_w, alpha, mask), _origin(log_w, alpha, mask)
     factors = (1 / (1 - alpha), weight_factor, constant_factor)
     if not isinstance(origin, Tensor):
         return _arithmetic_near_one(sums, origin, *factors) if origin else _arithmetic(sums, alpha, *factors)
@@ -183,7 +198,7 @@ def _from_leave_one_out(log_w: Tensor, alpha: Alpha, weight_factor: float, const
 def _arithmetic(sums: LeaveOneOut, alpha: Alpha, ratio: Alpha, weight_factor: float, constant_factor: float) -> Tensor:
     """r h(v_k) + (r - 1 + weight_factor) v_k + (r - 1 + constant_factor) l."""
     extra = alpha * ratio  # r - 1, exactly 0 at alpha = 0
-    constant = math.log1p(-1 / sums.weights.shape[-1])
+    constant = _log_without_one(particle_count(sums.weights, sums.mask))
     curve = h(sums.weights, sums.log_rest)
     return ratio * curve + (extra + weight_factor) * sums.weights + (extra + constant_factor) * constant
 
@@ -192,14 +207,19 @@ def _arithmetic_near_one(
     sums: LeaveOneOut, origin: Alpha, ratio: Alpha, weight_factor: float, constant_factor: float
 ) -> Tensor:
     """-r log(1 - t_k) + (weight_factor - 1) v_k + (constant_factor - 1) l, the same for alpha > 1/2."""
-    count = sums.weights.shape[-1]
-    constant = math.log1p(-1 / count)
+    count = particle_count(sums.weights, sums.mask)
+    constant = _log_without_one(count)
     shift = _relative(sums.weights, sums.gaps, sums, origin) * (count / (count - 1))
     log_rest = torch.where(shift < 0.5, torch.log1p(-shift), sums.log_rest - constant)
     return (weight_factor - 1) * sums.weights + (constant_factor - 1) * constant - ratio * log_rest
 
 
-def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def _log_without_one(count: int | Tensor) -> float | Tensor:
+    """l = log(1 - 1/K)."""
+    return torch.log1p(-1 / count) if isinstance(count, Tensor) else math.log1p(-1 / count)
+
+
+def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """d_k - c_k of VIMCO with the geometric mean (Mnih & Rezende 2016, eq. 8, https://arxiv.org/abs/1602.06725).
 
     c_k = 1/(1 - alpha) log 1/K (sum_{l != k} w_l^(1 - alpha) + exp((1 - alpha)/(K - 1) sum_{l != k} log w_l)).
@@ -207,6 +227,7 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     Args:
         log_w: log-weights, shape [..., K], K >= 2.
         alpha: order of the Renyi bound, below 1.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
         shape [..., K].
@@ -215,18 +236,18 @@ def vimco_geometric_signal(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
         ValueError: a wrong shape, or K < 2.
     """
     check_log_weights(log_w, at_least=2)
-    sums = leave_one_out(log_w, alpha)
-    mean = leave_one_out_mean(log_w)
+    sums = leave_one_out(log_w, alpha, mask)
+    mean = leave_one_out_mean(log_w, mask)
     gaps = (_minus(mean.reference, sums.top) + mean.depth) * (1 - alpha)
     log_share = gaps - sums.log_total
     share = log_share.exp()
-    origin = _origin(log_w, alpha)
+    origin = _origin(log_w, alpha, mask)
     shift = _relative(sums.weights, sums.gaps, sums, origin) - _relative(share, gaps, sums, origin)
     curve = h(shift, torch.logaddexp(sums.log_rest, log_share))
     return (curve + alpha * shift) / (1 - alpha) - share
 
 
-def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """d_k - c_k of OVIS_MC (Lievin et al. 2020, eq. 12, https://arxiv.org/abs/2008.01998).
 
     c_k is the mean prefactor with z_k replaced by each auxiliary sample; all k share the auxiliary samples. It takes
@@ -237,6 +258,7 @@ def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0
         log_w: log-weights, shape [..., K], K >= 1.
         log_w_aux: log-weights of the auxiliary samples, shape [..., S], S >= 1.
         alpha: order of the Renyi bound, below 1.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
         shape [..., K].
@@ -246,9 +268,9 @@ def ovis_monte_carlo_signal(log_w: Tensor, log_w_aux: Tensor, alpha: Alpha = 0.0
     """
     check_log_weights(log_w)
     check_auxiliary(log_w, log_w_aux)
-    sums = leave_one_out(log_w, alpha)
+    sums = leave_one_out(log_w, alpha, mask)
     gaps = _minus(log_w_aux, sums.top) * (1 - alpha)
-    aux = _auxiliary(gaps, sums, _origin(log_w, alpha))
+    aux = _auxiliary(gaps, sums, _origin(log_w, alpha, mask))
     relative = _relative(sums.weights, sums.gaps, sums, aux.origin)
     if log_w.shape[-1] <= 2 * FEW:
         return _monte_carlo_each(sums.weights, relative, sums.log_rest, aux, alpha)
@@ -329,18 +351,19 @@ def _monte_carlo_mean(weights: Tensor, shift: Tensor, fraction: Tensor, log_tota
     return (torch.where(shift.abs() < SERIES_BELOW, small, large) / (1 - alpha)).mean(-1)
 
 
-def _origin(log_w: Tensor, alpha: Alpha) -> Alpha:
+def _origin(log_w: Tensor, alpha: Alpha, mask: Tensor | None) -> Alpha:
     """1/K for alpha > 1/2, else 0: what shares are taken relative to, so that their differences are exact."""
+    count = particle_count(log_w, mask)
     if isinstance(alpha, Tensor):
-        return (alpha > 0.5).to(log_w.dtype) / log_w.shape[-1]
-    return 1 / log_w.shape[-1] if alpha > 0.5 else 0.0
+        return (alpha > 0.5).to(log_w.dtype) / count
+    return 1 / count if alpha > 0.5 else 0.0
 
 
 def _relative(shares: Tensor, gaps: Tensor, sums: LeaveOneOut, origin: Alpha) -> Tensor:
     """``shares - origin``, accurate to the rounding of ``gaps``, of which the shares are ``exp(gaps) / sums.total``."""
     if not isinstance(origin, Tensor) and origin == 0:
         return shares
-    difference = (gaps.expm1() - sums.gaps.expm1().mean(-1, keepdim=True)) / sums.total
+    difference = (gaps.expm1() - particle_mean(sums.gaps.expm1(), sums.mask)) / sums.total
     return torch.where((shares < 2) & (origin > 0), difference, shares - origin)
 
 
@@ -351,7 +374,7 @@ class OthersMean(NamedTuple):
     depth: Tensor  # [..., K], <= 0, how far their mean is below it
 
 
-def leave_one_out_mean(log_w: Tensor) -> OthersMean:
+def leave_one_out_mean(log_w: Tensor, mask: Tensor | None = None) -> OthersMean:
     """Mean of the other log-weights, 1/(K - 1) sum_{l != k} log w_l, for every k, in two parts.
 
     VIMCO's geometric mean is its exponential. The two parts are kept apart because their sum would lose digits where
@@ -361,6 +384,7 @@ def leave_one_out_mean(log_w: Tensor) -> OthersMean:
 
     Args:
         log_w: log-weights, shape [..., K], K >= 2.
+        mask: which particles there are; None: all.
 
     Returns:
         the largest of the other log-weights and the distance of their mean from it, each of shape [..., K], in nats.
@@ -368,16 +392,21 @@ def leave_one_out_mean(log_w: Tensor) -> OthersMean:
     See also:
         :func:`ovis.functional.leave_one_out_log_mean_exp` for the logarithm of the arithmetic mean.
     """
-    largest, deepest = is_largest(log_w), is_largest(-log_w)
+    lowest = -log_w
+    if mask is not None:
+        log_w, lowest = (torch.where(mask, values, -math.inf) for values in (log_w, lowest))
+    largest, deepest = is_largest(log_w), is_largest(lowest)
     top, depths = centre(log_w)
     second, other_depths = centre(log_w.masked_fill(largest, -math.inf))
+    if mask is not None:
+        depths, other_depths = (torch.where(mask, values, 0.0) for values in (depths, other_depths))
     without_top = other_depths.masked_fill(largest, 0.0).sum(-1, keepdim=True)
     without_deepest = depths.masked_fill(deepest, 0.0).sum(-1, keepdim=True)
     floor = depths.amin(-1, keepdim=True)
     rest = torch.where(floor.isinf(), floor, depths.sum(-1, keepdim=True) - depths)
     rest = torch.where(deepest, without_deepest, rest)
     reference = torch.where(largest, second, top)
-    depth = torch.where(largest, without_top, rest) / (log_w.shape[-1] - 1)
+    depth = torch.where(largest, without_top, rest) / (particle_count(log_w, mask) - 1)
     return OthersMean(reference, depth)
 
 
@@ -407,18 +436,26 @@ def _minus(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a == b, 0.0, a - b)
 
 
-def _ovis_monte_carlo(log_w: Tensor, alpha: Alpha, spec: EstimatorId, log_w_aux: Tensor | None) -> Tensor:
+def _ovis_asymptotic(
+    log_w: Tensor, alpha: Alpha, spec: EstimatorId, log_w_aux: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    return ovis_asymptotic_signal(log_w, float(spec.config["gamma"]), alpha, mask)
+
+
+def _ovis_monte_carlo(
+    log_w: Tensor, alpha: Alpha, spec: EstimatorId, log_w_aux: Tensor | None, mask: Tensor | None
+) -> Tensor:
     assert log_w_aux is not None
-    return ovis_monte_carlo_signal(log_w, log_w_aux.detach(), alpha)
+    return ovis_monte_carlo_signal(log_w, log_w_aux.detach(), alpha, mask)
 
 
-_Signal = Callable[[Tensor, Alpha, EstimatorId, Tensor | None], Tensor]
+_Signal = Callable[[Tensor, Alpha, EstimatorId, Tensor | None, Tensor | None], Tensor]
 
 _SIGNALS: dict[str, _Signal] = {
-    "reinforce": lambda log_w, alpha, spec, aux: prefactor(log_w, alpha),
-    "vimco-arithmetic": lambda log_w, alpha, spec, aux: vimco_arithmetic_signal(log_w, alpha),
-    "vimco-geometric": lambda log_w, alpha, spec, aux: vimco_geometric_signal(log_w, alpha),
-    "ovis-gamma": lambda log_w, alpha, spec, aux: ovis_asymptotic_signal(log_w, float(spec.config["gamma"]), alpha),
+    "reinforce": lambda log_w, alpha, spec, aux, mask: prefactor(log_w, alpha, mask),
+    "vimco-arithmetic": lambda log_w, alpha, spec, aux, mask: vimco_arithmetic_signal(log_w, alpha, mask),
+    "vimco-geometric": lambda log_w, alpha, spec, aux, mask: vimco_geometric_signal(log_w, alpha, mask),
+    "ovis-gamma": _ovis_asymptotic,
     "ovis-S": _ovis_monte_carlo,
-    "wake-wake": lambda log_w, alpha, spec, aux: normalized_weights(log_w, alpha),
+    "wake-wake": lambda log_w, alpha, spec, aux, mask: normalized_weights(log_w, alpha, mask),
 }

@@ -39,7 +39,7 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return iw_bound(log_w)
 
 
-def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def iw_bound(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """Importance-weighted Renyi bound, 1/(1 - alpha) log (1/K) sum_k w_k^(1 - alpha), whose expectation is L_K.
 
     alpha = 0 is the importance-weighted bound (Burda et al. 2016, eq. 8, https://arxiv.org/abs/1509.00519); alpha -> 1
@@ -49,9 +49,10 @@ def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
         alpha: order of the bound, below 1; a float or a tensor without dimensions.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
-        shape [...], in nats.
+        shape [...], in nats; ``-inf`` where no particle is there.
 
     Raises:
         ValueError: no particle dimension, K = 0, or alpha >= 1.
@@ -59,34 +60,37 @@ def iw_bound(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
     """
     check_log_weights(log_w)
     alpha = check_alpha(alpha)
-    top, gaps = centre(log_w, alpha)
-    log_mean = gaps.exp().mean(-1, keepdim=True).log()
+    top, gaps = centre(log_w, alpha, mask)
+    log_mean = particle_mean(gaps.exp(), mask).log()
     if isinstance(alpha, Tensor) or alpha != 0:
         # near alpha = 1 all terms are near 1, where the logarithm loses what is divided by 1 - alpha; with many small
         # terms the sum of expm1 loses them
-        below_one = gaps.expm1().mean(-1, keepdim=True)
+        below_one = particle_mean(gaps.expm1(), mask)
         near_one = below_one > -0.5
         log_mean = torch.where(near_one, torch.where(near_one, below_one, 0.0).log1p(), log_mean)
     return (top + log_mean / (1 - alpha)).squeeze(-1)
 
 
-def normalized_weights(log_w: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def normalized_weights(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Tensor:
     """Normalized tempered weights, v_k = w_k^(1 - alpha) / sum_l w_l^(1 - alpha).
 
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
         alpha: order of the bound, below 1; a float or a tensor without dimensions.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all.
 
     Returns:
-        shape [..., K], summing to 1 over the last dimension (weights that are all zero count as equal).
+        shape [..., K], summing to 1 over the last dimension (weights that are all zero count as equal); 0 where a
+        particle is not there.
 
     Raises:
         ValueError: no particle dimension, K = 0, or alpha >= 1.
         TypeError: log-weights that are not floating point.
     """
     check_log_weights(log_w)
-    weights = centre(log_w, check_alpha(alpha)).gaps.exp()
-    return weights / weights.sum(-1, keepdim=True)
+    weights = centre(log_w, check_alpha(alpha), mask).gaps.exp()
+    total = weights.sum(-1, keepdim=True)
+    return weights / (total if mask is None else total.clamp(min=1))  # at least 1 but in a row without particles
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
@@ -134,21 +138,54 @@ class Centred(NamedTuple):
     gaps: Tensor  # [..., K], <= 0, tempered
 
 
-def centre(log_w: Tensor, alpha: Alpha = 0.0) -> Centred:
+def particle_count(log_w: Tensor, mask: Tensor | None = None) -> int | Tensor:
+    """Number of particles of each row.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+        mask: which particles there are; None: all.
+
+    Returns:
+        K, or shape [..., 1] in the type of the log-weights.
+    """
+    return log_w.shape[-1] if mask is None else mask.sum(-1, keepdim=True, dtype=log_w.dtype)
+
+
+def particle_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over the particles.
+
+    Args:
+        values: shape [..., K].
+        mask: which particles there are; None: all.
+
+    Returns:
+        shape [..., 1]; 0 where no particle is there.
+    """
+    if mask is None:
+        return values.mean(-1, keepdim=True)
+    count = mask.sum(-1, keepdim=True, dtype=values.dtype)
+    return torch.where(mask, values, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+
+
+def centre(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Centred:
     """Distances of the log-weights to the largest, tempered: (1 - alpha) (log w_k - max_l log w_l).
 
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
         alpha: order of the bound, below 1; a float or a tensor without dimensions.
+        mask: which particles there are; None: all.
 
     Returns:
         the largest, shape [..., 1], and the distances, shape [..., K], in nats; a distance is 0 where both are the same
-        infinity. NaN throughout a row with a NaN.
+        infinity, and ``-inf`` where a particle is not there. NaN throughout a row with a NaN.
     """
+    if mask is not None:
+        log_w = torch.where(mask, log_w, -math.inf)
     top = log_w.detach().amax(-1, keepdim=True)
     # a NaN here comes from equal infinities, except in rows with a NaN (ten times as fast as a mask)
     gaps = (log_w - top).nan_to_num(0.0, math.inf, -math.inf) + torch.where(top.isnan(), top, 0.0)
-    return Centred(top, gaps * (1 - alpha))
+    gaps = gaps * (1 - alpha)
+    return Centred(top, gaps if mask is None else torch.where(mask, gaps, -math.inf))
 
 
 class LeaveOneOut(NamedTuple):
@@ -161,9 +198,10 @@ class LeaveOneOut(NamedTuple):
     weights: Tensor  # [..., K], v_k
     log_rest: Tensor  # [..., K], log(1 - v_k), accurate even for v_k close to 1
     log_others: Tensor  # [..., K], 1/(1 - alpha) log sum_{l != k} w_l^(1 - alpha)
+    mask: Tensor | None  # [..., K], which particles there are
 
 
-def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
+def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> LeaveOneOut:
     """Sums of the tempered weights without particle k, sum_{l != k} w_l^(1 - alpha), for every k, in O(K).
 
     Every leave-one-out control variate is computed from them. At most one normalized weight exceeds 1/2: subtracting
@@ -172,11 +210,14 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
     Args:
         log_w: log-weights, shape [..., K], K >= 1.
         alpha: order of the bound, below 1; a float or a tensor without dimensions.
+        mask: which particles there are; None: all.
 
     Returns:
         the sums, relative to the largest log-weight. For K = 1 they are empty: ``-inf``.
     """
-    top, gaps = centre(log_w, alpha)
+    top, gaps = centre(log_w, alpha, mask)
+    if mask is not None:
+        log_w = torch.where(mask, log_w, -math.inf)
     terms = gaps.exp()
     total = terms.sum(-1, keepdim=True)
     weights = terms / total
@@ -184,7 +225,7 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
 
     # one position of each row is replaced: scattering is cheaper than masks
     largest = log_w.detach().argmax(-1, keepdim=True)
-    second, other_gaps = centre(log_w.scatter(-1, largest, -math.inf), alpha)
+    second, other_gaps = centre(log_w.scatter(-1, largest, -math.inf), alpha, mask)
     log_other_total = other_gaps.exp().scatter(-1, largest, 0.0).sum(-1, keepdim=True).log()
     drop = torch.where(second == top, 0.0, second - top) * (1 - alpha)  # NaN in a row with a NaN
 
@@ -199,6 +240,7 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0) -> LeaveOneOut:
         weights,
         log_rest.scatter(-1, largest, drop + log_other_total - log_total),
         log_others.scatter(-1, largest, torch.where(top.isnan(), top, without)),
+        mask,
     )
 
 
@@ -233,6 +275,34 @@ def check_log_weights(log_w: Tensor, at_least: int = 1, name: str = "log_w") -> 
         raise TypeError(f"{name} must be floating point, got {log_w.dtype}")
     if log_w.dim() < 1 or log_w.shape[-1] < at_least:
         raise ValueError(f"{name} must have shape [..., K] with K >= {at_least}, got {tuple(log_w.shape)}")
+
+
+def check_mask(log_w: Tensor, mask: Tensor, at_least: int) -> Tensor:
+    """Raise an error unless the mask fits, and no row has too few particles, if its values can be read.
+
+    Args:
+        log_w: log-weights, shape [..., K].
+        mask: what a caller gave.
+        at_least: smallest number of particles in a row that has any.
+
+    Returns:
+        the mask, shape [..., K].
+
+    Raises:
+        ValueError: a shape that does not broadcast to that of the log-weights; too few particles in a row on the CPU.
+        TypeError: not bool.
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True where a particle is there, got {mask.dtype}")
+    fits = zip(reversed(mask.shape), reversed(log_w.shape), strict=False)
+    if not 1 <= mask.dim() <= log_w.dim() or not all(a in (1, b) for a, b in fits):
+        raise ValueError(f"mask must have the shape {tuple(log_w.shape)} of log_p, got {tuple(mask.shape)}")
+    mask = mask.expand_as(log_w)
+    if at_least > 1 and _readable(mask):
+        counts = mask.sum(-1)
+        if bool(((counts > 0) & (counts < at_least)).any()):
+            raise ValueError(f"this method needs {at_least} particles in a row of the mask, or none; one row has fewer")
+    return mask
 
 
 def check_auxiliary(log_w: Tensor, log_w_aux: Tensor) -> None:
@@ -276,7 +346,7 @@ def check_alpha(alpha: Alpha) -> Alpha:
     return alpha
 
 
-def _readable(scalar: Tensor) -> bool:
-    """Whether the value can be read: it is on the host, and not a tracer of a transform or of a compiler."""
+def _readable(tensor: Tensor) -> bool:
+    """Whether the values can be read: they are on the host, and no tracers of a transform or of a compiler."""
     plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-    return plain and scalar.device.type == "cpu"
+    return plain and tensor.device.type == "cpu"

@@ -6,6 +6,7 @@ grad log p(x, z_k), the other grad log q(z_k|x). So the factors need no graph, a
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,17 @@ from torch import Tensor
 
 from ovis.estimators.ids import EstimatorId, auxiliary_count, parse_estimator
 from ovis.functional.control_variates import learning_signal
-from ovis.functional.log_weights import Alpha, centre, check_alpha, check_log_weights, iw_bound, normalized_weights
+from ovis.functional.log_weights import (
+    Alpha,
+    centre,
+    check_alpha,
+    check_log_weights,
+    check_mask,
+    iw_bound,
+    normalized_weights,
+    particle_count,
+    particle_mean,
+)
 from ovis.functional.partitions import tvo_nodes, tvo_partition
 
 __all__ = ["Factors", "attach", "doubly_reparameterized_loss", "multisample_loss"]
@@ -34,7 +45,12 @@ class Factors(NamedTuple):
 
 
 def multisample_loss(
-    log_p: Tensor, log_q: Tensor, method: str, alpha: Alpha = 0.0, log_w_aux: Tensor | None = None
+    log_p: Tensor,
+    log_q: Tensor,
+    method: str,
+    alpha: Alpha = 0.0,
+    log_w_aux: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Loss of a multi-sample bound from the log-densities alone: call ``.mean().backward()`` on it.
 
@@ -51,12 +67,18 @@ def multisample_loss(
         alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions. Not for vae and tvo.
         log_w_aux: log-weights of S auxiliary samples, shape [..., S], for ovis-S<s>-exclusive. Without them,
             ovis-S<s> takes the last s of the K particles: theta's bound uses all, phi's K - s.
+        mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all. Value and gradient
+            of each row are those of its particles alone. The other log-densities may have any value, NaN too; their
+            gradient is 0. Not for ovis-S<s> without ``log_w_aux``, nor for tvo-...-config1 and -config2, which depend
+            on K in other ways.
 
     Returns:
-        shape [...], in nats.
+        shape [...], in nats. Where a row of the mask has no particle, value and gradient are 0. Where it has one, and
+        the method leaves one out, they are NaN; on the CPU this is an error.
 
     Raises:
         ValueError: an unknown or unsupported method, shapes that differ, too few particles, or alpha >= 1.
+        TypeError: a mask that is not bool.
 
     See also:
         :func:`doubly_reparameterized_loss` for DReG; :func:`ovis.estimators.config.get_config` for modules that draw
@@ -74,11 +96,42 @@ def multisample_loss(
     check_alpha(alpha)
     if spec.family in ("pathwise-vae", "tvo") and (isinstance(alpha, Tensor) or alpha != 0):
         raise ValueError(f"method {method!r} has no alpha")
-    factors = _factors((log_p - log_q).detach(), spec, alpha, log_w_aux)
+    if mask is not None:
+        _check_maskable(spec, log_w_aux)
+        mask = check_mask(log_p, mask, _at_least(spec))
+        log_p, log_q = torch.where(mask, log_p, 0.0), torch.where(mask, log_q, 0.0)
+    factors = _factors((log_p - log_q).detach(), spec, alpha, log_w_aux, mask)
+    if mask is not None:
+        factors = _masked(factors, mask, _at_least(spec))
     return attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))
 
 
-def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: Alpha = 0.0) -> Tensor:
+def _check_maskable(spec: EstimatorId, log_w_aux: Tensor | None) -> None:
+    if spec.family == "ovis-S" and log_w_aux is None:
+        raise ValueError(f"method {spec.canonical!r} takes the last particles of a row: with a mask, give log_w_aux")
+    if spec.family == "tvo" and isinstance(spec.config["first"], str):
+        raise ValueError(f"method {spec.canonical!r} partitions by K: with a mask, use tvo-part<P>-beta<b>")
+
+
+def _at_least(spec: EstimatorId) -> int:
+    """Smallest number of particles of a row."""
+    return 2 if spec.facts.needs_two_particles and spec.family != "tvo" else 1
+
+
+def _masked(factors: Factors, mask: Tensor, at_least: int) -> Factors:
+    """0 where no particle is, NaN in rows with fewer than ``at_least``."""
+    count = mask.sum(-1, keepdim=True)
+    value, log_p, log_q = (
+        torch.where(count >= at_least, item, math.nan)
+        for item in (factors.value.unsqueeze(-1), factors.log_p, factors.log_q)
+    )
+    value = torch.where(count > 0, value, 0.0).squeeze(-1)
+    return Factors(value, torch.where(mask, log_p, 0.0), torch.where(mask, log_q, 0.0))
+
+
+def doubly_reparameterized_loss(
+    log_p: Tensor, log_q: Tensor, z: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None
+) -> Tensor:
     """DReG: the pathwise gradient of the bound without its high-variance term (Tucker et al. 2019, eq. 8).
 
     See https://arxiv.org/abs/1810.04152.
@@ -91,12 +144,14 @@ def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: 
         log_q: log q(z_k | x) with the parameters of q detached, shape [..., K].
         z: reparameterized samples that both were computed from, shape [..., K] or [..., K, *event].
         alpha: order of the Renyi bound, below 1.
+        mask: as for :func:`multisample_loss`. The gradient of the other samples is 0, too.
 
     Returns:
-        shape [...], in nats.
+        shape [...], in nats; 0 where a row of the mask has no particle.
 
     Raises:
         ValueError: samples without a graph, shapes that differ, or alpha >= 1.
+        TypeError: a mask that is not bool.
     """
     check_log_weights(log_p, name="log_p")
     if not z.requires_grad:
@@ -104,23 +159,36 @@ def doubly_reparameterized_loss(log_p: Tensor, log_q: Tensor, z: Tensor, alpha: 
     if log_p.shape != log_q.shape or z.shape[: log_p.dim()] != log_p.shape:
         shapes = f"{tuple(log_p.shape)}, {tuple(log_q.shape)}, {tuple(z.shape)}"
         raise ValueError(f"log_p, log_q [..., K] and z [..., K, *event] must agree, got {shapes}")
-    factors = pathwise_factors((log_p - log_q).detach(), check_alpha(alpha))
-    scale_gradient(z, alpha + (1 - alpha) * factors.log_p)
+    if mask is not None:
+        mask = check_mask(log_p, mask, 1)
+        log_p, log_q = torch.where(mask, log_p, 0.0), torch.where(mask, log_q, 0.0)
+    factors = pathwise_factors((log_p - log_q).detach(), check_alpha(alpha), mask)
+    scale_gradient(z, alpha + (1 - alpha) * factors.log_p, mask)
+    if mask is not None:
+        factors = _masked(factors, mask, 1)
     return attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))
 
 
-def scale_gradient(z: Tensor, factor: Tensor) -> None:
+def scale_gradient(z: Tensor, factor: Tensor, mask: Tensor | None = None) -> None:
     """Multiply the gradient that will flow into z by a factor, by a hook on z.
 
     Args:
         z: samples that carry a graph, shape [..., K, *event].
         factor: shape [..., K].
+        mask: shape [..., K], False where the gradient is 0 whatever flows in; None: nowhere.
     """
-    factor = factor.reshape(factor.shape + (1,) * (z.dim() - factor.dim()))
-    z.register_hook(lambda grad: (grad * factor).to(grad.dtype))
+    ones = (1,) * (z.dim() - factor.dim())
+    factor = factor.reshape(factor.shape + ones)
+    there = None if mask is None else mask.reshape(mask.shape + ones)
+
+    def scaled(grad: Tensor) -> Tensor:
+        result = (grad * factor).to(grad.dtype)
+        return result if there is None else torch.where(there, result, 0.0)
+
+    z.register_hook(scaled)
 
 
-def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:
+def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Factors:
     """Factors of a score-function gradient: v_k of grad log p(x, z_k), the learning signal of grad log q(z_k|x).
 
     Use it in the ``estimate`` of an estimator whose samples need no reparameterization: OVIS, VIMCO, REINFORCE, RWS.
@@ -131,6 +199,7 @@ def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:
         log_w: log-weights, shape [..., K], detached.
         signal: the learning signal, shape [..., K]; see :func:`ovis.functional.learning_signal`.
         alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+        mask: bool [..., K], which particles there are; None: all.
 
     Returns:
         value [...], the bound in nats; log_p and log_q [..., K].
@@ -141,10 +210,10 @@ def score_factors(log_w: Tensor, signal: Tensor, alpha: Alpha = 0.0) -> Factors:
     See also:
         :func:`pathwise_factors` for reparameterized samples; :func:`attach` makes a loss of the factors.
     """
-    return Factors(iw_bound(log_w, alpha), normalized_weights(log_w, alpha), signal)
+    return Factors(iw_bound(log_w, alpha, mask), normalized_weights(log_w, alpha, mask), signal)
 
 
-def pathwise_factors(log_w: Tensor, alpha: Alpha = 0.0) -> Factors:
+def pathwise_factors(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Factors:
     """Factors of the reparameterized gradient of the bound, sum_k v_k grad log w_k (IWAE; STL where q is detached).
 
     See Burda et al. (2016), https://arxiv.org/abs/1509.00519, and for STL, Roeder et al. (2017),
@@ -153,6 +222,7 @@ def pathwise_factors(log_w: Tensor, alpha: Alpha = 0.0) -> Factors:
     Args:
         log_w: log-weights log p(x, z_k) - log q(z_k|x), shape [..., K], detached.
         alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions.
+        mask: bool [..., K], which particles there are; None: all.
 
     Returns:
         value [...], the bound in nats; log_p = v_k and log_q = -v_k [..., K].
@@ -163,11 +233,11 @@ def pathwise_factors(log_w: Tensor, alpha: Alpha = 0.0) -> Factors:
     See also:
         :func:`elbo_factors`; :func:`doubly_reparameterized_loss` for DReG.
     """
-    weights = normalized_weights(log_w, alpha)
-    return Factors(iw_bound(log_w, alpha), weights, -weights)
+    weights = normalized_weights(log_w, alpha, mask)
+    return Factors(iw_bound(log_w, alpha, mask), weights, -weights)
 
 
-def elbo_factors(log_w: Tensor) -> Factors:
+def elbo_factors(log_w: Tensor, mask: Tensor | None = None) -> Factors:
     """Factors of the reparameterized gradient of the ELBO, averaged over K samples: (1/K) sum_k grad log w_k.
 
     See Kingma & Welling (2014), https://arxiv.org/abs/1312.6114. Both log-densities must carry the graph through the
@@ -175,6 +245,7 @@ def elbo_factors(log_w: Tensor) -> Factors:
 
     Args:
         log_w: log-weights log p(x, z_k) - log q(z_k|x), shape [..., K], detached.
+        mask: bool [..., K], which particles there are; None: all.
 
     Returns:
         value [...], the mean log-weight in nats; log_p = 1/K and log_q = -1/K [..., K].
@@ -182,11 +253,18 @@ def elbo_factors(log_w: Tensor) -> Factors:
     See also:
         :func:`pathwise_factors` for the importance-weighted bound.
     """
-    weights = torch.full_like(log_w, 1 / log_w.shape[-1])
-    return Factors(log_w.mean(-1), weights, -weights)
+    weights = _equal_weights(log_w, mask)
+    return Factors(particle_mean(log_w, mask).squeeze(-1), weights, -weights)
 
 
-def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") -> Factors:
+def _equal_weights(log_w: Tensor, mask: Tensor | None) -> Tensor:
+    """1/K."""
+    if mask is None:
+        return torch.full_like(log_w, 1 / log_w.shape[-1])
+    return mask / particle_count(log_w, mask)
+
+
+def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left", mask: Tensor | None = None) -> Factors:
     """Covariance gradient of the thermodynamic variational objective (Masrani et al. 2019, eq. 13).
 
     See https://arxiv.org/abs/1907.00031. With widths D_b of the Riemann sum:
@@ -199,6 +277,7 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") ->
         log_w: log-weights, shape [..., K], detached.
         knots: the partition, 0 = b_0 < ... < b_P = 1; see :func:`ovis.functional.partitions.tvo_partition`.
         integration: left, right or trapz.
+        mask: bool [..., K], which particles there are; None: all.
 
     Returns:
         value [...], the Riemann sum in nats; log_p and log_q [..., K].
@@ -206,13 +285,13 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") ->
     Raises:
         ValueError: an unknown integration rule.
     """
-    count = log_w.shape[-1]
-    correction = count / max(count - 1, 1)
-    top, depths = centre(log_w)  # so that a common offset costs the differences no digits
+    count = particle_count(log_w, mask)
+    correction = count / ((count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1))
+    top, depths = centre(log_w, mask=mask)  # so that a common offset costs the differences no digits
     value = torch.zeros_like(log_w[..., 0])
     log_p, log_q = torch.zeros_like(log_w), torch.zeros_like(log_w)
     for power, width in tvo_nodes(knots, integration):
-        tempered = normalized_weights(log_w, 1 - power) if power else torch.full_like(log_w, 1 / count)
+        tempered = normalized_weights(log_w, 1 - power, mask) if power else _equal_weights(log_w, mask)
         mean = torch.where(tempered == 0, 0.0, tempered * depths).sum(-1, keepdim=True)
         centred = torch.where(depths == mean, 0.0, depths - mean)
         covariance = width * correction * torch.where(tempered == 0, 0.0, tempered * centred)
@@ -226,17 +305,19 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left") ->
     return Factors(value, log_p, log_q)
 
 
-def _factors(log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor | None) -> Factors:
+def _factors(
+    log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor | None, mask: Tensor | None = None
+) -> Factors:
     family, config, particles = spec.family, spec.config, log_w.shape[-1]
     if log_w_aux is not None and family != "ovis-S":
         raise ValueError(f"method {spec.canonical!r} takes no log_w_aux")
     if family in ("pathwise-iwae", "stl"):
-        return pathwise_factors(log_w, alpha)
+        return pathwise_factors(log_w, alpha, mask)
     if family == "pathwise-vae":
-        return elbo_factors(log_w)
+        return elbo_factors(log_w, mask)
     if family == "tvo":
         knots = tvo_partition(int(config["partitions"]), config["first"], particles)
-        return tvo_factors(log_w, knots, str(config["integration"]))
+        return tvo_factors(log_w, knots, str(config["integration"]), mask)
     if family == "ovis-S" and log_w_aux is None:
         auxiliary = auxiliary_count(config["auxiliary"], particles)  # type: ignore[arg-type]
         if config["exclusive"] or auxiliary >= particles:
@@ -245,7 +326,7 @@ def _factors(log_w: Tensor, spec: EstimatorId, alpha: Alpha, log_w_aux: Tensor |
             remedy = f"give log_w_aux [..., {auxiliary}]" + (f", or more than {auxiliary} particles" if enough else "")
             raise ValueError(f"method {spec.canonical!r} with {particles} particles: {remedy}")
         return inclusive_factors(log_w, auxiliary, alpha)
-    return score_factors(log_w, learning_signal(log_w, spec.canonical, alpha, log_w_aux), alpha)
+    return score_factors(log_w, learning_signal(log_w, spec.canonical, alpha, log_w_aux, mask), alpha, mask)
 
 
 def inclusive_factors(log_w: Tensor, auxiliary: int, alpha: Alpha = 0.0) -> Factors:
