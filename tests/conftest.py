@@ -9,7 +9,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from synthetic_runs import Folder
+
+from ovis.experiments.reporting.figures import save_figure as figures
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +59,17 @@ def demo(tmp_path: Path) -> Folder:
     folder = tmp_path / "runs" / "demo"
     folder.mkdir(parents=True)
     return Folder(folder)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Figures by their name; in their files there is a single pixel, as writing them takes longer than all else."""
+    result: dict[str, Figure] = {}
+
+    def keep(figure: Figure, folder: Path, name: str) -> list[Path]:
+        result[name] = figure
+        Image.new("L", (1, 1)).save(folder / f"{name}.png")
+        return [folder / f"{name}.png", folder / f"{name}.pdf"]
+
+    monkeypatch.setattr(figures, "save_figure", keep)
+    return result

@@ -11,12 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 from synthetic_paper import final_bound, write_experiment
 
 from ovis.experiments.cli import report
 from ovis.experiments.cli.report_command import run_report
-from ovis.experiments.reporting.figures import save_figure as figures
 from ovis.experiments.reporting.figures.save_figure import ReportFigure
 
 COMMANDS = {
@@ -57,20 +55,6 @@ SHAPES = {
     "sigmoid-belief-network-inc=iwrbound": (6, 3),
     "gaussian-vae": (7, 3),
 }
-
-
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """Figures by their name; in their files there is a single pixel, as writing them takes longer than all else."""
-    result: dict[str, Figure] = {}
-
-    def keep(figure: Figure, folder: Path, name: str) -> list[Path]:
-        result[name] = figure
-        Image.new("L", (1, 1)).save(folder / f"{name}.png")
-        return [folder / f"{name}.png", folder / f"{name}.pdf"]
-
-    monkeypatch.setattr(figures, "save_figure", keep)
-    return result
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

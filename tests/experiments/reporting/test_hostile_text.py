@@ -124,6 +124,7 @@ def test_a_report_of_hostile_ids(demo: Folder, tmp_path: Path, capsys: pytest.Ca
     assert "Warning" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("saved")
 def test_a_hostile_data_set_stays_in_the_folder_of_the_report(demo: Folder, tmp_path: Path) -> None:
     for dataset in ("digits", "../a/b$$"):
         for iw in range(5, 12):

@@ -56,6 +56,7 @@ def test_defaults(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> Non
     assert list(pivot["max:test:loss/L_k"]) == [-18.5, -19.5, -20.5, -25.5]
 
 
+@pytest.mark.usefixtures("saved")
 def test_options(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(
         quickstart,
@@ -85,6 +86,7 @@ def test_options(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None
     assert "-24.5 " in (folder / "table.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("saved")
 def test_a_sweep_that_is_not_finished(quickstart: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     quickstart.add("rws", [-1.0], seed=3, status=None)
     quickstart.add("rws", [-1.0], seed=4, status="failed", message="out of memory")
@@ -100,6 +102,7 @@ def test_a_sweep_that_is_not_finished(quickstart: Folder, capsys: pytest.Capture
     assert "4 (2 done)" in printed
 
 
+@pytest.mark.usefixtures("saved")
 def test_runs_that_differ_in_more_than_their_seed_are_pointed_out(
     quickstart: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +119,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_pointed_out(
     assert averaged in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("saved")
 def test_runs_without_the_usual_metrics(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     demo.add("vimco", {"test:gmm/prior_mse": [2.0, 1.0]})
     assert run(demo) == 0
@@ -123,6 +127,7 @@ def test_runs_without_the_usual_metrics(demo: Folder, capsys: pytest.CaptureFixt
     assert set(table["metric"]) == {"test:gmm/prior_mse"}
 
 
+@pytest.mark.usefixtures("saved")
 def test_an_estimator_of_another_version_is_drawn_in_a_default_look(demo: Folder) -> None:
     for iw in (5, 10):
         demo.add("of-another-version", [-2.0, -1.0], iw=iw)
@@ -134,6 +139,7 @@ def test_an_estimator_of_another_version_is_drawn_in_a_default_look(demo: Folder
     assert "of-another-version" in (folder / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("saved")
 def test_limits_that_hold_nothing_are_pointed_out(demo: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     demo.add("vimco", [-3.0, -2.0])
     assert run(demo, f"--ylims={METRIC}:5:6") == 0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_figure import check_legend, panels_have_color
+from drawn_figure import check_legend, colors_in_panels
 from matplotlib.colors import to_hex
 
 from ovis.experiments.reporting.figures.style import estimator_look
@@ -80,8 +80,8 @@ def test_bands_are_half_a_standard_deviation() -> None:
 @pytest.mark.parametrize("missing", ["", "vimco-arithmetic", "dreg"])
 def test_a_missing_series_is_not_in_the_figure(missing: str) -> None:
     figure = draw_costs(costs(without=missing))
-    shown = {name: panels_have_color(figure, estimator_look(name).color) for name in FACTORS}
-    assert shown == {name: name != missing for name in FACTORS}
+    shown = colors_in_panels(figure, [estimator_look(name).color for name in FACTORS])
+    assert shown == [name != missing for name in FACTORS]
 
 
 def test_the_legend_is_in_columns_and_clear_of_the_panels() -> None:

@@ -64,6 +64,7 @@ def test_files_and_printed_lines(fake: Fake, capsys: pytest.CaptureFixture[str])
     assert (costs["runs"] == 2).all()
 
 
+@pytest.mark.usefixtures("saved")
 def test_the_page_says_what_was_run_and_where(fake: Fake) -> None:
     assert run() == 0
     page = (FOLDER / "index.html").read_text(encoding="utf-8")
@@ -76,6 +77,7 @@ def test_the_page_says_what_was_run_and_where(fake: Fake) -> None:
     assert "mean of 2 repetitions on cpu" in page
 
 
+@pytest.mark.usefixtures("saved")
 def test_two_devices_do_not_overwrite_each_other(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     """Points of a GPU, brought here: the page and the claims hold both devices, each under its name."""
     assert run() == 0
@@ -96,6 +98,7 @@ def test_two_devices_do_not_overwrite_each_other(fake: Fake, capsys: pytest.Capt
     assert "cuda" not in printed.replace("claims.csv", "")  # only what was asked for is printed
 
 
+@pytest.mark.usefixtures("saved")
 def test_what_is_measured_is_not_measured_again(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     fake.asked.clear()
@@ -108,6 +111,7 @@ def test_what_is_measured_is_not_measured_again(fake: Fake, capsys: pytest.Captu
     assert fake.asked == ALL
 
 
+@pytest.mark.usefixtures("saved")
 def test_stopped_and_started_again(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(point: Point) -> CallResult | None:
         if len(fake.asked) == 4:
@@ -125,6 +129,7 @@ def test_stopped_and_started_again(fake: Fake, capsys: pytest.CaptureFixture[str
     assert "3 of 8 points are measured\nmeasuring 5 more" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("saved")
 def test_out_of_memory_is_recorded_and_larger_k_are_left_out(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     beyond = CallResult("memory", "CUDA out of memory")
     fake.instead = lambda point: beyond if point.estimator == "vimco-arithmetic" and point.iw >= 79 else None
@@ -143,6 +148,7 @@ def test_out_of_memory_is_recorded_and_larger_k_are_left_out(fake: Fake, capsys:
     assert fake.asked == []
 
 
+@pytest.mark.usefixtures("saved")
 def test_a_failure_is_reported_and_tried_again(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     fake.instead = lambda point: CallResult("failed", "ValueError: x") if point.iw == 79 else None
     assert run() == 1

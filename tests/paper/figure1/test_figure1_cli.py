@@ -139,6 +139,7 @@ def test_an_experiment_of_another_command(demo: Folder, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == message
 
 
+@pytest.mark.usefixtures("saved")
 def test_words_for_people(study: Folder) -> None:
     """No raw ids in the alternative texts, no bare column names, units of relative numbers."""
     assert run(study) == 0
@@ -164,6 +165,7 @@ def test_the_manager_knows_this_report() -> None:
     assert COMMANDS[STUDIES["asymptotic"].report].module == main.__module__
 
 
+@pytest.mark.usefixtures("saved")
 def test_a_part_of_other_parameters_is_left_out(study: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     draws = {name: power_law(17, *law, n=50, D=3) for name, law in LAWS.items()}
     odd = write_draws(study.path, 17, draws, D=20, first=200, part=3, parts=3)
