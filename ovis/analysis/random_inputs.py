@@ -75,7 +75,7 @@ class RandomInputs(TorchFunctionMode):
             return noise.flatten()
         if noise.numel() != torch.Size(shape).numel():
             raise ValueError("the model's random numbers are not as many for each datum")
-        return noise.reshape(torch.Size(shape))
+        return noise.reshape(torch.Size(shape)).clone()  # the model may write into its numbers
 
 
 class _SpecRecorder(RandomInputs):

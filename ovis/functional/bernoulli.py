@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovis.functional.precision import at_least_single
+from ovis.functional.precision import at_least_single, without_autocast
 
 __all__ = ["bernoulli_log_prob", "bounded", "softplus"]
 
@@ -35,19 +35,21 @@ def softplus(logits: Tensor) -> Tensor:
 def bernoulli_log_prob(logits: Tensor, value: Tensor, finite: bool = False) -> Tensor:
     """Log-density of independent Bernoulli variables, sum_i v_i l_i - log(1 + exp(l_i)), over the last dimension.
 
-    log(1 + exp(l)) = max(l, 0) - log sigmoid|l|, and one logarithm is taken of the product of several sigmoids; the
-    gradient, v - sigmoid(l), is computed in one new tensor. No term cancels another. Torch's own function takes up to
-    three times as long, because it allocates memory at every operation; it is used for few numbers, and inside the
-    transforms of torch.func. The result is differentiable twice.
+    No term cancels another, as log(1 + exp(l)) is split into max(l, 0) and log(1 + exp(-|l|)): logits of any size lose
+    no digits. Logits that several values share are not repeated: the sum over the variables is then a matrix product.
+    Otherwise one logarithm is taken of the product of several sigmoids, and the gradient, v - sigmoid(l), is computed
+    in one new tensor. Torch's own function takes up to three times as long, because it allocates memory at every
+    operation; it is used for few numbers, and inside the transforms of torch.func. The result is differentiable twice.
 
     Args:
         logits: log p/(1 - p), shape [..., N]. Where one is infinite, the variable is certain: it adds 0, or -infinity
-            if the value is another one.
-        value: in [0, 1], a shape that broadcasts to [..., N]: rows that particles share are not repeated.
-        finite: the logits are known to be finite, which saves time.
+            if the value is the other one.
+        value: in [0, 1]; its shape and that of ``logits`` are broadcast.
+        finite: the logits are known to be finite, which saves time (a tenth of a training step); the log-density for
+            infinite ones is then undefined.
 
     Returns:
-        shape [...], in nats, at least in single precision.
+        the broadcast shape without its last dimension, in nats, at least in single precision.
 
     See also:
         :class:`ovis.models.distributions.BernoulliVector`, the distribution that uses it.
@@ -60,6 +62,10 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor, finite: bool = False) -> T
 
 def _of_finite(logits: Tensor, value: Tensor) -> Tensor:
     """The log-density for finite logits. Where one is infinite, 0 times infinity may make it NaN."""
+    if logits.dim() == value.dim() > 1 and logits.shape[-2] == 1 < value.shape[-2]:
+        return _of_shared(logits, value)
+    if not _expands(value, logits):
+        logits = logits.expand(torch.broadcast_shapes(logits.shape, value.shape))
     if logits.numel() <= FEW or torch._C._are_functorch_transforms_active():
         value = value.expand_as(logits).to(logits.dtype)
         return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
@@ -67,6 +73,21 @@ def _of_finite(logits: Tensor, value: Tensor) -> Tensor:
         return _log_prob(logits, value)
     log_prob: Tensor = _LogProb.apply(logits, value)  # type: ignore[no-untyped-call]
     return log_prob
+
+
+def _of_shared(logits: Tensor, value: Tensor) -> Tensor:
+    """sum_i l_i (v_i - [l_i > 0]) - log(1 + exp(-|l_i|)) for logits [..., 1, N] and values [..., K, N]: [..., K]."""
+    positive = (logits.detach() > 0).to(logits.dtype)
+    with without_autocast(logits.device):
+        # with the logits on the left their gradient is a row, too (on the right, a column)
+        dot = logits @ (value - positive).transpose(-1, -2)
+    return dot.squeeze(-2) - F.softplus(torch.addcmul(logits, positive, logits, value=-2)).sum(-1)
+
+
+def _expands(small: Tensor, large: Tensor) -> bool:
+    """Whether ``small`` broadcasts to the shape of ``large``; faster than ``torch.broadcast_shapes``."""
+    shapes = zip(reversed(small.shape), reversed(large.shape), strict=False)
+    return small.dim() <= large.dim() and all(a in (1, b) for a, b in shapes)
 
 
 def bounded(logits: Tensor) -> Tensor:

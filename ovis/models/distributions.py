@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,7 +73,9 @@ class BernoulliVector(Distribution):
         probs = self.probs.detach().expand(torch.Size(sample_shape) + self.logits.shape)
         noise = torch.rand(probs.shape, dtype=probs.dtype, device=probs.device)
         # noise < probs, exactly, without slow booleans on the way
-        return (probs - noise).ceil_().abs_().to(self._dtype)
+        if torch._C._are_functorch_transforms_active():  # under which the noise may have no dimension of its own
+            return (probs - noise).ceil_().abs_().to(self._dtype)
+        return noise.lt_(probs).to(self._dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """sum_i value_i logit_i - log(1 + exp(logit_i)), over the event dimensions.
@@ -83,24 +84,10 @@ class BernoulliVector(Distribution):
             value: broadcastable with [*batch, *event].
 
         Returns:
-            shape of the broadcast batch. If several values share the logits, it is the difference of two sums, whose
-            rounding errors are relative to the largest logit: 1 nat for logits of 1e7 in float32.
+            shape of the broadcast batch.
         """
         dims = len(self.event_shape)
-        logits, value = self.logits.flatten(-dims), at_least_single(value).flatten(-dims)
-        if _expands(value, logits):
-            return bernoulli_log_prob(logits, value, self._finite)
-        # fewer logits than values: q(z|x), one row for all particles
-        with without_autocast(value.device):
-            if self._finite:
-                return _dot(value, logits)[0] - softplus(logits).sum(-1)
-            # infinite logits would be multiplied by 0: they are left out, and their impossible values are counted
-            finite = logits.nan_to_num(math.nan, 0.0, 0.0)
-            against = (finite - logits).detach().clamp(-1, 1)  # -1 for the logit infinity, 1 for -infinity, otherwise 0
-            dot, impossible = _dot(value, finite, against)
-        impossible = impossible - against.clamp(max=0).sum(-1)
-        normalizer = softplus(logits).nan_to_num(math.nan, 0.0, 0.0).sum(-1)
-        return dot - normalizer - torch.where(impossible > 0, math.inf, 0.0)
+        return bernoulli_log_prob(self.logits.flatten(-dims), value.flatten(-dims), self._finite)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, summed over the event."""
@@ -114,27 +101,6 @@ class BernoulliVector(Distribution):
         wide.probs = self.probs.expand(shape)  # so that the sigmoids are computed once, before the expansion
         wide._dtype = self._dtype
         return wide
-
-
-def _expands(small: Tensor, large: Tensor) -> bool:
-    """Whether ``small`` broadcasts to the shape of ``large``; faster than ``torch.broadcast_shapes``."""
-    shapes = zip(reversed(small.shape), reversed(large.shape), strict=False)
-    return small.dim() <= large.dim() and all(a in (1, b) for a, b in shapes)
-
-
-def _dot(a: Tensor, *rows: Tensor) -> Sequence[Tensor]:
-    """sum_i a_i b_i over the last dimension for each b of ``rows``, which have one shape.
-
-    It is one matrix product where one side is the same for all of dimension -2.
-    """
-    b = rows[0]
-    if a.dim() == b.dim() > 1:
-        # with the rows on the left their gradient consists of rows, too (on the right, of columns)
-        if b.shape[-2] == 1:
-            return (torch.cat(rows, -2) @ a.transpose(-1, -2)).unbind(-2)
-        if a.shape[-2] == 1:
-            return [(a @ row.transpose(-1, -2)).squeeze(-2) for row in rows]
-    return [(a * row).sum(-1) for row in rows]
 
 
 class OneHotVector(OneHotCategorical):

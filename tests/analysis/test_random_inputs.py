@@ -250,6 +250,24 @@ def test_noise_of_other_generators_is_not_enumerated(numbers: Callable[[torch.Si
             analyse()
 
 
+def test_a_model_may_write_into_its_random_numbers() -> None:
+    """The numbers are supplied again to the next estimator."""
+
+    def numbers(shape: torch.Size) -> Tensor:
+        return torch.rand(shape, dtype=torch.float64).mul_(3).sub_(1)
+
+    x, estimators = torch.ones(3, 1, dtype=torch.float64), make("vimco", iw=4) | make("rws", iw=4)
+    together = compare_gradients(estimators, Sampled(numbers), x, 10, seed=1)
+    for name, estimator in estimators.items():
+        alone, _ = get_gradients_statistics(estimator, Sampled(numbers), x, 10, seed=1)
+        assert together[name][0]["grads"]["variance"].item() == pytest.approx(alone["grads"]["variance"].item())
+    given = torch.rand(2, 3)
+    kept = given.clone()
+    with RandomInputs([given]):
+        torch.rand(2, 3).zero_()
+    assert torch.equal(given, kept)
+
+
 def test_a_state_in_buffers_and_batch_statistics_are_no_other_numbers() -> None:
     """Every draw begins with the same buffers."""
     torch.manual_seed(3)

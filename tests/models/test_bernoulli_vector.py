@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent
@@ -104,6 +105,58 @@ def test_extreme_logits_are_finite(graph):
     with torch.set_grad_enabled(graph):
         assert BernoulliVector(logits[:2]).log_prob(value[:2]) == 0
         assert BernoulliVector(logits[2:]).log_prob(value[2:]) == -4e4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("finite", [False, True])
+@pytest.mark.parametrize("size", [30.0, 1e3, 6e4, 1e7, 1e20, 3e38])
+@pytest.mark.parametrize("shared", ["logits", "logits of all rows", "value", "neither", "mixed", "vmap"])
+def test_large_logits_take_no_digits_from_the_others(shared, size, finite, dtype):
+    """Some variables with large logits have their probable values; in the last row, one has not."""
+    if size > torch.finfo(dtype).max:
+        pytest.skip("infinite in this type")
+    lead, value_lead = {
+        "logits": ((2, 1), (2, 4)), "logits of all rows": ((), (2, 4)), "value": ((2, 4), (2, 1)),
+        "neither": ((2, 4), (2, 4)), "mixed": ((2, 1), (1, 4)), "vmap": ((2, 1), (2, 4)),
+    }[shared]  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    large = torch.tensor([size, -size, size / 2, -size / 3])
+    logits = torch.cat([large.expand(*lead, 4), 2 * torch.randn(*lead, 7, generator=generator)], -1)
+    value = torch.cat(
+        [(large > 0).float().expand(*value_lead, 4), (torch.rand(*value_lead, 7, generator=generator) < 0.5).float()],
+        -1,
+    )
+    value[..., -1, 2] = 0.0
+    logits, value = logits.to(dtype).requires_grad_(), value.to(dtype)
+    log_prob = lambda a, v: BernoulliVector(a, finite=finite).log_prob(v)  # noqa: E731
+    got = (torch.func.vmap(log_prob) if shared == "vmap" else log_prob)(logits, value)
+    exact = logits.detach().double().requires_grad_()
+    want = -torch.nn.functional.softplus((1 - 2 * value.double()) * exact, threshold=700).sum(-1)
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=2e-6)
+    weights = torch.rand(got.shape, generator=generator)
+    (gradient,) = torch.autograd.grad((weights.to(got.dtype) * got).sum(), logits)
+    (right,) = torch.autograd.grad((weights.double() * want).sum(), exact)
+    torch.testing.assert_close(gradient, right.to(dtype), rtol=max(1e-5, 2 * torch.finfo(dtype).eps), atol=2e-6)
+
+
+def test_a_logit_and_its_opposite_of_many_sizes():
+    """Against mpmath, with 60 digits: one variable of each size, 200 of them, so that sums of all would cancel."""
+    mpmath.mp.dps = 60
+    logits = torch.logspace(-3, 38, 100).repeat(2) * torch.tensor([1.0, -1.0]).repeat_interleave(100)
+    value = (logits > 0).float().repeat(3, 1)
+    value[1, :20] = 0.0
+    value[2, 40:] = 1 - value[2, 40:]
+    exact = [
+        float(
+            -sum(
+                mpmath.log1p(mpmath.exp((1 - 2 * int(v)) * mpmath.mpf(x)))
+                for x, v in zip(logits.tolist(), row, strict=True)
+            )
+        )
+        for row in value
+    ]
+    for found in (BernoulliVector(logits[None]).log_prob(value), BernoulliVector(logits.repeat(3, 1)).log_prob(value)):
+        assert found.tolist() == pytest.approx(exact, rel=1e-6)
 
 
 #: logit and value of each certain variable -> their log-density
