@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ovis.diagnostics import Aggregator, Diagnostic
     from ovis.estimators.config import estimator, get_config
-    from ovis.models import Template
+    from ovis.models import Model, Template
 
 __version__ = "0.1.0"
 
@@ -23,12 +23,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "Aggregator": "ovis.diagnostics",
     "Diagnostic": "ovis.diagnostics",
+    "Model": "ovis.models",
     "Template": "ovis.models",
     "estimator": "ovis.estimators.config",
     "get_config": "ovis.estimators.config",
 }
 
-__all__ = ["Aggregator", "Diagnostic", "Template", "__version__", "estimator", "get_config"]
+__all__ = ["Aggregator", "Diagnostic", "Model", "Template", "__version__", "estimator", "get_config"]
 
 
 def __getattr__(name: str) -> Any:

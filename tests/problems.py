@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal, OneHotCategorical
 
-from ovis.models import ParticleModel, SigmoidBeliefNetwork, Template
+from ovis.models import Model, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector
 
 
@@ -282,7 +282,7 @@ DISCRETE: dict[str, Callable[[], Problem]] = {
 # ----------------------------------------------------------------------------------------- two forms of the problems
 
 
-class ParticleForm(ParticleModel):
+class ParticleForm(Model):
     """A problem as a model of the package's own kind; counts the data that were encoded."""
 
     def __init__(self, problem: Problem):
@@ -294,23 +294,15 @@ class ParticleForm(ParticleModel):
         self.encoded_rows.append(len(x))
         return self.problem.features(x)
 
-    def infer(
-        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], list[Distribution]]:
+    def q(self, h: Tensor) -> Generator[Distribution, Tensor, None]:
         z: list[Tensor] = []
-        qz: list[Distribution] = []
         for layer in range(self.problem.depth):
-            q = self.problem.posterior(layer, features, z)
-            if given is not None:
-                z.append(given[layer])
-            else:
-                q = q.expand(torch.Size(lead) + q.batch_shape[len(lead) :])
-                z.append(q.rsample() if zgrads else q.sample())
-            qz.append(q)
-        return z, qz
+            z.append((yield self.problem.posterior(layer, h, z)))
 
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        return self.problem.likelihood(z), [self.problem.prior(layer, z) for layer in range(self.problem.depth)]
+    def p(self, z: Tensor | list[Tensor], h: Tensor) -> tuple[Distribution, list[Distribution]]:
+        layers = [z] if isinstance(z, Tensor) else z
+        priors = [self.problem.prior(layer, layers) for layer in range(self.problem.depth)]
+        return self.problem.likelihood(layers), priors
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> dict[str, Any]:
         return dream(self.problem, bs)

@@ -7,14 +7,15 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
 from ovis.diagnostics import Diagnostic
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
+from ovis.nests import Nest, count_rows, map_tensors, split_rows
 
 __all__ = ["active_units"]
 
 
 @torch.no_grad()
 def active_units(
-    model: ParticleModel, x: Tensor, mc_samples: int = 1000, threshold: float = 1e-3, max_rows: int = 65536
+    model: Model, x: Nest, mc_samples: int = 1000, threshold: float = 1e-3, max_rows: int = 65536
 ) -> Diagnostic:
     """Number of active units: dimensions d with Var_x(E_q[z_d | x]) above a threshold.
 
@@ -34,16 +35,18 @@ def active_units(
         ``active_units/`` au, the number over all layers, and au_1, au_2, ... of each, the layer nearest to x first.
 
     Raises:
-        ValueError: fewer than two data, no sample, or a model that is not a ``ParticleModel``.
+        ValueError: fewer than two data, no sample, or a model that is not a ``Model``.
     """
-    if not isinstance(model, ParticleModel):
-        raise ValueError(f"{type(model).__name__} is no ParticleModel: its inference network can't be run alone")
-    if len(x) < 2 or mc_samples < 1:
-        raise ValueError(f"a variance over data needs two of them, and a sample of each: got {len(x)} and {mc_samples}")
+    if not isinstance(model, Model):
+        raise ValueError(f"{type(model).__name__} is no Model: its inference network can't be run alone")
+    count = count_rows(x)
+    if count < 2 or mc_samples < 1:
+        raise ValueError(f"a variance over data needs two of them, and a sample of each: got {count} and {mc_samples}")
     batch = max(1, max_rows // mc_samples)
     moments: list[list[tuple[Tensor, Tensor]]] = []
-    for rows in x.split(batch):
-        _, qz = model.infer(model.encode(rows).unsqueeze(1), (len(rows), mc_samples), False, 0.0, None)
+    for rows in split_rows(x, batch):
+        h = map_tensors(lambda tensor: tensor.unsqueeze(1), model.encode(rows))
+        _, qz = model.infer(h, (count_rows(rows), mc_samples), False, 0.0, None)
         moments.append([_mean_and_error(_means(q)) for q in qz])
     counts = []
     for layer in zip(*moments, strict=True):

@@ -15,10 +15,11 @@ from ovis.analysis.gradient_samples import NUMBERS, select_parameters
 from ovis.analysis.module_state import batch_norm_modules, no_argument_validation, restored_buffers
 from ovis.analysis.random_inputs import check_repeatable, record_random_inputs
 from ovis.estimators.base import GradientEstimator
-from ovis.estimators.sampling import score
+from ovis.estimators.sampling import observations, score, unwrapped
 from ovis.functional.log_weights import iw_bound
 from ovis.models.distributions import BernoulliVector
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
+from ovis.nests import Nest, count_rows, first_tensor, rows_of, split_rows
 
 __all__ = ["ExactMoments", "NotEnumerableError", "exact_gradient", "exact_moments", "latent_states"]
 
@@ -46,7 +47,7 @@ class ExactMoments(NamedTuple):
 
 
 @torch.no_grad()
-def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
+def latent_states(model: Model, x: Nest) -> list[Tensor]:
     """Every joint value of a model's discrete latents.
 
     Use it to sum over the latents by hand; :func:`exact_gradient` and :func:`exact_moments` do so for gradients.
@@ -59,10 +60,10 @@ def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
         for each stochastic layer the values, shape [n, *event]; row i of all layers is one joint value.
 
     Raises:
-        NotEnumerableError: the model is not a :class:`~ovis.models.ParticleModel`, so need not score given samples; a
+        NotEnumerableError: the model is not a :class:`~ovis.models.Model`, so need not score given samples; a
             latent is neither Bernoulli nor categorical; or there are more than 2^18 values.
     """
-    _check_model(model)
+    model = _check_model(model)
     with torch.random.fork_rng(), restored_buffers(model):
         output = model(x, particles=1)
     choices: list[Tensor] = []  # for each variable, one row per value
@@ -86,8 +87,8 @@ def latent_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
 
 
 def exact_gradient(
-    model: ParticleModel,
-    x: Tensor,
+    model: Model,
+    x: Nest,
     iw: int,
     alpha: float = 0.0,
     key_filter: str = "inference_network",
@@ -107,7 +108,7 @@ def exact_gradient(
 
     Args:
         model: a model with few joint values of its discrete latents, n: n^iw is at most 2^18.
-        x: data, shape [B, *event].
+        x: data, shape [B, *event], or a nest of such tensors.
         iw: K.
         alpha: order of the Renyi bound.
         key_filter: selects parameters by name.
@@ -119,22 +120,22 @@ def exact_gradient(
 
     Raises:
         NotEnumerableError: too many combinations; latents that are not discrete; a model that is not a
-            ``ParticleModel``, or that is not a function of x and z alone, as with dropout in training mode.
+            ``Model``, or that is not a function of x and z alone, as with dropout in training mode.
         ValueError: no parameter with such a name; iw < 1; or an infinite bound, which has no gradient.
 
     See also:
         :func:`exact_moments`, :func:`ovis.analysis.oracle.check_estimator`.
     """
-    _check_model(model)
+    model = _check_model(model)
     if iw < 1:
         raise ValueError(f"iw must be an integer of at least 1, got {iw}")
     parameters = list(select_parameters(model, key_filter).values())
     bounds = []
-    for row in x.split(1):
+    for row in split_rows(x, 1):
         log_px, log_pz, log_qz = _log_densities(model, row, _possible_states(model, row))
         gaps = log_qz - log_pz
         log_w = log_px - beta * (gaps if freebits is None else gaps.clamp(min=freebits)).sum(-1)
-        index = _tuples(len(log_w), iw, x.device)
+        index = _tuples(len(log_w), iw, first_tensor(x).device)
         probability = log_qz.sum(-1)[index].sum(-1).exp()
         bound = iw_bound(log_w[index], alpha)
         mean = (probability * bound).sum().detach()
@@ -153,8 +154,8 @@ def exact_gradient(
 
 def exact_moments(
     estimator: GradientEstimator,
-    model: ParticleModel,
-    x: Tensor,
+    model: Model,
+    x: Nest,
     auxiliary: int | None = 0,
     key_filter: str = "inference_network",
     **config: Any,
@@ -168,7 +169,7 @@ def exact_moments(
     Args:
         estimator: a score-function estimator.
         model: a model with few joint values of its discrete latents, n: n^(mc iw + mc auxiliary) is at most 2^18.
-        x: data, shape [B, *event].
+        x: data, shape [B, *event], or a nest of such tensors.
         auxiliary: S, samples that the estimator draws in addition to its particles (``ovis-S<s>-exclusive``: s). None:
             as many as it draws in a call.
         key_filter: selects parameters by name.
@@ -185,7 +186,7 @@ def exact_moments(
     See also:
         :func:`exact_gradient`, :func:`ovis.analysis.closed_form.location_moments` for the Gaussian toy model.
     """
-    _check_model(model)
+    model = _check_model(model)
     if any(isinstance(parameter, UninitializedParameter) for parameter in estimator.parameters()):
         raise ValueError(f"{type(estimator).__name__} makes its parameters at its first batch: call it once before")
     settings = estimator.configured(**config)
@@ -193,7 +194,7 @@ def exact_moments(
         config["particles_per_pass"] = None  # the gradient is the same
     holder = _Holder(estimator, _Scripted(model))
     if auxiliary is None:
-        _, sizes = record_random_inputs(lambda: holder.particles_drawn(x[:1], config))
+        _, sizes = record_random_inputs(lambda: holder.particles_drawn(rows_of(x, slice(1)), config))
     else:
         sizes = [settings.mc * settings.iw] + ([settings.mc * auxiliary] if auxiliary else [])
     constant = {name: value.detach() for name, value in holder.named_parameters()}
@@ -202,13 +203,13 @@ def exact_moments(
     }
     batch = max(1, min(BATCH, NUMBERS // sum(value.numel() for value in selected.values())))
     means, variances = [], []
-    for row in x.split(1):
+    for row in split_rows(x, 1):
         states = _possible_states(model, row)
         log_q = _log_densities(model, row, states)[2].sum(-1).detach()
-        index = _tuples(len(log_q), sum(sizes), x.device)
+        index = _tuples(len(log_q), sum(sizes), first_tensor(x).device)
         probability = log_q[index].sum(-1).exp().double()
 
-        def one(chosen: Tensor, row: Tensor = row, states: list[Tensor] = states) -> Tensor:
+        def one(chosen: Tensor, row: Nest = row, states: list[Tensor] = states) -> Tensor:
             script = [[layer[part].unsqueeze(0) for layer in states] for part in chosen.split(sizes)]
             grads = grad(lambda values: functional_call(holder, {**constant, **values}, (row, script, config)))(
                 selected
@@ -222,11 +223,11 @@ def exact_moments(
             raise NotEnumerableError(f"torch.func can't map the estimator and the model: {error}") from error
         means.append(mean)
         variances.append(variance)
-    return ExactMoments(torch.stack(means).mean(0), torch.stack(variances).mean(0) / len(x))
+    return ExactMoments(torch.stack(means).mean(0), torch.stack(variances).mean(0) / count_rows(x))
 
 
 def _weighted_moments(
-    gradient: Callable[[Tensor], Tensor], index: Tensor, probability: Tensor, batch: int
+    gradient: Callable[[Tensor], Tensor], index: Nest, probability: Tensor, batch: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance [D] of the gradients of all combinations, of which ``batch`` are in memory at once."""
     origin = gradient(index[0]).double()  # moments about it lose no digits if the gradient hardly varies
@@ -239,7 +240,7 @@ def _weighted_moments(
 
 
 @torch.no_grad()
-def _possible_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
+def _possible_states(model: Model, x: Nest) -> list[Tensor]:
     """Those of :func:`latent_states` that q(z|x) does not exclude, for a model that is a function of x and z alone."""
     states = latent_states(model, x)
 
@@ -255,32 +256,37 @@ def _possible_states(model: ParticleModel, x: Tensor) -> list[Tensor]:
     return [layer[possible] for layer in states]
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_model(model: nn.Module) -> Model:
     """Reject a module written to ``Template``, which may ignore given samples and draw others, and batch statistics."""
+    model = unwrapped(model)
     name = type(model).__name__
-    if not isinstance(model, ParticleModel):
+    if not isinstance(model, Model):
         raise NotEnumerableError(
             f"{name} can't be enumerated, as it need not score the samples it is given: write it as an "
-            "ovis.models.ParticleModel"
+            "ovis.models.Model"
         )
     if batch_norm_modules(model):
         raise NotEnumerableError(f"{name} can't be enumerated with the batch's statistics: call model.eval()")
+    return model
 
 
-class _Scripted(ParticleModel):
+class _Scripted(Model):
     """A model whose samples are given, one list of layers for each call; without a script it counts what is drawn."""
 
-    def __init__(self, inner: ParticleModel):
+    def __init__(self, inner: Model):
         super().__init__()
         self.inner = inner
         self.script: list[list[Tensor]] | None = None
         self.drawn: list[int] = []
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Nest) -> Nest:
         return self.inner.encode(x)
 
+    def target(self, x: Nest) -> Tensor:
+        return self.inner.target(x)
+
     def infer(
-        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
+        self, h: Nest, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], list[Distribution]]:
         if zgrads:
             raise NotEnumerableError("reparameterized samples can't be enumerated: give a score-function estimator")
@@ -292,10 +298,10 @@ class _Scripted(ParticleModel):
                     "the estimator draws more samples than its particles: say how many with auxiliary"
                 )
             given = self.script.pop(0)
-        return self.inner.infer(features, lead, False, tau, given)
+        return self.inner.infer(h, lead, False, tau, given)
 
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        return self.inner.generate(z, tau)
+    def generate(self, z: Sequence[Tensor], h: Nest, tau: float) -> tuple[Distribution, list[Distribution]]:
+        return self.inner.generate(z, h, tau)
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
         raise NotEnumerableError("samples of the prior can't be enumerated here")
@@ -306,13 +312,13 @@ class _Holder(nn.Module):
         super().__init__()
         self.estimator, self.model = estimator, model
 
-    def forward(self, x: Tensor, script: list[list[Tensor]], config: dict[str, Any]) -> Tensor:
+    def forward(self, x: Nest, script: list[list[Tensor]], config: dict[str, Any]) -> Tensor:
         self.model.script = script
         loss, _, _ = self.estimator(self.model, x, return_diagnostics=False, **config)
         total: Tensor = loss.sum()
         return total
 
-    def particles_drawn(self, x: Tensor, config: dict[str, Any]) -> list[int]:
+    def particles_drawn(self, x: Nest, config: dict[str, Any]) -> list[int]:
         """How many particles each draw of a call has."""
         self.model.script, self.model.drawn = None, []
         with restored_buffers(self):
@@ -320,11 +326,11 @@ class _Holder(nn.Module):
         return self.model.drawn
 
 
-def _log_densities(model: ParticleModel, x: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _log_densities(model: Model, x: Nest, states: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x|z) [n], log p(z_l|...) and log q(z_l|...) [n, L], of one datum in all states."""
     count = len(states[0])
     output = model(x, particles=count, z=[layer.unsqueeze(0) for layer in states])
-    particles = score(output, x.unsqueeze(1), (1, count))
+    particles = score(output, observations(model, x).unsqueeze(1), (1, count))
     return particles.log_px[0], particles.log_pz[0], particles.log_qz[0]
 
 

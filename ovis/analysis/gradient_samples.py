@@ -32,8 +32,9 @@ from ovis.analysis.random_inputs import (
     record_random_inputs,
 )
 from ovis.estimators.base import GradientEstimator
-from ovis.estimators.sampling import encode
+from ovis.estimators.sampling import encode, unwrapped
 from ovis.estimators.types import Particles
+from ovis.nests import Nest, count_rows, first_tensor, rows_of
 
 __all__ = ["ParameterGradientSampler", "TensorGradientSampler", "select_parameters"]
 
@@ -86,11 +87,11 @@ class _Member:
 class _EstimatorGroup(nn.Module):
     """Estimators that share their particles, as a function of the model's parameters and the random numbers."""
 
-    def __init__(self, model: nn.Module, members: Sequence[_Member], x: Tensor):
+    def __init__(self, model: nn.Module, members: Sequence[_Member], x: Nest):
         super().__init__()
         self.model, self.members = model, list(members)
         self.estimators = nn.ModuleList(member.estimator for member in members)
-        self.sections = self._record(x[:1])
+        self.sections = self._record(rows_of(x, slice(1)))
 
     @property
     def particles(self) -> int:
@@ -99,11 +100,11 @@ class _EstimatorGroup(nn.Module):
         count: int = settings.mc * settings.iw
         return count
 
-    def forward(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> Tensor:
+    def forward(self, x: Nest, noise: Sequence[Sequence[Tensor]]) -> Tensor:
         """The sum of each estimator's losses over x: [members], from the random numbers of each section."""
         return self.losses(x, noise)[0]
 
-    def losses(self, x: Tensor, noise: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Particles]:
+    def losses(self, x: Nest, noise: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Particles]:
         totals = []
         with untracked_batch_statistics(self.model):
             with RandomInputs(noise[0]):
@@ -113,14 +114,14 @@ class _EstimatorGroup(nn.Module):
                     totals.append(self._loss(member, x, encoded, particles).sum())
         return torch.stack(totals), particles
 
-    def _draw(self, x: Tensor) -> tuple[Tensor | None, Particles]:
+    def _draw(self, x: Nest) -> tuple[Nest | None, Particles]:
         encoded, first = encode(self.model, x), self.members[0]
         return encoded, first.estimator.draw(self.model, x, encoded, first.settings)
 
-    def _loss(self, member: _Member, x: Tensor, encoded: Tensor | None, particles: Particles) -> Tensor:
+    def _loss(self, member: _Member, x: Nest, encoded: Nest | None, particles: Particles) -> Tensor:
         return member.estimator.loss(self.model, x, encoded, particles, member.settings)
 
-    def _record(self, x: Tensor) -> list[Section]:
+    def _record(self, x: Nest) -> list[Section]:
         with frozen_batch_statistics(self.model), restored_buffers(self):  # one datum has none
             requests, (encoded, particles) = record_random_inputs(lambda: self._draw(x))
             sections = [(MAIN, requests)]
@@ -129,9 +130,10 @@ class _EstimatorGroup(nn.Module):
                 sections.append((AUXILIARY, record_random_inputs(loss)[0]))
         return sections
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Nest) -> None:
         """Refuse a model or an estimator whose results do not depend on the given random numbers, and on them alone."""
-        noise = [make_random_inputs(requests, range(len(x)), x.device, 0, key) for key, requests in self.sections]
+        rows, device = range(count_rows(x)), first_tensor(x).device
+        noise = [make_random_inputs(requests, rows, device, 0, key) for key, requests in self.sections]
         parameters = [p for p in self.parameters() if p.requires_grad]
 
         def run() -> list[Tensor]:
@@ -153,7 +155,7 @@ class _GradientSampler:
     Args:
         estimators: estimators by name.
         model: their model. Its mode, its gradients and the global random state are left unchanged.
-        x: the mini-batch, shape [B, *event].
+        x: the mini-batch, shape [B, *event], or a nest of such tensors.
         seed: seed of the random numbers.
         samples_per_batch: largest number of particles whose graph is in memory at once, at least those of one datum,
             or of all data where batch normalization uses the batch's statistics; None: 8,192.
@@ -164,12 +166,14 @@ class _GradientSampler:
         self,
         estimators: Mapping[str, GradientEstimator],
         model: nn.Module,
-        x: Tensor,
+        x: Nest,
         seed: int = 0,
         samples_per_batch: int | None = None,
         **config: Any,
     ):
-        self.model, self.x, self.seed, self.count = model, x, seed, len(estimators)
+        self.model = model = unwrapped(model)  # torch.func can't trace compiled code
+        self.x, self.seed, self.count = x, seed, len(estimators)
+        self.rows, self.device = count_rows(x), first_tensor(x).device
         groups: dict[Any, list[_Member]] = {}
         for index, estimator in enumerate(estimators.values()):
             settings = estimator.configured(**config)
@@ -179,9 +183,9 @@ class _GradientSampler:
             groups.setdefault(key, []).append(_Member(index, estimator, settings))
         self.groups = [_EstimatorGroup(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES
-        self.least = len(x) if batch_norm_modules(model) else 1
+        self.least = self.rows if batch_norm_modules(model) else 1
         for group in self.groups:
-            group.check(x[: max(self.least, min(REPEATED, self.particles // group.particles))])
+            group.check(rows_of(x, slice(max(self.least, min(REPEATED, self.particles // group.particles)))))
 
     @property
     def entries(self) -> int:
@@ -190,7 +194,7 @@ class _GradientSampler:
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[range, list[range]]]:
         """For each batch the numbers of its draws, and the rows of x in each chunk."""
-        rows, each = len(self.x), max(group.particles for group in self.groups)
+        rows, each = self.rows, max(group.particles for group in self.groups)
         batch = max(1, min(self.particles // (rows * each), NUMBERS // (self.count * self.entries)))
         size = min(rows, max(self.least, self.particles // each))
         pieces = [range(first, min(first + size, rows)) for first in range(0, rows, size)]
@@ -204,15 +208,15 @@ class _GradientSampler:
             the numbers of its particles and those of its additional samples: for each request a tensor of shape
             [draws, B, count], of which one draw is the input of a :class:`~ovis.analysis.random_inputs.RandomInputs`.
         """
-        return self._noise(self.groups[0], numbers, range(len(self.x)))[:2]
+        return self._noise(self.groups[0], numbers, range(self.rows))[:2]
 
     def _noise(self, group: _EstimatorGroup, numbers: range, rows: range) -> list[list[Tensor]]:
         """Random numbers for each section of a group: for each request, shape [draws, rows, count]."""
-        cells = [number * len(self.x) + row for number in numbers for row in rows]
+        cells = [number * self.rows + row for number in numbers for row in rows]
         made: dict[Section, list[Tensor]] = {}
         for purpose, requests in group.sections:
             if (purpose, requests) not in made:
-                numbers_of = make_random_inputs(requests, cells, self.x.device, self.seed, purpose)
+                numbers_of = make_random_inputs(requests, cells, self.device, self.seed, purpose)
                 made[purpose, requests] = [n.view(len(numbers), len(rows), -1) for n in numbers_of]
         return [made[section] for section in group.sections]
 
@@ -234,13 +238,13 @@ class ParameterGradientSampler(_GradientSampler):
         self,
         estimators: Mapping[str, GradientEstimator],
         model: nn.Module,
-        x: Tensor,
+        x: Nest,
         key_filter: str = "inference_network",
         seed: int = 0,
         samples_per_batch: int | None = None,
         **config: Any,
     ):
-        self.selected = select_parameters(model, key_filter)
+        self.selected = select_parameters(unwrapped(model), key_filter)
         self.names = tuple(self.selected)
         super().__init__(estimators, model, x, seed, samples_per_batch, **config)
         self.mapped = True
@@ -255,7 +259,7 @@ class ParameterGradientSampler(_GradientSampler):
         for numbers, pieces in self._batches(start, stop):
             totals: Tensor | None = None
             for rows in pieces:
-                x = self.x[rows.start : rows.stop]
+                x = rows_of(self.x, slice(rows.start, rows.stop))
                 for group in self.groups:
                     grads = self._gradients(group, x, self._noise(group, numbers, rows))
                     if totals is None:
@@ -263,9 +267,9 @@ class ParameterGradientSampler(_GradientSampler):
                     totals[:, [member.index for member in group.members]] += grads
                     del grads  # before the next are made
             if totals is not None:
-                yield totals.div_(len(self.x))
+                yield totals.div_(self.rows)
 
-    def _gradients(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _gradients(self, group: _EstimatorGroup, x: Nest, noise: list[list[Tensor]]) -> Tensor:
         """Gradients of the losses summed over x: [n, members, D]."""
         count = next((n.shape[0] for section in noise for n in section), 1)
         if self.mapped and count > 1:
@@ -278,7 +282,7 @@ class ParameterGradientSampler(_GradientSampler):
             [self._plain(group, x, [[n[i] for n in section] for section in noise]) for i in range(count)]
         )
 
-    def _mapped(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _mapped(self, group: _EstimatorGroup, x: Nest, noise: list[list[Tensor]]) -> Tensor:
         """All draws at once: noise [n, rows of x, numbers] -> [n, members, D]."""
         constant = {name: value.detach() for name, value in group.named_parameters()}
         buffers = {name: value.clone() for name, value in group.named_buffers()}
@@ -295,7 +299,7 @@ class ParameterGradientSampler(_GradientSampler):
         mapped: Tensor = vmap(one, randomness="different")(noise)
         return mapped
 
-    def _plain(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _plain(self, group: _EstimatorGroup, x: Nest, noise: list[list[Tensor]]) -> Tensor:
         """One draw: noise [rows of x, numbers] -> [members, D]."""
         parameters = list(self.selected.values())
         with torch.enable_grad(), restored_buffers(group):
@@ -322,7 +326,7 @@ class TensorGradientSampler(_GradientSampler):
         self,
         estimators: Mapping[str, GradientEstimator],
         model: nn.Module,
-        x: Tensor,
+        x: Nest,
         key: str,
         seed: int = 0,
         samples_per_batch: int | None = None,
@@ -343,12 +347,12 @@ class TensorGradientSampler(_GradientSampler):
                 for rows in pieces:
                     for group in self.groups:
                         noise = [[n[0] for n in s] for s in self._noise(group, range(number, number + 1), rows)]
-                        grads = self._gradients(group, self.x[rows.start : rows.stop], noise)
+                        grads = self._gradients(group, rows_of(self.x, slice(rows.start, rows.stop)), noise)
                         for member, part in zip(group.members, grads, strict=True):
                             parts[member.index].append(part)
-                yield torch.stack([torch.cat(part).flatten() for part in parts]).unsqueeze(0) / len(self.x)
+                yield torch.stack([torch.cat(part).flatten() for part in parts]).unsqueeze(0) / self.rows
 
-    def _gradients(self, group: _EstimatorGroup, x: Tensor, noise: list[list[Tensor]]) -> list[Tensor]:
+    def _gradients(self, group: _EstimatorGroup, x: Nest, noise: list[list[Tensor]]) -> list[Tensor]:
         """Gradients for each member, shape [rows of x, entries of a row]."""
         with torch.enable_grad(), restored_buffers(group):
             losses, particles = group.losses(x, noise)
@@ -357,5 +361,5 @@ class TensorGradientSampler(_GradientSampler):
             for loss in losses:
                 grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
                 filled = [torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)]
-                rows.append(torch.cat([g.reshape(len(x), -1) for g in filled], 1))
+                rows.append(torch.cat([g.reshape(count_rows(x), -1) for g in filled], 1))
         return rows

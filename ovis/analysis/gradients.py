@@ -14,7 +14,9 @@ from ovis.analysis.gaussian_location import LocationGradientSampler, LocationMod
 from ovis.analysis.gradient_samples import ParameterGradientSampler, TensorGradientSampler, select_parameters
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import GradientEstimator
+from ovis.estimators.sampling import unwrapped
 from ovis.functional.statistics import RunningMoments, cosine, directional_ratios, directional_snr, signal_to_noise
+from ovis.nests import Nest
 
 __all__ = [
     "GradientMeta",
@@ -60,7 +62,7 @@ class GradientSampler(Protocol):
 def get_gradients_statistics(
     estimator: GradientEstimator,
     model: nn.Module,
-    x: Tensor,
+    x: Nest,
     mc_samples: int = 100,
     key_filter: str = "inference_network",
     oracle_grad: Tensor | None = None,
@@ -84,12 +86,12 @@ def get_gradients_statistics(
     Args:
         estimator: the estimator whose gradient is analysed.
         model: its model.
-        x: the mini-batch, shape [B, *event].
+        x: the mini-batch, shape [B, *event], or a nest of such tensors.
         mc_samples: M, number of draws, at least 2.
         key_filter: selects the parameters whose name contains it; several, separated by commas: any of them. Or
             ``tensor:qlogits``: the gradient with respect to the logits of q in the model's output, of every datum and
             layer (or qloc, qscale, or an entry of the output by its name). A model written to ``Template`` has a row
-            for each particle of a datum, a ``ParticleModel`` one for each datum.
+            for each particle of a datum, a ``Model`` one for each datum.
         oracle_grad: the true gradient, shape [D], for ``direction``.
         return_grads: return all draws, too.
         compute_dsnr: compute the directional SNR. It needs the direction of the mean first, so the draws (M D numbers
@@ -135,7 +137,7 @@ def _check_arguments(
 def compare_gradients(
     estimators: Mapping[str, GradientEstimator],
     model: nn.Module,
-    x: Tensor,
+    x: Nest,
     mc_samples: int = 100,
     key_filter: str = "inference_network",
     oracle_grad: Tensor | None = None,
@@ -175,7 +177,7 @@ def compare_gradients(
                 if oracle_grad is not None and oracle_grad.shape != grads.shape[2:]:
                     expected, got = list(grads.shape[2:]), list(oracle_grad.shape)
                     raise ValueError(f"oracle_grad must have shape {expected}, as the gradient has, got {got}")
-                moments = [RunningMoments(grads.shape[2], x.device) for _ in estimators]
+                moments = [RunningMoments(grads.shape[2], grads.device) for _ in estimators]
                 keep = return_grads or (compute_dsnr and mc_samples * grads[0].nbytes <= MAX_KEPT_BYTES)
             for moment, part in zip(moments, grads.unbind(1), strict=True):
                 moment.update(part)
@@ -233,7 +235,7 @@ def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:
 def make_sampler(
     estimators: Mapping[str, GradientEstimator],
     model: nn.Module,
-    x: Tensor,
+    x: Nest,
     key_filter: str,
     seed: int,
     samples_per_batch: int | None = None,
@@ -253,6 +255,7 @@ def make_sampler(
     Raises:
         ValueError: no such parameter or tensor, or an estimator that the sampler does not support.
     """
+    model = unwrapped(model)
     if key_filter.startswith(TENSOR):
         return TensorGradientSampler(estimators, model, x, key_filter[len(TENSOR) :], seed, samples_per_batch, **config)
     if isinstance(model, LocationModel) and key_filter == model.location and has_plain_factors(estimators, **config):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.sampling import draw, encode
 from ovis.functional.log_weights import effective_sample_size
+from ovis.nests import Nest, split_rows
 
 __all__ = ["pareto_k", "pareto_shape", "weight_diagnostics"]
 
@@ -84,14 +85,14 @@ def pareto_shape(excess: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def weight_diagnostics(model: nn.Module, x: Tensor, iw: int, max_rows: int = 65536) -> Diagnostic:
+def weight_diagnostics(model: nn.Module, x: Nest, iw: int, max_rows: int = 65536) -> Diagnostic:
     """Effective sample size and Pareto k of the importance weights of newly drawn particles.
 
     Use it to see whether K is large enough for this q. ESS = (sum_k w_k)^2 / sum_k w_k^2 with w_k = p(x, z_k)/q(z_k|x).
 
     Args:
         model: the model.
-        x: data, shape [n, *event].
+        x: data, shape [n, *event], or a nest of such tensors.
         iw: K, particles of each datum.
         max_rows: largest number of particles in memory at once (at least those of one datum).
 
@@ -103,7 +104,7 @@ def weight_diagnostics(model: nn.Module, x: Tensor, iw: int, max_rows: int = 655
         :func:`pareto_k`, :func:`ovis.functional.log_weights.effective_sample_size`.
     """
     ess, shapes = [], []
-    for rows in x.split(max(1, max_rows // iw)):
+    for rows in split_rows(x, max(1, max_rows // iw)):
         log_w = draw(model, rows, iw, encoded=encode(model, rows)).log_w()
         ess.append(effective_sample_size(log_w))
         shapes.append(pareto_k(log_w))

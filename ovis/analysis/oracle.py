@@ -19,9 +19,11 @@ from ovis.analysis.gradients import TENSOR, GradientMeta, get_gradients_statisti
 from ovis.analysis.module_state import restored_buffers
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.ovis import OvisAsymptotic
+from ovis.estimators.sampling import unwrapped
 from ovis.estimators.tvo import Tvo
 from ovis.functional.precision import autocasts
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
+from ovis.nests import Nest, first_tensor
 
 __all__ = [
     "EstimatorCheck",
@@ -158,7 +160,7 @@ def _percent(share: float) -> str:
 def check_estimator(
     estimator: GradientEstimator,
     model: nn.Module,
-    x: Tensor,
+    x: Nest,
     mc_samples: int = 1000,
     key_filter: str = "inference_network",
     seed: int = 0,
@@ -188,7 +190,7 @@ def check_estimator(
     Args:
         estimator: any estimator, also one that is not part of ovis.
         model: a model with few latents, preferably in float64.
-        x: a few data, shape [B, *event].
+        x: a few data, shape [B, *event], or a nest of such tensors.
         mc_samples: number of draws, if any, at least 10.
         key_filter: selects parameters by name.
         seed: seed of the draws.
@@ -206,6 +208,7 @@ def check_estimator(
         :func:`ovis.analysis.enumeration.exact_moments` for exact bias and variance,
         :func:`ovis.analysis.gradients.get_gradients_statistics` for signal-to-noise ratios.
     """
+    model = unwrapped(model)
     bound = _claimed_bound(estimator, estimator.configured(**config))
     seconds = _cost(estimator, model, x, config)  # before the rest: a call initializes lazy parameters
     truth = _exact_truth(model, x, bound, key_filter)
@@ -234,11 +237,11 @@ def check_estimator(
     )
 
 
-def _least_precise(model: nn.Module, x: Tensor) -> torch.dtype:
+def _least_precise(model: nn.Module, x: Nest) -> torch.dtype:
     """The type of the parameters, or that of autocast, with the lowest precision."""
     dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    if autocasts(x.device):
-        dtypes.append(torch.get_autocast_dtype(x.device.type))
+    if autocasts(first_tensor(x).device):
+        dtypes.append(torch.get_autocast_dtype(first_tensor(x).device.type))
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
@@ -253,7 +256,7 @@ class _Truth(NamedTuple):
 def _draw(
     estimator: GradientEstimator,
     model: nn.Module,
-    x: Tensor,
+    x: Nest,
     bound: _Bound,
     exact: _Truth | None,
     draws: int,
@@ -347,9 +350,9 @@ def _claimed_bound(estimator: GradientEstimator, settings: Any) -> _Bound:
     return _Bound(claim, particles, float(settings.alpha), float(settings.beta), settings.freebits)
 
 
-def _exact_truth(model: nn.Module, x: Tensor, bound: _Bound, key_filter: str) -> _Truth | None:
+def _exact_truth(model: nn.Module, x: Nest, bound: _Bound, key_filter: str) -> _Truth | None:
     """The true gradient by enumeration; None where that is impossible."""
-    if not isinstance(model, ParticleModel) or key_filter.startswith(TENSOR):
+    if not isinstance(model, Model) or key_filter.startswith(TENSOR):
         return None
     try:
         mean = exact_gradient(model, x, bound.particles, bound.alpha, key_filter, bound.beta, bound.freebits).double()
@@ -359,17 +362,17 @@ def _exact_truth(model: nn.Module, x: Tensor, bound: _Bound, key_filter: str) ->
 
 
 def _exact_moments(
-    estimator: GradientEstimator, model: nn.Module, x: Tensor, key_filter: str, config: dict[str, Any]
+    estimator: GradientEstimator, model: nn.Module, x: Nest, key_filter: str, config: dict[str, Any]
 ) -> ExactMoments | None:
     """The moments of the estimator's gradient by enumeration; None where that is impossible."""
-    assert isinstance(model, ParticleModel)
+    assert isinstance(model, Model)
     try:
         return exact_moments(estimator, model, x, None, key_filter, **config)
     except NotEnumerableError:
         return None
 
 
-def _sampled_truth(model: nn.Module, x: Tensor, bound: _Bound, key_filter: str, mc_samples: int, seed: int) -> _Truth:
+def _sampled_truth(model: nn.Module, x: Nest, bound: _Bound, key_filter: str, mc_samples: int, seed: int) -> _Truth:
     """The true gradient from ten times as many draws of an unbiased estimator."""
     K, alpha, beta, freebits = bound.particles, bound.alpha, bound.beta, bound.freebits
     unbiased: GradientEstimator
@@ -382,7 +385,7 @@ def _sampled_truth(model: nn.Module, x: Tensor, bound: _Bound, key_filter: str, 
     return _Truth(meta.mean, meta.variance / draws, f"{draws} draws of {name}")
 
 
-def _cost(estimator: GradientEstimator, model: nn.Module, x: Tensor, config: dict[str, Any], calls: int = 9) -> float:
+def _cost(estimator: GradientEstimator, model: nn.Module, x: Nest, config: dict[str, Any], calls: int = 9) -> float:
     """Median seconds of a call and its backward pass; gradients, buffers and random state are left unchanged."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     times = []
@@ -391,7 +394,7 @@ def _cost(estimator: GradientEstimator, model: nn.Module, x: Tensor, config: dic
             begin = time.perf_counter()
             loss, _, _ = estimator(model, x, return_diagnostics=False, **config)
             grads = torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
-            if x.is_cuda:
+            if first_tensor(x).is_cuda:
                 next(g for g in grads if g is not None).sum().item()  # wait for the device
             times.append(time.perf_counter() - begin)
     return statistics.median(times)

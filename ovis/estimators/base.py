@@ -22,6 +22,7 @@ from ovis.estimators.sampling import draw, encode
 from ovis.estimators.surrogate import share_of_loss, surrogate, with_gradient_of
 from ovis.estimators.types import Estimate, Particles
 from ovis.functional.log_weights import effective_sample_size, log_mean_exp
+from ovis.nests import Nest, first_tensor
 
 __all__ = ["EstimatorInput", "GradientEstimator", "bound_diagnostics"]
 
@@ -32,14 +33,14 @@ class EstimatorInput:
 
     Attributes:
         model: the model.
-        x: observations, shape [B, *event].
+        x: observations, shape [B, *event], or a nest of such tensors.
         log_w: log-weights, shape [B, M, K], detached.
         settings: of the estimator's settings class.
         auxiliary_log_w: S -> log-weights of S more samples of q for each bound, shape [B, M, S], without graph.
     """
 
     model: nn.Module
-    x: Tensor
+    x: Nest
     log_w: Tensor
     settings: Any
     auxiliary_log_w: Callable[[int], Tensor]
@@ -124,13 +125,14 @@ class GradientEstimator(nn.Module, ABC):
 
     @final  # type: ignore[misc]  # nn.Module declares forward as an attribute
     def forward(
-        self, model: nn.Module, x: Tensor, backward: bool = False, return_diagnostics: bool = True, **overrides: Any
+        self, model: nn.Module, x: Nest, backward: bool = False, return_diagnostics: bool = True, **overrides: Any
     ) -> tuple[Tensor, Diagnostic, dict[str, Any]]:
         """Compute a loss whose value is minus the bound and whose gradient is the estimator's.
 
         Args:
-            model: a model written to :class:`ovis.models.Template`.
-            x: observations, shape [B, *event].
+            model: a :class:`ovis.models.Model` or :class:`ovis.models.Template`, or a wrapper around it
+                (``torch.compile``, DistributedDataParallel, DataParallel, AveragedModel).
+            x: observations, shape [B, *event], or a dict, list or tuple of such tensors.
             backward: call ``loss.mean().backward()`` here.
             return_diagnostics: also compute the diagnostics of the bound.
             overrides: settings for this call only, e.g. ``alpha=0.5``, ``particles_per_pass=1000``.
@@ -160,13 +162,13 @@ class GradientEstimator(nn.Module, ABC):
 
     @final
     def draw(
-        self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, count: int | None = None
+        self, model: nn.Module, x: Nest, encoded: Nest | None, settings: Any, count: int | None = None
     ) -> Particles:
         """Draw and score the particles of each datum, as :meth:`forward` does.
 
         Args:
             model: the model.
-            x: observations, shape [B, *event].
+            x: observations, as for :meth:`forward`.
             encoded: the result of :func:`ovis.estimators.sampling.encode` for the model and x.
             settings: the result of :meth:`configured`.
             count: N, particles of each datum; None: mc iw.
@@ -188,12 +190,12 @@ class GradientEstimator(nn.Module, ABC):
         )
 
     @final
-    def loss(self, model: nn.Module, x: Tensor, encoded: Tensor | None, particles: Particles, settings: Any) -> Tensor:
+    def loss(self, model: nn.Module, x: Nest, encoded: Nest | None, particles: Particles, settings: Any) -> Tensor:
         """The loss of given particles, which estimators that draw particles in the same way can share.
 
         Args:
             model: the model.
-            x: observations, shape [B, *event].
+            x: observations, as for :meth:`forward`.
             encoded: the result of :func:`ovis.estimators.sampling.encode` for the model and x.
             particles: the result of :meth:`draw`, [B, mc iw].
             settings: the result of :meth:`configured`.
@@ -209,7 +211,7 @@ class GradientEstimator(nn.Module, ABC):
             extra = estimate.extra_share(settings.mc * settings.iw)
         return loss if extra is None else with_gradient_of(loss, extra)
 
-    def _chunk_size(self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any) -> int | None:
+    def _chunk_size(self, model: nn.Module, x: Nest, encoded: Nest | None, settings: Any) -> int | None:
         """Particles per chunk; None: all in one chunk."""
         size, count = settings.particles_per_pass, settings.mc * settings.iw
         if size == "auto":
@@ -217,19 +219,20 @@ class GradientEstimator(nn.Module, ABC):
         return size if size < count else None
 
     def _loss_in_chunks(
-        self, model: nn.Module, x: Tensor, encoded: Tensor | None, settings: Any, size: int, return_diagnostics: bool
+        self, model: nn.Module, x: Nest, encoded: Nest | None, settings: Any, size: int, return_diagnostics: bool
     ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """The loss [B] of a call with ``size`` particles in memory at once, and the diagnostics, if requested."""
         check_eager()
         beta, freebits, count = settings.beta, settings.freebits, settings.mc * settings.iw
-        context = ForwardContext(model, x.device)
+        device = first_tensor(x).device
+        context = ForwardContext(model, device)
 
         def score(count: int) -> list[Tensor]:
             particles = self.draw(model, x, encoded, settings, count)
             log_w = particles.log_w(beta, freebits)
             return [log_w, particles.log_px, particles.gap] if return_diagnostics else [log_w]
 
-        def share(chunk: slice, x: Tensor, encoded: Tensor | None) -> Tensor:
+        def share(chunk: slice, x: Nest, encoded: Nest | None) -> Tensor:
             particles = self.draw(model, x, encoded, settings, chunk.stop - chunk.start)
             check_same_particles(particles.log_w(beta, freebits), log_w[:, chunk], model)
             return share_of_loss(particles, chunk, estimate, beta, freebits)
@@ -239,7 +242,7 @@ class GradientEstimator(nn.Module, ABC):
             estimate = self._estimate(model, x, encoded, log_w, settings, size)
             terms = [ChunkedTerm(context, count, size, share)]
             if estimate.extra_share is not None:
-                terms.append(independent_term(estimate.extra_share, count, size, ForwardContext(model, x.device)))
+                terms.append(independent_term(estimate.extra_share, count, size, ForwardContext(model, device)))
         loss = chunked_loss(-estimate.factors.value.mean(1), terms, model, x, encoded)
         if estimate.extra is not None:
             loss = with_gradient_of(loss, estimate.extra)
@@ -248,7 +251,7 @@ class GradientEstimator(nn.Module, ABC):
         return loss, bound_diagnostics(Particles.without_samples(*densities), settings.mc, settings.iw)
 
     def _estimate(
-        self, model: nn.Module, x: Tensor, encoded: Tensor | None, log_w: Tensor, settings: Any, size: int | None = None
+        self, model: nn.Module, x: Nest, encoded: Nest | None, log_w: Tensor, settings: Any, size: int | None = None
     ) -> Estimate:
         """The estimate from log-weights [B, M K]. Additional particles are drawn in chunks of ``size``."""
 
@@ -259,9 +262,9 @@ class GradientEstimator(nn.Module, ABC):
                 return [draw(model, x, n, encoded=encoded).log_w(settings.beta, settings.freebits)]
 
             (log_w,) = compute_in_chunks(count, size or count, log_weights)
-            return log_w.view(len(x), settings.mc, -1)
+            return log_w.view(len(log_w), settings.mc, -1)
 
-        log_w = log_w.view(len(x), settings.mc, settings.iw)
+        log_w = log_w.view(len(log_w), settings.mc, settings.iw)
         return self.estimate(EstimatorInput(model, x, log_w, settings, auxiliary_log_w))
 
     def configured(self, **overrides: Any) -> Any:

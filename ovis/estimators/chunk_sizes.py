@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ovis.estimators.forward_context import ForwardContext, independent_particles
 from ovis.estimators.types import Particles
+from ovis.nests import Nest, first_tensor, tensors_of
 
 __all__ = ["ChunkSizes", "available_memory", "bytes_per_particle", "release_freed_memory"]
 
@@ -33,9 +34,9 @@ class ChunkSizes:
     """
 
     def __init__(self) -> None:
-        self.known: dict[tuple[int, torch.Size, torch.device], int] = {}
+        self.known: dict[tuple[int, tuple[torch.Size, ...], torch.device], int] = {}
 
-    def of(self, model: nn.Module, x: Tensor, draw: Callable[[int], Particles]) -> int:
+    def of(self, model: nn.Module, x: Nest, draw: Callable[[int], Particles]) -> int:
         """Particles of each datum that fit: a power of two, so that a little more or less memory changes nothing.
 
         Args:
@@ -43,19 +44,20 @@ class ChunkSizes:
             x: observations.
             draw: n -> n particles of each datum.
         """
-        key = (id(model), x.shape, x.device)
+        device = first_tensor(x).device
+        key = (id(model), tuple(tensor.shape for tensor in tensors_of(x)), device)
         if key not in self.known:
-            fit = int(SHARE * available_memory(x.device) / (PEAK * bytes_per_particle(model, x, draw)))
+            fit = int(SHARE * available_memory(device) / (PEAK * bytes_per_particle(model, x, draw)))
             self.known[key] = 1 << max(fit.bit_length() - 1, 0)
         return self.known[key]
 
 
-def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Particles]) -> int:
+def bytes_per_particle(model: nn.Module, x: Nest, draw: Callable[[int], Particles]) -> int:
     """Memory of the graph for one more particle of each datum. Random state and model are left unchanged.
 
     Args:
         model: the model.
-        x: observations, shape [B, *event].
+        x: observations, shape [B, *event], or a nest of such tensors.
         draw: n -> n particles of each datum.
 
     Returns:
@@ -71,7 +73,8 @@ def bytes_per_particle(model: nn.Module, x: Tensor, draw: Callable[[int], Partic
             return tensor.detach()  # kept, as its address would be reused; detached, as it would keep its graph
 
         counting = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
-        with ForwardContext(model, x.device).restored(), independent_particles(model), torch.enable_grad(), counting:
+        context = ForwardContext(model, first_tensor(x).device)
+        with context.restored(), independent_particles(model), torch.enable_grad(), counting:
             particles = draw(count)
         kept = sum(z.nbytes for z in particles.z)
         costs.append(kept + sum(sizes.values()))

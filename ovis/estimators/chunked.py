@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils import _pytree as pytree
 
 from ovis.estimators.chunk_sizes import release_freed_memory
 from ovis.estimators.forward_context import ForwardContext
 from ovis.functional.precision import at_least_single
+from ovis.nests import Nest, first_tensor
 
 __all__ = ["ChunkedTerm", "check_same_particles", "chunked_loss", "chunks", "compute_in_chunks", "independent_term"]
 
@@ -93,7 +95,7 @@ class ChunkedTerm:
     context: ForwardContext
     count: int
     size: int
-    share: Callable[[slice, Tensor, Tensor | None], Tensor]
+    share: Callable[[slice, Nest, Nest | None], Tensor]
 
 
 @torch.no_grad()
@@ -112,7 +114,7 @@ def independent_term(share: Callable[[int], Tensor], count: int, size: int, cont
 
 
 def chunked_loss(
-    value: Tensor, terms: Sequence[ChunkedTerm], model: nn.Module, x: Tensor, encoded: Tensor | None
+    value: Tensor, terms: Sequence[ChunkedTerm], model: nn.Module, x: Nest, encoded: Nest | None
 ) -> Tensor:
     """A loss whose backward draws the particles again, chunk by chunk.
 
@@ -132,17 +134,22 @@ def chunked_loss(
         if parameter.requires_grad:
             names.append(name)
             parameters.append(parameter)
+    inputs, form = pytree.tree_flatten((x, encoded))
 
     def gradients(grad: Tensor, saved: Sequence[Tensor | None]) -> list[Tensor | None]:
         _check_parameters(model, names, parameters)
         # detached, so that the graphs of the encoder and of x are traversed only once, by the caller's backward
-        inputs = [None if item is None else item.detach().requires_grad_(item.requires_grad) for item in saved[:2]]
-        wanted = [item for item in (*inputs, *parameters) if item is not None and item.requires_grad]
-        totals = _add_up(terms, inputs, wanted, grad)
-        return [totals.get(id(item)) for item in (*inputs, *parameters)]
+        again = [_leaf(item) for item in saved[: len(inputs)]]
+        wanted = [item for item in (*again, *parameters) if item is not None and item.requires_grad]
+        totals = _add_up(terms, *pytree.tree_unflatten(again, form), wanted, grad)
+        return [totals.get(id(item)) for item in (*again, *parameters)]
 
-    loss: Tensor = _ChunkedLoss.apply(gradients, value, x, encoded, *parameters)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedLoss.apply(gradients, value, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return loss
+
+
+def _leaf(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -159,12 +166,10 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _add_up(
-    terms: Sequence[ChunkedTerm], inputs: Sequence[Tensor | None], wanted: Sequence[Tensor], grad: Tensor
+    terms: Sequence[ChunkedTerm], x: Nest, encoded: Nest | None, wanted: Sequence[Tensor], grad: Tensor
 ) -> dict[int, Tensor]:
     """The summed gradients of those ``wanted`` tensors that the terms depend on, by their identity."""
-    x, encoded = inputs
-    assert x is not None
-    if x.device.type == "cpu" and any(term.count >= MANY * term.size for term in terms):
+    if first_tensor(x).device.type == "cpu" and any(term.count >= MANY * term.size for term in terms):
         release_freed_memory()
     # allocated before any chunk: tensors that outlive a chunk would fragment the memory of the next one
     totals = [torch.zeros_like(at_least_single(item)) for item in wanted]

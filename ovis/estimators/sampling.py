@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
+from torch.optim.swa_utils import AveragedModel
 
 from ovis.estimators.types import Particles
 from ovis.models.bernoulli_data import check_first_batch
 from ovis.models.distributions import BernoulliVector, detach_parameters, has_known_density, log_density
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
+from ovis.nests import Nest, count_rows, map_tensors
 
-__all__ = ["draw", "encode", "score", "score_dreams"]
+__all__ = ["draw", "encode", "observations", "score", "score_dreams", "unwrapped"]
 
 _NO_RSAMPLE = (
     "this estimator needs reparameterized samples, and {} {}: use a q with rsample (or relaxed samples, tau > 0), or a "
@@ -24,41 +26,76 @@ _NO_RSAMPLE = (
 )
 
 
-def encode(model: nn.Module, x: Tensor) -> Tensor | None:
+#: Wrappers whose ``module`` is the model.
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile(model)``, DistributedDataParallel, DataParallel or AveragedModel."""
+    while True:
+        if isinstance(model, _WRAPPERS):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def encode(model: nn.Module, x: Nest) -> Nest | None:
     """The model's encoding of x, from which :func:`draw` draws any number of particles.
 
     Args:
-        model: a :class:`ovis.models.template.ParticleModel`, or any module written to ``Template``.
-        x: observations, shape [B, *event], floating point.
+        model: a :class:`ovis.models.Model`, any module written to ``Template``, or a wrapper around it.
+        x: observations, shape [B, *event], or a nest of such tensors.
 
     Returns:
-        shape [B, *features]; None for a model that takes x repeated.
+        shape [B, *features], or a nest of such tensors; None for a model that takes x repeated.
 
     Raises:
-        ValueError: no data, or data that are not floating point.
+        ValueError: no data; something in x, or in the encoding, that is no tensor or has not B rows.
     """
-    if x.dim() < 1 or len(x) == 0:
-        raise ValueError(f"x must be a batch [B, *event] with B >= 1, got shape {tuple(x.shape)}")
-    particle_model = _particle_model(model)
-    if particle_model is None:
+    rows = count_rows(x)
+    inner = unwrapped(model)
+    if not isinstance(inner, Model):
         return None
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point, got {x.dtype}: pass x.float()")
-    return particle_model.encode(x)
+    encoded = inner.encode(x)
+    if not isinstance(encoded, Tensor) and count_rows(encoded, "the encoding") != rows:
+        raise ValueError(f"the encoding of {type(inner).__name__} must have {rows} rows, one for each datum")
+    return encoded
 
 
-def _particle_model(model: nn.Module) -> ParticleModel | None:
-    """The model itself, also under ``torch.compile(model)``; None for one that takes x repeated."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, ParticleModel) else None
+def observations(model: nn.Module, x: Nest) -> Tensor:
+    """What px scores, the model's ``target(x)``; x itself for a module without that method.
+
+    Args:
+        model: the model, unwrapped.
+        x: observations, shape [B, *event], or a nest of such tensors.
+
+    Returns:
+        shape [B, *event].
+
+    Raises:
+        ValueError: it is no tensor.
+    """
+    target = getattr(model, "target", None)
+    observed = target(x) if callable(target) else x
+    if isinstance(observed, Tensor):
+        if len(observed) != (rows := count_rows(x)):
+            raise ValueError(f"{type(model).__name__}.target(x) has {len(observed)} rows for {rows} data")
+    else:
+        name, keys = type(model).__name__, ", ".join(map(repr, x)) if isinstance(x, Mapping) else "its parts"
+        raise ValueError(
+            f"{name}.target(x) must return the tensor that px scores, one of {keys}; got {type(observed).__name__}"
+        )
+    return observed
 
 
 def draw(
     model: nn.Module,
-    x: Tensor,
+    x: Nest,
     particles: int,
     *,
-    encoded: Tensor | None = None,
+    encoded: Nest | None = None,
     reparameterize: bool = False,
     tau: float = 0.0,
     detach_q: bool = False,
@@ -66,9 +103,9 @@ def draw(
     """Sample and score particles.
 
     Args:
-        model: a :class:`ovis.models.template.ParticleModel`, or any module written to ``Template``, which is given x
+        model: a :class:`ovis.models.Model`, or any module written to ``Template``, which is given x
             repeated.
-        x: observations, shape [B, *event].
+        x: observations, shape [B, *event], or a nest of such tensors.
         particles: N, samples for each datum.
         encoded: the result of :func:`encode`.
         reparameterize: keep the graph from the samples to the parameters of q.
@@ -83,31 +120,35 @@ def draw(
             lacks an entry or has the wrong shape, e.g. a density that broadcasts over other rows; Bernoulli
             observations outside [0, 1], in the model's first batch; detached parameters in a hierarchy.
     """
+    inner = unwrapped(model)
+    observed = observations(inner, x)
+    rows = len(observed)
     try:
-        if _particle_model(model) is not None:
-            observed = x.unsqueeze(1)
+        if isinstance(inner, Model):
             output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded)
+            scored = observed.unsqueeze(1)
         else:
-            observed = x.repeat_interleave(particles, 0)
-            output = model(observed, **_keywords(model, reparameterize, tau))
+            repeated = map_tensors(lambda tensor: tensor.repeat_interleave(particles, 0), x)
+            output = model(repeated, **_keywords(inner, reparameterize, tau))
+            scored = repeated if observed is x else observed.repeat_interleave(particles, 0)
     except NotImplementedError as error:  # torch's rsample raises it without a message
         if not reparameterize:
             raise
-        raise ValueError(_NO_RSAMPLE.format(type(model).__name__, "has a q without rsample")) from error
-    _check_output(model, output)
+        raise ValueError(_NO_RSAMPLE.format(type(inner).__name__, "has a q without rsample")) from error
+    _check_output(inner, output)
     if _is_bernoulli(output["px"]):
-        check_first_batch(model, x)
-    _check_graph(model, output, reparameterize)
+        check_first_batch(inner, observed)
+    _check_graph(inner, output, reparameterize)
     if detach_q and len(output["z"]) != 1:
         raise ValueError(f"stl and dreg need one stochastic layer, the model has {len(output['z'])}; use pathwise-iwae")
-    return score(output, observed, (len(x), particles), detach_q)
+    return score(output, scored, (rows, particles), detach_q)
 
 
 def score_dreams(model: nn.Module, count: int) -> Tensor:
     """log q(z | x) of pairs drawn from the model itself, (x, z) ~ p, for the sleep phase.
 
     Args:
-        model: a model that draws from its prior and scores given samples: a ParticleModel; a module whose ``forward``
+        model: a model that draws from its prior and scores given samples: a Model; a module whose ``forward``
             takes the keyword ``z``; or one with a single layer, whose q(z|x) does not depend on the samples.
         count: number of pairs.
 
@@ -117,18 +158,19 @@ def score_dreams(model: nn.Module, count: int) -> Tensor:
     Raises:
         ValueError: the model can't draw from its prior or score given samples, or its q has the wrong shape.
     """
-    name = type(model).__name__
-    if not hasattr(model, "sample_from_prior"):
+    inner = unwrapped(model)
+    name = type(inner).__name__
+    if not hasattr(inner, "sample_from_prior"):
         raise ValueError(f"wake-sleep draws from the model: {name} has no sample_from_prior(bs)")
     with torch.no_grad():
-        dream = model.sample_from_prior(count)  # type: ignore[operator]
+        dream = inner.sample_from_prior(count)  # type: ignore[operator]
         x, z = dream["px"].sample(), dream["z"]
-    if _particle_model(model) is not None or "z" in inspect.signature(model.forward).parameters:
+    if isinstance(inner, Model) or "z" in inspect.signature(inner.forward).parameters:
         output = model(x, z=z)
         if not all(a is b or torch.equal(a, b) for a, b in zip(output.get("z", z), z, strict=True)):
             raise ValueError(f"{name}.forward was given z, and returned other samples")
     elif len(z) == 1:
-        output = model(x, **_keywords(model, False, 0.0))
+        output = model(x, **_keywords(inner, False, 0.0))
     else:
         raise ValueError(
             f"wake-sleep scores given samples: {name}.forward must take the keyword z (a list of samples, one for each "

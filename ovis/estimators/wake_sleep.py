@@ -64,6 +64,11 @@ class WakeSleep(GradientEstimator):
 
     def estimate(self, inputs: EstimatorInput) -> Estimate:
         alpha = inputs.settings.alpha
+        if not isinstance(inputs.x, Tensor):
+            raise ValueError(
+                f"wake-sleep draws x from the model, which draws one tensor, and x is a {type(inputs.x).__name__}; use "
+                "rws (wake-wake)"
+            )
         rows, particles = len(inputs.x), int(inputs.settings.mc * inputs.settings.iw)
 
         def sleep(count: int) -> Tensor:

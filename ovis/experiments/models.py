@@ -17,7 +17,7 @@ from ovis.suggestions import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ovis.models.template import ParticleModel
+    from ovis.models.model import Model
 
 __all__ = ["MODELS", "ModelEntry", "build_model"]
 
@@ -66,9 +66,7 @@ MODELS = {
 }
 
 
-def build_model(
-    name: str, x_shape: Sequence[int], x_mean: Tensor, use_data_mean: bool = True, **options: Any
-) -> ParticleModel:
+def build_model(name: str, x_shape: Sequence[int], x_mean: Tensor, use_data_mean: bool = True, **options: Any) -> Model:
     """Build a model by its name. Its initial parameters are drawn from the global random state.
 
     Args:
@@ -87,18 +85,18 @@ def build_model(
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     build = pkgutil.resolve_name(MODELS[name].build)
-    model: ParticleModel = build(x_shape, x_mean=x_mean if use_data_mean else None, **options)
+    model: Model = build(x_shape, x_mean=x_mean if use_data_mean else None, **options)
     return model
 
 
-def build_gaussian_mixture(x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> ParticleModel:
+def build_gaussian_mixture(x_shape: Sequence[int], x_mean: Tensor, **options: Any) -> Model:
     """The Gaussian mixture, which needs neither shape (observations are single numbers) nor mean."""
     from ovis.models.gaussian_mixture import GaussianMixture
 
     return GaussianMixture(**options)
 
 
-def build_gaussian_toy(x_shape: Sequence[int], x_mean: Tensor) -> ParticleModel:
+def build_gaussian_toy(x_shape: Sequence[int], x_mean: Tensor) -> Model:
     """The Gaussian toy model, with as many latent dimensions as the data; their mean is its optimal mu."""
     from ovis.models.gaussian_toy import GaussianToyVAE
 

@@ -5,8 +5,10 @@ from ovis.models.conv_vae import ConvVAE
 from ovis.models.gaussian_mixture import GaussianMixture
 from ovis.models.gaussian_toy import GaussianToyVAE
 from ovis.models.gaussian_vae import GaussianVAE
+from ovis.models.masked import Masked
+from ovis.models.model import Model
 from ovis.models.sigmoid_belief_network import SigmoidBeliefNetwork
-from ovis.models.template import Output, ParticleModel, Template
+from ovis.models.template import Output, Template
 from ovis.models.vae import VAE
 
 __all__ = [
@@ -16,8 +18,9 @@ __all__ = [
     "GaussianMixture",
     "GaussianToyVAE",
     "GaussianVAE",
+    "Masked",
+    "Model",
     "Output",
-    "ParticleModel",
     "SigmoidBeliefNetwork",
     "Template",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ovis.models.layers import mlp
+from ovis.nests import Nest, tensors_of
 
 __all__ = ["Baseline"]
 
@@ -32,8 +34,9 @@ class Baseline(nn.Module):
         for parameter in self.network[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The baseline of each datum in nats: [B, *x_shape] -> [B]."""
+    def forward(self, x: Nest) -> Tensor:
+        """The baseline of each datum in nats: [B, *x_shape], or a nest of such tensors, -> [B]."""
         weight = next(self.network.parameters())
-        value: Tensor = self.network(x.reshape(len(x), -1).to(weight.dtype))
+        rows = [tensor.reshape(len(tensor), -1).to(weight.dtype) for tensor in tensors_of(x)]
+        value: Tensor = self.network(rows[0] if len(rows) == 1 else torch.cat(rows, 1))
         return value.squeeze(-1)

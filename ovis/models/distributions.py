@@ -14,8 +14,10 @@ from torch.distributions import (
     Categorical,
     Dirichlet,
     Distribution,
+    Independent,
     OneHotCategorical,
     RelaxedOneHotCategorical,
+    TransformedDistribution,
     constraints,
 )
 from torch.distributions.transforms import Transform
@@ -24,7 +26,7 @@ from torch.distributions.utils import lazy_property
 from ovis.functional.bernoulli import bernoulli_log_prob, bounded, softplus
 from ovis.functional.precision import HALF, at_least_single, autocasts, without_autocast
 
-__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters", "has_known_density", "log_density"]
+__all__ = ["BernoulliVector", "OneHotVector", "detach_parameters", "has_known_density", "has_rsample", "log_density"]
 
 
 class BernoulliVector(Distribution):
@@ -159,6 +161,21 @@ def detach_parameters(distribution: Distribution) -> Distribution:
     """
     detached: Distribution = _replace(distribution, Tensor.detach, {})
     return detached
+
+
+def has_rsample(distribution: Distribution) -> bool:
+    """Whether a distribution has reparameterized samples.
+
+    Use it instead of the attribute ``has_rsample``, which torch's LogitRelaxedBernoulli, among others, does not set.
+
+    Args:
+        distribution: the distribution.
+    """
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if distribution.has_rsample or isinstance(distribution, TransformedDistribution):
+        return bool(distribution.has_rsample)
+    return type(distribution).rsample is not Distribution.rsample
 
 
 def has_known_density(distribution: Distribution) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from ovis.functional.precision import at_least_single
 from ovis.models.layers import mlp
-from ovis.models.template import Output, ParticleModel
+from ovis.models.model import Model
+from ovis.models.template import Output
 
 __all__ = ["GaussianMixture"]
 
@@ -34,8 +34,33 @@ class _Classes(Categorical):
             return log_prob
         return table.gather(-1, index)
 
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's default)
+        """Class indices, as numbers of the logits' precision."""
+        index: Tensor = super().sample(sample_shape)  # type: ignore[no-untyped-call]
+        return index.to(self.logits.dtype)
 
-class GaussianMixture(ParticleModel):
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Distribution:
+        """The distribution of all particles, which draws those of a datum from one copy of its probabilities."""
+        shape = torch.Size(batch_shape)
+        if len(shape) == 2 and self.batch_shape == (shape[0], 1):
+            return _Particles(self, shape)
+        wide: Distribution = super().expand(shape, _instance)  # type: ignore[no-untyped-call]
+        return wide
+
+
+class _Particles(Distribution):
+    """N draws from each of B categorical distributions of batch shape [B, 1]."""
+
+    def __init__(self, classes: _Classes, shape: torch.Size):
+        super().__init__(shape, validate_args=False)
+        self.classes = classes
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Class indices, shape [B, N]."""
+        return self.classes.sample(self.batch_shape[1:]).squeeze(-1).T
+
+
+class GaussianMixture(Model):
     """Gaussian mixture model with a learned prior, whose exact posterior is known.
 
     p(z) = softmax(theta)_z with z in {0..N-1}, p(x|z) = N(x; 10 z, 5^2), q(z|x) = softmax(phi(x))_z (Le et al. 2019,
@@ -66,21 +91,13 @@ class GaussianMixture(ParticleModel):
         logits: Tensor = self.phi(x.to(self.theta.dtype))
         return logits
 
-    def infer(
-        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], list[Distribution]]:
-        if zgrads:
-            raise ValueError("a Gaussian mixture has no reparameterized samples: use a score-function estimator")
-        logits = at_least_single(features)
-        posterior: Distribution = _Classes(logits=logits, validate_args=False)
-        if given is not None:
-            return [given[0]], [posterior]
-        # one distribution per datum, from which all its particles are drawn
-        z = posterior.sample() if len(lead) == 1 else posterior.sample(torch.Size(lead[1:])).squeeze(-1).T
-        return [z.to(logits.dtype)], [posterior]
+    def q(self, h: Tensor) -> Distribution:
+        """q(z|x) from its logits."""
+        return _Classes(logits=at_least_single(h), validate_args=False)
 
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        return self._observation(z[0]), [_Classes(logits=at_least_single(self.theta), validate_args=False)]
+    def p(self, z: Tensor, h: Tensor) -> tuple[Distribution, Distribution]:
+        """p(x|z) and p(z)."""
+        return self._observation(z), _Classes(logits=at_least_single(self.theta), validate_args=False)
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
         logits = at_least_single(self.theta)

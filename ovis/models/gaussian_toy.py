@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,12 +11,13 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from ovis.functional.precision import at_least_single
-from ovis.models.template import Output, ParticleModel
+from ovis.models.model import Model
+from ovis.models.template import Output
 
 __all__ = ["GaussianToyVAE"]
 
 
-class GaussianToyVAE(ParticleModel):
+class GaussianToyVAE(Model):
     """Gaussian toy model whose optimal parameters and exact posterior are known.
 
     p(z) = N(z; mu, I), p(x|z) = N(x; z, I), q(z|x) = N(z; A x + b, scale^2 I), all in D dimensions (Rainforth et al.
@@ -53,17 +53,13 @@ class GaussianToyVAE(ParticleModel):
         """Mean of q(z|x): [B, D] -> [B, D]."""
         return F.linear(x.to(self.A.dtype), self.A, self.b)
 
-    def infer(
-        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], list[Distribution]]:
-        posterior = _normal(features, self.scale)
-        if given is not None:
-            return [given[0]], [posterior]
-        particles = posterior.expand(torch.Size(lead))
-        return [particles.rsample() if zgrads else particles.sample()], [posterior]
+    def q(self, h: Tensor) -> Distribution:
+        """q(z|x) from its mean."""
+        return _normal(h, self.scale)
 
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        return _normal(z[0]), [_normal(self.mu)]
+    def p(self, z: Tensor, h: Tensor) -> tuple[Distribution, Distribution]:
+        """p(x|z) and p(z)."""
+        return _normal(z), _normal(self.mu)
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:
         prior = _normal(self.mu.expand(bs, -1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch.distributions import Distribution
 
 from ovis.models.distributions import BernoulliVector
 from ovis.models.layers import mlp
-from ovis.models.template import Output, ParticleModel
+from ovis.models.model import Model
+from ovis.models.template import Output
 
 __all__ = ["SigmoidBeliefNetwork", "logits_of_mean"]
 
 
-class SigmoidBeliefNetwork(ParticleModel):
+class SigmoidBeliefNetwork(Model):
     """Sigmoid belief network with L layers of Bernoulli variables, for binary observations.
 
     p(x, z_1..z_L) = p(z_L) prod_l p(z_{l-1} | z_l), with z_0 = x, and q(z_1..z_L | x) = prod_l q(z_l | z_{l-1}) (Neal
@@ -70,31 +71,24 @@ class SigmoidBeliefNetwork(ParticleModel):
 
     def encode(self, x: Tensor) -> Tensor:
         """Logits of q(z_1|x): [B, *x_shape] -> [B, N]."""
-        logits: Tensor = self.inference_network[0]((x.flatten(1) - self.mean + 1) / 2)
+        logits: Tensor = self.inference_network[0]((self.target(x).flatten(1) - self.mean + 1) / 2)
         return logits
 
-    def infer(
-        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], list[Distribution]]:
-        if zgrads:
-            raise ValueError("a sigmoid belief network has no reparameterized samples: use a score-function estimator")
-        z: list[Tensor] = []
-        qz: list[Distribution] = []
-        logits = features
-        for layer in range(len(self.inference_network)):
-            if layer:
-                logits = self.inference_network[layer](_signs(z[-1]))
-            posterior = BernoulliVector(logits, finite=True)
-            if given is not None:
-                z.append(given[layer])
-            else:
-                z.append(posterior.sample() if layer else posterior.expand(lead).sample())
-            qz.append(posterior)
-        return z, qz
+    def target(self, x: Tensor) -> Tensor:
+        """x; integers and booleans as numbers in the parameters' precision."""
+        return x if x.is_floating_point() else x.to(self.prior_logits.dtype)
 
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        logits = [decoder(_signs(sample)) for decoder, sample in zip(self.generative_model, z, strict=True)]
-        top = self.prior_logits.expand(*(1 for _ in z[-1].shape[:-1]), -1)
+    def q(self, h: Tensor) -> Generator[Distribution, Tensor, None]:
+        """q(z_1|x), then q(z_l | z_{l-1}) of each further layer."""
+        z = yield BernoulliVector(h, finite=True)
+        for network in self.inference_network[1:]:
+            z = yield BernoulliVector(network(_signs(z)), finite=True)
+
+    def p(self, z: Tensor | list[Tensor], h: Tensor) -> tuple[Distribution, list[Distribution]]:
+        """p(x|z_1), and p(z_l | z_{l+1}) of each layer."""
+        layers = [z] if isinstance(z, Tensor) else z
+        logits = [decoder(_signs(sample)) for decoder, sample in zip(self.generative_model, layers, strict=True)]
+        top = self.prior_logits.expand(*(1 for _ in layers[-1].shape[:-1]), -1)
         pz: list[Distribution] = [BernoulliVector(each, finite=True) for each in (*logits[1:], top)]
         return self._observation(logits[0]), pz
 

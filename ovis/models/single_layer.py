@@ -12,13 +12,14 @@ from torch.distributions import Distribution
 
 from ovis.models.distributions import BernoulliVector
 from ovis.models.latents import Latents
+from ovis.models.model import Model
 from ovis.models.sigmoid_belief_network import logits_of_mean
-from ovis.models.template import Output, ParticleModel
+from ovis.models.template import Output
 
 __all__ = ["SingleLayerModel", "start_at_mean"]
 
 
-class SingleLayerModel(ParticleModel):
+class SingleLayerModel(Model):
     """A model with one stochastic layer: p(x, z) = Bernoulli(x; decoder(z)) p(z) and q(z|x), p(z) of one family.
 
     A subclass builds ``inference_network``, which computes the parameters of q, and ``generative_model``, which maps
@@ -56,29 +57,26 @@ class SingleLayerModel(ParticleModel):
     @final
     def network_input(self, x: Tensor) -> Tensor:
         """The input of the inference network: (x - mean + 1)/2, in [0, 1]; x if there is no mean."""
+        x = self.target(x)
         return x if self.mean is None else (x - self.mean + 1) / 2
 
     @final
-    def infer(
-        self, features: Tensor, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], list[Distribution]]:
-        if zgrads and tau == 0 and not self.latents.continuous:
-            raise ValueError(
-                "discrete latent variables have no reparameterized samples at tau = 0: set tau > 0 (relaxed samples), "
-                "or use a score-function estimator"
-            )
-        posterior = self.latents.distribution(features, tau if zgrads else 0.0)
-        if given is not None:
-            return [given[0]], [posterior]
-        particles = posterior.expand(torch.Size(lead))
-        return [particles.rsample() if zgrads else particles.sample()], [posterior]
+    def target(self, x: Tensor) -> Tensor:
+        """x; integers and booleans as numbers in the parameters' precision."""
+        return x if x.is_floating_point() else x.to(self.prior.dtype)
 
     @final
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
-        lead = z[0].shape[: -self.latents.event_dims]
+    def q(self, h: Tensor, tau: float = 0.0) -> Distribution:
+        """q(z|x) from its parameters."""
+        return self.latents.distribution(h, tau)
+
+    @final
+    def p(self, z: Tensor, h: Tensor, tau: float = 0.0) -> tuple[Distribution, Distribution]:
+        """p(x|z) and p(z)."""
+        lead = z.shape[: -self.latents.event_dims]
         # one entry per leading dimension, so that the log-density stays a matrix product where it can be one
         prior = self.latents.distribution(self.prior.expand(*(1 for _ in lead), -1), tau)
-        return self._observation(z[0], tau), [prior]
+        return self._observation(z, tau), prior
 
     @final
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Output:

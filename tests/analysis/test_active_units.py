@@ -63,5 +63,5 @@ def test_what_has_no_active_units_is_refused():
         active_units(model, torch.ones(1, 4), 10)
     with pytest.raises(ValueError, match="got 3 and 0"):
         active_units(model, torch.ones(3, 4), 0)
-    with pytest.raises(ValueError, match="Linear is no ParticleModel"):
+    with pytest.raises(ValueError, match="Linear is no Model"):
         active_units(torch.nn.Linear(4, 2), torch.ones(3, 4))

@@ -31,7 +31,7 @@ from ovis.estimators.ovis import OvisAsymptotic
 from ovis.estimators.reinforce import Reinforce
 from ovis.estimators.types import Estimate
 from ovis.functional.surrogates import score_factors
-from ovis.models import ParticleModel, SigmoidBeliefNetwork
+from ovis.models import Model, SigmoidBeliefNetwork
 from ovis.models.distributions import BernoulliVector, OneHotVector
 
 X = torch.ones(1, 1, dtype=torch.float64)
@@ -242,7 +242,7 @@ def test_rounding_near_alpha_1(dtype: torch.dtype, alpha: float, verdict: str) -
     assert check_estimator(make("ovis-gamma0", iw=3), model, x, alpha=alpha).verdict == verdict
 
 
-class WideNormal(ParticleModel):
+class WideNormal(Model):
     """Three Bernoulli latents and 50 Normal observations."""
 
     def __init__(self) -> None:
@@ -252,13 +252,12 @@ class WideNormal(ParticleModel):
     def encode(self, x):  # type: ignore[no-untyped-def]
         return self.inference_network(x)
 
-    def infer(self, features, lead, zgrads, tau, given):  # type: ignore[no-untyped-def]
-        q = BernoulliVector(features)
-        return [q.expand(lead).sample() if given is None else given[0]], [q]
+    def q(self, h):  # type: ignore[no-untyped-def]
+        return BernoulliVector(h)
 
-    def generate(self, z, tau):  # type: ignore[no-untyped-def]
-        px = Independent(Normal(self.generative_model(z[0].to(self.generative_model.weight.dtype)), 1.0), 1)
-        return px, [BernoulliVector(torch.zeros(3))]
+    def p(self, z, h):  # type: ignore[no-untyped-def]
+        px = Independent(Normal(self.generative_model(z.to(self.generative_model.weight.dtype)), 1.0), 1)
+        return px, BernoulliVector(torch.zeros(3))
 
     def sample_from_prior(self, bs, **kwargs):  # type: ignore[no-untyped-def]
         raise NotImplementedError
@@ -275,7 +274,7 @@ def test_the_exact_gradient_sums_densities_in_single_precision() -> None:
 
 def test_a_density_that_broadcasts_over_other_states_is_not_enumerated() -> None:
     class Rows(ParticleForm):
-        def generate(self, z, tau):  # type: ignore[no-untyped-def]
+        def generate(self, z, h, tau):  # type: ignore[no-untyped-def]
             return Normal(z[0].expand(-1, -1, 4), 1.0), [self.problem.prior(0, z)]
 
     with pytest.raises(ValueError, match=r"px: log_prob of Normal has shape \(1, 2, 4\).* broadcast"):
@@ -432,7 +431,7 @@ class Noisy(ParticleForm):
         super().__init__(OneBernoulli())
         self.layer = layer
 
-    def generate(self, z, tau):  # type: ignore[no-untyped-def]
+    def generate(self, z, h, tau):  # type: ignore[no-untyped-def]
         return self.problem.likelihood([self.layer(z[0])]), [self.problem.prior(0, z)]
 
 

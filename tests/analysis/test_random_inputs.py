@@ -235,7 +235,7 @@ def test_the_same_model_with_numbers_of_torch_is_analysed() -> None:
 @pytest.mark.parametrize(("numbers", "name"), [FOREIGN["numpy"], FOREIGN["a generator of numpy"]])
 def test_noise_of_other_generators_is_not_enumerated(numbers: Callable[[torch.Size], Any], name: str) -> None:
     class Noisy(ParticleForm):
-        def generate(self, z: Any, tau: float) -> Any:
+        def generate(self, z: Any, h: Any, tau: float) -> Any:
             noisy = z[0] * torch.as_tensor(numbers(z[0].shape))
             return self.problem.likelihood([noisy, z[1]]), [self.problem.prior(i, z) for i in range(2)]
 

@@ -28,7 +28,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import one_hot, softplus
 
-from ovis.models import ParticleModel, Template
+from ovis.models import Model, Template
 from ovis.models.distributions import BernoulliVector, OneHotVector
 
 CATEGORIES = 4
@@ -91,7 +91,7 @@ class Layer:
 class Spec:
     """A model, its data, and the settings of the estimators."""
 
-    form: str  # particles: a ParticleModel; repeated: a Template
+    form: str  # particles: a Model; repeated: a Template
     x: Layer
     layers: tuple[Layer, ...]
     dtype: torch.dtype
@@ -265,7 +265,7 @@ def random_data(spec: Spec) -> Tensor:
     """Values of x, [B, *event]."""
     shape = (spec.batch, *spec.x.shape)
     category = torch.randint(CATEGORIES, shape)
-    if spec.x.support == "category":  # a ParticleModel takes no integers
+    if spec.x.support == "category":  # a Model takes no integers
         return category if spec.form == "repeated" else category.to(spec.dtype)
     if spec.x.support == "one-hot":
         return one_hot(category, CATEGORIES).to(spec.dtype)
@@ -360,7 +360,7 @@ class Network(nn.Module):
         self.draws.append(Draw(x.detach(), [item.reshape(-1, *layer.event) for item, layer in layers], given))
 
 
-class Particles(ParticleModel):
+class Particles(Model):
     """A model that draws particles from the encoding of each datum."""
 
     def __init__(self, spec: Spec):
@@ -378,7 +378,7 @@ class Particles(ParticleModel):
         self.network.record(self.x, z, given is not None)
         return z, qz
 
-    def generate(self, z: Sequence[Tensor], tau: float) -> tuple[Distribution, list[Distribution]]:
+    def generate(self, z: Sequence[Tensor], h: Tensor, tau: float) -> tuple[Distribution, list[Distribution]]:
         return self.network.joint(z)
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:

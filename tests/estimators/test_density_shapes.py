@@ -24,7 +24,7 @@ from torch.distributions import (
 
 from ovis.estimators.sampling import score_dreams
 from ovis.experiments.training.evaluate import evaluate
-from ovis.models import ParticleModel, SigmoidBeliefNetwork, Template
+from ovis.models import Model, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector, OneHotVector
 
 B, K = 4, 3
@@ -49,7 +49,7 @@ class Rows(Template):
         return {"px": px, "z": [z], "pz": [pz]}
 
 
-class Particles(ParticleModel):
+class Particles(Model):
     """The same as a model that draws [B, N] particles."""
 
     def __init__(self, make: Callable[[int, int], Layers]):
@@ -64,7 +64,7 @@ class Particles(ParticleModel):
         self.px, self.pz = px, pz
         return [z], [qz]
 
-    def generate(self, z: Any, tau: float) -> Any:
+    def generate(self, z: Any, h: Any, tau: float) -> Any:
         return self.px, [self.pz]
 
     def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:

@@ -14,11 +14,11 @@ from ovis.experiments.datasets.splits import Splits, StoredData
 from ovis.experiments.models import MODELS, ModelEntry, build_model
 from ovis.experiments.runs.identity import differences
 from ovis.experiments.settings import SettingsError, TrainSettings, build_parser, parse_arguments
-from ovis.models import ParticleModel
+from ovis.models import Model
 from ovis.models.distributions import BernoulliVector
 
 
-class LinearModel(ParticleModel):
+class LinearModel(Model):
     """p(x, z) = Bernoulli(x; W z + c) Bernoulli(z; 1/2), q(z|x) = Bernoulli(V x + d)."""
 
     def __init__(self, x_shape, N=8, x_mean=None):
@@ -30,19 +30,18 @@ class LinearModel(ParticleModel):
     def encode(self, x):
         return self.inference_network(x.flatten(1))
 
-    def infer(self, features, lead, zgrads, tau, given):
-        q = BernoulliVector(features)
-        return [q.expand(lead).sample() if given is None else given[0]], [q]
+    def q(self, h):
+        return BernoulliVector(h)
 
-    def generate(self, z, tau):
-        logits = self.generative_model(z[0])
-        prior = BernoulliVector(torch.zeros_like(z[0]))
-        return BernoulliVector(logits.view(*logits.shape[:-1], *self.x_shape), len(self.x_shape)), [prior]
+    def p(self, z, h):
+        logits = self.generative_model(z)
+        prior = BernoulliVector(torch.zeros_like(z))
+        return BernoulliVector(logits.view(*logits.shape[:-1], *self.x_shape), len(self.x_shape)), prior
 
     def sample_from_prior(self, bs, **kwargs):
         z = torch.rand(bs, self.N).round()
-        px, pz = self.generate([z], 0.0)
-        return {"px": px, "z": [z], "pz": pz}
+        px, pz = self.p(z, None)
+        return {"px": px, "z": [z], "pz": [pz]}
 
 
 def load_stripes() -> Splits:

@@ -14,7 +14,7 @@ from ovis.models import (
     GaussianMixture,
     GaussianToyVAE,
     GaussianVAE,
-    ParticleModel,
+    Model,
     SigmoidBeliefNetwork,
 )
 from ovis.models.template import Output
@@ -26,7 +26,7 @@ def _image_mean() -> Tensor:
     return torch.rand(IMAGE, generator=torch.Generator().manual_seed(3))
 
 
-CASES: dict[str, Callable[[], ParticleModel]] = {
+CASES: dict[str, Callable[[], Model]] = {
     "gmm": lambda: GaussianMixture(N=6, hdim=5),
     "gaussian-toy": lambda: GaussianToyVAE(D=3, x_mean=torch.tensor([0.5, -1.0, 2.0])),
     "sbm": lambda: SigmoidBeliefNetwork(IMAGE, N=5, depth=3, x_mean=_image_mean()),
@@ -56,7 +56,7 @@ REPARAMETERIZABLE = {
 }
 
 
-def build(case: str) -> ParticleModel:
+def build(case: str) -> Model:
     """The model in float64, its parameters moved off their starting points so that no zero hides a mistake."""
     torch.manual_seed(0)
     model = CASES[case]().double()
@@ -66,7 +66,7 @@ def build(case: str) -> ParticleModel:
     return model
 
 
-def observations(model: ParticleModel, n: int) -> Tensor:
+def observations(model: Model, n: int) -> Tensor:
     """n points of a kind that the model may see, float64."""
     generator = torch.Generator().manual_seed(1)
     if isinstance(model, GaussianMixture):

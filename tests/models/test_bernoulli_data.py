@@ -19,7 +19,7 @@ from ovis.experiments.models import build_model
 from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.evaluate import evaluate
-from ovis.models import GaussianToyVAE, ParticleModel, Template
+from ovis.models import GaussianToyVAE, Model, Template
 from ovis.models.bernoulli_data import check_unit_interval
 from ovis.models.distributions import BernoulliVector
 
@@ -27,7 +27,7 @@ BERNOULLI = ["sbm", "gaussian-vae", "vae", "conv-vae"]
 ONES = torch.ones(4, *IMAGE)
 
 
-def small(name: str) -> ParticleModel:
+def small(name: str) -> Model:
     settings = TrainSettings(model=name, dataset="digits", N=3, hdim=4, nlayers=1, depth=2)
     return build_model(name, IMAGE, torch.full(IMAGE, 0.5), **settings.model_options)
 

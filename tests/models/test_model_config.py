@@ -20,7 +20,7 @@ from ovis.models import (
     GaussianMixture,
     GaussianToyVAE,
     GaussianVAE,
-    ParticleModel,
+    Model,
     SigmoidBeliefNetwork,
 )
 from ovis.models.latents import latents
@@ -88,7 +88,7 @@ def test_build_without_the_mean_of_the_data(name):
     torch.manual_seed(3)
     model = build(settings, IMAGE, torch.linspace(0.1, 0.9, 64).view(IMAGE))
     x, z = torch.rand(2, *IMAGE), torch.randn(2, 7)
-    px = model.generate([z], 0.0)[0]
+    px = model.generate([z], None, 0.0)[0]
     if name == "conv-vae":
         assert torch.equal(model.encode(x), model.inference_network(x))
         assert not model.generative_model[-1].bias.any()
@@ -154,7 +154,7 @@ def test_data_that_brings_its_model(dataset, kind):
 
 def test_every_model_is_a_final_leaf():
     for model in CLASSES.values():
-        assert issubclass(model, ParticleModel)
+        assert issubclass(model, Model)
         assert not inspect.isabstract(model)
         assert not [kind for kind in model.__subclasses__() if kind.__module__.startswith("ovis.")]
 

@@ -22,7 +22,7 @@ from ovis.experiments.settings import SettingsError, TrainSettings, parse_partic
 from ovis.experiments.training.random_state import seed_everything
 from ovis.models.baseline import Baseline
 from ovis.models.bernoulli_data import check_unit_interval
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = [
     "TrainingRun",
@@ -54,7 +54,7 @@ class TrainingRun:
     settings: TrainSettings
     device: torch.device
     splits: Splits  # on the device
-    model: ParticleModel
+    model: Model
     estimator: GradientEstimator
     optimizer: torch.optim.Optimizer
 

@@ -32,7 +32,7 @@ from ovis.experiments.runs.retrying import retry
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.random_state import set_random_states
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = [
     "CheckpointError",
@@ -174,7 +174,7 @@ def is_best(paths: RunPaths, step: int) -> bool:
         return False
 
 
-def load_best(paths: RunPaths, run: TrainingRun) -> ParticleModel:
+def load_best(paths: RunPaths, run: TrainingRun) -> Model:
     """A copy of the model with the best parameters, on its device; ``run`` itself is unchanged."""
     model = copy.deepcopy(run.model)
     model.load_state_dict(torch.load(paths.best, map_location="cpu", weights_only=True))

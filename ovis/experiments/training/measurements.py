@@ -29,7 +29,7 @@ from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.evaluate import evaluate
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
 from ovis.experiments.training.random_state import own_random_state
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = ["Measurements", "Split"]
 
@@ -110,13 +110,13 @@ class Measurements:
             return {}
         return active_units(self.run.model, self.unit_points, settings.mc_au_analysis).flat("train:")
 
-    def distances(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
+    def distances(self, model: Model, name: str, split: Split) -> dict[str, float]:
         """Distances of a model of synthetic data to the truth, else empty; draws no random numbers."""
         if not isinstance(model, SyntheticDataModel):
             return {}
         return Diagnostic(model.diagnostics(split.points)).flat(f"{name}:")
 
-    def measure_held_out(self, model: ParticleModel) -> dict[str, float]:
+    def measure_held_out(self, model: Model) -> dict[str, float]:
         """Measure the split that is held out until the end: call it once.
 
         Its points are ``--max_eval`` random ones, as in the other splits; its random numbers depend on the seed alone.
@@ -140,7 +140,7 @@ class Measurements:
             stored, iw, batch = splits.test, settings.iw_test, settings.test_bs
         return Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
 
-    def _evaluate(self, model: ParticleModel, name: str, split: Split) -> dict[str, float]:
+    def _evaluate(self, model: Model, name: str, split: Split) -> dict[str, float]:
         means = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
         return means.flat(f"{name}:") | self.distances(model, name, split)
 

@@ -23,7 +23,7 @@ def x():
 
 def exact_log_likelihood(model, x):
     z = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)))
-    px, pz = model.generate([z], 0.0)
+    px, pz = model.generate([z], None, 0.0)
     return torch.stack([torch.logsumexp(px.log_prob(datum) + pz[0].log_prob(z), 0) for datum in x])
 
 

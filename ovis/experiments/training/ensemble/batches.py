@@ -13,7 +13,7 @@ from ovis.experiments.datasets.splits import FreshData
 from ovis.experiments.training.ensemble.stacked_state import EnsembleUnsupported, StackedState
 from ovis.experiments.training.ensemble.vmapped import GraphCompiler, VmappedFunction
 from ovis.experiments.training.random_state import global_generator
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = ["ensemble_batches"]
 
@@ -54,5 +54,5 @@ def _fresh_batches(state: StackedState, draw: VmappedFunction, start: int, end: 
                 step += 1
 
 
-def _draw(model: ParticleModel, estimator: GradientEstimator, data: FreshData, size: int) -> Tensor:
+def _draw(model: Model, estimator: GradientEstimator, data: FreshData, size: int) -> Tensor:
     return data.draw(size, global_generator(torch.device(data.device)))

@@ -17,7 +17,7 @@ from ovis.experiments.training.ensemble.vmapped_gradients import EnsembleGradien
 from ovis.experiments.training.evaluate import evaluate_batch
 from ovis.experiments.training.measurements import Measurements, Split
 from ovis.experiments.training.random_state import random_state_of
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = ["EnsembleEvaluation"]
 
@@ -81,5 +81,5 @@ class EnsembleEvaluation:
         return means
 
 
-def _bounds(model: ParticleModel, estimator: GradientEstimator, x: Tensor, iw: int, ess: int) -> Any:
+def _bounds(model: Model, estimator: GradientEstimator, x: Tensor, iw: int, ess: int) -> Any:
     return evaluate_batch(model, x, iw, ess)

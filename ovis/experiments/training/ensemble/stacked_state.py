@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ovis.estimators.base import GradientEstimator
 from ovis.experiments.training.build import OPTIMIZERS, TrainingRun
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = ["EnsembleUnsupported", "ModelAndEstimator", "StackedState"]
 
@@ -22,7 +22,7 @@ class EnsembleUnsupported(ValueError):
 class ModelAndEstimator(nn.Module):
     """A model and its estimator as one module, whose state dict names the parameters of both."""
 
-    def __init__(self, model: ParticleModel, estimator: GradientEstimator):
+    def __init__(self, model: Model, estimator: GradientEstimator):
         super().__init__()
         self.model, self.estimator = model, estimator
 

@@ -21,7 +21,7 @@ from ovis.experiments.training.ensemble.vmapped import GraphCompiler, VmappedFun
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
 from ovis.experiments.training.random_state import random_state_of
 from ovis.experiments.training.schedule import scheduled_config
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = ["EnsembleGradients"]
 
@@ -96,7 +96,7 @@ class EnsembleGradients:
             yield chunk
         self.kept = {seeds: chunks} if total <= MAX_NOISE_BYTES else {}
 
-    def _gradients(self, model: ParticleModel, estimator: GradientEstimator, x: Tensor, *rest: Tensor) -> Tensor:
+    def _gradients(self, model: Model, estimator: GradientEstimator, x: Tensor, *rest: Tensor) -> Tensor:
         """Gradients of some draws of one run: [draws, D]."""
         alphas = int(self.settings.warmup > 0)
         parts = ModelAndEstimator(model, estimator)
@@ -115,7 +115,7 @@ class EnsembleGradients:
 
     def _loss(
         self,
-        model: ParticleModel,
+        model: Model,
         estimator: GradientEstimator,
         x: Tensor,
         alpha: Sequence[Tensor],

@@ -17,7 +17,7 @@ from ovis.experiments.training.ensemble.stacked_state import EnsembleUnsupported
 from ovis.experiments.training.ensemble.vmapped import VmappedFunction, graph_compiler
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.schedule import LearningRates, scheduled_config
-from ovis.models.template import ParticleModel
+from ovis.models.model import Model
 
 __all__ = ["VmappedStep"]
 
@@ -83,7 +83,7 @@ class VmappedStep:
         return None
 
 
-def _loss_of_batch(model: ParticleModel, estimator: GradientEstimator, *rest: Tensor) -> Any:
+def _loss_of_batch(model: Model, estimator: GradientEstimator, *rest: Tensor) -> Any:
     """The mean loss of a batch. ``rest`` is alpha, if it changes with the step, and the batch."""
     *alpha, x = rest
     config = {"alpha": alpha[0]} if alpha else {}
