@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from ovis.estimators.base import EstimatorInput, GradientEstimator
+from ovis.estimators.base import GradientEstimator
 from ovis.estimators.config import get_config
 from ovis.estimators.estimator_settings import EstimatorSettings
-from ovis.estimators.ids import ESTIMATORS
-from ovis.estimators.types import Estimate
 
 __all__ = ["Mixed", "MixedSettings"]
 

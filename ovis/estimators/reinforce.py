@@ -64,12 +64,8 @@ class ReinforceBaseline(GradientEstimator):
     def estimate(self, inputs: EstimatorInput) -> Estimate:
         alpha = inputs.settings.alpha
         signal = prefactor(inputs.log_w, alpha)
-<<<<<<< HEAD
-        baseline = self.baseline(inputs.x).view(len(inputs.x), 1, 1)
-        self._check(inputs.model, self.baseline)
-=======
         baseline = self.baseline(inputs.x).view(len(signal), 1, 1)
->>>>>>> 01c10da (WIP: Model, nests)
+        self._check(inputs.model, self.baseline)
         fit = (signal - baseline).square().mean((1, 2)) / 2
         return Estimate(score_factors(inputs.log_w, signal - baseline.detach(), alpha), extra=fit)
 
