@@ -16,6 +16,7 @@ LEVELS = {
     "suggestions": 0,  # torch-free, as is the next
     "estimators.ids": 0.5,
     "functional": 1,
+    "nests": 1,
     "diagnostics": 1,
     "models": 2,
     "estimators": 3,

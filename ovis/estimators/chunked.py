@@ -141,7 +141,8 @@ def chunked_loss(
         # detached, so that the graphs of the encoder and of x are traversed only once, by the caller's backward
         again = [_leaf(item) for item in saved[: len(inputs)]]
         wanted = [item for item in (*again, *parameters) if item is not None and item.requires_grad]
-        totals = _add_up(terms, *pytree.tree_unflatten(again, form), wanted, grad)
+        x, encoded = pytree.tree_unflatten(again, form)
+        totals = _add_up(terms, x, encoded, wanted, grad)
         return [totals.get(id(item)) for item in (*again, *parameters)]
 
     loss: Tensor = _ChunkedLoss.apply(gradients, value, *inputs, *parameters)  # type: ignore[no-untyped-call]

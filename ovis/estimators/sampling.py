@@ -33,12 +33,10 @@ _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside ``torch.compile(model)``, DistributedDataParallel, DataParallel or AveragedModel."""
     while True:
-        if isinstance(model, _WRAPPERS):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
+        inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
             return model
+        model = inner
 
 
 def encode(model: nn.Module, x: Nest) -> Nest | None:

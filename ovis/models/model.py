@@ -217,9 +217,10 @@ class Model(Template):
                 f"{name}.q: layer {layer} ({type(q).__name__}) has batch shape {tuple(batch)}; it must start with "
                 f"{(lead[0], *(1,) * (dims - 1))}, one row for each datum, or {tuple(lead)}"
             )
-        if batch[:dims] != lead:
+        if 1 in batch[:dims]:  # one row for all particles
             q = q.expand(torch.Size(lead) + batch[dims:])
-        return q.rsample() if zgrads and has_rsample(q) else q.sample()
+        z: Tensor = q.rsample() if zgrads and has_rsample(q) else q.sample()
+        return z
 
     def _no_rsample(self, layer: int, q: Distribution) -> str:
         return (

@@ -65,12 +65,10 @@ class SingleLayerModel(Model):
         """x; integers and booleans as numbers in the parameters' precision."""
         return x if x.is_floating_point() else x.to(self.prior.dtype)
 
-    @final
     def q(self, h: Tensor, tau: float = 0.0) -> Distribution:
         """q(z|x) from its parameters."""
         return self.latents.distribution(h, tau)
 
-    @final
     def p(self, z: Tensor, h: Tensor, tau: float = 0.0) -> tuple[Distribution, Distribution]:
         """p(x|z) and p(z)."""
         lead = z.shape[: -self.latents.event_dims]

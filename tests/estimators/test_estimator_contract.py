@@ -527,7 +527,9 @@ def test_discrete_models_are_refused_by_reparameterized_estimators(name: str, fo
 
 @pytest.mark.parametrize("name", PATHWISE)
 def test_the_belief_network_is_refused_by_reparameterized_estimators(name: str) -> None:
-    with pytest.raises(ValueError, match="no reparameterized samples: use a score-function estimator"):
+    with pytest.raises(
+        ValueError, match=r"layer 0 \(BernoulliVector\) can't be reparameterized: use a score-function estimator"
+    ):
         make(name, iw=3)(SigmoidBeliefNetwork((4,), N=3, depth=2), torch.rand(2, 4).round())
 
 
@@ -659,8 +661,6 @@ def test_data_that_no_model_could_read_are_refused() -> None:
     model = ParticleForm(OneBernoulli())
     with pytest.raises(ValueError, match=r"B >= 1, got shape \(0, 1\)"):
         make("vimco", iw=2)(model, observations(4)[:0])
-    with pytest.raises(ValueError, match=r"torch.uint8: pass x.float\(\)"):
-        make("vimco", iw=2)(model, observations(4).to(torch.uint8))
 
 
 def test_an_id_is_a_string() -> None:
