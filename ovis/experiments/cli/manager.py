@@ -116,6 +116,9 @@ def _parser() -> OneLineParser:
     add("--ensemble", action="store_true",
         help="train runs that differ only in the seed in one process; each leaves what it would alone")  # fmt: skip
     add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
+    add("--stall_limit", type=whole_number, metavar="SECONDS",
+        help="put back a run without progress for SECONDS and for 10 times its longest pause so far (default: runs "
+        "without progress for 600 s are reported only)")  # fmt: skip
     add("--requeue_level", type=int, choices=[level.value for level in RequeueLevel], metavar="LEVEL",
         help=f"first put runs back, by level: {REQUEUE_LEVELS}")  # fmt: skip
     add("--fresh", action="store_true", help=f"with --requeue_level: {FRESH}")
@@ -162,7 +165,10 @@ def _run(
     _fill_queue(plan, queue, deleted, options)
     template = _job_template(plan.experiment, queue, options, training)
     begin = time.monotonic()
-    result = run_experiment(plan.experiment.runs, queue, engine, make_display(sys.stderr), template, options.max_jobs)
+    display = make_display(sys.stderr)
+    result = run_experiment(
+        plan.experiment.runs, queue, engine, display, template, options.max_jobs, options.stall_limit
+    )
     with suppress(OSError):  # the exit code is right even if nobody reads the output
         _print_result(result, queue, name, time.monotonic() - begin)
     if result.interrupted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -20,14 +20,16 @@ from ovis.experiments.runner.engines.interface import (
 )
 from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.outage import Outage
 from ovis.experiments.runner.overview import RunningRun
-from ovis.experiments.runner.queue.ledger import TOLD_AFTER, LedgerError, LedgerLocked
+from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Ended, Launched, Queue, Tick
 from ovis.experiments.runner.signals import StopSignals
+from ovis.experiments.runner.stalls import StallWatch
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.process import new_owner, owner_is_dead
-from ovis.experiments.runs.retrying import describe_file_error, is_transient, retry
-from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, count_states, read_progress
+from ovis.experiments.runs.retrying import retry
+from ovis.experiments.runs.status import AttemptResult, Outcome, Progress, Record, State, count_states, read_progress
 
 __all__ = ["SETTLED", "Result", "run_experiment"]
 
@@ -43,9 +45,6 @@ GRACE = 20.0
 
 #: Seconds for which the manager waits for the ledger's lock in one go, as it does nothing else meanwhile.
 PATIENCE = 1.0
-
-#: Seconds between two tries of a transaction that has failed, and for how long it is tried again.
-TRY_INTERVAL, TRY_SECONDS = 1.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ def run_experiment(
     display: ProgressDisplay,
     template: JobSpec,
     max_jobs: int | None = None,
+    stall_limit: float | None = None,
     interval: float = 0.1,
 ) -> Result:
     """Execute all runs, as far as possible.
@@ -91,6 +91,8 @@ def run_experiment(
         display: shows the progress.
         template: a job of this experiment; its key and attempt are filled in.
         max_jobs: start at most so many jobs; None: no limit.
+        stall_limit: put back a run that shows no progress for so many seconds, and for longer than its own pace
+            explains: see :class:`~ovis.experiments.runner.stalls.StallWatch`. None: such runs are only reported.
         interval: seconds between two checks of the jobs.
 
     Raises:
@@ -98,7 +100,7 @@ def run_experiment(
         EngineError: the cluster is gone; runs that waited in its queue are put back. In both cases the jobs were asked
             to stop, unless they outlive their manager.
     """
-    manager = _Manager(runs, queue, engine, display, template, max_jobs)
+    manager = _Manager(runs, queue, engine, display, template, max_jobs, stall_limit)
     with StopSignals() as stop:
         try:
             queue.remove_stale()
@@ -124,45 +126,6 @@ class _Job:
     since: float
 
 
-class _Outage:
-    """A time in which the ledger can't be changed: the transaction is tried again, and the jobs go on meanwhile.
-
-    Args:
-        print_line: shows a line.
-    """
-
-    def __init__(self, print_line: Callable[[str], None]) -> None:
-        self._print = print_line
-        self.since: float | None = None  # None: there is none
-        self._locked, self._told, self._next_try = False, False, 0.0
-
-    def note(self, error: LedgerError | OSError) -> None:
-        """Note that a transaction has failed.
-
-        Raises:
-            LedgerError, OSError: the error, if it will not pass, or has not passed for too long.
-        """
-        now, locked = time.monotonic(), isinstance(error, LedgerLocked)
-        if self.since is None or locked != self._locked:
-            self.since, self._locked, self._told = now, locked, False
-        waited = now - self.since
-        if not locked and (not is_transient(error) or waited >= TRY_SECONDS):
-            raise error
-        self._next_try = now if locked else now + TRY_INTERVAL
-        if not self._told and (not locked or waited >= TOLD_AFTER):
-            self._told = True
-            line = describe_file_error(error) if isinstance(error, OSError) else error
-            self._print(f"waiting: {line}" if locked else f"{line}; tried again for up to {TRY_SECONDS:.0f} s")
-
-    def try_is_due(self) -> bool:
-        """Whether to try the transaction now."""
-        return time.monotonic() >= self._next_try
-
-    def end(self) -> None:
-        """Note that a transaction has succeeded."""
-        self.since, self._next_try = None, 0.0
-
-
 class _Manager:
     """The state of one manager between two checks of its jobs."""
 
@@ -174,6 +137,7 @@ class _Manager:
         display: ProgressDisplay,
         template: JobSpec,
         max_jobs: int | None,
+        stall_limit: float | None,
     ) -> None:
         self.queue, self.engine, self.display, self.template = queue, engine, display, template
         self.messages = RunMessages(display.print, queue.paths)
@@ -191,7 +155,8 @@ class _Manager:
         self.counts, self.settled = count_states(()), 0.0  # runs by state; weight of the settled ones
         self.next_start: float | None = 0.0
         self.last_tick = self.next_view = self.last_renewal = float("-inf")
-        self.outage = _Outage(display.print)
+        self.outage = Outage(display.print)
+        self.stall_limit, self.stalls = stall_limit, StallWatch(stall_limit)
         self.carried: dict[str, float] = {}  # by key: progress before this attempt
 
     def step(self, stops: int) -> bool:
@@ -210,7 +175,9 @@ class _Manager:
         more = self._has_more()
         if not more or time.monotonic() > self.next_view:
             begin = time.monotonic()
-            self.display.show(self._view())  # reads a file of each running run, which takes its time for a thousand
+            progress = self._read_progress()  # a file of each running run, which takes its time for a thousand
+            self._handle_stalls(progress)
+            self.display.show(self._view(progress))
             self.next_view = begin + max(VIEW_INTERVAL, 10 * (time.monotonic() - begin))
         return more
 
@@ -278,6 +245,7 @@ class _Manager:
             if status.phase is JobPhase.ENDED:
                 record = self.jobs.pop(id).record
                 self.kill_times.pop(id, None)
+                self.stalls.forget(id)
                 outcome = unreported_outcome(record, status, self.queue.paths.jobs_log, stopping=self.stops > 0)
                 self.ended.append(Ended(record.key, record.attempt, outcome))
                 failpoint("finish.seen")
@@ -390,14 +358,30 @@ class _Manager:
         now = time.time()
         self.ended += [Ended(r.key, r.attempt, Outcome(ending, r.attempt, message=message, t=now)) for r in records]
 
-    def _view(self) -> ProgressView:
+    def _read_progress(self) -> dict[str, Progress | None]:
+        """The progress of the jobs that have started, by the engine's id."""
+        return {
+            id: read_progress(self.queue.paths.run(job.record.name), job.record.started)
+            for id, job in self.jobs.items()
+            if job.device
+        }
+
+    def _handle_stalls(self, progresses: Mapping[str, Progress | None]) -> None:
+        """Report runs whose progress stands still, or put them back if the user wants that."""
+        for id, progress in progresses.items():
+            record = self.jobs[id].record
+            seconds = None if id in self.kill_times else self.stalls.look(id, progress, record.lost)
+            if seconds is not None and self.stall_limit is not None:
+                self._put_back([record], f"no progress for {seconds:.0f} s", AttemptResult.LOST)
+            elif seconds is not None:
+                self.messages.stall(record, progress, seconds)
+
+    def _view(self, progresses: Mapping[str, Progress | None]) -> ProgressView:
         now = time.monotonic()
         running, completed = [], self.settled
-        for job in self.jobs.values():
-            if not job.device:
-                continue
+        for id, progress in progresses.items():
+            job = self.jobs[id]
             key = job.record.key
-            progress = read_progress(self.queue.paths.run(job.record.name), job.record.started)
             running.append(RunningRun(job.record.name, job.device, progress, now - job.since))
             self.carried[key] = self.weights[key] * (progress.carried if progress else 0.0)
             if self.states.get(key) not in SETTLED:  # a cancelled one is complete already

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -33,6 +34,7 @@ def evaluate(
     batch_size: int,
     ess_particles: int | None = None,
     max_values: int | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> Diagnostic:
     """Evaluate L_K and the other diagnostics of K untempered weights. The model's mode is restored afterwards.
 
@@ -44,6 +46,7 @@ def evaluate(
         ess_particles: number of particles for the ESS (that of training); None: all.
         max_values: largest number of values of x, or of parameters of q, in one chunk; None: what is fast on the
             device.
+        on_batch: called after each batch.
 
     Returns:
         means over the data, ``loss/`` L_k, elbo, kl, kl_q_p, nll in nats, ess in particles: see
@@ -55,6 +58,8 @@ def evaluate(
     try:
         for rows in x.split(batch_size):
             agg.update(evaluate_batch(model, rows, iw, ess_particles, max_values))
+            if on_batch is not None:
+                on_batch()
     finally:
         model.train(training)
     return agg.data

@@ -26,13 +26,16 @@ from ovis.experiments.training.sample_images import prior_samples, reconstructio
 from ovis.experiments.training.schedule import scheduled_config
 from ovis.experiments.training.tensorboard_events import EventFile
 
-__all__ = ["Diverged", "Journal", "MetricsWriter", "describe_non_finite", "diverged"]
+__all__ = ["PULSE", "Diverged", "Journal", "MetricsWriter", "describe_non_finite", "diverged"]
 
 log = logging.getLogger(__name__)
 
 
 #: Largest magnitude of a bound, in nats. Beyond it float32 does not resolve single nats: the run has diverged.
 MAX_BOUND = 2.0**24
+
+#: Seconds between two renewals of progress.json.
+PULSE = 1.0
 
 
 class Diverged(RuntimeError):
@@ -51,10 +54,11 @@ class Journal:
     def __init__(self, run: TrainingRun, context: RunContext, position: Position):
         self.run, self.context, self.paths, self.position = run, context, context.paths, position
         self.writer = MetricsWriter(context.paths, position.step)
-        self.measure = Measurements(run, context.show_progress)
+        self.measure = Measurements(run, context.show_progress, self.pulse)
         self.total = run.total_steps
         self.every = run.settings.eval_freq * run.steps_per_epoch
         self.started = time.monotonic() - position.seconds
+        self.loss, self.pulsed = math.nan, time.monotonic()  # the last loss, and when it was written
 
     @property
     def is_due(self) -> bool:
@@ -75,7 +79,17 @@ class Journal:
         reason = describe_non_finite(self.run) if thorough or not finite else ""
         if reason or not finite:
             raise diverged(self.position.step, f"the loss is {loss}{' and ' * bool(reason)}{reason}")
-        self.writer.progress(self.position.step, self.total, loss)
+        self.loss = loss
+        self._write_progress()
+
+    def pulse(self) -> None:
+        """Renew progress.json if it is a second old: a long evaluation goes on."""
+        if time.monotonic() - self.pulsed > PULSE:
+            self._write_progress()
+
+    def _write_progress(self) -> None:
+        self.writer.progress(self.position.step, self.total, self.loss)
+        self.pulsed = time.monotonic()
 
     def record(self, values: dict[str, float], random: dict[str, Any]) -> None:
         """Write an evaluation: first the numbers, then a checkpoint that includes them, then the best parameters.

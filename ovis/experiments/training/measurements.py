@@ -16,6 +16,7 @@ Their labels, units and directions are in ``ovis/experiments/reporting/metrics.p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -64,11 +65,12 @@ class Measurements:
     Args:
         run: the parts of the run.
         bar: show progress bars of long measurements.
+        on_batch: called after each batch of data.
     """
 
-    def __init__(self, run: TrainingRun, bar: bool = False):
+    def __init__(self, run: TrainingRun, bar: bool = False, on_batch: Callable[[], None] | None = None):
         settings = run.settings
-        self.run = run
+        self.run, self.on_batch = run, on_batch
         train = run.splits.train.points(max(settings.max_eval, settings.grad_bs, settings.npoints_au_analysis))
         self.splits = {"train": Split(train[: settings.max_eval], settings.iw_test, settings.test_bs)}
         self.held_out = ""
@@ -141,7 +143,8 @@ class Measurements:
         return Split(as_float(StoredData(stored).subset(settings.max_eval).data), iw, batch)
 
     def _evaluate(self, model: Model, name: str, split: Split) -> dict[str, float]:
-        means = evaluate(model, split.points, split.iw, split.batch, ess_particles=self.run.settings.iw)
+        particles = self.run.settings.iw
+        means = evaluate(model, split.points, split.iw, split.batch, ess_particles=particles, on_batch=self.on_batch)
         return means.flat(f"{name}:") | self.distances(model, name, split)
 
     @property

@@ -20,16 +20,13 @@ from ovis.experiments.training.build import TrainingRun, build_run
 from ovis.experiments.training.checkpoint import resume
 from ovis.experiments.training.ensemble.stacked_state import EnsembleUnsupported
 from ovis.experiments.training.ensemble.vmapped_step import VmappedStep
-from ovis.experiments.training.journal import Journal, describe_non_finite, diverged
+from ovis.experiments.training.journal import PULSE, Journal, describe_non_finite, diverged
 from ovis.experiments.training.random_state import random_states, set_random_states
 from ovis.experiments.training.step import TrainingStep
 
 __all__ = ["Stepper", "Trainer"]
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two readings of the loss, each of which synchronizes with the device.
-PULSE = 1.0
 
 #: Largest time between two checkpoints in seconds, which a kill may cost. Evaluations always write one.
 CHECKPOINT_SECONDS = 120.0
@@ -139,7 +136,7 @@ class Trainer:
                             with member.active():
                                 member.journal.save(member.random)
                         pulse = saved = time.monotonic()
-                    elif now - pulse > PULSE:
+                    elif now - pulse > PULSE:  # reading the loss synchronizes with the device
                         self._check(group, stepper, losses, bar)
                         pulse = now
                 if stopped or not _unfailed(group):

@@ -66,9 +66,7 @@ def test_jobs_know_their_folder_wherever_they_are_started(lab: Lab, monkeypatch:
     """``--root runs/``, the default, is of the manager's directory; a cluster starts jobs in any other."""
     folders: list[Path] = []
 
-    def run(
-        runs: object, queue: object, engine: object, display: object, template: JobSpec, max_jobs: object
-    ) -> Result:
+    def run(runs: object, queue: object, engine: object, display: object, template: JobSpec, *limits: object) -> Result:
         folders.append(template.folder)
         return Result({State.DONE: 1}, [], 0, False)
 

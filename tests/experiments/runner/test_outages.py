@@ -41,11 +41,17 @@ with Ledger(ExperimentPaths(Path(sys.argv[1]))).transaction():
 """
 
 
+#: Constants of the runner's modules, in seconds.
+QUICK = {
+    **{"manager.PATIENCE": 0.1, "manager.GRACE": 0.5, "outage.TRY_INTERVAL": 0.05},
+    **{"outage.TOLD_AFTER": 0.3, "queue.ledger.TOLD_AFTER": 0.3},
+}
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"TRY_INTERVAL": 0.05, "PATIENCE": 0.1, "TOLD_AFTER": 0.3, "GRACE": 0.5}.items():
-        monkeypatch.setattr(f"ovis.experiments.runner.manager.{name}", seconds)
-    monkeypatch.setattr("ovis.experiments.runner.queue.ledger.TOLD_AFTER", 0.3)
+    for name, seconds in QUICK.items():
+        monkeypatch.setattr(f"ovis.experiments.runner.{name}", seconds)
 
 
 def succeed_all(engine: HandMade) -> None:
@@ -129,7 +135,7 @@ def test_errors_that_do_not_pass_end_the_manager(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, code: int, least: float
 ) -> None:
     """After the limit, or at once."""
-    monkeypatch.setattr("ovis.experiments.runner.manager.TRY_SECONDS", 0.3)
+    monkeypatch.setattr("ovis.experiments.runner.outage.TRY_SECONDS", 0.3)
     runs = queue_runs(lab, 2)
     begin = time.monotonic()
     with failing(monkeypatch, "replace:.db.json", code, 60.0), pytest.raises(LedgerError, match=os.strerror(code)):
@@ -170,7 +176,7 @@ def let_go(process: subprocess.Popen[str]) -> None:
 def test_a_stopped_process_with_the_lock_is_named_and_waited_for(
     lab: Lab, runs: list[ExperimentRun], holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovis.experiments.runner.manager.TRY_SECONDS", 0.1)  # not a limit of this
+    monkeypatch.setattr("ovis.experiments.runner.outage.TRY_SECONDS", 0.1)  # not a limit of this
     timer = threading.Timer(1.0, let_go, [holder])
     timer.start()
     result, lines = work(lab, runs)

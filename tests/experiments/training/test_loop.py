@@ -11,12 +11,15 @@ import pytest
 import torch
 from train_run import train
 
+from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError, TrainSettings
+from ovis.experiments.training import journal
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.journal import Diverged
+from ovis.experiments.training.journal import Diverged, MetricsWriter
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.step import TrainingStep
+from ovis.experiments.training.trainer import Trainer
 
 TINY = {
     "dataset": "digits",
@@ -310,3 +313,21 @@ def test_sigterm_writes_a_checkpoint_and_the_next_start_goes_on(tmp_path):
     assert json.loads(paths.outcome.read_text())["status"] == "aborted"
     state = torch.load(paths.checkpoint, weights_only=True)
     assert state["position"]["step"] > 0
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]], ids=["alone", "ensemble"])
+def test_a_long_evaluation_renews_the_progress_after_each_batch(seeds, tmp_path, monkeypatch):
+    """Else it would look as if the run stood still. Here each batch of data takes longer than the pulse."""
+    monkeypatch.setattr(journal, "PULSE", -1.0)
+    written = []
+    monkeypatch.setattr(MetricsWriter, "progress", lambda self, *values: written.append(values))
+    options = {"dataset": "gmm", "N": 4, "hdim": 4, "mini": True, "bs": 10, "nsteps": 1, "grad_samples": 0, "iw": 2}
+    sizes = {"max_eval": 40, "test_bs": 10, "valid_bs": 20, "iw_test": 3, "iw_valid": 3, "device": "cpu"}
+    paths = [RunPaths(tmp_path / str(seed)) for seed in seeds]
+    for path in paths:
+        path.folder.mkdir()
+    settings = [TrainSettings(**options, **sizes, seed=seed) for seed in seeds]
+    assert all(result.complete for result in Trainer(settings, [RunContext(path) for path in paths]).run())
+    assert len(written) == len(seeds) * (1 + 4 + 2 + 4)  # the loss; training, validation and test set
+    assert {values[:2] for values in written} == {(1, 1)}
+    assert len({values[2] for values in written}) == len(seeds)  # always the last loss

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from ovis.experiments.runner.display.text import runs_text
+from ovis.experiments.runner.display.text import clock, runs_text
 from ovis.experiments.runner.queue.queue import Event
 from ovis.experiments.runs.paths import ExperimentPaths
-from ovis.experiments.runs.status import AttemptResult, Record, State
+from ovis.experiments.runs.status import AttemptResult, Progress, Record, State, last_line
 
 __all__ = ["RunMessages", "describe_start"]
 
@@ -67,6 +67,20 @@ class RunMessages:
         elif reason != self._wait and now - self._last_wait >= WAIT_INTERVAL:
             self._wait, self._last_wait = reason, now
             self._print(f"waiting: {text}")
+
+    def stall(self, record: Record, progress: Progress | None, seconds: float) -> None:
+        """Report that a run's progress stands still.
+
+        Args:
+            record: the run.
+            progress: where it stands; None: it has not begun.
+            seconds: for how long.
+        """
+        where = "it has not begun" if progress is None else f"step {progress.step} of {progress.nsteps}"
+        log = self._paths.run(record.name).log(record.attempt)
+        last = last_line(log)
+        ends = f", which ends with: {last}" if last else ""
+        self._print(f"no progress for {clock(seconds)}: {record.name}, {where}; log: {log}{ends}")
 
     def ends(self, events: Sequence[Event], stopping: bool) -> None:
         """Report how attempts ended, a line each; many that were put back for the same reason share one.

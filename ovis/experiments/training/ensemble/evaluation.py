@@ -76,6 +76,9 @@ class EnsembleEvaluation:
                 stacked = self.bounds[split.iw](self.generators, [rows])
                 for s, mean in enumerate(means):
                     mean.update({group: {k: v[s] for k, v in values.items()} for group, values in stacked.items()})
+                for measure in self.measures:
+                    if measure.on_batch is not None:
+                        measure.on_batch()
         finally:
             model.train(training)
         return means
