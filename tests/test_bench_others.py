@@ -46,6 +46,7 @@ def check_trains(contender: ModuleType, module: str, name: str) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True))
 
 
+@pytest.mark.slow
 def test_the_floor_in_a_process_of_its_own(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert bench.main(["--only", "floor", "--particles", "5", "--venvs", str(tmp_path)]) == 0
     line = capsys.readouterr().out.splitlines()[-2]

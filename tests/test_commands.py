@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slow_cases import slow_except
 
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = [
@@ -41,7 +42,11 @@ def run(*words, cwd=ROOT):
 HEAVY = {"torch", "numpy", "pandas", "matplotlib", "sklearn", "pynvml", "ray"}
 
 
-@pytest.mark.parametrize("words", ENTRY_POINTS, ids=lambda words: words[-1])
+@pytest.mark.parametrize(
+    "words",
+    slow_except([words for words in ENTRY_POINTS if words != ["example.py"]], ENTRY_POINTS),
+    ids=lambda words: words[-1],
+)
 def test_help_is_shown_before_anything_heavy_is_imported(words):
     result = run("-X", "importtime", *words, "--help")
     assert result.returncode == 0
@@ -58,6 +63,7 @@ def test_every_script_in_the_root_is_tested():
     }
 
 
+@pytest.mark.slow
 def test_importing_every_module_does_nothing(tmp_path):
     """No output, no file, no seed, no global state of matplotlib; all in one process, in an empty folder."""
     code = f"""
@@ -102,11 +108,26 @@ assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyp
             "iwae",
         ),
         (["-m", "ovis.experiments.cli.train", "--dataset", "digits", "--exp", "../evil"], 2, "--exp"),
-        (["-m", "ovis.experiments.cli.train", "--dataset", "digits", "--grad_key", "nobody"], 2, "--grad_key"),
+        pytest.param(
+            ["-m", "ovis.experiments.cli.train", "--dataset", "digits", "--grad_key", "nobody"],
+            2,
+            "--grad_key",
+            marks=pytest.mark.slow,
+        ),
         (["manager.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
         (["report.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
-        (["report_asymptotic_variance.py", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
-        (["report_figure3.py", "--figure", "left", "--exp", "no-such-experiment"], 2, "no-such-experiment"),
+        pytest.param(
+            ["report_asymptotic_variance.py", "--exp", "no-such-experiment"],
+            2,
+            "no-such-experiment",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["report_figure3.py", "--figure", "left", "--exp", "no-such-experiment"],
+            2,
+            "no-such-experiment",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else None,
 )

@@ -47,10 +47,10 @@ def layer(module: str) -> str:
     return next((name for name in names if name in LEVELS), "")
 
 
-def imported_modules(source: str) -> set[str]:
+def imported_modules(source: str | ast.Module) -> set[str]:
     """Every module that a file imports, inside functions too."""
     result: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(source) if isinstance(source, str) else source):
         if isinstance(node, ast.Import):
             result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -63,13 +63,13 @@ def imported_modules(source: str) -> set[str]:
     return result
 
 
-def without_annotation_imports(source: str) -> str:
-    """The source without the imports that only type checkers read."""
+def without_annotation_imports(source: str) -> ast.Module:
+    """The code without the imports that only type checkers read."""
     tree = ast.parse(source)
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     ]
-    return ast.unparse(tree)
+    return tree
 
 
 def upward(module: str, source: str) -> list[str]:

@@ -1,11 +1,14 @@
 """The README's code runs as it stands there."""
 
+import functools
 import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from ovis.experiments.settings import parse_arguments
 
@@ -34,6 +37,11 @@ def test_the_two_commands_stand_word_for_word():
     ]
 
 
+@functools.cache
+def usage(script):
+    return subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+
+
 def test_every_command_names_a_script_and_options_that_exist():
     for block in blocks("bash"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -45,9 +53,8 @@ def test_every_command_names_a_script_and_options_that_exist():
                 parse_arguments(words[4:])
                 continue
             assert (ROOT / words[1]).exists(), line
-            usage = subprocess.run([sys.executable, words[1], "--help"], cwd=ROOT, capture_output=True, text=True)
             for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
-                assert option in usage.stdout, line
+                assert option in usage(words[1]), line
 
 
 def test_experiment_files_expand():
@@ -72,6 +79,7 @@ def test_the_table_of_experiments_is_true():
         assert len(load_experiment(path).runs) == int(count)
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path):
     result = subprocess.run(
         [sys.executable, ROOT / "example.py", "--epochs", "2"],

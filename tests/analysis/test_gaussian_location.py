@@ -102,6 +102,7 @@ def test_chunks_make_the_same_draws_whatever_is_left_over(rows: int, D: int, iw:
     torch.testing.assert_close(found, whole, rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2 / 3, (2 / 3) ** 0.5], ids=["std 2/3", "variance 2/3"])
 def test_moments_agree_with_the_closed_form(scale: float) -> None:
     """K = 200, D = 3, within three standard errors, for every estimator that has one."""

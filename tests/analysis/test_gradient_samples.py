@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from problems import BernoulliNormal, OneBernoulli, OneNormal, ParticleForm, Problem, ReadmeForm, TwoBernoulli
+from slow_cases import slow_except
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Beta, Dirichlet, Normal, kl_divergence
 
@@ -51,7 +52,7 @@ def cases() -> dict[str, tuple[nn.Module, Tensor, str, tuple[str, ...]]]:
 CASES = cases()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_except(["readme, discrete"], CASES))
 def test_draws_do_not_depend_on_their_grouping(case: str) -> None:
     model, x, key, names = CASES[case]
     whole = torch.cat(list(ParameterGradientSampler(make(*names), model, x, key, seed=3)(0, 7)))
@@ -64,7 +65,7 @@ def test_draws_do_not_depend_on_their_grouping(case: str) -> None:
     torch.testing.assert_close(later, whole[5:], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_except(["readme, discrete", "toy"], CASES))
 def test_estimators_have_the_draws_of_separate_runs(case: str) -> None:
     model, x, key, names = CASES[case]
     together = torch.cat(list(ParameterGradientSampler(make(*names), model, x, key, seed=3)(0, 4)))

@@ -37,6 +37,7 @@ print(streamed, peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_large_model_with_few_particles_takes_little_memory() -> None:
     """200 draws are 126 MB. At once, with their copies, they took 900 MB."""
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)

@@ -166,6 +166,7 @@ print(before - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no glibc here")
 def test_gaps_between_what_stays_are_given_back() -> None:
     """49 blocks of 4 MB."""

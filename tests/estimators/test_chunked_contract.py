@@ -461,6 +461,7 @@ def test_samples_without_graph_are_refused_as_in_one_chunk() -> None:
             make("pathwise-iwae", iw=K)(model, x, backward=True, particles_per_pass=size)
 
 
+@pytest.mark.slow
 def test_a_compiled_model() -> None:
     model, x, found = network(), images(), []
     for each in (model, torch.compile(model, backend="eager")):

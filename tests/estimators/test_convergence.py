@@ -8,6 +8,7 @@ import pytest
 import torch
 from estimator_cases import make
 from problems import OneBernoulli, ParticleForm, Problem, exact_bound, exact_evidence
+from slow_cases import slow_except
 from torch import Tensor, nn
 
 #: the share of x = 1 among the data
@@ -77,7 +78,7 @@ def far_start() -> Problem:
 
 
 @pytest.mark.parametrize("control", [False, True])
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", slow_except(["ovis-gamma1", "wake-wake"], IDS))
 def test_model_and_inference_network_reach_the_optimum(name: str, control: bool) -> None:
     problem = far_start()
     gap, error = distance_of_the_model(problem)
@@ -131,14 +132,17 @@ def test_the_fixed_point_of_the_bound_is_its_maximum() -> None:
 
 @pytest.mark.parametrize(
     ("name", "direction"),
-    [
-        ("vimco-arithmetic", (1, 0)),
-        ("vimco-geometric", (1, 0)),
-        ("ovis-gamma0", (1, 0)),
-        ("ovis-S2-exclusive", (1, 0)),
-        ("ovis-gamma1", (1, 1)),
-        ("wake-wake", (0, 1)),
-    ],
+    slow_except(
+        [("vimco-arithmetic", (1, 0)), ("wake-wake", (0, 1))],
+        [
+            ("vimco-arithmetic", (1, 0)),
+            ("vimco-geometric", (1, 0)),
+            ("ovis-gamma0", (1, 0)),
+            ("ovis-S2-exclusive", (1, 0)),
+            ("ovis-gamma1", (1, 1)),
+            ("wake-wake", (0, 1)),
+        ],
+    ),
 )
 def test_each_ends_where_its_expected_gradient_vanishes(name: str, direction: tuple[int, int]) -> None:
     """The unbiased ones at the optimum of the bound, the biased ones elsewhere, as exactly computed."""

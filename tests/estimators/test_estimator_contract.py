@@ -668,6 +668,7 @@ def test_an_id_is_a_string() -> None:
         get_config(None)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_still_encodes_once() -> None:
     problem = OneBernoulli()
     plain, compiled = ParticleForm(problem), torch.compile(ParticleForm(problem), backend="eager")

@@ -23,6 +23,7 @@ from problems import (
     phi_of,
     theta_of,
 )
+from slow_cases import slow_except
 from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
@@ -304,7 +305,7 @@ def test_the_score_of_q_is_what_stl_leaves_out(q: type[FreeQ]) -> None:
     torch.testing.assert_close(grads["stl"][2], grads["pathwise-iwae"][2])
 
 
-@pytest.mark.parametrize("q", FREE)
+@pytest.mark.parametrize("q", slow_except([IndependentQ, AffineQ], FREE))
 def test_dreg_has_the_mean_of_iwae(q: type[FreeQ]) -> None:
     """From the means of 40 batches of 2,000 draws each."""
     model = FreeForm(q)

@@ -43,6 +43,7 @@ def command(root: Path, **options: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in {**settings, "device": "cpu", **options}.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_one_class_and_one_row_are_trained_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert get_config("centred-wake") == (CentredWake, {})

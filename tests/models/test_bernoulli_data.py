@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from model_cases import IMAGE
+from slow_cases import slow_except
 from torch import nn
 from torch.distributions import Bernoulli, Independent
 
@@ -151,7 +152,7 @@ def test_other_models_take_any_number() -> None:
     GaussianToyVAE(3)(torch.tensor([[-7.0, 300.0, 0.5]]))
 
 
-@pytest.mark.parametrize("part", ["model", "estimator"])
+@pytest.mark.parametrize("part", slow_except(["model"], ["model", "estimator"]))
 def test_compiled_code_checks_the_batch_that_it_is_compiled_for(part: str) -> None:
     """In one graph, as ``fullgraph`` verifies."""
     Estimator, config = get_config("vimco")

@@ -26,6 +26,7 @@ def _latex() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_figure1_with_hostile_ids(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "study"
     folder.mkdir(parents=True)

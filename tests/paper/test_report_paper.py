@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from slow_cases import slow_except
 from synthetic_paper import final_bound, write_experiment
 
 from ovis.experiments.cli import report
@@ -57,7 +58,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("name", slow_except(["gaussian-vae"], COMMANDS))
 def test_the_commands_run_as_written(
     name: str,
     tmp_path: Path,

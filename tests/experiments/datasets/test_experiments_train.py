@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from slow_cases import slow_except
 
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.training.build import build_run
@@ -41,7 +42,7 @@ def configurations(name):
     return [*first.values(), *(next(iter(by_dataset.values())) for by_dataset in rest)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_except(["gaussian-mixture-model", "sigmoid-belief-network"], NAMES))
 def test_every_configuration_trains(files, name):
     for settings in configurations(name):
         run = build_run(replace(settings, data_root=str(files["root"]), **CHEAP))

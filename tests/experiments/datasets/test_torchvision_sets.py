@@ -242,6 +242,7 @@ def test_files_that_are_there_need_no_torchvision(tmp_path, small, monkeypatch, 
     assert len(SETS[name].prepare(tmp_path)["train"]) == 50
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_only_when_needed():
     modules = "ovis.experiments.datasets.mnist, ovis.experiments.training.trainer"
     code = f"import sys, {modules}; sys.exit('torchvision' in sys.modules)"

@@ -108,6 +108,7 @@ def test_formulas_of_our_own_are_typeset_beside_hostile_text() -> None:
         assert width_of(mixed) == width_of(whole) < letters(mixed.get_text(), mixed)
 
 
+@pytest.mark.slow
 def test_a_report_of_hostile_ids(demo: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile_experiment(demo)
     options = ["--exp=demo", f"--root={demo.root}", f"--output={tmp_path}", "--latex", "--keys=id,iw"]
@@ -159,6 +160,7 @@ def test_the_latex_table_escapes_every_special_character(demo: Folder) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_style_does_not_depend_on_the_users(demo: Folder, tmp_path: Path) -> None:
     demo.add("vimco", {METRIC: [-90.0, -80.0, -75.0], "train:grads/snr": [0.001, 0.1, 3.0]})
     demo.add("rws", {METRIC: [-91.0, -82.0, -70.0], "train:grads/snr": [0.002, 0.2, 2.0]})

@@ -219,6 +219,7 @@ def test_a_report_that_can_not_be_written(quickstart: Folder, capsys: pytest.Cap
     assert capsys.readouterr().err.startswith("report: ")
 
 
+@pytest.mark.slow
 def test_the_command_as_a_process(quickstart: Folder) -> None:
     command = [sys.executable, str(REPOSITORY / "report.py"), "--exp", "demo", "--root", str(quickstart.root)]
     # A terminal without Greek letters must not end in a traceback.

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from slow_cases import slow_except
 
 from ovis.experiments.reporting.figures.curves import draw_curves
 from ovis.experiments.reporting.figures.legend import reading_order
@@ -237,7 +238,9 @@ def test_one_legend_inside_the_figure_and_outside_the_panels(table: pd.DataFrame
         assert not one.overlaps(other)
 
 
-@pytest.mark.parametrize("keys", [["estimator", "iw"], ["dataset", "estimator", "iw"]])
+@pytest.mark.parametrize(
+    "keys", slow_except([["estimator", "iw"]], [["estimator", "iw"], ["dataset", "estimator", "iw"]])
+)
 def test_a_crowded_figure_stays_clear(keys: list[str]) -> None:
     table = pd.DataFrame(
         row
@@ -339,6 +342,7 @@ def test_saved_files_are_whole_and_the_same_every_time(table: pd.DataFrame, tmp_
     assert contents[0][1].startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_a_png_is_small_and_looks_as_drawn(table: pd.DataFrame, tmp_path: Path) -> None:
     """A palette may cost a shade here and there, no series its colour."""
     figure = draw_curves(table, ["estimator"])

@@ -23,6 +23,7 @@ from ovis.experiments.reporting.figures import report_figures
 from ovis.experiments.reporting.figures.curves import draw_detailed
 from ovis.experiments.reporting.figures.pivots import draw_pivots
 from ovis.experiments.reporting.figures.report_figures import draw_report
+from ovis.experiments.reporting.figures.save_figure import ReportFigure
 from ovis.experiments.reporting.figures.style import DASHED, SOLID, estimator_look
 from ovis.experiments.reporting.metrics import parse_pivot
 from ovis.experiments.reporting.presets import preset_of
@@ -49,6 +50,11 @@ def gmm(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
+def drawn(gmm: Results) -> dict[str, ReportFigure]:
+    return {report_figure.name: report_figure for report_figure in draw_report(gmm)}
+
+
+@pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return results_of(write_experiment(tmp_path_factory.mktemp("runs"), "gaussian-vae", seeds=2))
 
@@ -65,8 +71,8 @@ def ticks_of(axes: Axes) -> list[str]:
     return [label.get_text() for label in axes.get_xticklabels()]
 
 
-def test_figure_2(gmm: Results) -> None:
-    figure = figure_of(gmm)
+def test_figure_2(drawn: dict[str, ReportFigure]) -> None:
+    figure = drawn["pivots"].figure
     figure.canvas.draw()
     assert [axes.get_ylabel().splitlines()[0] for axes in figure.axes] == [
         *("posterior $L_2$ error", "prior $L_2$ error", "gradient SNR")
@@ -168,9 +174,8 @@ def _area(one: object, other: object) -> float:
     return max(width, 0) * max(min(one.y1, other.y1) - max(one.y0, other.y0), 0)
 
 
-def test_a_detailed_plot_has_metrics_in_rows_and_k_in_columns(gmm: Results) -> None:
-    figure = draw_detailed(gmm.detailed, gmm.spec.keys, {}, "means", gmm.spec.evaluated)
-    figure.canvas.draw()
+def test_a_detailed_plot_has_metrics_in_rows_and_k_in_columns(gmm: Results, drawn: dict[str, ReportFigure]) -> None:
+    figure = drawn["detailed"].figure
     grid = np.array(figure.axes).reshape(5, 4)
     assert [axes.get_title() for axes in grid[0]] == ["$K = 2$", "$K = 5$", "$K = 10$", "$K = 20$"]
     assert [axes.get_ylabel().splitlines()[0] for axes in grid[:, 0]] == [
@@ -186,6 +191,7 @@ def test_a_detailed_plot_has_metrics_in_rows_and_k_in_columns(gmm: Results) -> N
             assert lines_of(axes)["VIMCO"] == (list(vimco["step"]), list(vimco["mean"]))
 
 
+@pytest.mark.slow
 def test_limits_hold_for_a_whole_row(gmm: Results) -> None:
     limits = {"train:loss/ess": (0.0, 21.0), "train:grads/snr": (1e6, 1e7)}
     figure = draw_detailed(gmm.detailed, gmm.spec.keys, limits)
@@ -205,15 +211,15 @@ def test_which_figures_there_are(gmm: Results, vae: Results, demo: Folder, monke
     assert [drawn.name for drawn in draw_report(results_of(demo.path))] == ["curves"]  # one K: nothing against K
 
 
-def test_crowded_curves_have_a_row_for_each_k(gmm: Results) -> None:
-    curves = next(report_figure.figure for report_figure in draw_report(gmm) if report_figure.name == "curves")
+def test_crowded_curves_have_a_row_for_each_k(drawn: dict[str, ReportFigure]) -> None:
+    curves = drawn["curves"].figure
     grid = np.array(curves.axes).reshape(4, 4)
     assert [axes.get_title() for axes in grid[:, 0]] == ["$K = 2$", "$K = 5$", "$K = 10$", "$K = 20$"]
     assert all(len(axes.lines) == len(GMM) for axes in grid.flat)
 
 
-def test_the_text_for_those_who_can_not_see_the_figure(gmm: Results) -> None:
-    pivots, curves, detailed = draw_report(gmm)
+def test_the_text_for_those_who_can_not_see_the_figure(gmm: Results, drawn: dict[str, ReportFigure]) -> None:
+    pivots, curves, detailed = drawn.values()
     best = gmm.pivot[(gmm.pivot["iw"] == 20) & (gmm.pivot["pivot"] == gmm.spec.pivots[0].name)]
     leader = best.sort_values("mean").iloc[0]
     for report_figure in (pivots, curves, detailed):

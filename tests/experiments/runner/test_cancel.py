@@ -42,6 +42,7 @@ def test_a_manager_stops_a_cancelled_run_at_its_next_tick_and_runs_it_again_when
     assert lab.counts() == {"done": 1, "cancelled": 1}
 
 
+@pytest.mark.slow
 def test_a_manager_kills_a_cancelled_run_that_ignores_sigterm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ovis.experiments.runner.manager.GRACE", 0.3)
     lab.write(args=["--id stubborn --nsteps 100000"])
@@ -106,6 +107,7 @@ def test_a_queued_run_is_cancelled_under_a_working_manager(lab: Lab) -> None:
     assert lab.journal()[last.name] == []
 
 
+@pytest.mark.slow
 def test_looking_takes_no_lock_while_a_manager_runs(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(args=["--id wait"])
     manager = lab.start()

@@ -13,6 +13,7 @@ import time
 import pytest
 from chaos import Chaos
 from laboratory import Lab, record
+from slow_cases import slow_except
 from tinydb import TinyDB
 from tinydb.storages import JSONStorage
 
@@ -77,7 +78,7 @@ def test_the_watcher_notices_a_run_that_is_done_twice(lab: Lab) -> None:
     assert not dataclasses.replace(chaos.verdict, runs=1).holds
 
 
-@pytest.mark.parametrize("storage", ["atomic", "stock"])
+@pytest.mark.parametrize("storage", slow_except(["stock"], ["atomic", "stock"]))
 def test_a_reader_without_a_lock_never_sees_half_a_ledger(lab: Lab, storage: str) -> None:
     """The stock storage of TinyDB writes in place, which shows that this test can fail."""
     queue = lab.queue

@@ -215,6 +215,7 @@ def test_a_queue_that_is_not_there_is_refused_with_those_that_are(lab: Lab, caps
     assert line.endswith(f"experiments in {lab.folder}/runs: lab")
 
 
+@pytest.mark.slow
 def test_ten_thousand_runs_are_checked_quickly_and_in_a_few_lines(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from laboratory import Lab, command_of, is_running, processes_of
-from slow_cases import slow_except
 
 from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runner.queue.transitions import RequeueLevel
@@ -58,6 +57,7 @@ def test_a_full_disk_while_runs_are_queued_changes_nothing(lab: Lab) -> None:
     assert not list(lab.paths.folder.glob(".tmp*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_mid_sweep_stops_the_manager_and_loses_nothing(lab: Lab) -> None:
     lab.write(**{**RUNS, "seeds": 40})
     assert lab.run("--max_jobs", "2") == 1
@@ -72,6 +72,7 @@ def test_a_full_disk_in_mid_sweep_stops_the_manager_and_loses_nothing(lab: Lab) 
     assert lab.counts() == {"done": 4, "queued": 36}
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_write_says_why_and_is_tried_again(lab: Lab) -> None:
     lab.policy = Policy(heartbeat=0.2, ttl=1.0)
     lab.write(**{**RUNS, "seeds": 1})
@@ -100,6 +101,7 @@ def check_that_nobody_overlapped(lab: Lab) -> None:
     assert not any(line.startswith("overlap") for line in journal)
 
 
+@pytest.mark.slow
 def test_a_frozen_job_is_replaced_only_when_it_is_gone(lab: Lab) -> None:
     lab.policy = Policy(heartbeat=0.2, ttl=1.0)
     lab.write(**{**SLOW, "seeds": 1})
@@ -152,7 +154,8 @@ def test_a_frozen_manager_keeps_its_runs(lab: Lab) -> None:
 # The clock.
 
 
-@pytest.mark.parametrize("shift", slow_except([-7200.0], [-7200.0, 7200.0]))
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [-7200.0, 7200.0])
 def test_a_clock_that_jumps_neither_loses_nor_delays_a_run(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, shift: float
 ) -> None:
@@ -285,10 +288,10 @@ def test_runs_copied_without_their_hidden_files_are_known_and_can_be_put_back(la
     ("change", "counts"),
     [
         ('"message": null', {"failed": 1}),
-        ('"t": "yesterday"', {"done": 1}),
-        ('"attempt": 1e999', {"done": 1}),
+        pytest.param('"t": "yesterday"', {"done": 1}, marks=pytest.mark.slow),
+        pytest.param('"attempt": 1e999', {"done": 1}, marks=pytest.mark.slow),
         ('"of_a_later_version": 1', {"failed": 1}),
-        ('"message": ' + "[" * 100_000, {"done": 1}),
+        pytest.param('"message": ' + "[" * 100_000, {"done": 1}, marks=pytest.mark.slow),
     ],
     ids=["message", "time", "attempt", "later", "deep"],
 )
@@ -303,6 +306,7 @@ def test_a_damaged_outcome_does_not_damage_the_ledger(lab: Lab, change: str, cou
     assert lab.counts() == counts
 
 
+@pytest.mark.slow
 def test_a_manager_whose_runs_are_deleted_does_not_say_that_all_is_well(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,8 +80,9 @@ def test_the_manager_dies_and_a_restart_converges(lab: Lab, name: str) -> None:
     ("name", "journal"),
     [
         ("job.fenced", ["start at 0 in 2", "done in 2"]),
-        ("job.spawned", None),  # the training dies with its wrapper, sooner or later in its start
-        ("outcome.published", FRESH),  # not run again
+        # the training dies with its wrapper, sooner or later in its start
+        pytest.param("job.spawned", None, marks=pytest.mark.slow),
+        pytest.param("outcome.published", FRESH, marks=pytest.mark.slow),  # not run again
         ("checkpoint.temporary:3", ["start at 0 in 1", "start at 2 in 2", "done in 2"]),
     ],
 )
@@ -102,6 +103,7 @@ def test_a_job_dies_and_the_manager_itself_converges(lab: Lab, name: str, journa
     check_converged(lab)
 
 
+@pytest.mark.slow
 def test_a_requeue_dies_between_the_ledger_and_the_outcomes(lab: Lab) -> None:
     lab.write(**RUNS)
     assert lab.run() == 0
@@ -127,6 +129,7 @@ def test_a_cancel_dies_behind_the_ledger(lab: Lab) -> None:
     assert not processes_of(lab.paths.folder)
 
 
+@pytest.mark.slow
 def test_a_restart_from_scratch_dies_between_the_folders_and_the_ledger(lab: Lab) -> None:
     lab.write(**RUNS)
     assert lab.run() == 0

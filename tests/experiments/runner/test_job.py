@@ -98,7 +98,7 @@ def test_a_ledger_that_is_shown_late_is_waited_for(lab: Lab) -> None:
 
 def test_an_attempt_that_never_appears_in_the_ledger_is_stale(lab: Lab) -> None:
     bench = Bench(lab, attempt=1)
-    bench.spec = replace(bench.spec, attempt=2, ttl=4.0)
+    bench.spec = replace(bench.spec, attempt=2, ttl=2.0)
     assert bench.finish() == STALE
     bench.spec = replace(bench.spec, key="unknown")
     assert bench.finish() == STALE
@@ -269,7 +269,7 @@ def test_the_training_holds_the_lock(lab: Lab) -> None:
 @pytest.mark.parametrize("attempt", [0, 2])
 def test_an_attempt_that_is_not_the_claimed_one_does_nothing(lab: Lab, attempt: int) -> None:
     bench = Bench(lab)
-    bench.spec = replace(bench.spec, attempt=attempt, ttl=4.0)
+    bench.spec = replace(bench.spec, attempt=attempt, ttl=2.0)
     assert bench.finish() == STALE
     assert not bench.run.folder.exists()
 

@@ -174,6 +174,7 @@ def test_runs_no_longer_in_the_file_are_left_alone(lab: Lab, capsys: pytest.Capt
     assert "left alone: 3 runs of its queue" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_manager_takes_its_jobs_along_and_a_restart_converges(lab: Lab) -> None:
     lab.write(args=WAITING)
     manager = lab.start()
@@ -210,6 +211,7 @@ def test_a_stop_lets_the_runs_checkpoint_and_puts_them_back(lab: Lab, numbers: l
     assert list(lab.journal().values()) == [resumed, resumed, ["start at 0 in 1", "done in 1"]]
 
 
+@pytest.mark.slow
 def test_a_second_stop_kills(lab: Lab) -> None:
     lab.write(args=["--id stubborn"], **{"global": "--nsteps 100000"}, parameters=SEEDS)
     manager = lab.start()
@@ -276,6 +278,7 @@ class Recorder:
         self.views.append(self.views[-1])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_carries_over_what_it_had_done(lab: Lab) -> None:
     runs = load_experiment(lab.write(args=["--nsteps 100 --id wait"])).runs
     lab.queue.add([run.record() for run in runs])

@@ -53,6 +53,7 @@ def test_a_terminal_shows_a_bar_and_the_running_runs(lab: Lab) -> None:
     assert re.search(r"cpu +\d+/40 +[\d.]+ +00:0\d", text)
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_shows_the_progress_of_a_run_with_a_long_name(lab: Lab) -> None:
     lab.write(args=["--id " + "x" * 60], **{"global": "--nsteps 40"}, parameters={"seed": [1]})
     rows = re.findall(r"cpu +\d+/40 .*", on_a_terminal(lab, 70))
@@ -120,6 +121,7 @@ def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(
     assert os.listdir(lab.folder) == ["lab.json"]
 
 
+@pytest.mark.slow
 def test_of_many_failures_the_first_are_named_again_at_the_end(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(args=["--id fail"], parameters={"seed": list(range(13))})
     assert lab.run() == 1
@@ -129,6 +131,7 @@ def test_of_many_failures_the_first_are_named_again_at_the_end(lab: Lab, capsys:
     assert lines[-2:] == [f"  and 3 more failed: {command}", f"put them back with: {command} --requeue_level 2"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_stops_nothing(lab: Lab) -> None:
     """``manager.py 2>&1 | head``, or ``tee`` at Ctrl-C."""
     lab.write(args=[""], **{"global": "--nsteps 40"}, parameters=SEEDS)

@@ -14,6 +14,7 @@ from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.status import State, read_outcome
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_a_node_is_not_lost(lab: Lab) -> None:
     """Twice as long as a lease lasts; its heartbeat can't come from the job, which is not there yet."""
     (run,) = queue_runs(lab)
@@ -81,6 +82,7 @@ def test_the_outcome_file_decides_about_a_job_that_is_gone(lab: Lab, finished: b
     assert outcome.attempt == record.attempt
 
 
+@pytest.mark.slow
 def test_an_unrecorded_detached_job_keeps_its_run_while_it_renews_its_lease(lab: Lab) -> None:
     """Its manager was killed between handing it over and noting that: only the lease can tell."""
     (run,) = queue_runs(lab)

@@ -23,6 +23,7 @@ def box(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     return install(monkeypatch, tmp_path_factory.mktemp("reservations"), *busy)
 
 
+@pytest.mark.slow
 def test_the_manager_waits_for_the_gpus_and_uses_both(
     lab: Lab, box: FakeNvml, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +53,7 @@ def test_the_manager_waits_for_the_gpus_and_uses_both(
     assert [line for line in shown.err.splitlines() if "waiting" in line] == [f"waiting: {reason}"]
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_lost_in_mid_run_is_one_line_and_the_other_goes_on(
     lab: Lab, box: FakeNvml, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

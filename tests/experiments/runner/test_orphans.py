@@ -287,6 +287,7 @@ def test_cleaning_as_json(queue: Queue, lab: Lab, capsys: pytest.CaptureFixture[
     assert not crashed.folder.exists()
 
 
+@pytest.mark.slow
 def test_cleaning_while_a_manager_works_harms_nothing(
     queue: Queue, lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from laboratory import Lab
+from slow_cases import slow_except
 
 import ovis
 from ovis.experiments.runner import plan as plan_module
@@ -126,6 +127,7 @@ def test_the_copy_counts_where_the_ledger_was_lost(lab: Lab, capsys: pytest.Capt
     assert not lab.paths.ledger.exists()
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_copy_is_kept_converges(lab: Lab) -> None:
     path = lab.write(args=[VIMCO], parameters=SEEDS)
     manager = lab.start(OVIS_FAILPOINT="plan.queued")
@@ -138,6 +140,7 @@ def test_a_kill_before_the_copy_is_kept_converges(lab: Lab) -> None:
     assert lab.paths.experiment.read_text() == path.read_text()
 
 
+@pytest.mark.slow
 def test_starting_from_scratch_takes_the_file(lab: Lab) -> None:
     lab.write(args=[VIMCO], parameters=SEEDS)
     assert lab.run() == 0
@@ -147,7 +150,7 @@ def test_starting_from_scratch_takes_the_file(lab: Lab) -> None:
     assert lab.paths.experiment.read_text() == path.read_text()
 
 
-@pytest.mark.parametrize("content", ["", "{}}", '{"args": ["--no_such_option 3"]}', "\udcff"])
+@pytest.mark.parametrize("content", slow_except(["{}}"], ["", "{}}", '{"args": ["--no_such_option 3"]}', "\udcff"]))
 def test_a_broken_copy_is_one_line(lab: Lab, capsys: pytest.CaptureFixture[str], content: str) -> None:
     path = lab.write(args=[VIMCO])
     assert lab.run() == 0
@@ -306,9 +309,9 @@ def test_a_dry_run_with_other_code_writes_nothing(clone: Clone) -> None:
     ("args", "words", "expected"),
     [
         ("", [], "data"),
-        ("--data_root in_the_file", [], "in_the_file"),
+        pytest.param("--data_root in_the_file", [], "in_the_file", marks=pytest.mark.slow),
         ("--data_root in_the_file", ["--data_root", "../elsewhere"], "../elsewhere"),
-        ("", ["--data_root", "/absolute"], "/absolute"),
+        pytest.param("", ["--data_root", "/absolute"], "/absolute", marks=pytest.mark.slow),
     ],
 )
 def test_relative_folders_are_relative_to_the_working_directory(

@@ -39,7 +39,7 @@ def test_requeueing_leaves_the_outcome_of_a_newer_attempt(queue: Queue) -> None:
     assert queue.paths.run(r.name).outcome.exists()
 
 
-@pytest.mark.parametrize("by_manager", [True, False])
+@pytest.mark.parametrize("by_manager", slow_except([True], [True, False]))
 def test_done_runs_start_from_step_0_on_request(lab: Lab, capsys: pytest.CaptureFixture[str], by_manager: bool) -> None:
     lab.write(args=["--estimator vimco --iw 2"])
     assert lab.run() == 0

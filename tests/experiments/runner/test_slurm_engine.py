@@ -166,6 +166,7 @@ def test_a_hanging_scancel_does_not_block_the_manager(
     assert not slurm_commands.cancel_jobs(["1"], force=False)
 
 
+@pytest.mark.slow
 def test_a_hanging_squeue_counts_as_silence(fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_commands, "PATIENCE", 0.2)
     engine = engine_at(root)

@@ -124,6 +124,7 @@ def test_ctrl_c_restores_the_terminal(lab: Lab) -> None:
     assert [line[:8] for line in lines[4:6]] == ["0" * 8, "0" * 8]
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_whole_table_when_all_is_settled(lab: Lab) -> None:
     queue = lab.queue
     queue.add([record("aa"), record("bb")])

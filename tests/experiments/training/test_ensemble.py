@@ -25,6 +25,11 @@ def test_the_cases_include_all_estimators_of_the_paper():
     assert len(ESTIMATORS) == 10
 
 
+def files_of(paths):
+    """The names of a run's files, without host and time."""
+    return sorted(path.name.split(".vm.")[0].split(".tfevents")[0] for path in paths.folder.iterdir())
+
+
 @pytest.mark.parametrize("case", slow_except(("gmm-ovis-gamma1", "sbm-wake-sleep"), CASES))
 def test_three_runs_at_once_equal_three_runs_alone(case, tmp_path, caplog):
     """In float64 they differ by rounding only. No warning was logged, so they were trained at once."""
@@ -33,33 +38,25 @@ def test_three_runs_at_once_equal_three_runs_alone(case, tmp_path, caplog):
         assert [member.error for member in members] == [None] * 3
         assert all(member.complete for member in members)
         for seed, member in zip(SEEDS, members, strict=True):
-            check_same(alone(tmp_path, CASES[case], seed), member.paths, rtol=1e-10, atol=1e-10)
+            by_itself = alone(tmp_path, CASES[case], seed)
+            check_same(by_itself, member.paths, rtol=1e-10, atol=1e-10)
+            assert files_of(member.paths) == files_of(by_itself)
+            assert member.paths.samples.exists() is case.startswith("sbm")
     assert "one after the other" not in caplog.text
     first, second = (left(member.paths) for member in members[:2])
     assert any(first[name] != second[name] for name in first if name.endswith("train:loss/L_k"))
 
 
-@pytest.mark.parametrize(
-    "case", slow_except(["gmm-ovis-gamma1"], ["gmm-ovis-gamma1", "gmm-ovis-S10-exclusive", "sbm-ovis-gamma1"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["gmm-ovis-gamma1", "gmm-ovis-S10-exclusive", "sbm-ovis-gamma1"])
 def test_in_single_precision_they_agree_to_its_rounding(case, tmp_path):
     """In these cases no discrete sample depends on the last bit of a probability."""
     for seed, member in zip(SEEDS, ensemble(tmp_path, CASES[case]), strict=True):
         check_same(alone(tmp_path, CASES[case], seed), member.paths, rtol=2e-3, atol=2e-4)
 
 
-def test_the_files_of_a_run_in_an_ensemble_are_those_of_a_run_alone(tmp_path):
-    member = ensemble(tmp_path, CASES["sbm-ovis-gamma1"])[0]
-    by_itself = alone(tmp_path, CASES["sbm-ovis-gamma1"], 1)
-
-    def names(paths):
-        return sorted(path.name.split(".vm.")[0].split(".tfevents")[0] for path in paths.folder.iterdir())
-
-    assert names(member.paths) == names(by_itself)
-    assert member.paths.samples.exists()
-
-
-@pytest.mark.parametrize("first", slow_except(["ensemble"], ["alone", "ensemble"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["alone", "ensemble"])
 def test_a_run_can_resume_alone_or_in_an_ensemble(first, tmp_path):
     settings = CASES["gmm-ovis-S10-exclusive"]
     with double():
@@ -78,6 +75,7 @@ def test_a_run_can_resume_alone_or_in_an_ensemble(first, tmp_path):
             check_same(paths, member.paths, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_runs_at_different_steps_are_brought_to_the_same_step(tmp_path):
     """As a kill between two checkpoints leaves them."""
     settings = CASES["gmm-vimco-arithmetic"]
@@ -123,6 +121,7 @@ def test_a_run_that_another_attempt_has_taken_over_ends_alone(tmp_path):
     assert [member.complete for member in members] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_a_run_that_can_t_begin_leaves_the_others_alone(tmp_path):
     settings = CASES["gmm-reinforce"]
     alone(tmp_path, {**settings, "lr": 0.5}, 2, after(2))

@@ -50,6 +50,7 @@ def test_each_run_has_its_own_folder_log_and_outcome(tmp_path):
         assert json.loads(run.config.read_text())["settings"]["seed"] == seed
 
 
+@pytest.mark.slow
 def test_a_complete_run_of_an_ensemble_has_nothing_to_do_alone(tmp_path, capsys):
     assert main(words(tmp_path, "1", "2")) == 0
     lines = runs_in(tmp_path)[2].metrics.read_text()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from slow_cases import slow_except
 from train_run import train
 
 from ovis.analysis.gradients import get_gradients_statistics
@@ -43,7 +44,7 @@ def make(**changes):
     return build_run(TrainSettings(**{**COMMON, **changes}))
 
 
-@pytest.mark.parametrize("case", VALID)
+@pytest.mark.parametrize("case", slow_except(["toy", "bernoulli"], VALID))
 def test_the_valid_tensors_are_named_and_each_is_analysed_in_a_training(case, tmp_path):
     options, names = VALID[case]
     with pytest.raises(SettingsError) as refused:

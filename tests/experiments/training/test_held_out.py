@@ -8,6 +8,7 @@ import pytest
 import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, unequal
+from slow_cases import slow_except
 from train_run import train
 
 from ovis.experiments.datasets.splits import StoredData, as_float
@@ -163,10 +164,10 @@ def whole(lab):
     "plan",
     [
         Plan(step=26, seconds=-1),
-        Plan("evaluation.recorded:3"),
-        Plan("checkpoint.temporary:3"),
-        Plan("checkpoint.rotated:3"),
-        Plan("checkpoint.saved:3"),
+        pytest.param(Plan("evaluation.recorded:3"), marks=pytest.mark.slow),
+        pytest.param(Plan("checkpoint.temporary:3"), marks=pytest.mark.slow),
+        pytest.param(Plan("checkpoint.rotated:3"), marks=pytest.mark.slow),
+        pytest.param(Plan("checkpoint.saved:3"), marks=pytest.mark.slow),
         Plan("checkpoint.saved:2"),  # the best parameters are in the checkpoint, and in best.pt those before
         Plan("best.written:2"),  # best.pt has them, and best.json does not know
     ],
@@ -197,7 +198,9 @@ def prepared(tmp_path, whole_folder):
     return run, paths
 
 
-@pytest.mark.parametrize("damage", ["another step", "flipped bit", "no mark", "nothing there"])
+@pytest.mark.parametrize(
+    "damage", slow_except(["flipped bit"], ["another step", "flipped bit", "no mark", "nothing there"])
+)
 def test_lost_best_parameters_are_chosen_again_with_a_warning(damage, tmp_path, lab, caplog):
     name = f"lost-{damage.replace(' ', '-')}"
     assert lab.start(name, OVERSHOOT, Plan(step=26, seconds=-1)) == KILLED

@@ -12,6 +12,7 @@ import pytest
 import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, left_by, unequal, words_of
+from slow_cases import slow_except
 
 from ovis.experiments.datasets.splits import FreshData, StoredData
 from ovis.experiments.runs.paths import RunPaths
@@ -41,7 +42,7 @@ def whole(lab):
     return left
 
 
-@pytest.mark.parametrize("case", EVERY_CASE)
+@pytest.mark.parametrize("case", slow_except(["gmm"], CASES))
 def test_one_run_killed_at_every_failpoint(lab, whole, case):
     """First in the first epoch, before there is a checkpoint; then at later evaluations; then between checkpoints."""
     name, settings = f"often-{case}", CASES[case]
@@ -98,10 +99,10 @@ def test_killed_at_random_moments(lab, whole, case):
     [
         ("random states", Plan(step=22, seconds=-1), "metrics 2"),
         ("optimizer", Plan(step=22, seconds=-1), "checkpoint.pt/model/prior_logits"),
-        ("data order", Plan(step=22, seconds=-1), "metrics 2"),
-        ("best", Plan(step=22, seconds=-1), "checkpoint.pt/position/best_step"),
-        ("cut", Plan("evaluation.recorded:2"), "metrics 3"),
-        ("purge", Plan("evaluation.recorded:2"), "board valid:loss/L_k"),
+        pytest.param("data order", Plan(step=22, seconds=-1), "metrics 2", marks=pytest.mark.slow),
+        pytest.param("best", Plan(step=22, seconds=-1), "checkpoint.pt/position/best_step", marks=pytest.mark.slow),
+        pytest.param("cut", Plan("evaluation.recorded:2"), "metrics 3", marks=pytest.mark.slow),
+        pytest.param("purge", Plan("evaluation.recorded:2"), "board valid:loss/L_k", marks=pytest.mark.slow),
     ],
 )
 def test_a_part_that_is_not_restored_is_detected(lab, whole, part, plan, noticed):

@@ -105,6 +105,7 @@ def test_several_findings() -> None:
     assert both(OPEN, FAILS, HOLDS) is FAILS
 
 
+@pytest.mark.slow
 def test_of_equal_estimators_one_in_forty_seems_better() -> None:
     """The rule's error rate is that of its name, at three seeds as at ten."""
     rng = np.random.default_rng(1)

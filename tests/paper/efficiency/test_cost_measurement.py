@@ -59,6 +59,7 @@ def demand(size: int) -> None:
     torch.zeros(size)
 
 
+@pytest.mark.slow
 def test_another_process_answers() -> None:
     answers = [run_apart(answer_with, ("hello",), 60.0) for _ in range(2)]
     assert [answer.state for answer in answers] == ["ok", "ok"]
@@ -70,11 +71,17 @@ def test_another_process_answers() -> None:
     ("function", "arguments", "state", "message"),
     [
         (kill_itself, (), "memory", "killed by the system"),
-        (demand, (10**10,), "memory", "can't allocate memory"),
-        (fail, (MemoryError("too much"),), "memory", "too much"),
-        (fail, (torch.OutOfMemoryError("CUDA out of memory. Tried\nto"),), "memory", "CUDA out of memory. Tried"),
-        (fail, (ValueError("two\nlines"),), "failed", "ValueError: two"),
-        (leave, (), "failed", "exit code 7"),
+        pytest.param(demand, (10**10,), "memory", "can't allocate memory", marks=pytest.mark.slow),
+        pytest.param(fail, (MemoryError("too much"),), "memory", "too much", marks=pytest.mark.slow),
+        pytest.param(
+            fail,
+            (torch.OutOfMemoryError("CUDA out of memory. Tried\nto"),),
+            "memory",
+            "CUDA out of memory. Tried",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(fail, (ValueError("two\nlines"),), "failed", "ValueError: two", marks=pytest.mark.slow),
+        pytest.param(leave, (), "failed", "exit code 7", marks=pytest.mark.slow),
     ],
 )
 def test_how_a_process_can_end(function, arguments, state: str, message: str) -> None:
@@ -149,6 +156,7 @@ def test_memory_is_the_peak_and_not_what_is_left() -> None:
     assert 48e6 < memory.peak() - before < 56e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["ovis-S10-exclusive", "dreg"])
 def test_a_point(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

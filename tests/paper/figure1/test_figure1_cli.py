@@ -154,6 +154,7 @@ def test_words_for_people(study: Folder) -> None:
     assert f'data-value="{float(100 * differences[0])!r}"' in page
 
 
+@pytest.mark.slow
 def test_the_script_in_a_terminal_without_greek_letters(tmp_path: Path) -> None:
     script = [sys.executable, str(REPOSITORY / "report_asymptotic_variance.py"), "--root", str(tmp_path)]
     done = subprocess.run(script, env={"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)

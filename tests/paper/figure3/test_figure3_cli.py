@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from published_values import published_final
+from slow_cases import slow_except
 from synthetic_runs import Folder, write_run
 
 from ovis.experiments.reporting.data.read import read_experiment
@@ -44,7 +45,9 @@ def run(demo: Folder, *options: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("figure", "label", "runs"), [("left", "iwbound", 36), ("right", "iwrbound", 30)], ids=["left", "right"]
+    ("figure", "label", "runs"),
+    slow_except([("left", "iwbound", 36)], [("left", "iwbound", 36), ("right", "iwrbound", 30)]),
+    ids=["left", "right"],
 )
 def test_the_papers_numbers_come_out_again(
     sweep: Folder, capsys: pytest.CaptureFixture[str], figure: str, label: str, runs: int
@@ -151,6 +154,7 @@ def test_argparse_refuses(demo: Folder, words: list[str]) -> None:
     assert refused.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_command_draws_without_torch(demo: Folder) -> None:
     run_of(demo.path, "vimco", 5, 1, "iwbound", [-90.0, -89.0])
     code = (
