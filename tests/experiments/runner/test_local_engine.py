@@ -295,7 +295,9 @@ def test_jobs_share_the_cores(
     engine = box.engine(processes, request_, **limits)
     box.submit(engine)
     (job,) = engine._jobs.values()
-    variables = Path(f"/proc/{job.process.pid}/environ").read_text().split("\0")
+    file = Path(f"/proc/{job.process.pid}/environ")
+    while not (variables := file.read_text().split("\0"))[0]:  # it is about to be executed
+        assert job.process.poll() is None
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         assert f"{name}={threads}" in variables
 

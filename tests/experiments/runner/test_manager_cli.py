@@ -87,27 +87,41 @@ def test_one_run_is_no_plural(lab: Lab, capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
+class ReportCalls(list[list[str]]):
+    """The command lines of reports, which are not drawn."""
+
+    def __init__(self, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+
+        def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+            assert words[:3] == [sys.executable, "-c", module.REPORT]
+            self.append(words[3:])
+            return subprocess.CompletedProcess(words, code)
+
+        fake = types.SimpleNamespace(run=run)
+        monkeypatch.setattr(module, "subprocess", fake)
+
+
 def test_the_report_is_drawn_when_all_is_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-    fake = types.ModuleType("ovis.experiments.cli.report")
-    fake.main = lambda argv: calls.append(argv) or 5  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ovis.experiments.cli.report", fake)
+    calls = ReportCalls(5, monkeypatch)
     lab.write(args=["", "--seed 2"])
     assert lab.run("--report", "--max_jobs", "1") == 1
     assert calls == []
     assert lab.run("--report") == 5
-    assert calls == [["--exp", "lab", "--root", str(lab.folder / "runs")]]
+    snapshot = lab.queue.snapshot()
+    assert snapshot is not None
+    code = str(lab.paths.snapshot(snapshot.id))
+    assert calls == [[code, "report", "--exp", "lab", "--root", str(lab.folder / "runs")]]
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_report_of_its_own(name: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {study: commands.COMMANDS[row.report].module for study, row in STUDIES.items()}
     assert len(set(modules.values())) == len(modules) == 2
-    fake = types.ModuleType(modules[name])
-    fake.main = lambda argv: 7  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, modules[name], fake)
+    calls = ReportCalls(7, monkeypatch)
     lab.write(script=name, args=[""])
     assert lab.run("--report") == 7
+    assert [words[1] for words in calls] == [STUDIES[name].report]
 
 
 def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_queued(

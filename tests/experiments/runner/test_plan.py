@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,7 @@ class Clone:
     """A clone of the package in a folder that is the user's, and an experiment."""
 
     folder: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def package(self) -> Path:
@@ -210,20 +213,24 @@ class Clone:
     def write(self, **experiment: Any) -> None:
         (self.folder / "lab.json").write_text(json.dumps(experiment))
 
-    def run(self, *words: str, **environment: str) -> str:
-        """The output of this clone's ``manager.py``."""
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """This clone's ``manager.py``."""
         command = [sys.executable, "-c", MANAGER, "--exp", "lab.json", "--device", "cpu", "--processes", "1", *words]
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(
+        manager = subprocess.Popen(
             command,
             cwd=self.folder,
             env={**variables, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
         )
-        return done.stdout
+        self.processes.append(manager)
+        return manager
+
+    def run(self, *words: str, **environment: str) -> str:
+        """The output of this clone's ``manager.py``, when it has ended."""
+        return self.start(*words, **environment).communicate(timeout=120)[0]
 
     def reports(self) -> list[dict[str, Any]]:
         """The reports of the trainings, in the order of their attempts."""
@@ -236,11 +243,14 @@ class Clone:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Clone:
+def clone(tmp_path: Path) -> Iterator[Clone]:
     clone = Clone(tmp_path / "clone")
     shutil.copytree(live_package(), clone.package, ignore=shutil.ignore_patterns("__pycache__"))
     (clone.package / "experiments" / "cli" / "train.py").write_text(TRAINING)
-    return clone
+    yield clone
+    for process in clone.processes:
+        process.kill()
+        process.communicate()
 
 
 def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
@@ -262,6 +272,38 @@ def test_a_training_runs_on_the_code_as_it_was_queued(clone: Clone) -> None:
         assert report["settings"] == str(folder / "ovis" / "experiments" / "settings.py")
         assert report["cwd"] == str(folder)
     assert [record.snapshot for record in clone.records()] == [snapshot.id, snapshot.id, ""]
+
+
+HELD = """
+import time
+while not (run.parent / "go").exists():
+    time.sleep(0.02)
+"""
+
+REPORT = """
+def main(argv):
+    print("report of", *argv)
+    return 5
+"""
+
+
+def test_code_that_is_edited_during_a_sweep_is_used_by_nothing(clone: Clone) -> None:
+    """Neither by the jobs, nor by their trainings, nor by the report, nor by the manager that is running."""
+    training = clone.package / "experiments" / "cli" / "train.py"
+    training.write_text(TRAINING.replace("raise", HELD + "raise", 1))
+    (clone.package / "experiments" / "cli" / "report.py").write_text(REPORT)
+    clone.write(args=[""], parameters=SEEDS)
+    manager = clone.start("--report", "--root", "my runs", PYTHONPATH=str(clone.folder))
+    while not list(clone.folder.glob("my runs/lab/*/reports.jsonl")):
+        assert manager.poll() is None
+        time.sleep(0.02)
+    for path in clone.package.rglob("*.py"):
+        path.write_text("def half_typed(")
+    (clone.folder / "my runs" / "lab" / "go").touch()
+    output, _ = manager.communicate(timeout=60)
+    assert (manager.returncode, output.splitlines()[-1]) == (5, "report of --exp lab --root my runs"), output
+    assert "3 done" in output
+    assert "put back" not in output
 
 
 @pytest.mark.slow

@@ -77,6 +77,11 @@ def test_an_unsuitable_node_that_joins_is_left_out(tmp_path: Path) -> None:
     assert "node n2 has torch 1.0.0 instead of" in result["text"]
 
 
+def test_edits_of_the_clone_during_a_sweep_change_nothing(tmp_path: Path) -> None:
+    result = in_network_namespace("edited", "--folder", str(tmp_path))
+    assert (result["code"], result["counts"], result["lost"]) == (0, {"done": 8}, 0), result
+
+
 def test_stopping_and_cancelling_running_and_waiting_jobs(tmp_path: Path) -> None:
     result = in_network_namespace("stop", "--folder", str(tmp_path))
     assert (result["code"], result["counts"], result["left"]) == (130, {"queued": 6}, 0), result

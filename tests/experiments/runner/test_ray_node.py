@@ -17,6 +17,7 @@ from ovis.experiments.runner.engines.ray_node import RayReport, find_fault, run_
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.experiment_file import load_experiment
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.status import AttemptResult, read_outcome
 
 HERE = """
@@ -25,9 +26,10 @@ from pathlib import Path
 from ovis.experiments.runner.engines.ray_node import run_here
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs.paths import ExperimentPaths
 folder, key, *command = sys.argv[1:]
-spec = JobSpec(Path(folder), key, 1, device="cpu", command=tuple(command))
-print(run_here(spec, installed(), "", "n7").code)
+spec, paths = JobSpec(Path(folder), key, 1, device="cpu", command=tuple(command)), ExperimentPaths(Path(folder))
+print(run_here(spec.argv(), spec.code, paths.ledger, paths.jobs_log, installed(), "n7")[0])
 """
 
 
@@ -37,6 +39,12 @@ def claim(lab: Lab, *args: str) -> str:
     lab.queue.add([run.record() for run in runs])
     (record,) = lab.queue.tick("elsewhere:1:1:u", 1).claimed
     return record.key
+
+
+def run_job_here(spec: JobSpec, python: str = sys.executable) -> RayReport:
+    """Run the job of a manager whose interpreter is ``python``."""
+    paths, words = ExperimentPaths(spec.folder), [python, *spec.argv()[1:]]
+    return RayReport(*run_here(words, spec.code, paths.ledger, paths.jobs_log, installed(), "n7"))
 
 
 def start(lab: Lab, key: str) -> subprocess.Popen[str]:
@@ -51,7 +59,7 @@ def test_a_job_runs_and_notes_its_node_in_its_lease(lab: Lab, monkeypatch: pytes
     key = claim(lab, "--nsteps 3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     spec = JobSpec(lab.paths.folder, key, 1, device="cuda", command=("/elsewhere/python", *STUB[1:]))
-    assert run_here(spec, installed(), "/elsewhere/python", "n7") == RayReport(0, node="n7")
+    assert run_job_here(spec, "/elsewhere/python") == RayReport(0, node="n7")
     (run,) = lab.runs()
     outcome = read_outcome(run)
     assert outcome is not None
@@ -67,7 +75,7 @@ def test_a_job_runs_and_notes_its_node_in_its_lease(lab: Lab, monkeypatch: pytes
 def test_a_run_on_the_cpu_sees_no_gpu(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     key = claim(lab, "--nsteps 3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    assert run_here(JobSpec(lab.paths.folder, key, 1, device="cpu", command=STUB), installed(), "", "n7").code == 0
+    assert run_job_here(JobSpec(lab.paths.folder, key, 1, device="cpu", command=STUB)).code == 0
     assert json.loads((lab.runs()[0].folder / "call.json").read_text())["env"]["CUDA_VISIBLE_DEVICES"] == ""
     assert lab.queue.leases.location(key, 1) == "n7"
 
@@ -107,7 +115,7 @@ def test_an_interrupt_during_the_start_leaves_no_processes(lab: Lab, monkeypatch
 
     monkeypatch.setattr(ray_node.subprocess, "Popen", interrupted)
     before = signal.getsignal(signal.SIGINT)
-    report = run_here(JobSpec(lab.paths.folder, key, 1, command=STUB), installed(), "", "n7")
+    report = run_job_here(JobSpec(lab.paths.folder, key, 1, command=STUB))
     assert report.node == "n7"
     assert jobs[0].poll() is not None
     assert signal.getsignal(signal.SIGINT) is before
@@ -116,7 +124,7 @@ def test_an_interrupt_during_the_start_leaves_no_processes(lab: Lab, monkeypatch
 def test_a_revoked_attempt_does_not_start(lab: Lab) -> None:
     key = claim(lab, "--nsteps 3")
     lab.queue.leases.revoke(key, 1)
-    assert run_here(JobSpec(lab.paths.folder, key, 1, command=STUB), installed(), "", "n7").code != 0
+    assert run_job_here(JobSpec(lab.paths.folder, key, 1, command=STUB)).code != 0
     assert not lab.queue.leases.location(key, 1)
     assert not list(lab.paths.folder.glob("*/call.json"))
 
@@ -131,7 +139,7 @@ def test_faults_of_a_node(lab: Lab, tmp_path: Path) -> None:
     assert find_fault(probe, installed()) == ""
     assert find_fault(probe, {**installed(), "torch": "1.0.0"}).startswith("has torch ")
     key = claim(lab, "--nsteps 3")
-    report = run_here(JobSpec(lab.folder / "elsewhere", key, 1, command=STUB), installed(), "", "n7")
+    report = run_job_here(JobSpec(lab.folder / "elsewhere", key, 1, command=STUB))
     assert (report.code, report.node) == (None, "n7")
     assert not (lab.folder / "elsewhere").exists()
     assert "does not see" in report.fault

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -232,14 +233,24 @@ def test_jobs_that_fail_without_a_root_while_no_manager_runs(lab: Lab, cluster: 
 
 
 def test_another_version_on_a_node(lab: Lab, cluster: SlurmCluster, tmp_path: Path) -> None:
-    source = Path(ovis.__file__)
-    other = tmp_path / "other.py"
-    other.write_text(source.read_text().replace(f'"{ovis.__version__}"', '"0.0.9"'))
+    torch = metadata.distribution("torch")
+    source = next(Path(torch.locate_file(file)) for file in torch.files or () if file.name == "METADATA")
+    other = tmp_path / "METADATA"
+    other.write_text(source.read_text().replace(f"Version: {torch.version}", "Version: 0.0.9", 1))
     with cluster.mounted("--bind", str(other), str(source)):
         line = refusal(start(lab, runs=6))
-    assert f"ovis 0.0.9 instead of {ovis.__version__}" in line
+    assert f"torch 0.0.9 instead of {torch.version}" in line
     assert line.startswith(tuple(f"node {node}: " for node in cluster.nodes))
     waited(lab, line)
+
+
+def test_another_ovis_on_a_node_is_not_used(lab: Lab, cluster: SlurmCluster, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text("def half_typed(")
+    with cluster.mounted("--bind", str(other), ovis.__file__):
+        manager = start(lab, runs=3)
+        output, _ = manager.communicate(timeout=120)
+    assert (manager.returncode, lab.counts()) == (0, {"done": 3}), output
 
 
 def test_a_node_without_the_python_interpreter(lab: Lab, cluster: SlurmCluster) -> None:

@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 from fake_slurm import specs
 
-import ovis
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 from ovis.experiments.runner.engines.slurm_job import _environment, batch_script, main
 from ovis.experiments.runner.engines.versions import difference, installed
+from ovis.experiments.runner.snapshot import live_package
+
+CODE = Path(__file__).parents[3]
 
 
 def test_versions() -> None:
     here = installed()
     assert here["Python"] == sys.version.split()[0]
-    assert here["ovis"] == ovis.__version__
+    assert set(here) == {"Python", "torch"}  # the code of ovis is that of the snapshot, everywhere
     assert difference(here, here) == ""
     assert difference({"Python": "3.11.7"}, {"Python": "3.11.2"}) == ""
     assert difference({"Python": "3.11.7"}, {"Python": "3.1.2"}) == "Python 3.1.2 instead of 3.11.7"
@@ -34,10 +36,10 @@ def test_versions() -> None:
 class NodeShell:
     """A node's batch script, in a shell of this machine."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, code: Path = CODE) -> None:
         self.folder = tmp_path / "node"
         self.folder.mkdir()
-        self.lines = batch_script({}, self.folder, "batch").splitlines()[:-1]  # all but the run of the jobs
+        self.lines = batch_script({}, self.folder, "batch", code).splitlines()[:-1]  # all but the run of the jobs
 
     def run(self, **variables: str) -> int:
         script = "\n".join([*self.lines, "echo through; echo $PYTHONPATH"])
@@ -51,9 +53,25 @@ class NodeShell:
 def test_a_suitable_node(tmp_path: Path) -> None:
     node = NodeShell(tmp_path)
     assert node.run(PYTHONPATH="/more") == 0
-    assert node.log() == ["through", f"{Path(ovis.__file__).parents[1]}:/more"]
+    assert node.log() == ["through", f"{CODE}:/more"]
     assert node.run(SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="4") == 0
     assert node.log("11_4")[0] == "through"
+
+
+def test_a_node_uses_the_code_of_its_jobs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ovis the user's folder or search path holds: it may be edited while a job waits."""
+    code = tmp_path / "a snapshot"
+    shutil.copytree(live_package(), code / "ovis", ignore=shutil.ignore_patterns("__pycache__"))
+    edited = tmp_path / "clone" / "ovis"
+    edited.mkdir(parents=True)
+    (edited / "__init__.py").write_text("def half_typed(")
+    monkeypatch.chdir(edited.parent)
+    node = NodeShell(tmp_path, code)
+    node.lines[-1] += f"; {sys.executable} -c 'import ovis; print(ovis.__file__)'"
+    assert node.run(PYTHONPATH=str(edited.parent)) == 0
+    assert node.log()[0] == str(code / "ovis" / "__init__.py")
+    shutil.rmtree(code)
+    assert node.run() == 1
 
 
 def test_nodes_that_lack_something(tmp_path: Path) -> None:

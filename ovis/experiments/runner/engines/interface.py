@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-import ovis
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.status import BUSY, LOCKED, AttemptResult, Outcome, Record, last_line
 
@@ -22,12 +20,8 @@ __all__ = [
     "JobPhase",
     "JobStatus",
     "SubmissionDeferred",
-    "job_environment",
     "unreported_outcome",
 ]
-
-#: Variables that limit the number of threads of a process.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class EngineError(RuntimeError):
@@ -159,13 +153,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Kill the remaining jobs, unless they outlive the manager."""
-
-
-def job_environment(threads: int, **variables: str) -> dict[str, str]:
-    """The environment of a job: this process's own, a number of threads, this ovis package, and ``variables``."""
-    package = str(Path(ovis.__file__).resolve().parent.parent)
-    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": search, **variables}
 
 
 def unreported_outcome(record: Record, status: JobStatus, log: Path, stopping: bool) -> Outcome:

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovis.experiments.runner.engines.interface import JobHandle, JobPhase, JobStatus, job_environment
+from ovis.experiments.runner.engines.environment import job_environment
+from ovis.experiments.runner.engines.interface import JobHandle, JobPhase, JobStatus
 from ovis.experiments.runner.gpus.device_choice import DeviceSource
 from ovis.experiments.runner.gpus.devices import Device, cores
 from ovis.experiments.runner.job import JobSpec
@@ -114,7 +115,8 @@ class LocalEngine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=job_environment(self._threads, **device.environment),
+                env=job_environment(self._threads, local.code, **device.environment),
+                cwd=local.code,
                 start_new_session=True,  # Ctrl-C is for the manager only
             )
         self._jobs[str(process.pid)] = _LocalJob(process, device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -22,10 +21,13 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ovis.experiments.runner.engines import environment, ray_node, versions
 from ovis.experiments.runner.engines.interface import EngineError
 from ovis.experiments.runner.engines.ray_node import RayNode, RayReport, find_fault, run_here
 from ovis.experiments.runner.engines.versions import installed
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runs import atomic
+from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["RayCluster"]
 
@@ -48,6 +50,9 @@ FAULTS: dict[type[RayError], str] = {
 
 #: Exceptions of a node that was lost while it was checked.
 LOST = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
+
+#: Modules whose functions are sent to the nodes, instead of their names: a worker imports no ovis, see ``ray_node.py``.
+SENT = (ray_node, environment, versions, atomic)
 
 START = "start one by `ray start --head` here and `ray start --address HOST:6379` on the other nodes"
 
@@ -77,7 +82,9 @@ class RayCluster:
         self._versions = installed()
         self._nodes: list[RayNode] = []
         self._answered, self._lost = time.monotonic(), False
-        self._run = ray.remote(_run_job)  # a worker is reused, with GPUs too, as it holds none of their memory
+        for module in SENT:
+            ray.cloudpickle.register_pickle_by_value(module)
+        self._run = ray.remote(run_here)  # a worker is reused, with GPUs too, as it holds none of their memory
 
     def nodes(self) -> list[RayNode]:
         """The nodes that are alive; while the head does not answer, those of its last answer.
@@ -166,7 +173,8 @@ class RayCluster:
             max_retries=0,  # only the ledger retries
             label_selector=labels,
         )
-        return task.remote(job, self._versions, sys.executable)
+        paths = ExperimentPaths(job.folder)
+        return task.remote(job.argv(), job.code, paths.ledger, paths.jobs_log, self._versions)
 
     def ended(self, refs: Collection[Any]) -> Mapping[Any, RayReport]:
         """Which of the jobs have ended, and how."""
@@ -185,17 +193,12 @@ class RayCluster:
             ray.shutdown()
 
 
-def _run_job(job: JobSpec, versions: Mapping[str, str], python: str) -> RayReport:
-    return run_here(job, versions, python, ray.get_runtime_context().get_node_id())
-
-
 def _report(ref: Any) -> RayReport:
     try:
-        report: RayReport = ray.get(ref)
+        return RayReport(*ray.get(ref))
     except RayError as error:
         known = [text for kind, text in FAULTS.items() if isinstance(error, kind)]
         return RayReport(None, known[0] if known else _one_line(error))
-    return report
 
 
 def _check_address(address: str) -> None:

@@ -1,24 +1,25 @@
 """The code that runs on a node of a Ray cluster: the check of the node, and the execution of one job.
 
-Ray calls these functions in the main thread of its worker processes.
+Ray calls these functions in the main thread of its worker processes. They are sent there (see ``ray_cluster.py``), so
+that a worker imports no ovis: the one that it would find may be edited during the sweep. Therefore they use only the
+standard library and functions of other modules that are sent, and return no objects of our classes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ovis.experiments.runner.engines.interface import job_environment
+from ovis.experiments.runner.engines.environment import job_environment
 from ovis.experiments.runner.engines.versions import difference, installed
-from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runs.atomic import no_link
-from ovis.experiments.runs.paths import ExperimentPaths
 
 __all__ = ["RayNode", "RayReport", "find_fault", "run_here"]
 
@@ -71,32 +72,48 @@ def find_fault(path: Path, versions: Mapping[str, str]) -> str:
     return f"has {different}" if different else ""
 
 
-def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) -> RayReport:
+def run_here(
+    argv: Sequence[str], code: Path, ledger: Path, log: Path, versions: Mapping[str, str], node: str = ""
+) -> tuple[int | None, str, str]:
     """Run a job as a child that dies with this process, and wait for it. A cancellation is passed on as SIGTERM.
 
     Args:
-        job: the job.
+        argv: starts the job, as of :meth:`~ovis.experiments.runner.job.JobSpec.argv`, on the manager's machine. Its
+            interpreter is replaced by this node's.
+        code: the folder of the code that the job runs on.
+        ledger: the ledger of the experiment.
+        log: the file for the job's output.
         versions: the manager's versions.
-        python: the manager's interpreter, which is replaced by this node's.
-        node: Ray's id of this node.
+        node: Ray's id of this node; empty: ask Ray.
+
+    Returns:
+        the fields of a :class:`RayReport`.
     """
-    paths = ExperimentPaths(job.folder)
-    if fault := find_fault(paths.ledger, versions):
-        return RayReport(None, fault, node)
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if job.device == "cuda" else ""  # as Ray has set it
-    command = tuple(sys.executable if word == python else word for word in job.command[:1]) + job.command[1:]
+    if not node:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+    if fault := find_fault(ledger, versions):
+        return None, fault, node
+    *start, text = argv
+    spec = json.loads(text)
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if spec["device"] == "cuda" else ""  # as Ray has set it
     location = " ".join(filter(None, [node, f"cuda:{devices}" if devices else ""]))
-    with open(paths.jobs_log, "ab", opener=no_link) as log, _interrupts() as interrupts:
+    command = [sys.executable if word == start[0] else word for word in spec["command"][:1]] + spec["command"][1:]
+    spec |= {"parent": os.getpid(), "location": location, "command": command}
+    with open(log, "ab", opener=no_link) as output, _interrupts() as interrupts:
         process = subprocess.Popen(
-            replace(job, parent=os.getpid(), location=location, command=command).argv(),
+            [sys.executable, *start[1:], json.dumps(spec)],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             env=job_environment(
                 1,  # as one core was booked
+                code,
                 CUDA_VISIBLE_DEVICES=devices,
                 CUDA_DEVICE_ORDER=os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),  # Ray counts GPUs as NVML does
             ),
+            cwd=code,
             start_new_session=True,
         )
         while True:
@@ -104,7 +121,7 @@ def run_here(job: JobSpec, versions: Mapping[str, str], python: str, node: str) 
                 interrupts.clear()
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return RayReport(process.wait(timeout=WAIT), node=node)
+                return process.wait(timeout=WAIT), "", node
 
 
 @contextlib.contextmanager

@@ -19,13 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
-import ovis
 from ovis.experiments.runner.engines.engine_options import SlurmOptions
-from ovis.experiments.runner.engines.interface import job_environment
+from ovis.experiments.runner.engines.environment import job_environment
 from ovis.experiments.runner.engines.slurm_commands import JOB_NAME_PREFIX, SlurmError, run_command
 from ovis.experiments.runner.engines.slurm_dir import JobsFolder
 from ovis.experiments.runner.engines.versions import DIFFERENT, installed
 from ovis.experiments.runner.job import JobSpec
+from ovis.experiments.runner.snapshot import live_package
 from ovis.experiments.runs.process import parent_guard
 
 __all__ = ["NO_PYTHON", "NO_ROOT", "UNSUITED", "batch_script", "main", "run_jobs", "submit_array"]
@@ -70,7 +70,7 @@ def submit_array(
     lead = LEAD if not options.time else min(LEAD, options.time * 60 // 4)
     fixed = {"job-name": f"{JOB_NAME_PREFIX}{packs[0][0].folder.name}", "signal": f"B:TERM@{lead}"}
     batch = folder.write_specs([[job.to_json() for job in pack] for pack in packs])
-    script = batch_script({**fixed, **array, **request}, folder.path, batch)
+    script = batch_script({**fixed, **array, **request}, folder.path, batch, packs[0][0].code)
     overridden = {f"SBATCH_{name}" for name in [*OVERRIDDEN, *(["TIMELIMIT"] if options.time else [])]}
     environment = {
         name: value
@@ -88,15 +88,16 @@ def submit_array(
     return [f"{number[1]}_{index}" for index in range(len(packs))] if array else [number[1]]
 
 
-def batch_script(options: Mapping[str, object], folder: Path, batch: str) -> str:
+def batch_script(options: Mapping[str, object], folder: Path, batch: str, code: Path) -> str:
     """The script of an array, or of a plain job.
 
     Args:
         options: of sbatch, without their dashes.
         folder: the folder of the manager's jobs. A node that sees it shares the root; the job's log is written there.
         batch: the name of the jobs' specifications, as of :meth:`JobsFolder.write_specs`.
+        code: the folder of the code that the jobs run on.
     """
-    python, package = quote(sys.executable), quote(str(Path(ovis.__file__).resolve().parent.parent))
+    python, package = quote(sys.executable), quote(str(code))
     versions = quote(json.dumps(installed()))
     lines = [
         "#!/bin/bash",
@@ -109,6 +110,7 @@ def batch_script(options: Mapping[str, object], folder: Path, batch: str) -> str
         "id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
         f'exec >{quote(str(folder))}/"$id".log 2>&1',
         f"test -x {python} || {{ echo there is no {python}; exit {NO_PYTHON}; }}",
+        f"cd {package} || exit",  # python -m looks there first
         f"export PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"{python} -m ovis.experiments.runner.engines.versions {versions} || exit {DIFFERENT}",
         # exec: the process needs no job step, and gets the signals itself
@@ -176,7 +178,8 @@ def _environment(index: int, jobs: int) -> dict[str, str]:
     gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     cores = os.environ.get("SLURM_CPUS_ON_NODE", "")
     threads = max(1, int(cores) // jobs) if cores.isdigit() else 1
-    return job_environment(threads, **({"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}))
+    code = live_package().parent  # this process runs on the jobs' code
+    return job_environment(threads, code, **({"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The versions that a node must share with the manager's machine: those of Python, ovis and torch."""
+"""The versions that a node must share with the manager's machine: those of Python and torch.
+
+The code of ovis is that of the sweep's snapshot, on every node. This module imports the standard library only, as it is
+sent to Ray's nodes, see ``ray_cluster.py``.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-import ovis
-
 __all__ = ["DIFFERENT", "difference", "installed", "main"]
 
 #: Exit code of a machine with other versions.
@@ -17,12 +19,12 @@ DIFFERENT = 93
 
 
 def installed() -> dict[str, str]:
-    """The versions on this machine, by name. None of the packages is imported."""
+    """The versions on this machine, by name. torch is not imported."""
     try:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "missing"
-    return {"Python": platform.python_version(), "ovis": ovis.__version__, "torch": torch}
+    return {"Python": platform.python_version(), "torch": torch}
 
 
 def difference(here: Mapping[str, str], there: Mapping[str, str]) -> str:
