@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import functools
 import math
+import reprlib
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,7 @@ __all__ = [
     "SettingsError",
     "TrainSettings",
     "build_parser",
+    "check_type",
     "option",
     "parse_arguments",
     "parse_particles_per_pass",
@@ -89,7 +91,9 @@ class RunSettings(ABC):
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            _check(item, _types(type(self))[item.name], getattr(self, item.name))
+            value = getattr(self, item.name)
+            check_type(type(self), item.name, value)
+            _check_valid(item, value)
 
     @property
     @abstractmethod
@@ -343,25 +347,6 @@ def _check_model(settings: TrainSettings) -> None:
         raise SettingsError(f"--estimator: {name} needs relaxed samples of a {settings.prior} prior: set --tau above 0")
 
 
-def _check(item: dataclasses.Field[Any], kind: Any, value: Any) -> None:
-    meta, name = item.metadata, f"--{item.name}"
-    if value is None and type(None) in typing.get_args(kind):
-        return
-    wanted = _scalar(kind)
-    accepted: Any = (int, float) if wanted is float else wanted
-    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
-        raise SettingsError(f"{name}: expected {wanted.__name__}, got {value!r}")
-    if meta["choices"] and value not in meta["choices"]:
-        raise SettingsError(f"{name}: unknown value {value!r}{did_you_mean(value, meta['choices'])}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(f"{name}: must be finite, got {value}")
-    low, high = meta["low"], meta["high"]
-    if low is not None and value < low:
-        raise SettingsError(f"{name}: must be at least {low}, got {value}")
-    if high is not None and value > high:
-        raise SettingsError(f"{name}: must be at most {high}, got {value}")
-
-
 @functools.cache
 def _types(kind: type) -> dict[str, Any]:
     """The types of the fields, cached because a grid makes thousands of settings."""
@@ -372,6 +357,46 @@ def _scalar(kind: Any) -> type:
     """The type without None: ``float`` for ``float | None``."""
     scalars = [t for t in typing.get_args(kind) or (kind,) if t is not type(None)]
     return typing.cast(type, scalars[0])
+
+
+def check_type(kind: type[RunSettings], option: str, value: Any) -> None:
+    """Check that the value of an option is of its type, and a number finite.
+
+    Args:
+        kind: the settings class.
+        option: a field of it.
+        value: the value.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    name, type_ = f"--{option}", _types(kind)[option]
+    if value is None and type(None) in typing.get_args(type_):
+        return
+    wanted = _scalar(type_)
+    accepted: Any = (int, float) if wanted is float else wanted
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
+        raise SettingsError(f"{name}: expected {wanted.__name__}, got {reprlib.repr(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name}: must be finite, got {value}")
+
+
+def _check_valid(item: dataclasses.Field[Any], value: Any) -> None:
+    """Check that a value of the right type is one of the valid ones.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    name, choices = f"--{item.name}", item.metadata["choices"]
+    if value is None:
+        return
+    if choices and value not in choices:
+        raise SettingsError(f"{name}: unknown value {value!r}{did_you_mean(value, choices)}")
+    low, high = item.metadata["low"], item.metadata["high"]
+    if low is not None and value < low:
+        raise SettingsError(f"{name}: must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise SettingsError(f"{name}: must be at most {high}, got {value}")
 
 
 def value_type(kind: type, name: str) -> type:

@@ -124,6 +124,7 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     from ovis.experiments.reporting.page.render import write_page
     from ovis.experiments.reporting.page.runs_table import experiment_page
     from ovis.experiments.reporting.presets import preset_of
+    from ovis.experiments.reporting.tables import csv_text
     from ovis.experiments.reporting.verdict import claims_table, claims_text
 
     source = locate_experiment(options)
@@ -135,7 +136,7 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
     verdicts = preset.verdicts(everything) if preset.verdicts else []
     files = _tables(options, results)
     if verdicts:
-        files["claims.csv"] = claims_table(verdicts).to_csv(index=False)
+        files["claims.csv"] = csv_text(claims_table(verdicts))
     folder = Path(options.output) / report_name(options.exp, options.include, options.exclude, options.filter)
     write_files(folder, files)
     print(files["table.txt"])
@@ -153,13 +154,13 @@ def report(options: argparse.Namespace) -> list[ReportFigure]:
 
 def _tables(options: argparse.Namespace, results: Results) -> dict[str, str]:
     """File name -> content: curves and pivots as CSV, the table as text and, if asked for, as LaTeX."""
-    from ovis.experiments.reporting.tables import latex_table, text_table, wide_table
+    from ovis.experiments.reporting.tables import csv_text, latex_table, text_table, wide_table
 
     spec = results.spec
-    files = {"curves.csv": results.curves.to_csv(index=False)}
+    files = {"curves.csv": csv_text(results.curves)}
     if len(results.detailed):
-        files["detailed.csv"] = results.detailed.to_csv(index=False)
-    files["pivot.csv"] = wide_table(results.pivot, spec.keys).to_csv(index=False)
+        files["detailed.csv"] = csv_text(results.detailed)
+    files["pivot.csv"] = csv_text(wide_table(results.pivot, spec.keys))
     files["table.txt"] = text_table(results.pivot, spec.keys, options.float_format, spec.evaluated)
     if options.latex:
         files["table.tex"] = latex_table(results.pivot, spec.keys, options.float_format, spec.evaluated)

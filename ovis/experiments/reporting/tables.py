@@ -1,4 +1,7 @@
-"""The pivot table in three formats: text for the terminal, LaTeX for a paper, wide CSV for a spreadsheet."""
+"""The pivot table in three formats: text for the terminal, LaTeX for a paper, wide CSV for a spreadsheet.
+
+:func:`csv_text` writes every CSV file of the reports.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ from ovis.experiments.reporting.figures.series import value_text
 from ovis.experiments.reporting.figures.style import estimator_labels
 from ovis.experiments.reporting.metrics import Evaluated, parse_pivot
 
-__all__ = ["ABSENT", "latex_table", "number_text", "text_table", "wide_table"]
+__all__ = ["ABSENT", "csv_text", "latex_table", "number_text", "text_table", "wide_table"]
 
 #: The text of a cell without a value.
 ABSENT = "-"
 
 GAP = "  "
+
+#: Beginnings of formulas in spreadsheets.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 HEADINGS = {"iw": "K", "alpha": "α", "dataset": "data", "warmup": "α warm-up"}
 
@@ -46,6 +52,27 @@ class _Column:
 def number_text(value: float, digits: str = ".2f", absent: str = ABSENT) -> str:
     """A number in a format; ``absent`` where it is NaN."""
     return absent if math.isnan(value) else format(value, digits)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV. Text that a spreadsheet would execute as a formula gets an apostrophe in front of it.
+
+    A formula begins with =, +, - or @, or with a tab or a line break before it.
+    """
+    texts = {str(name): column.map(_as_text) for name, column in table.select_dtypes(exclude="number").items()}
+    return table.assign(**texts).rename(columns=_as_text).to_csv(index=False)
+
+
+def _as_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def wide_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -25,6 +25,7 @@ __all__ = [
     "State",
     "count_states",
     "last_line",
+    "read_object",
     "read_outcome",
     "read_progress",
 ]
@@ -186,7 +187,7 @@ class Progress:
 
 def read_outcome(run: RunPaths) -> Outcome | None:
     """The outcome of the run's last attempt that published one; None where there is none that can be read."""
-    data = _read_object(run.outcome)
+    data = read_object(run.outcome)
     try:
         if data is None:
             return None
@@ -209,7 +210,7 @@ def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
         run: its folder.
         since: when its attempt started. Progress written earlier shows where the attempt began.
     """
-    data = _read_object(run.progress)
+    data = read_object(run.progress)
     try:
         if data is None:
             return None
@@ -255,7 +256,8 @@ def count_states(states: Iterable[State]) -> dict[State, int]:
     return counts
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file, or it holds anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

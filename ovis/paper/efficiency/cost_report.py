@@ -21,6 +21,7 @@ from ovis.experiments.reporting.figures.ticks import label_counts, label_decades
 from ovis.experiments.reporting.page.content import Page, Provenance, Table
 from ovis.experiments.reporting.page.provenance import list_environment, list_settings
 from ovis.experiments.reporting.page.runs_table import plain_table
+from ovis.experiments.reporting.tables import csv_text
 from ovis.experiments.reporting.verdict import ClaimVerdict
 from ovis.experiments.runs.atomic import write_text
 from ovis.paper.claims.paper_verdicts import cost_verdicts
@@ -63,7 +64,7 @@ def draw_part(points: pd.DataFrame, device: str, folder: Path) -> Part:
     kind = device.partition(":")[0]
     costs, limits, name = cost_table(points, device), limit_text(points, device), f"efficiency_{kind}"
     text = cost_text(costs, device) + (f"\n{limits}\n" if limits else "")
-    write_text(folder / f"{name}.csv", costs.to_csv(index=False), durable=False)
+    write_text(folder / f"{name}.csv", csv_text(costs), durable=False)
     write_text(folder / f"{name}.txt", text, durable=False)
     labels = ", ".join(estimator_labels(costs["estimator"].unique()))
     counts = ", ".join(map(str, sorted(costs["iw"].unique())))

@@ -184,6 +184,7 @@ def _record(point: Point, answer: CallResult, device: str) -> dict[str, Any]:
 def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: Path, command: str) -> None:
     """Write the tables, the figures and the page for the requested estimators, and print those of this device."""
     from ovis.experiments.reporting.page.render import write_page
+    from ovis.experiments.reporting.tables import csv_text
     from ovis.experiments.reporting.verdict import claims_table, claims_text
     from ovis.experiments.runs.atomic import write_text
     from ovis.paper.efficiency.cost_measurement import point_settings
@@ -195,7 +196,7 @@ def _report(points: pd.DataFrame, device: str, wanted: Sequence[Point], folder: 
         raise ReportError(f"no point was measured on {device}: nothing to draw", FAILED)
     parts = [draw_part(points, name, folder) for name in last_devices(points, device)]
     verdicts = [verdict for part in parts for verdict in part.verdicts]
-    write_text(folder / "claims.csv", claims_table(verdicts).to_csv(index=False), durable=False)
+    write_text(folder / "claims.csv", csv_text(claims_table(verdicts)), durable=False)
     print(f"wrote {parts[0].name}.csv, {parts[0].name}.txt, claims.csv to {folder}\n")
     print(parts[0].text)
     print(claims_text(parts[0].verdicts))

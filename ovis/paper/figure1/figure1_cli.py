@@ -64,6 +64,7 @@ def report(options: argparse.Namespace) -> None:
     # Imported here: --help must not wait for pandas and matplotlib.
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.page.render import write_page
+    from ovis.experiments.reporting.tables import csv_text
     from ovis.experiments.reporting.verdict import claims_table, claims_text
     from ovis.paper.claims.paper_verdicts import gradient_verdicts
     from ovis.paper.figure1.asymptotic_statistics import measure, slope_table, statistics_table
@@ -80,12 +81,12 @@ def report(options: argparse.Namespace) -> None:
 
     folder = Path(options.output) / report_name(_published(source.name), options.include, options.exclude)
     files = {
-        "statistics.csv": statistics.to_csv(index=False),
-        "slopes.csv": slopes.to_csv(index=False),
+        "statistics.csv": csv_text(statistics),
+        "slopes.csv": csv_text(slopes),
         "slopes.md": slope_text(slopes),
-        "published.csv": comparison.to_csv(index=False),
+        "published.csv": csv_text(comparison),
         "published.md": comparison_text(comparison),
-        "claims.csv": claims_table(verdicts).to_csv(index=False),
+        "claims.csv": csv_text(claims_table(verdicts)),
     }
     write_files(folder, files)
     drawn = _draw(samples, statistics)

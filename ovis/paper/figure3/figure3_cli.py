@@ -66,6 +66,7 @@ def report(options: argparse.Namespace) -> None:
     # Imported here: --help must not wait for pandas and matplotlib.
     from ovis.experiments.reporting.data.select import report_name
     from ovis.experiments.reporting.figures.save_figure import save_figure
+    from ovis.experiments.reporting.tables import csv_text
     from ovis.paper.figure3.figure3_curves import PANELS, curve_table
     from ovis.paper.figure3.figure3_plot import panel_figure
     from ovis.paper.figure3.figure3_tables import final_table, final_text, step_table, step_text
@@ -81,7 +82,7 @@ def report(options: argparse.Namespace) -> None:
 
     folder = Path(options.output) / report_name(options.exp, PANELS[options.figure].include)
     _print_notes(experiment)
-    write_files(folder, {f"{drawn.name}.csv": curves.to_csv(index=False), f"{drawn.name}.txt": text})
+    write_files(folder, {f"{drawn.name}.csv": csv_text(curves), f"{drawn.name}.txt": text})
     print(text)
     print(*save_figure(drawn.figure, folder, drawn.name), sep="\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ from ovis.experiments.reporting.data.run_folders import (
     read_state,
 )
 from ovis.experiments.runs.paths import RunPaths
+from ovis.experiments.settings import SettingsError, TrainSettings, check_type
 
 __all__ = ["ExperimentData", "Skipped", "read_experiment"]
 
 #: Entries of a line of metrics.jsonl that are not metrics.
 NOT_METRICS = ("step", "time", "epoch")
 
-#: Larger steps are invalid (and would not fit into an int64).
-LARGEST_STEP = 2**53
+#: Larger steps and settings are invalid (and would not fit into an int64).
+LARGEST_NUMBER = 2**53
+
+#: Settings that a training has.
+OPTIONS = frozenset(item.name for item in fields(TrainSettings))
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,18 @@ class ExperimentData:
 
 RUN_COLUMNS = ("run", "state", "message", "evaluations")
 
+#: Columns of the tables of runs and of curves, and of those that are computed from them.
+RESERVED = frozenset(
+    (
+        *(*RUN_COLUMNS, "step", "time", "metric", "value", "pivot", "mean", "std", "se", "low", "high"),
+        *("count", "min", "seeds", "of", "runs", "done", "group"),
+    )
+)
+
+#: Settings that tell runs apart. A run without one that other runs have, as of another version, can't be shown beside
+#: them.
+TELLING_APART = ("estimator", "iw", "id")
+
 
 def read_experiment(folder: Path) -> ExperimentData:
     """Read every run of an experiment; incomplete, foreign and empty folders are listed in ``skipped``.
@@ -83,8 +99,16 @@ def read_experiment(folder: Path) -> ExperimentData:
     """
     columns = _Columns()
     rows, skipped = read_runs(folder, lambda run, queued: _read_run(run, queued, columns))
+    there = [name for name in TELLING_APART if any(name in row for row in rows)]
+    odd = {row["run"]: missing for row in rows if (missing := [name for name in there if name not in row])}
+    rows = [row for row in rows if row["run"] not in odd]
+    skipped += tuple(
+        Skipped(name, f"config.json has no {', '.join(missing)}", "unreadable") for name, missing in odd.items()
+    )
     runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(RUN_COLUMNS))
-    return ExperimentData(folder.name, runs, columns.frame(), skipped)
+    curves = columns.frame()
+    curves = curves[~curves["run"].isin(odd)].reset_index(drop=True) if odd else curves
+    return ExperimentData(folder.name, runs, curves, skipped)
 
 
 def _read_run(run: RunPaths, queued: str | None, columns: _Columns) -> dict[str, Any] | Skipped:
@@ -104,15 +128,29 @@ def _run_settings(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped
     settings = read_config(run, queued)
     if isinstance(settings, Skipped):
         return settings
-    columns = {name: _plain(value) for name, value in settings.items() if name not in RUN_COLUMNS}
+    try:
+        columns = {name: _check_setting(name, value) for name, value in settings.items()}
+    except SettingsError as error:
+        return Skipped(run.name, f"config.json: {error}", "unreadable")
     if "estimator" in columns:
-        columns["estimator"] = canonical_estimator(str(columns["estimator"]))
+        columns["estimator"] = canonical_estimator(columns["estimator"])
     return columns
 
 
-def _plain(value: Any) -> Any:
-    """Lists and tables as text: a setting is a value that runs can be grouped by."""
-    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+def _check_setting(name: str, value: Any) -> Any:
+    """A setting as runs can be grouped by it: lists, tables and huge numbers, which other versions may have, as text.
+
+    Raises:
+        SettingsError: a report has a column of this name, or a training can't have this value.
+    """
+    if name in RESERVED:
+        raise SettingsError(f"no setting can be called {name!r}, which is a column of the reports")
+    if name in OPTIONS:
+        check_type(TrainSettings, name, value)
+    huge = isinstance(value, int) and abs(value) > LARGEST_NUMBER
+    if huge and name in OPTIONS:
+        raise SettingsError(f"--{name}: must be at most {LARGEST_NUMBER}")
+    return json.dumps(value, sort_keys=True) if huge or isinstance(value, (list, dict)) else value
 
 
 @dataclass
@@ -138,7 +176,7 @@ class _Columns:
             time = _number(line.get("time"))
             values = {name: _number(raw) for name, raw in line.items() if name not in NOT_METRICS}
             for name, value in values.items():
-                if value is not None:
+                if value is not None and (name in self.metrics or _is_text(name)):
                     self.run.append(code)
                     self.step.append(step)
                     self.time.append(math.nan if time is None else time)
@@ -168,7 +206,7 @@ def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     for line in content.splitlines():
         try:
             data = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(data, dict):
             yield data
@@ -177,7 +215,16 @@ def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
 def _step(line: Mapping[str, Any]) -> int:
     """The step of an evaluation, -1 where it has none."""
     step = _number(line.get("step"))
-    return int(step) if step is not None and 0 <= step < LARGEST_STEP else -1
+    return int(step) if step is not None and 0 <= step < LARGEST_NUMBER else -1
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written to a file: not with half a character, a lone surrogate, in it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(value: Any) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ovis.estimators.ids import parse_estimator
 from ovis.experiments.runner.queue.ledger import Ledger, LedgerError
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
+from ovis.experiments.runs.status import read_object
 
 __all__ = [
     "Skipped",
@@ -97,9 +98,10 @@ def read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
         return Skipped(run.name, "no config.json", queued or "foreign")
     try:
         config = json.loads(run.config.read_bytes())
-    except (OSError, ValueError) as error:
+        settings = config.get("settings") if isinstance(config, dict) else None
+        json.dumps(settings, ensure_ascii=False).encode()  # a lone surrogate could not be written into any table
+    except (OSError, ValueError, RecursionError) as error:
         return Skipped(run.name, f"config.json can't be read ({type(error).__name__})", "unreadable")
-    settings = config.get("settings") if isinstance(config, dict) else None
     if not isinstance(settings, dict):
         return Skipped(run.name, "config.json holds no settings", "foreign")
     return settings
@@ -115,11 +117,8 @@ def canonical_estimator(name: str) -> str:
 
 def read_state(run: RunPaths, queued: str | None) -> tuple[str, str]:
     """The run's state, and why it failed."""
-    try:
-        outcome = json.loads(run.outcome.read_bytes())
-    except (OSError, ValueError):
-        outcome = None
-    if not isinstance(outcome, dict):
+    outcome = read_object(run.outcome)
+    if outcome is None:
         done = queued == "done" or run.success.is_file()
         return ("done" if done else queued or "unfinished"), ""
     state = ENDINGS.get(str(outcome.get("status")), "failed")

@@ -207,5 +207,9 @@ def house_style() -> Iterator[None]:
 
 
 def figure_text(text: str) -> str:
-    """Text that matplotlib draws letter by letter: a dollar sign does not begin a formula."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib draws letter by letter: a dollar sign does not begin a formula.
+
+    Control characters, which matplotlib can't write into every format, become replacement characters.
+    """
+    visible = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return visible.replace("$", r"\$")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,9 +14,13 @@ from ovis.experiments.reporting.page.content import Provenance, Setting
 from ovis.experiments.runner.queue.ledger import SNAPSHOTS, Ledger, LedgerError
 from ovis.experiments.runner.snapshot import Snapshot
 from ovis.experiments.runs.paths import ExperimentPaths
+from ovis.experiments.runs.status import read_object
 from ovis.experiments.settings import TrainSettings
 
 __all__ = ["experiment_description", "list_environment", "list_settings", "read_provenance"]
+
+#: The first of January 10000, in seconds since 1970.
+END_OF_TIME = 253_402_300_800
 
 #: Entries of a run's config.json about its environment, and their labels.
 RECORDED = {
@@ -38,8 +41,8 @@ def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any
         kind: class of the runs' options, for their defaults.
     """
     paths = ExperimentPaths(folder)
-    read = [_read(run.config) for run in paths.runs() if runs is None or run.name in runs]
-    configurations = [configuration for configuration in read if isinstance(configuration.get("settings"), dict)]
+    read = [read_object(run.config) for run in paths.runs() if runs is None or run.name in runs]
+    configurations = [each for each in read if each is not None and isinstance(each.get("settings"), dict)]
     if not configurations:
         return Provenance()
     return Provenance(
@@ -50,15 +53,7 @@ def read_provenance(folder: Path, runs: Collection[str] | None = None, kind: Any
 
 def experiment_description(folder: Path) -> str:
     """The description of the experiment file as it was when the runs were queued; empty where none was kept."""
-    return str(_read(ExperimentPaths(folder).experiment).get("description") or "")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return str((read_object(ExperimentPaths(folder).experiment) or {}).get("description") or "")
 
 
 def list_settings(runs: Sequence[Mapping[str, Any]], kind: Any = TrainSettings) -> tuple[Setting, ...]:
@@ -115,9 +110,9 @@ def list_environment(configurations: Sequence[Mapping[str, Any]]) -> list[tuple[
             rows.append(
                 (label, ", ".join(_counted(text, n) if len(counts) > 1 else text for text, n in counts.items()))
             )
-    started = [item["started"] for item in configurations if isinstance(item.get("started"), (int, float))]
+    started = [minute for item in configurations if (minute := _minute(item.get("started")))]
     if started:
-        rows.append(("started", " to ".join(dict.fromkeys(_minute(t) for t in (min(started), max(started))))))
+        rows.append(("started", " to ".join(dict.fromkeys((min(started), max(started))))))
     return rows
 
 
@@ -125,5 +120,8 @@ def _counted(text: str, n: int) -> str:
     return f"{text} ({n} run{'' if n == 1 else 's'})"
 
 
-def _minute(seconds: float) -> str:
+def _minute(seconds: object) -> str:
+    """The time in minutes, in a form that sorts by time; empty where it is none."""
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds < END_OF_TIME:
+        return ""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
