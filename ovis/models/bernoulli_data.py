@@ -20,8 +20,8 @@ def check_first_batch(model: nn.Module, x: Tensor) -> None:
     """Check the first batch of a model of Bernoulli variables.
 
     Only the first one, because looking at values synchronizes host and device. In code that ``torch.compile`` compiles
-    it is the batch that is compiled for; under ``torch.func`` transforms and while a CUDA graph is captured, when no
-    values can be read, it is a later one.
+    it is the batch that is compiled for (with ``fullgraph=True`` torch reports the error inside one of its own); under
+    ``torch.func`` transforms and while a CUDA graph is captured, when no values can be read, it is a later one.
 
     Args:
         model: the model.
@@ -31,8 +31,10 @@ def check_first_batch(model: nn.Module, x: Tensor) -> None:
         ValueError: as :func:`check_unit_interval`.
     """
     if torch.compiler.is_dynamo_compiling():
-        _check_constant(x)
-    elif model not in _checked and _is_readable(x):
+        error = _error_while_tracing(x)
+        if error is not None:
+            raise ValueError(error)
+    elif model not in _checked and not torch.compiler.is_compiling() and _is_readable(x):
         check_unit_interval(x)
         _checked.add(model)
 
@@ -62,13 +64,19 @@ def check_unit_interval(x: Tensor, name: str = "x") -> None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _check_constant(x: Tensor) -> bool:
-    """The check with the actual values, while ``torch.compile`` traces its caller."""
-    check_unit_interval(x)
-    return True
+def _error_while_tracing(x: Tensor) -> str | None:
+    """The error for the actual values, while ``torch.compile`` traces the caller.
+
+    It is raised by the caller, where the compiler sees it: from here it would come out as an internal error of torch.
+    """
+    try:
+        check_unit_interval(x)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _is_readable(x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active():
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

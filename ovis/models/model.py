@@ -65,7 +65,8 @@ class Model(Template):
     #: distribution, or a list with one for each layer. It may take ``tau`` as a third argument.
     p: Callable[..., tuple[Distribution, Any]] = _not_defined
 
-    #: Whether x are Bernoulli variables: values outside [0, 1] are then rejected.
+    #: Whether x are Bernoulli variables. Values outside [0, 1] are then rejected before anything is computed from them;
+    #: estimators find out by themselves from p(x|z), but only after sampling, which may fail with NaN.
     bernoulli: ClassVar[bool] = False
 
     _takes_tau: ClassVar[tuple[bool, bool]] = (False, False)

@@ -152,9 +152,10 @@ def test_other_models_take_any_number() -> None:
     GaussianToyVAE(3)(torch.tensor([[-7.0, 300.0, 0.5]]))
 
 
+@pytest.mark.parametrize("fullgraph", [False, True])
 @pytest.mark.parametrize("part", slow_except(["model"], ["model", "estimator"]))
-def test_compiled_code_checks_the_batch_that_it_is_compiled_for(part: str) -> None:
-    """In one graph, as ``fullgraph`` verifies."""
+def test_compiled_code_checks_the_batch_that_it_is_compiled_for(part: str, fullgraph: bool) -> None:
+    """In one graph, as ``fullgraph`` verifies. Without it, the error is the same as that of the code as it is."""
     Estimator, config = get_config("vimco")
     estimator = Estimator(iw=3, **config)
 
@@ -162,15 +163,34 @@ def test_compiled_code_checks_the_batch_that_it_is_compiled_for(part: str) -> No
         torch._dynamo.reset()
         model = small("sbm")
         whole = torch.compile(
-            model if part == "model" else lambda x: estimator(model, x)[0], fullgraph=True, backend="eager"
+            model if part == "model" else lambda x: estimator(model, x)[0], fullgraph=fullgraph, backend="eager"
         )
         return whole if part == "estimator" else lambda x: estimator(whole, x)[0]
 
-    with pytest.raises(Exception, match="x has values from -1 to -1, "):
-        make()(-ONES)
+    with pytest.raises(ValueError, match=r"^x has values from -1 to -1, ") as plain:
+        estimator(small("sbm"), -ONES)
+    for _ in range(2):
+        with pytest.raises(
+            torch._dynamo.exc.Unsupported if fullgraph else ValueError, match="x has values from -1 to -1, "
+        ) as caught:
+            make()(-ONES)
+        assert str(plain.value) in str(caught.value)
+        assert fullgraph or str(plain.value) == str(caught.value)
     compiled = make()
     assert compiled(ONES).isfinite().all()
     assert compiled(0 * ONES).isfinite().all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_that_takes_x_repeated_is_checked_when_compiled(compiled: bool) -> None:
+    torch._dynamo.reset()
+    Estimator, config = get_config("vimco")
+    estimator, model = Estimator(iw=3, **config), Plain()
+    whole = torch.compile(model, backend="eager") if compiled else model
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^x has values from -1 to -1, but Bernoulli variables .*$"):
+            estimator(whole, -ONES)
+    assert estimator(whole, ONES)[0].isfinite().all()
 
 
 def test_torch_func_checks_nothing_and_works() -> None:
