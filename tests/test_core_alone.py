@@ -113,13 +113,10 @@ else:
 README = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
-    [
-        IMPORT_ALL % (CORE,),
-        pytest.param(USE, marks=pytest.mark.slow),
-        pytest.param(WRITER + README, marks=pytest.mark.slow),
-    ],
+    [IMPORT_ALL % (CORE,), USE, WRITER + README],
     ids=["every module of the core", "estimators, analysis and functions", "README"],
 )
 def test_the_core_needs_torch_and_numpy_only(code, tmp_path):

@@ -43,7 +43,7 @@ def is_right(actual: torch.Tensor, expected: torch.Tensor, alpha: float = 0.0) -
     return error(actual, expected) <= BOUNDS[actual.dtype] / (1 - alpha)
 
 
-@pytest.mark.parametrize("count", slow_except([2, 3, 5], [2, 3, 5, 50]))
+@pytest.mark.parametrize("count", slow_except([2, 5], [2, 3, 5, 50]))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_function_agrees_with_extended_precision(name, dtype, count):

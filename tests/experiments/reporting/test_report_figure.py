@@ -325,6 +325,7 @@ def test_a_caption_is_broken_between_its_parts(table: pd.DataFrame) -> None:
     assert [part for line in lines for part in line.rstrip(";").split("; ")] == parts
 
 
+@pytest.mark.slow
 def test_saved_files_are_whole_and_the_same_every_time(table: pd.DataFrame, tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):

@@ -93,6 +93,7 @@ def test_a_resumed_sweep_goes_on_as_it_was(lab: Lab, capsys: pytest.CaptureFixtu
     assert lab.run("--resume") == 0
 
 
+@pytest.mark.slow
 def test_resume_and_update_exp_combined(lab: Lab) -> None:
     lab.write(args=[VIMCO])
     assert lab.run() == 0

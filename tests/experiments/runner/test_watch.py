@@ -142,6 +142,7 @@ def test_it_ends_with_the_whole_table_when_all_is_settled(lab: Lab) -> None:
     assert "some reason" in last
 
 
+@pytest.mark.slow
 def test_a_queue_that_breaks_while_it_is_watched_is_one_line(lab: Lab) -> None:
     lab.queue.add([record("aa")])
     code, shown = watched(lab, "1 queued", lambda process: lab.paths.ledger.write_text("{") and None)

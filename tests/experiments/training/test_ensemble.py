@@ -108,6 +108,7 @@ def test_a_run_that_diverges_ends_alone(tmp_path, monkeypatch):
             check_same(alone(tmp_path, settings, seed), members[seed - 1].paths, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_run_that_another_attempt_has_taken_over_ends_alone(tmp_path):
     calls = iter(range(100))
 

@@ -96,6 +96,7 @@ def test_invalid_settings_of_jobs_are_rejected(more, message, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_left_unchanged(tmp_path, capsys):
     assert main(words(tmp_path, "1", "2")) == 0
     run = runs_in(tmp_path)[2]

@@ -243,14 +243,16 @@ def test_the_learning_rate_is_halved_at_equal_distances(tmp_path):
     "changes",
     [
         {"dataset": "gmm", "N": 20, "hdim": 16, "grad_key": "phi", "epochs": -1, "nsteps": 3},
-        {"dataset": "gaussian-toy", "N": 3, "grad_key": "A,b", "estimator": "iwae"},
+        pytest.param(
+            {"dataset": "gaussian-toy", "N": 3, "grad_key": "A,b", "estimator": "iwae"}, marks=pytest.mark.slow
+        ),
         {"dataset": "shapes", "mini": True, "model": "vae", "prior": "categorical", "tau": 0.5, "estimator": "iwae"},
         {"model": "conv-vae", "estimator": "dreg"},
-        {"model": "gaussian-vae", "estimator": "stl", "alpha": 0.7},
+        pytest.param({"model": "gaussian-vae", "estimator": "stl", "alpha": 0.7}, marks=pytest.mark.slow),
         {"estimator": "reinforce-baseline"},
-        {"estimator": "wake-sleep"},
-        {"estimator": "tvo-part2-config1"},
-        {"estimator": "ovis-S0.5"},
+        pytest.param({"estimator": "wake-sleep"}, marks=pytest.mark.slow),
+        pytest.param({"estimator": "tvo-part2-config1"}, marks=pytest.mark.slow),
+        pytest.param({"estimator": "ovis-S0.5"}, marks=pytest.mark.slow),
         {"estimator": "ovis-S2-exclusive", "warmup": 5, "alpha_init": 0.9},
         {"only_train_set": True, "optimizer": "rmsprop", "freebits": 0.1, "beta": 0.5, "mc": 2},
     ],

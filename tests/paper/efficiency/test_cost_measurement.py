@@ -91,6 +91,7 @@ def test_how_a_process_can_end(function, arguments, state: str, message: str) ->
     assert "\n" not in answer.message
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_ended() -> None:
     run_apart(answer_with, ("warm",), 60.0)
     began = time.monotonic()

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from drawn_figure import check_legend, colors_in_panels
 from matplotlib.colors import to_hex
+from slow_cases import slow_except
 
 from ovis.experiments.reporting.figures.style import estimator_look
 from ovis.paper.efficiency.cost_report import draw_costs
@@ -77,7 +78,7 @@ def test_bands_are_half_a_standard_deviation() -> None:
     assert "band" not in alone.legends[0].get_title().get_text()
 
 
-@pytest.mark.parametrize("missing", ["", "vimco-arithmetic", "dreg"])
+@pytest.mark.parametrize("missing", slow_except(["", "vimco-arithmetic"], ["", "vimco-arithmetic", "dreg"]))
 def test_a_missing_series_is_not_in_the_figure(missing: str) -> None:
     figure = draw_costs(costs(without=missing))
     shown = colors_in_panels(figure, [estimator_look(name).color for name in FACTORS])

@@ -101,6 +101,7 @@ def test_the_alternative_text_says_which_bound(demo: Folder) -> None:
     assert "$L_{5000}$" in figure.figure.axes[0].get_ylabel()
 
 
+@pytest.mark.slow
 def test_another_metric_data_set_and_axis(demo: Folder) -> None:
     demo.add("vimco", {"test:loss/ess": [2.0, 3.0]}, id="iwbound", dataset="digits")
     assert run(demo, "--figure=left", "--dataset=digits", "--metric=test:loss/ess", "--ylims=0:5") == 0

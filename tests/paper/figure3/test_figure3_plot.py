@@ -8,6 +8,7 @@ import pytest
 from drawn_figure import check_legend, colors_in_panels
 from matplotlib.colors import to_hex
 from published_values import published_final
+from slow_cases import slow_except
 
 from ovis.experiments.reporting.figures.style import DASHED, DOTTED, SOLID, estimator_look
 from ovis.paper.figure3.figure3_plot import PAPER_LIMITS, draw_figure3, panel_limits, particle_styles
@@ -44,7 +45,9 @@ def test_one_line_for_each_estimator_and_k() -> None:
     assert not axes.collections, "a band"
 
 
-@pytest.mark.parametrize("missing", ["", "vimco-arithmetic", "ovis-S10-exclusive"])
+@pytest.mark.parametrize(
+    "missing", slow_except(["", "vimco-arithmetic"], ["", "vimco-arithmetic", "ovis-S10-exclusive"])
+)
 def test_a_missing_series_is_not_in_the_figure(missing: str) -> None:
     figure = draw_figure3(table(without=missing), "y")
     names = list(dict.fromkeys(name for name, _ in published_final("left")))
