@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta, Binomial, Cauchy, Dirichlet, Gamma, Geometric, LogNormal, Poisson, StudentT
 from torch.nn import functional as F
 
+from ovis.analysis.foreign_generators import find_generators
 from ovis.analysis.gradient_samples import ParameterGradientSampler
 from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
 from ovis.analysis.oracle import check_estimator, exact_gradient, exact_moments
@@ -163,12 +166,12 @@ FOREIGN: dict[str, tuple[Callable[[torch.Size], Any], str]] = {
     "python": (of_python, "random draws"),
     "a generator of numpy": (
         (lambda g: lambda shape: g.random(shape))(np.random.default_rng(0)),
-        "Sampled or its estimator has other results",
+        r"Sampled or its estimator, by a generator of its own \(PCG64\), draws random numbers",
     ),
     "a generator of torch": (of_torch, "randint draws"),
     "rare events": (
         (lambda g: lambda shape: np.where(g.random(shape) < 1e-6, 0.0, 1.0))(np.random.default_rng(0)),
-        "Sampled draws no random numbers through torch",
+        r"Sampled or its estimator, by a generator of its own \(PCG64\), draws random numbers",
     ),
     "a new generator at every call": (
         lambda shape: np.random.default_rng(0).random(shape),
@@ -197,6 +200,79 @@ def test_numbers_of_other_generators_are_refused(source: str) -> None:
         assert "\n" not in str(refusal.value)
 
 
+GLOBAL = np.random.default_rng(0)
+OF_A_MODULE = types.ModuleType("helpers")
+OF_A_MODULE.numbers = random.Random(0)  # type: ignore[attr-defined]
+
+
+def uniform() -> float:
+    return (lambda: [GLOBAL.random() for _ in range(1)])()[0]
+
+
+class Owner:
+    """Generators in attributes, as a user's model may keep them."""
+
+    slow = random.Random(0)
+
+    def __init__(self) -> None:
+        self.parts = {
+            "noise": [np.random.RandomState(0), partial(np.random.Generator(np.random.MT19937(0)).normal, 1.0)]
+        }
+
+    def of_a_container(self) -> Any:
+        return self.parts["noise"][0].rand()  # type: ignore[attr-defined]
+
+    def of_a_partial(self) -> Any:
+        return self.parts["noise"][1]()  # type: ignore[operator]
+
+    def of_the_class(self) -> float:
+        return self.slow.gauss(0, 1)
+
+
+#: Calls that draw one number, and the kind of the generator that holds the state.
+HIDDEN: dict[str, tuple[Callable[[], Any], str]] = {
+    "closure": ((lambda g: lambda: g.random())(np.random.Generator(np.random.Philox(0))), "Philox"),
+    "default": (lambda g=np.random.Generator(np.random.SFC64(0)): g.random(), "SFC64"),  # type: ignore[misc]  # noqa: B008
+    "global of a function that is called": (uniform, "PCG64"),
+    "module": (lambda: OF_A_MODULE.numbers.random(), "Random"),
+    "container": (Owner().of_a_container, "MT19937"),
+    "partial": (Owner().of_a_partial, "MT19937"),
+    "class": (Owner().of_the_class, "Random"),
+}
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+@pytest.mark.parametrize("key_filter", ["inference_network", "tensor:qlogits"])
+def test_rare_events_beside_random_numbers_of_torch_are_refused(place: str, key_filter: str) -> None:
+    """They change no result of the few passes that are compared."""
+    rare, kind = HIDDEN[place]
+
+    def numbers(shape: torch.Size) -> Tensor:
+        return torch.rand(shape, dtype=torch.float64) * (0.0 if rare() > 10 else 1.0)
+
+    x, (estimator,) = torch.ones(3, 1, dtype=torch.float64), make("vimco", iw=4).values()
+    message = rf"^Sampled or its estimator, by a generator of its own \({kind}\), draws .*: draw through torch\.rand.*$"
+    with pytest.raises(ValueError, match=message):
+        get_gradients_statistics(estimator, Sampled(numbers), x, 10, key_filter=key_filter)
+
+
+def test_a_generator_that_a_pass_does_not_use_is_no_obstacle() -> None:
+    """Such as that of sample_from_prior, or of the operating system, which has no state."""
+    idle, system = np.random.default_rng(0), random.SystemRandom()
+
+    def numbers(shape: torch.Size) -> Tensor:
+        if len(shape) > 99:
+            idle.random(), system.random()
+        return torch.rand(shape, dtype=torch.float64)
+
+    x, (estimator,) = torch.ones(3, 1, dtype=torch.float64), make("vimco", iw=4).values()
+    assert find_generators(numbers) == [idle.bit_generator]
+    before = idle.bit_generator.state
+    stats, _ = get_gradients_statistics(estimator, Sampled(numbers), x, 10, seed=1)
+    assert stats["grads"]["variance"] > 0
+    assert idle.bit_generator.state == before
+
+
 def test_the_refusal_of_a_changing_state_names_both_causes() -> None:
     """A counter that anneals a temperature can't be told from a generator."""
     x, (estimator,) = torch.ones(20, 1, dtype=torch.float64), make("vimco", iw=4).values()
@@ -220,7 +296,7 @@ class Unsteady(nn.Module):
 def test_a_baseline_with_a_generator_of_its_own_is_refused(key_filter: str) -> None:
     model, x = ParticleForm(OneBernoulli()), torch.ones(3, 1, dtype=torch.float64)
     estimator = ReinforceBaseline(baseline=Unsteady(), mc=1, iw=3)
-    with pytest.raises(ValueError, match="ParticleForm or its estimator has other results for the same random"):
+    with pytest.raises(ValueError, match=r"ParticleForm or its estimator, by a generator of its own \(PCG64\),"):
         get_gradients_statistics(estimator, model, x, 10, key_filter)
 
 
