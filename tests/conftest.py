@@ -1,19 +1,21 @@
 """What every test shares."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
 from synthetic_runs import Folder
 
-from ovis.experiments.reporting.figures import save_figure as figures
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,10 @@ def demo(tmp_path: Path) -> Folder:
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Figures by their name; in their files there is a single pixel, as writing them takes longer than all else."""
+    from PIL import Image
+
+    from ovis.experiments.reporting.figures import save_figure as figures
+
     result: dict[str, Figure] = {}
 
     def keep(figure: Figure, folder: Path, name: str) -> list[Path]:
