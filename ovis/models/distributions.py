@@ -20,7 +20,7 @@ from torch.distributions import (
     TransformedDistribution,
     constraints,
 )
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import StickBreakingTransform, Transform
 from torch.distributions.utils import lazy_property
 
 from ovis.functional.bernoulli import bernoulli_log_prob, bounded, softplus
@@ -195,6 +195,12 @@ def has_known_density(distribution: Distribution) -> bool:
     return module.startswith(("torch.", "ovis.")) and all(has_known_density(part) for part in parts)
 
 
+_STICKS = (
+    "{} cannot score a sample in {}: rounding moves it off the simplex, which may change its log-density by hundreds of "
+    "nats; construct it from float32 tensors, as in LogisticNormal(loc.float(), scale.float())"
+)
+
+
 def log_density(distribution: Distribution, value: Tensor) -> Tensor:
     """``distribution.log_prob(value)``, computed in float32 where parameters or value are in half precision.
 
@@ -209,6 +215,9 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
 
     Returns:
         as ``log_prob``, at least in single precision.
+
+    Raises:
+        ValueError: a value in half precision of ``LogisticNormal``, or of another stick-breaking transform.
     """
     if not (value.dtype in HALF or autocasts(value.device) or _has_half(distribution, set())):
         return distribution.log_prob(value)
@@ -216,11 +225,13 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
         return at_least_single(distribution.log_prob(value))
     with without_autocast(value.device):
         done: dict[int, Any] = {}
-        if _has_half(distribution, set()):
+        if value.dtype in HALF or _has_half(distribution, set()):
             distribution = _replace(distribution, at_least_single, done)
             for part in done.values():
                 if isinstance(part, Distribution):
                     _compute_again(part)
+                elif isinstance(part, StickBreakingTransform) and value.dtype in HALF:
+                    raise ValueError(_STICKS.format(type(distribution).__name__, value.dtype))
         # (the same tensor as in the copy of a transform's cache, which compares identities)
         return distribution.log_prob(_replace(value, at_least_single, done))
 
