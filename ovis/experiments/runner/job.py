@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.fencing import publish_outcome, read_fence, take_fence
 from ovis.experiments.runs.paths import ExperimentPaths
 from ovis.experiments.runs.process import die_with_parent, parent_guard
-from ovis.experiments.runs.retrying import is_transient
+from ovis.experiments.runs.retrying import is_transient, retry
 from ovis.experiments.runs.status import (
     ABORTED,
     BUSY,
@@ -182,11 +183,15 @@ def run_job(spec: JobSpec) -> int:
         for run, outcome in training.run(runs):
             if run.has_outcome():
                 code = 0
-            elif outcome is not None and read_fence(run.paths) == run.attempt:
+            elif outcome is not None and retry(functools.partial(read_fence, run.paths)) == run.attempt:
                 publish_outcome(run.paths, outcome)
                 failpoint("outcome.published")
                 code = 0
     return code
+
+
+class _CodeMissing(OSError):
+    """The snapshot of the code is gone. The manager writes it again, if it can."""
 
 
 class _Training:
@@ -210,7 +215,8 @@ class _Training:
             try:
                 self._start(runs)
             except OSError as error:
-                result = AttemptResult.EXHAUSTED if is_transient(error) else AttemptResult.EXCEPTION
+                passes = is_transient(error) or isinstance(error, _CodeMissing)
+                result = AttemptResult.EXHAUSTED if passes else AttemptResult.EXCEPTION
                 message, now = f"can't start: {error}", time.time()
                 return [(run, Outcome(result, run.attempt, message=message, t=now)) for run in runs]
             failpoint("job.spawned")
@@ -252,9 +258,10 @@ class _Training:
         """The folder with the code of the training; None: that of this package."""
         if not record.snapshot:
             return None
-        code = ExperimentPaths(self.spec.folder).snapshot(record.snapshot)
-        if not (code / "ovis" / "__init__.py").is_file():  # else another ovis on the path would run
-            raise FileNotFoundError(f"the snapshot of the code {code} is gone: manager.py --update_lib takes a new one")
+        paths = ExperimentPaths(self.spec.folder)
+        code = paths.snapshot(record.snapshot)
+        if not paths.has_snapshot(record.snapshot):
+            raise _CodeMissing(f"the snapshot of the code {code} is gone: manager.py --update_lib takes a new one")
         return code
 
     def _pass_on_stop(self) -> None:

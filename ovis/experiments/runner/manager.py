@@ -22,9 +22,11 @@ from ovis.experiments.runner.experiment_file import ExperimentRun
 from ovis.experiments.runner.job import JobSpec
 from ovis.experiments.runner.outage import Outage
 from ovis.experiments.runner.overview import RunningRun
+from ovis.experiments.runner.plan import restore_snapshot
 from ovis.experiments.runner.queue.ledger import LedgerError
-from ovis.experiments.runner.queue.queue import Ended, Launched, Queue, Tick
+from ovis.experiments.runner.queue.queue import Ended, Launched, Queue, SnapshotMissing, Tick
 from ovis.experiments.runner.signals import StopSignals
+from ovis.experiments.runner.snapshot import Snapshot
 from ovis.experiments.runner.stalls import StallWatch
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.process import new_owner, owner_is_dead
@@ -157,6 +159,7 @@ class _Manager:
         self.last_tick = self.next_view = self.last_renewal = float("-inf")
         self.outage = Outage(display.print)
         self.stall_limit, self.stalls = stall_limit, StallWatch(stall_limit)
+        self.has_code = True  # False: no run can start any more
         self.carried: dict[str, float] = {}  # by key: progress before this attempt
 
     def step(self, stops: int) -> bool:
@@ -224,7 +227,7 @@ class _Manager:
         if self.jobs or self.ended or self.outage.since is not None:
             return True
         open_runs = len(self.states) - sum(self.counts[state] for state in SETTLED)
-        return open_runs > 0 and self.budget > 0 and not self.stops
+        return open_runs > 0 and self.budget > 0 and self.has_code and not self.stops
 
     def _handle_stop(self, stops: int) -> None:
         """Ctrl-C once: the jobs write checkpoints and end; twice: they are killed."""
@@ -279,7 +282,7 @@ class _Manager:
                     self.queue.leases.beat(job.record.key, job.record.attempt)
 
     def _free_slots(self) -> int:
-        return 0 if self.stops else max(0, min(self.engine.capacity(), self.budget))
+        return 0 if self.stops or not self.has_code else max(0, min(self.engine.capacity(), self.budget))
 
     def _is_waiting(self) -> bool:
         """Whether a queued run could start if a device were free."""
@@ -312,6 +315,9 @@ class _Manager:
     def _tick(self) -> None:
         try:
             tick = self._transact(self._free_slots())
+        except SnapshotMissing as missing:
+            self._restore_code(missing.snapshot)
+            return
         except (LedgerError, OSError) as error:
             self.outage.note(error)
             return
@@ -324,6 +330,22 @@ class _Manager:
         if tick.claimed:
             failpoint("claim.committed")
             self._launch(tick.claimed)
+
+    def _restore_code(self, snapshot: Snapshot) -> None:
+        """Write the snapshot again, if the code here is still the same; otherwise start no more runs."""
+        try:
+            self.has_code = restore_snapshot(self.queue, snapshot)
+        except OSError as error:
+            self.outage.note(error)
+            return
+        folder = self.queue.paths.snapshot(snapshot.id)
+        if self.has_code:
+            self.display.print(f"{folder} was gone, and is written again: the code here is the same")
+        else:
+            self.display.print(
+                f"no more runs are started: {folder} is gone, and the code here is no longer the same: put it back, or "
+                f"go on with the code here by --update_lib"
+            )
 
     def _stop_void_attempts(self, tick: Tick) -> None:
         """Stop the jobs whose attempts no longer count, as they were cancelled or considered lost."""

@@ -17,7 +17,7 @@ from ovis.experiments.runs.atomic import write_text
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.studies import STUDIES
 
-__all__ = ["Plan", "PlanError", "make_plan", "option_defaults", "start_plan"]
+__all__ = ["Plan", "PlanError", "make_plan", "option_defaults", "restore_snapshot", "start_plan"]
 
 #: Symbolic links that are named in a note.
 NAMED = 5
@@ -117,6 +117,22 @@ def start_plan(plan: Plan, queue: Queue) -> None:
     failpoint("plan.queued")
     if _text(queue.paths.experiment) != plan.experiment.text:
         write_text(queue.paths.experiment, plan.experiment.text)
+
+
+def restore_snapshot(queue: Queue, snapshot: Snapshot) -> bool:
+    """Write a snapshot again that was deleted; False if the code here is no longer the same.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    try:
+        code = read_code(live_package())
+        same = code.digest == snapshot.digest
+    except OSError:  # somebody is at work on the code
+        return False
+    if same:
+        take_snapshot(queue.paths, code, snapshot.defaults)
+    return same
 
 
 def option_defaults(script: str) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
     Raises:
         OSError: nothing was replaced, and the temporary file is gone; its ``filename`` is ``path``, if nothing else.
     """
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY + path.name, dir=path.parent)
+    with naming(path):
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -120,9 +121,16 @@ def no_link(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError of the block that does not say which file it is about (a full disk's doesn't) say ``path``."""
+    """Let an OSError of the block that does not say which file it is about (a full disk's doesn't) say ``path``.
+
+    If not even the folder of its folder is there, their file system may be unmounted: this is an error that may pass.
+    """
     try:
         yield
+    except FileNotFoundError as error:
+        if path.parent.parent.exists():
+            raise
+        raise OSError(errno.ESTALE, "its folder is not there", str(path)) from error
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)

@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+import ovis
 from ovis.experiments.runs.atomic import no_link
 from ovis.experiments.runs.context import RunContext, WorkResult, current_run
 from ovis.experiments.runs.fencing import (
@@ -72,7 +74,8 @@ def make_attempts(runs: Sequence[RunPaths], work: Work, attempts: Sequence[int] 
     try:
         with contextlib.ExitStack() as locks:
             for run in runs:
-                run.folder.mkdir(parents=True, exist_ok=True)
+                if not attempts:
+                    run.folder.mkdir(parents=True, exist_ok=True)
             numbers = attempts or _claim(runs, locks)
             codes = _work_and_publish(runs, numbers, work, by_hand=not attempts)
     except _BusyError as error:
@@ -136,10 +139,12 @@ def _publish(context: RunContext, result: WorkResult, prefix: str) -> int:
     if result.error is not None:
         code, message = _explain(result.error)
         _print_error(prefix + message)
-    if code == STALE or read_fence(context.paths) != context.attempt:
+    if code == STALE:
         return STALE
     status = RESULTS.get(code, AttemptResult.EXCEPTION)
     try:
+        if retry(lambda: read_fence(context.paths)) != context.attempt:
+            return STALE
         publish_outcome(context.paths, Outcome(status, context.attempt, exit=code, message=message, t=time.time()))
     except OSError as failure:
         if result.error is None:  # else it was reported already, and was perhaps about this full disk
@@ -166,7 +171,13 @@ def _first_line(error: Exception) -> str:
 
 def _code_of(error: Exception) -> int:
     """The exit code: a disk or a memory that is full now may have free space later."""
-    return EXHAUSTED if is_transient(error) else 1
+    return EXHAUSTED if is_transient(error) or _is_without_code(error) else 1
+
+
+def _is_without_code(error: Exception) -> bool:
+    """Whether a module of this package could not be imported as the package is gone: deleted, or unmounted."""
+    ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == ovis.__name__
+    return ours and not Path(ovis.__file__).exists()
 
 
 def _print_error(message: str) -> None:

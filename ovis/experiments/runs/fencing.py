@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from ovis.experiments.runs.atomic import write_json, write_text
+from ovis.experiments.runs.atomic import naming, write_json, write_text
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.retrying import retry
 from ovis.experiments.runs.status import AttemptResult, Outcome, read_outcome
@@ -57,9 +57,14 @@ def take_fence(run: RunPaths, attempt: int) -> bool:
 
 
 def read_fence(run: RunPaths) -> int:
-    """The attempt that may publish; 0 if there was none yet."""
+    """The attempt that may publish; 0 if there was none yet.
+
+    Raises:
+        OSError: the fence can't be read.
+    """
     try:
-        return int(run.fence.read_text(encoding="utf-8"))
+        with naming(run.fence):
+            return int(run.fence.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return 0
 

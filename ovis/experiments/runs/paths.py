@@ -153,6 +153,10 @@ class ExperimentPaths:
             raise ValueError(f"unsafe id of a snapshot {id!r}")
         return self.snapshots / id
 
+    def has_snapshot(self, id: str) -> bool:
+        """Whether the copy of the package exists. Without it, Python would import another one."""
+        return (self.snapshot(id) / "ovis" / "__init__.py").is_file()
+
     def all_snapshots(self) -> Iterator[Path]:
         """The copies of the package that exist, incomplete ones included."""
         return (path for path in self.snapshots.glob("*") if SNAPSHOT.fullmatch(path.name) and path.is_dir())

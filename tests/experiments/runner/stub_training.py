@@ -17,7 +17,9 @@ import sys
 import time
 from pathlib import Path
 
+from ovis.experiments.runs.atomic import append, naming
 from ovis.experiments.runs.failpoints import failpoint
+from ovis.experiments.runs.retrying import retry
 
 
 def main() -> int:
@@ -35,8 +37,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
 
     def note(text: str) -> None:
-        with (folder / "journal.txt").open("a") as journal:
-            journal.write(f"{text} {options.attempt}\n")
+        append(folder / "journal.txt", f"{text} {options.attempt}\n".encode())
 
     with (folder / "stub.lock").open("w") as lock:
         try:
@@ -69,9 +70,14 @@ def main() -> int:
 
 def replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    failpoint(f"{path.stem}.temporary")
-    temporary.replace(path)
+
+    def write() -> None:
+        with naming(path):
+            temporary.write_text(text)
+            failpoint(f"{path.stem}.temporary")
+            temporary.replace(path)
+
+    retry(write)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -473,3 +475,46 @@ def test_taking_a_snapshot_is_quick(lab: Lab) -> None:
     begin = time.monotonic()
     take(lab, snapshot.live_package())
     assert time.monotonic() - begin < 2.0
+
+
+# -- deleted while a sweep runs
+
+
+def delete_during_the_sweep(lab: Lab, live: Path, change: str = "") -> int:
+    """The exit code of a sweep of four runs, two at once, whose snapshots are deleted while the first two run."""
+    lab.write(args=["--nsteps 30 --id step20"], parameters={"seed": [1, 2, 3, 4]})
+
+    def delete() -> None:
+        lab.wait_for_steps(1)
+        if change:
+            write(live / "models" / "vae.py", change)
+        shutil.rmtree(lab.paths.snapshots)
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    code = lab.run()
+    thread.join()
+    return code
+
+
+def test_a_snapshot_deleted_in_mid_sweep_is_written_again(
+    lab: Lab, live: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert delete_during_the_sweep(lab, live) == 0
+    taken = current(lab)
+    assert is_intact(lab.paths, taken.id, taken.digest)
+    folder = lab.paths.snapshot(taken.id)
+    assert capsys.readouterr().err.count(f"{folder} was gone, and is written again") == 1
+    assert [(r.state.value, r.attempt, r.snapshot) for r in lab.records()] == [("done", 1, taken.id)] * 4
+
+
+def test_no_run_starts_on_other_code_than_that_of_a_deleted_snapshot(
+    lab: Lab, live: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert delete_during_the_sweep(lab, live, "width = 20\n") == 1
+    shown = capsys.readouterr().err
+    assert shown.count("no more runs are started: ") == 1
+    assert f"{lab.paths.snapshot(current(lab).id)} is gone, and the code here is no longer the same" in shown
+    assert lab.counts() == {"done": 2, "queued": 2}  # those that were running have ended as usual
+    assert lab.run("--update_lib") == 0
+    assert [record.attempt for record in lab.records()] == [1] * 4

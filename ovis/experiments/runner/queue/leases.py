@@ -43,12 +43,15 @@ class Leases:
             False where the lease was revoked.
 
         Raises:
-            OSError: it could not be renewed, for a reason that may pass.
+            OSError: it could not be renewed, for a reason that may pass. The ledger is missing, too: the file system
+                may be unmounted.
         """
         try:
             os.utime(self.paths.lease(key, attempt))
         except FileNotFoundError:
-            return False
+            if self.paths.ledger.exists():
+                return False
+            raise
         return True
 
     def set_location(self, key: str, attempt: int, location: str) -> bool:

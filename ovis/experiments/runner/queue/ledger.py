@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
@@ -236,10 +238,14 @@ class Ledger:
 
     def __init__(self, paths: ExperimentPaths) -> None:
         self.paths = paths
+        self._device: int | None = None  # number of the file system on which the ledger was found
 
     def read(self, table: str = TABLE) -> list[Row]:
         """All rows of a table, as of the last complete write. Takes no lock and writes nothing."""
-        data = AtomicStorage(self.paths.ledger).read() or {}
+        data = AtomicStorage(self.paths.ledger).read()
+        if data is None:
+            self._check_mounted()
+            data = {}
         kind = _Row if table == TABLE else Document
         return [kind(row, int(number)) for number, row in data.get(table, {}).items()]
 
@@ -254,6 +260,7 @@ class Ledger:
             LedgerLocked: another process has the lock.
             LedgerError: the file can't be locked, read or written.
         """
+        self._check_mounted()  # else the lock would be created in the folder on which it is mounted
         with self._locked(patience):
             # The cache makes the whole block one read and one write; it is dropped, not flushed, on an exception.
             database = TinyDB(self.paths.ledger, storage=CachingMiddleware(AtomicStorage))  # type: ignore[no-untyped-call]
@@ -262,6 +269,22 @@ class Ledger:
             yield transaction
             transaction.commit(database)
             database.close()
+        self._check_mounted()  # a new ledger is there now
+
+    def _check_mounted(self) -> None:
+        """Tell a ledger that was deleted from one whose file system is not there.
+
+        Raises:
+            LedgerError: the file system is not there.
+        """
+        if self.paths.ledger.exists():
+            self._device = self.paths.ledger.stat().st_dev  # a server that is mounted again may have another one
+        elif self._device is not None:
+            folder = self.paths.folder
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            if there.stat().st_dev != self._device:
+                line = f"the file system of {folder} is not there: is it still mounted?"
+                raise LedgerError(line) from OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     @contextlib.contextmanager
     def _locked(self, patience: float | None) -> Iterator[None]:

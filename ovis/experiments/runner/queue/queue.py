@@ -25,12 +25,24 @@ from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.process import owner_is_dead
 from ovis.experiments.runs.status import AttemptResult, Outcome, Record, State, read_outcome
 
-__all__ = ["Ended", "Event", "Launched", "Queue", "Tick"]
+__all__ = ["Ended", "Event", "Launched", "Queue", "SnapshotMissing", "Tick"]
 
 #: Largest number of runs in a ledger, which every transaction rewrites.
 MAX_RUNS = 30_000
 
 STATES = {state.value: state for state in State}
+
+
+class SnapshotMissing(RuntimeError):
+    """The code that attempts are to run on is gone, so no run was claimed.
+
+    Attributes:
+        snapshot: that code, as recorded in the ledger.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__(f"the snapshot of the code {snapshot.id} is gone")
+        self.snapshot = snapshot
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,7 @@ class Queue:
             LedgerLocked: another process has the lock.
             LedgerError: the ledger can't be read or written.
             OSError: a lease can't be written.
+            SnapshotMissing: there are runs to claim, but not their code.
         """
         now = time.time()
         with self.ledger.transaction(patience) as transaction:
@@ -340,6 +353,8 @@ class Queue:
     def _claim(
         self, transaction: Transaction, rows: list[Row], owner: str, now: float, engine: Mapping[str, str] | None
     ) -> list[Record]:
+        if rows and transaction.snapshots and not self.paths.has_snapshot(transaction.snapshot):
+            raise SnapshotMissing(Snapshot.from_row(transaction.snapshots[-1]))
         for row in rows:
             row["attempt"] = _last_attempt(self.paths.run(row["name"]), row["attempt"])
             self.leases.create(row["key"], row["attempt"] + 1)
