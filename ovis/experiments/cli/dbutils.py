@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovis.experiments.cli.options import FRESH, OneLineParser, confirm, find_experiment
+from ovis.experiments.cli.options import FRESH, OneLineParser, confirm, find_experiment, prepare_streams
 from ovis.experiments.runner.display.messages import describe_start
 from ovis.experiments.runner.display.status_table import default_limits, plain_status
 from ovis.experiments.runner.display.text import is_drawable, make_console, runs_text
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; or 2 where there is no such queue or run, or it can't be read or written, or a run can't be put back.
     """
+    prepare_streams()
     parser = _parser()
     options = parser.read(argv)
     _check_options(parser, options)

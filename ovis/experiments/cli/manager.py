@@ -10,14 +10,16 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from ovis.experiments.cli.commands import COMMANDS, MissingPackages, check_packages
 from ovis.experiments.cli.engine_arguments import add_engine_options, read_engine_options
-from ovis.experiments.cli.options import FRESH, OneLineParser, confirm, whole_number
+from ovis.experiments.cli.options import FRESH, REPORTS, OneLineParser, confirm, prepare_streams, whole_number
 from ovis.experiments.runner.display.messages import describe_start
 from ovis.experiments.runner.display.progress_display import make_display
 from ovis.experiments.runner.display.text import clock, counts_text, runs_text
@@ -60,6 +62,9 @@ from ovis.experiments.cli.commands import main
 raise SystemExit(main())
 """
 
+#: Largest number of concurrent runs on a device; more is a mistake.
+MAX_PROCESSES = 10_000
+
 #: Failed runs that are named at the end: each was shown when it failed.
 NAMED = 10
 
@@ -78,8 +83,11 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     Returns:
         0: every run is done; 1: some are not; 2: the request is invalid, and nothing was changed; 130: interrupted.
     """
+    prepare_streams()
     parser = _parser()
     options = parser.read(argv)
+    if options.resume and options.update_exp:
+        parser.error("--resume goes on with the sweep as it was queued, --update_exp takes the file as it is now: one")
     if options.fresh and options.requeue_level is None:
         parser.error("--fresh goes with --requeue_level only")
     engine_options = read_engine_options(parser, options)
@@ -122,8 +130,9 @@ def _parser() -> OneLineParser:
     add("--root", default="runs/", metavar="DIR", help="folder of all experiments (default: runs/)")
     add("--data_root", metavar="DIR", help="folder of the data sets (default: as the experiment says, or data/)")
     add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the experiment says, or auto)")
-    add("--processes", type=whole_number, metavar="N", help="runs at once on each device (default: 1 on a CUDA device; "
-        "on the CPU 1 for each core, with one thread each)")  # fmt: skip
+    add("--processes", type=partial(whole_number, most=MAX_PROCESSES), metavar="N",
+        help="runs at once on each device (default: 1 on a CUDA device; on the CPU 1 for each core, with one thread "
+        "each)")  # fmt: skip
     add("--ensemble", action="store_true",
         help="train runs that differ only in the seed in one process; each leaves what it would alone")  # fmt: skip
     add("--max_jobs", type=whole_number, metavar="N", help="start at most N runs, then stop")
@@ -173,6 +182,8 @@ def _run(
     engine.check(Path(options.root))
     if queue.paths.jobs_log.is_symlink():
         raise PlanError(f"{queue.paths.jobs_log}: is a symbolic link, which no job would follow: remove it")
+    if options.report:
+        _check_report_folder(name)
     _fill_queue(plan, queue, deleted, options)
     template = _job_template(plan.experiment, queue, options, training)
     begin = time.monotonic()
@@ -190,6 +201,20 @@ def _run(
             print(f"no report, as not every run is done; what there is, is drawn by: {command_line}")
         return 1
     return _make_report(report, name, options.root, queue) if options.report else 0
+
+
+def _check_report_folder(name: str) -> None:
+    """Find out whether the report can be written, before the runs take hours.
+
+    Raises:
+        PlanError: it can't.
+    """
+    folder = next(path for path in (Path(REPORTS, name), Path(REPORTS), Path()) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PlanError(f"--report: can't write to the folder {folder}: {error.strerror or error}") from None
 
 
 def _make_report(command: str, name: str, root: str, queue: Queue) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -11,10 +14,23 @@ from ovis.experiments.runs.paths import is_safe_name
 from ovis.experiments.studies import experiment_name
 from ovis.suggestions import did_you_mean
 
-__all__ = ["FRESH", "OneLineParser", "confirm", "find_experiment", "fraction", "whole_number"]
+__all__ = [
+    "FRESH",
+    "REPORTS",
+    "OneLineParser",
+    "confirm",
+    "find_experiment",
+    "fraction",
+    "prepare_streams",
+    "whole_number",
+]
 
 #: Help of the option of the commands that put runs back.
 FRESH = "runs that are put back begin at step 0; the files of their earlier attempts are deleted when they start"
+
+
+#: Folder of all reports.
+REPORTS = "reports/"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -32,15 +48,32 @@ class OneLineParser(argparse.ArgumentParser):
         return options
 
 
-def whole_number(text: str) -> int:
-    """The type of options that count something: 1 or more."""
+def whole_number(text: str, most: int = 2**53) -> int:
+    """The type of options that count something: 1 or more, ``most`` at most."""
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, got {text}")
     return value
+
+
+def prepare_streams() -> None:
+    """Let a command print whatever its standard streams are: called first by each command.
+
+    Where one is closed (``>&-``), ``/dev/null`` takes its place; else the next file that is opened would get its
+    number. Characters that stdout can't write, such as those of a path that is no UTF-8, become question marks.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, that of the stream
+            os.set_inheritable(handle, True)
+            setattr(sys, name, os.fdopen(handle, "r" if name == "stdin" else "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def fraction(text: str) -> float:

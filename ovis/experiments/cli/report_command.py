@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovis.experiments.cli.commands import COMMANDS
-from ovis.experiments.cli.options import OneLineParser, find_experiment
+from ovis.experiments.cli.options import REPORTS, OneLineParser, find_experiment, prepare_streams
 from ovis.experiments.studies import STUDIES
 
 if TYPE_CHECKING:
@@ -63,11 +62,10 @@ def run_report(
         0; 1 where there is nothing to draw, or the report can't be written; 2 where the requested experiment, estimator
         or metric does not exist.
     """
+    prepare_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     options = parser.read(words)
     options.command = shlex.join(["python", parser.prog, *words])
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark
     try:
         report(options)
     except ReportError as error:
@@ -84,7 +82,7 @@ def run_report(
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Add the options ``--root`` and ``--output``."""
     parser.add_argument("--root", default="runs/", metavar="FOLDER", help="folder of all experiments (runs/)")
-    parser.add_argument("--output", default="reports/", metavar="FOLDER", help="folder of all reports (reports/)")
+    parser.add_argument("--output", default=REPORTS, metavar="FOLDER", help=f"folder of all reports ({REPORTS})")
 
 
 def locate_experiment(options: argparse.Namespace) -> Path:

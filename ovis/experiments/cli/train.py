@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ovis
+from ovis.experiments.cli.options import prepare_streams
 from ovis.experiments.runs.atomic import write_json
 from ovis.experiments.runs.attempt import make_attempts
 from ovis.experiments.runs.context import RunContext, WorkResult
@@ -57,6 +58,7 @@ def run_study(
     Returns:
         the exit code: 2: the options are wrong; else as of :func:`~ovis.experiments.runs.attempt.make_attempts`.
     """
+    prepare_streams()
     words, study = list(sys.argv[1:] if argv is None else argv), STUDIES[script]
     try:
         options, settings = _parse(words, study, description, prog or f"python -m {study.module}")

@@ -94,7 +94,7 @@ def load_experiment(path: Path) -> Experiment:
         GridError: the file can't be read, or anything in it is invalid.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise GridError(f"can't read the experiment file {path}: {error}") from None
     try:

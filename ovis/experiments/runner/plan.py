@@ -200,6 +200,6 @@ def _check_defaults(current: Snapshot, new: set[str], script: str) -> None:
 def _text(path: Path) -> str | None:
     """The file's content; None where it can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return None

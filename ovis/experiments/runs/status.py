@@ -42,6 +42,10 @@ LOCKED = "another process holds the run's folder"
 STALE = 76
 
 
+#: Larger numbers of steps are invalid: a float would not hold them exactly.
+LARGEST_STEP = 2**53
+
+
 class State(str, Enum):
     """State of a run in the queue."""
 
@@ -217,14 +221,26 @@ def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
         loss, written = data.get("loss"), float(data.get("t", 0.0))
         begin = data["step"] if written < since else data.get("begin")
         return Progress(
-            int(data["step"]),
-            int(data["nsteps"]),
+            _step(data["step"]),
+            _step(data["nsteps"]),
             None if loss is None else float(loss),
             written,
-            None if begin is None else int(begin),
+            None if begin is None else _step(begin),
         )
     except (KeyError, TypeError, ValueError, OverflowError):  # int of an infinity
         return None
+
+
+def _step(value: Any) -> int:
+    """A number of steps.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is none.
+    """
+    step = int(value)
+    if not 0 <= step <= LARGEST_STEP:
+        raise ValueError("no number of steps")
+    return step
 
 
 def last_line(path: Path, size: int = 8192, width: int = 300, after: str = "") -> str:
@@ -259,7 +275,7 @@ def count_states(states: Iterable[State]) -> dict[State, int]:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no file, or it holds anything else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None

@@ -213,12 +213,17 @@ def _read(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is not None:
             raise _Corrupt(f"wrong checksum in {damaged}")
-        # loaded to the CPU, because running out of GPU memory must not look like a corrupt file
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError, _Corrupt):
         raise
-    except Exception as error:  # zipfile and torch report a broken file in a dozen ways
+    except Exception as error:  # zipfile reports a broken file in half a dozen ways
         raise _Corrupt(_first_line(error)) from error
+    try:
+        # loaded to the CPU, because running out of GPU memory must not look like a corrupt file
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch's messages advise programmers on the options of torch.load
+        raise _Corrupt(f"torch can't load it ({type(error).__name__})") from error
     return state
 
 

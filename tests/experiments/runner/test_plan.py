@@ -21,6 +21,7 @@ from slow_cases import slow_except
 
 import ovis
 from ovis.experiments.runner import plan as plan_module
+from ovis.experiments.runner.plan import make_plan, start_plan
 from ovis.experiments.runner.queue.queue import Queue
 from ovis.experiments.runner.snapshot import live_package
 from ovis.experiments.runs.paths import ExperimentPaths
@@ -93,13 +94,23 @@ def test_a_resumed_sweep_goes_on_as_it_was(lab: Lab, capsys: pytest.CaptureFixtu
     assert lab.run("--resume") == 0
 
 
-@pytest.mark.slow
-def test_resume_and_update_exp_combined(lab: Lab) -> None:
+def test_resume_and_update_exp_contradict_each_other(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.write(args=[VIMCO])
-    assert lab.run() == 0
-    lab.write(args=[VIMCO], parameters=SEEDS)
-    assert lab.run("--resume", "--update_exp") == 0
-    assert lab.counts() == {"done": 3}  # the default seed is one of them
+    with pytest.raises(SystemExit) as left:
+        lab.run("--resume", "--update_exp")
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        "manager.py: --resume goes on with the sweep as it was queued, --update_exp takes the file as it is now: one\n"
+    )
+    assert not lab.paths.ledger.exists()
+
+
+def test_a_byte_order_mark_in_the_experiment_file_is_accepted(lab: Lab) -> None:
+    path = lab.write(args=[VIMCO])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    start_plan(make_plan(path, lab.queue), lab.queue)
+    assert lab.counts() == {"queued": 1}
+    assert make_plan(path, lab.queue, resume=True).notes == ()
 
 
 def test_a_change_that_changes_no_run_is_taken(lab: Lab) -> None:

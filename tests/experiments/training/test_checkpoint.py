@@ -124,6 +124,15 @@ def test_a_corrupt_checkpoint_is_renamed_and_the_previous_one_is_used(two, paths
     assert sorted(path.name for path in paths.folder.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt.corrupt"]
 
 
+def test_an_error_says_nothing_about_the_options_of_torch(two, paths):
+    paths.previous_checkpoint.unlink()
+    torch.save({"settings": os.path.join, "model": paths}, paths.checkpoint)  # not tensors and plain values only
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(paths, two)
+    reason = f"{paths.checkpoint}: torch can't load it (UnpicklingError)"
+    assert str(caught.value) == f"no whole checkpoint ({reason}); remove it to start from the first step"
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["one of one", "two of two"])
 def test_without_an_intact_checkpoint_the_run_fails_and_nothing_is_moved(two, paths, first):
     if first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from ovis.estimators.ids import parse_estimator
 from ovis.experiments.runner.queue.ledger import Ledger, LedgerError
 from ovis.experiments.runs.paths import ExperimentPaths, RunPaths
 from ovis.experiments.runs.status import read_object
+from ovis.experiments.settings import RunSettings
 
 __all__ = [
     "Skipped",
@@ -31,6 +32,9 @@ ENDINGS = {"success": "done", "aborted": "aborted", "cancelled": "cancelled"}
 
 #: States of the queue that overrule an old failure: the run is tried again.
 PENDING = ("queued", "running", "cancelled")
+
+#: Settings that only say where a run was made, which no table shows; a path need not be valid text.
+PLACES = frozenset(item.name for item in fields(RunSettings))
 
 STATE_ORDER = ("done", "running", "unfinished", "queued", "aborted", "failed", "cancelled", "unreadable")
 
@@ -99,11 +103,12 @@ def read_config(run: RunPaths, queued: str | None) -> dict[str, Any] | Skipped:
     try:
         config = json.loads(run.config.read_bytes())
         settings = config.get("settings") if isinstance(config, dict) else None
-        json.dumps(settings, ensure_ascii=False).encode()  # a lone surrogate could not be written into any table
+        if not isinstance(settings, dict):
+            return Skipped(run.name, "config.json holds no settings", "foreign")
+        shown = {name: settings[name] for name in settings if name not in PLACES}
+        json.dumps(shown, ensure_ascii=False).encode()  # a lone surrogate could not be written into any table
     except (OSError, ValueError, RecursionError) as error:
         return Skipped(run.name, f"config.json can't be read ({type(error).__name__})", "unreadable")
-    if not isinstance(settings, dict):
-        return Skipped(run.name, "config.json holds no settings", "foreign")
     return settings
 
 

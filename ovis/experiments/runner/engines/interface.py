@@ -172,5 +172,6 @@ def unreported_outcome(record: Record, status: JobStatus, log: Path, stopping: b
     else:
         ending = AttemptResult.LOST
         code = "without an" if status.code is None else f"with code {status.code} and no"
-        message = f"the job ended {code} outcome: {printed or status.message or f'see {log}'}"
+        elsewhere = f"see {log}" if last_line(log) else "it printed no message"
+        message = f"the job ended {code} outcome: {printed or status.message or elsewhere}"
     return Outcome(ending, record.attempt, message=message, t=time.time())

@@ -104,6 +104,7 @@ def _is_numbered(table: Iterable[str]) -> bool:
 
 
 def _check_row(row: Any, where: str) -> None:
+    """Check a row of the table of runs; times that are none are replaced by the default, as they decide nothing."""
     if isinstance(row, dict) and "settings" not in row and "arg" in row:
         raise _EarlierVersion("of an earlier version, which kept a run's settings as one string")
     _check_fields(row, TABLE, where)
@@ -114,12 +115,21 @@ def _check_row(row: Any, where: str) -> None:
         raise ValueError(f"{where} has an unknown state {row['state']!r}")
     if row.get("snapshot") and not is_safe_name(row["snapshot"]):
         raise ValueError(f"{where} has an unsafe snapshot {row['snapshot']!r}")
+    if not all(abs(row.get(name, 0)) <= LARGEST for name in COUNTERS):
+        raise ValueError(f"{where} has a counter that is too large")
+    if not set(map(type, row["settings"].values())) <= SCALARS:
+        raise ValueError(f"{where} has a setting that is no number, text or true/false")
+    for name in TIMES:
+        if name in row and not 0 <= row[name] <= LARGEST:
+            row[name] = 0.0
 
 
 def _check_snapshot(row: Any, where: str) -> None:
     _check_fields(row, SNAPSHOTS, where)
     if not is_safe_name(row["id"]):
         raise ValueError(f"{where} has an unsafe id {row['id']!r}")
+    if not 0 <= row["time"] <= LARGEST:
+        row["time"] = 0.0
 
 
 def _check_fields(row: Any, table: str, where: str) -> None:
@@ -143,13 +153,24 @@ def _find_wrong(table: str, names: tuple[str, ...], types: tuple[type, ...]) -> 
 
 _STATES = frozenset(state.value for state in State)
 _NUMBER: tuple[type, ...] = (int, float)
+
+#: Fields of a row of the table of runs.
+COUNTERS = ("attempt", "valid_from", "failures", "lost", "priority", "fresh_from")
+TIMES = ("not_before", "created", "started", "ended")
+
+#: Types of settings.
+SCALARS = {str, int, float, bool, type(None)}
+
+#: Largest counter, and largest time in seconds since 1970, which a float still holds exactly.
+LARGEST = 2**53
+
 _KINDS: dict[str, dict[str, tuple[type, ...]]] = {
     TABLE: {
         **dict.fromkeys(("key", "name", "state", "owner", "reason", "error", "device", "snapshot"), (str,)),
         "settings": (dict,),
-        **dict.fromkeys(("attempt", "valid_from", "failures", "lost", "not_before", "priority"), _NUMBER),
-        "fresh_from": _NUMBER,
-        **dict.fromkeys(("created", "started", "ended"), _NUMBER),
+        **dict.fromkeys(COUNTERS, (int,)),
+        **dict.fromkeys(TIMES, _NUMBER),
+        "engine": (dict, type(None)),
     },
     SNAPSHOTS: {
         **dict.fromkeys(("id", "digest", "commit", "diff", "version"), (str,)),
