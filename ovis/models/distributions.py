@@ -196,8 +196,8 @@ def has_known_density(distribution: Distribution) -> bool:
 
 
 _STICKS = (
-    "{} cannot score a sample in {}: rounding moves it off the simplex, which may change its log-density by hundreds of "
-    "nats; construct it from float32 tensors, as in LogisticNormal(loc.float(), scale.float())"
+    "{} cannot score a sample in {}: rounding moves it off the simplex, which may change its log-density by hundreds "
+    "of nats; construct it from float32 tensors, as in LogisticNormal(loc.float(), scale.float())"
 )
 
 
