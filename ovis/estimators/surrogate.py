@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ovis.estimators.types import Estimate, Particles
+from ovis.functional.attach import UNKNOWN, attach, constant
 from ovis.functional.log_weights import Alpha
-from ovis.functional.surrogates import attach, scale_gradient
+from ovis.functional.surrogates import scale_gradient
 
 __all__ = ["share_of_loss", "surrogate", "with_gradient_of"]
 
@@ -26,7 +27,8 @@ def surrogate(particles: Particles, estimate: Estimate, beta: Alpha, freebits: f
     Returns:
         shape [B], in nats.
     """
-    return attach(-estimate.factors.value.mean(1), *_pairs(particles, estimate, beta, freebits))
+    rule = constant if estimate.factors.constant else UNKNOWN
+    return attach(-estimate.factors.value.mean(1), *_pairs(particles, estimate, beta, freebits), rule=rule)
 
 
 def share_of_loss(
@@ -56,7 +58,7 @@ def with_gradient_of(loss: Tensor, extra: Tensor) -> Tensor:
         shape [B].
     """
     ones = torch.ones_like(loss)
-    return attach(loss, (ones, loss), (ones, extra))
+    return attach(loss, (ones, loss), (ones, extra), rule=constant)
 
 
 def _pairs(

@@ -7,12 +7,14 @@ grad log p(x, z_k), the other grad log q(z_k|x). So the factors need no graph, a
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ovis.estimators.ids import EstimatorId, auxiliary_count, parse_estimator
+from ovis.functional.attach import Rule, attach, constant, undifferentiable
 from ovis.functional.control_variates import learning_signal
 from ovis.functional.log_weights import (
     Alpha,
@@ -37,11 +39,13 @@ class Factors(NamedTuple):
         value: the bound, shape [...], in nats.
         log_p: the factors of grad log p(x, z_k), shape [..., K].
         log_q: the factors of grad log q(z_k|x), shape [..., K].
+        constant: whether the factors are the same for all log-weights; second derivatives are right then.
     """
 
     value: Tensor  # [...]
     log_p: Tensor  # [..., K], of grad log p(x, z_k)
     log_q: Tensor  # [..., K], of grad log q(z_k | x)
+    constant: bool = False
 
 
 def multisample_loss(
@@ -103,7 +107,33 @@ def multisample_loss(
     factors = _factors((log_p - log_q).detach(), spec, alpha, log_w_aux, mask)
     if mask is not None:
         factors = _masked(factors, mask, _at_least(spec))
-    return attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))
+    others = [item for item in (alpha, mask) if isinstance(item, Tensor)]
+    rule = _rule(spec, alpha, mask)
+    return attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q), rule=rule, others=others)
+
+
+def _rule(spec: EstimatorId, alpha: Alpha, mask: Tensor | None) -> Rule:
+    """How the factors depend on log p and log q, where the gradient is the derivative of the loss."""
+    if spec.family == "pathwise-vae":
+        return constant
+    known = "" if spec.family == "tvo" else " with respect to log q"
+    estimate = undifferentiable(f"the gradient of {spec.canonical!r}{known} is an estimate, not its derivative")
+    if spec.family == "tvo":
+        return estimate
+    bound = spec.family == "pathwise-iwae"
+    number = None if isinstance(alpha, Tensor) else alpha
+    masked = mask is not None
+
+    def rule(i: int, factor: Tensor, x: Sequence[Tensor]) -> Tensor:
+        if i == 1 and not bound:
+            return estimate(i, factor, x)
+        log_p, log_q, *others = x
+        there = others[-1] if masked else None
+        log_w = log_p - (log_q if bound else estimate(1, log_q, [log_q]))
+        weights = normalized_weights(log_w, others[0] if number is None else number, there)
+        return torch.where(factor.isnan(), factor, weights if i == 1 else -weights)
+
+    return rule
 
 
 def _check_maskable(spec: EstimatorId, log_w_aux: Tensor | None) -> None:
@@ -254,7 +284,7 @@ def elbo_factors(log_w: Tensor, mask: Tensor | None = None) -> Factors:
         :func:`pathwise_factors` for the importance-weighted bound.
     """
     weights = _equal_weights(log_w, mask)
-    return Factors(particle_mean(log_w, mask).squeeze(-1), weights, -weights)
+    return Factors(particle_mean(log_w, mask).squeeze(-1), weights, -weights, constant=True)
 
 
 def _equal_weights(log_w: Tensor, mask: Tensor | None) -> Tensor:
@@ -349,56 +379,3 @@ def inclusive_factors(log_w: Tensor, auxiliary: int, alpha: Alpha = 0.0) -> Fact
     split = log_w.shape[-1] - auxiliary
     signal = learning_signal(log_w[..., :split], "ovis-S1", alpha, log_w[..., split:])
     return score_factors(log_w, torch.nn.functional.pad(signal, (0, auxiliary)), alpha)
-
-
-def attach(value: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """A tensor with this value and the gradient sum_k factor_k grad x_k.
-
-    Use it to make a loss of :class:`Factors`:
-    ``attach(-factors.value, (-factors.log_p, log_p), (-factors.log_q, log_q))``.
-
-    Args:
-        value: shape [...].
-        pairs: (factor, x), each of a shape [..., *rest] that starts with value's; summed over the rest.
-
-    Returns:
-        shape [...]. Infinite x do no harm, as their values are not used.
-    """
-    if torch.compiler.is_compiling():
-        return _attach_by_differences(value, pairs)
-    flat = [tensor for pair in pairs for tensor in pair]
-    attached: Tensor = _Attach.apply(value, *flat)  # type: ignore[no-untyped-call]
-    return attached
-
-
-def _attach_by_differences(value: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
-    """The same by x - x.detach(), for Dynamo, which can't trace a Function without grad inputs or inside functorch.
-
-    An infinite x has no gradient here, and an infinite factor counts as the largest number: 0 times it is 0.
-    """
-    value = value.detach()
-    largest = torch.finfo(value.dtype).max
-    for factor, x in pairs:
-        still = x.detach()
-        move = torch.where(still.isinf(), 0.0, x - still) * factor.detach().clamp(-largest, largest)
-        value = value + (move.flatten(value.dim()).sum(-1) if move.dim() > value.dim() else move)
-    return value
-
-
-class _Attach(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor, *flat: Tensor) -> Tensor:
-        return value.detach().clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1::2])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads: list[Tensor | None] = [None]
-        for factor in ctx.saved_tensors:
-            grads += [None, factor * grad.reshape(grad.shape + (1,) * (factor.dim() - grad.dim()))]
-        return tuple(grads)

@@ -378,3 +378,30 @@ def test_the_model_can_be_trained_while_q_is_frozen(name: str, form: str) -> Non
         problem.inference_network.requires_grad_(True)
     assert result[0].abs().sum() > 0
     torch.testing.assert_close(*result)
+
+
+@pytest.mark.parametrize("name", ["pathwise-vae", "pathwise-iwae", "dreg", "ovis-gamma1", "vimco"])
+def test_second_derivatives_of_a_module_are_those_of_the_loss_or_refused(name: str) -> None:
+    """By the mean of q, with beta = 0.5, against autograd of the written ELBO on the same samples."""
+    problem, x = OneNormal(), torch.ones(2, 1, dtype=torch.float64)
+    settings = {"beta": 0.5, "iw": 3}
+    loss, _, output = make(name, **settings)(ParticleForm(problem), x)
+    parameters = list(problem.inference_network.parameters())
+
+    def differentiated(value: Tensor) -> Tensor:
+        return torch.cat([item.flatten() for item in torch.autograd.grad(value, parameters, create_graph=True)])
+
+    first = differentiated(loss.sum())
+    if name != "pathwise-vae":
+        with pytest.raises(
+            RuntimeError, match="this loss has no second derivative: the factors of its gradient are con"
+        ):
+            differentiated(first.sum())
+        return
+    (z,), (q,), (p,) = output["z"], output["qz"], output["pz"]
+    log_w = output["px"].log_prob(x.unsqueeze(1)) - 0.5 * (q.log_prob(z) - p.log_prob(z))
+    exact = differentiated(-log_w.sum() / 3)
+    torch.testing.assert_close(first, exact)
+    expected = differentiated(exact.square().sum())
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(differentiated(first.square().sum()), expected)
