@@ -263,6 +263,8 @@ def _fill_queue(plan: Plan, queue: Queue, deleted: dict[str, str], options: argp
         print(f"deleted {runs_text(len(deleted))}")
     start_plan(plan, queue)
     keys = {run.key for run in plan.experiment.runs}
+    if lost := queue.mark_lost_results(keys):
+        print(f"the results of {runs_text(len(lost))} are gone, e.g. {lost[0].name}: marked as failed")
     level = RequeueLevel.LOST if options.resume and options.requeue_level is None else options.requeue_level
     if level is not None:
         before = queue.read()

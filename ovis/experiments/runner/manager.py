@@ -115,6 +115,8 @@ def run_experiment(
         finally:
             manager.close()
             display.close()
+    if not stop.count:
+        retry(lambda: queue.mark_lost_results(manager.weights.keys()))
     records = [record for record in retry(queue.read) if record.key in manager.weights]
     failed = [record for record in records if record.state is State.FAILED]
     gone = len(manager.weights) - len(records)

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from ovis.experiments.runs.context import RunContext
 from ovis.experiments.runs.failpoints import failpoint
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.training.build import TrainingRun
-from ovis.experiments.training.checkpoint import Position, check_best, load_best, save_best, save_checkpoint
+from ovis.experiments.training.checkpoint import (
+    CheckpointError,
+    Position,
+    check_best,
+    load_best,
+    save_best,
+    save_checkpoint,
+)
 from ovis.experiments.training.measurements import Measurements
 from ovis.experiments.training.sample_images import prior_samples, reconstructions
 from ovis.experiments.training.schedule import scheduled_config
@@ -53,10 +60,12 @@ class Journal:
 
     def __init__(self, run: TrainingRun, context: RunContext, position: Position):
         self.run, self.context, self.paths, self.position = run, context, context.paths, position
-        self.writer = MetricsWriter(context.paths, position.step)
-        self.measure = Measurements(run, context.show_progress, self.pulse)
         self.total = run.total_steps
         self.every = run.settings.eval_freq * run.steps_per_epoch
+        evaluated = [*range(self.every, position.step + 1, self.every), *[position.step] * self.is_due]
+        _check_metrics(context.paths, evaluated if position.step else [])
+        self.writer = MetricsWriter(context.paths, position.step)
+        self.measure = Measurements(run, context.show_progress, self.pulse)
         self.started = time.monotonic() - position.seconds
         self.loss, self.pulsed = math.nan, time.monotonic()  # the last loss, and when it was written
 
@@ -241,16 +250,41 @@ def _png(grid: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+def _check_metrics(paths: RunPaths, steps: Sequence[int]) -> None:
+    """Check that the evaluations before the checkpoint are in metrics.jsonl, which is written first.
+
+    Raises:
+        CheckpointError: one is missing, as the file was removed or damaged. The best and the last of those that are
+            left would be those of another run.
+    """
+    there = {step for step, _ in _lines(_text(paths.metrics))}
+    missing = next((step for step in steps if step not in there), None)
+    if missing is not None:
+        raise CheckpointError(
+            f"{paths.metrics} has no evaluation at step {missing}, but the checkpoint is of step {steps[-1]} or later: "
+            f"put the file back, or start from the first step (dbutils.py --requeue KEY --fresh; by hand, "
+            f"remove {paths.checkpoint.name} and {paths.previous_checkpoint.name})"
+        )
+
+
 def _cut_after(path: Path, step: int) -> None:
     """Keep the lines of metrics.jsonl up to this step; incomplete lines are removed, too."""
-    if not path.exists():
-        return
-    text, kept = path.read_text(encoding="utf-8", errors="replace"), []
+    text = _text(path)
+    kept = "".join(f"{line}\n" for at, line in _lines(text) if at <= step)
+    if kept != text:
+        write_text(path, kept)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _lines(text: str) -> Iterator[tuple[float, str]]:
+    """The complete lines of metrics.jsonl, and their steps."""
     for line in text.splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
-    if "".join(kept) != text:
-        write_text(path, "".join(kept))
+        if isinstance(step, int | float):
+            yield step, line

@@ -89,6 +89,19 @@ def damage_version(path: Path) -> None:
     path.write_bytes(data)
 
 
+def rewrite(path: Path, change) -> None:
+    """As another program would, which keeps the checksum."""
+    with np.load(path) as file:
+        np.savez(path, **{name: file[name] if name == "checksum" else change(file[name]) for name in file.files})
+
+
+def other_data_set(root: Path) -> Path:
+    other = root / "other"
+    other.mkdir()
+    cached(other, "another", lambda root: SPLITS)
+    return other / "cache" / f"another-v{cache.VERSION}.npz"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -99,6 +112,12 @@ def damage_version(path: Path) -> None:
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"not an archive"),
         lambda path: np.savez(path, train=SPLITS["train"]),
+        lambda path: rewrite(path, lambda array: 255 * array),
+        lambda path: rewrite(path, lambda array: array[:, :1, :1]),
+        lambda path: rewrite(path, lambda array: array.reshape(1, 6, 2)),
+        lambda path: rewrite(path, lambda array: array.astype(np.float32)),
+        lambda path: np.savez(path, **SPLITS),
+        lambda path: path.write_bytes(other_data_set(path.parents[1]).read_bytes()),
         lambda path: np.savez(path, train=np.array([{}], dtype=object), valid=SPLITS["valid"], test=SPLITS["test"]),
     ],
     ids=[
@@ -109,6 +128,12 @@ def damage_version(path: Path) -> None:
         "empty",
         "no archive",
         "a split is missing",
+        "values of 0 to 255",
+        "smaller images",
+        "another shape",
+        "another type",
+        "no checksum",
+        "another data set",
         "objects",
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
+import threading
 
 import pytest
 from laboratory import Lab, dead_owner, record
@@ -271,3 +273,38 @@ def test_an_outcome_is_withdrawn_only_where_no_job_is_at_work(queue: Queue) -> N
     withdraw_outcome(run, valid_from=2)
     assert not run.outcome.exists()
     withdraw_outcome(queue.paths.run("nobody"), valid_from=2)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_done_run_whose_results_are_gone_is_not_done(
+    lab: Lab, capsys: pytest.CaptureFixture[str], whole: bool
+) -> None:
+    lab.write(args=["", "--seed 2"])
+    assert lab.run() == 0
+    first, _ = lab.runs()
+    shutil.rmtree(first.folder) if whole else first.outcome.unlink()
+    capsys.readouterr()
+    assert lab.run() == 1
+    shown = capsys.readouterr().out
+    assert f"the results of 1 run are gone, e.g. {first.name}: marked as failed" in shown
+    what = "its folder" if whole else "outcome.json"
+    assert f"failed: {first.name}: it was done, but {what} is gone, and with it the results" in shown
+    assert [(r.state, r.reason, r.attempt) for r in lab.records()] == [(State.FAILED, "lost", 1), (State.DONE, "", 1)]
+    assert lab.run("--resume") == 0  # level 1
+    assert [(r.state, r.attempt) for r in lab.records()] == [(State.DONE, 2), (State.DONE, 1)]
+    assert first.outcome.exists()
+
+
+def test_results_that_are_deleted_during_the_sweep_are_noticed_at_its_end(lab: Lab) -> None:
+    lab.write(args=["--nsteps 3", "--nsteps 40 --id step50"])
+
+    def delete() -> None:
+        lab.wait(lambda: lab.counts().get("done") == 1)
+        (done,) = (record.name for record in lab.records() if record.state is State.DONE)
+        shutil.rmtree(lab.paths.run(done).folder)
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    assert lab.run() == 1
+    thread.join()
+    assert lab.counts() == {"done": 1, "failed": 1}

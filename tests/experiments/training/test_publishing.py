@@ -3,6 +3,7 @@
 import errno
 import json
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -10,10 +11,14 @@ import pytest
 import torch
 from resume_cases import CASES
 from resume_lab import KILLED, Plan, left_by, unequal, words_of
+from train_run import train
 
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.retrying import describe_file_error
 from ovis.experiments.runs.status import STALE
+from ovis.experiments.settings import TrainSettings
+from ovis.experiments.training.build import build_run
+from ovis.experiments.training.checkpoint import CheckpointError
 from ovis.experiments.training.journal import MetricsWriter
 
 DIGITS = CASES["digits"]
@@ -101,6 +106,47 @@ def test_what_is_cut_when_a_run_goes_on(tmp_path):
     paths.metrics.write_bytes(b'{"step": 1}\n{"step": 2}\n[]\n\xff\x00\n{"step": 3}\n{"step": 2, "a:b/')
     MetricsWriter(paths, 2)
     assert paths.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+#: An evaluation at each step.
+STEPS = {"dataset": "gaussian-toy", "N": 3, "grad_key": "A,b", "estimator": "iwae", "iw": 2, "lr": 0.1, "nsteps": 5,
+         "bs": 5000, "eval_freq": 1, "max_eval": 4, "iw_valid": 2, "iw_test": 2, "grad_samples": 0}  # fmt: skip
+
+METRICS_DAMAGES = {
+    "removed": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_text(""),
+    "first line": lambda path: path.write_text(path.read_text().partition("\n")[2]),
+    "a line in the middle": lambda path: path.write_text(path.read_text().replace('{"step": 2,', '{"step": \0,')),
+    "cut": lambda path: path.write_text(path.read_text()[:-5]),
+    "no lines": lambda path: path.write_text("[1, 2]\n" * 3),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    """A run that was stopped after evaluations at the steps 1, 2 and 3, of 5."""
+    paths, asked = RunPaths(tmp_path_factory.mktemp("stopped")), []
+    complete = train(build_run(TrainSettings(**STEPS)), paths, stop=lambda: asked.append(1) or len(asked) > 2)
+    assert not complete
+    assert [json.loads(line)["step"] for line in paths.metrics.read_text().splitlines()] == [1, 2, 3]
+    return paths
+
+
+@pytest.mark.parametrize("damage", METRICS_DAMAGES)
+def test_a_run_whose_metrics_do_not_reach_its_checkpoint_does_not_resume(damage, stopped_run, tmp_path):
+    """Its best and its mean would be those of another run."""
+    paths = RunPaths(tmp_path / "run")
+    shutil.copytree(stopped_run.folder, paths.folder)
+    METRICS_DAMAGES[damage](paths.metrics)
+    before = paths.metrics.read_bytes() if paths.metrics.exists() else None
+    with pytest.raises(CheckpointError, match=r"has no evaluation at step \d, but .* --requeue KEY --fresh") as info:
+        train(build_run(TrainSettings(**STEPS)), paths)
+    assert "\n" not in str(info.value)
+    assert str(info.value).startswith(str(paths.metrics))
+    assert (paths.metrics.read_bytes() if paths.metrics.exists() else None) == before  # perhaps it can be repaired
+    shutil.copy(stopped_run.metrics, paths.metrics)
+    assert train(build_run(TrainSettings(**STEPS)), paths)
+    assert [json.loads(line)["step"] for line in paths.metrics.read_text().splitlines()] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,36 @@ class Queue:
         shutil.rmtree(trash, ignore_errors=True)
         return len(records)
 
+    def mark_lost_results(self, keys: Collection[str]) -> list[Record]:
+        """Mark runs as failed that are done, but whose outcome is no longer in their folder.
+
+        Args:
+            keys: of these runs only.
+
+        Returns:
+            those that were marked.
+
+        Raises:
+            LedgerError: the ledger can't be read or written.
+        """
+
+        def is_lost(row: Row) -> bool:
+            done = row["key"] in keys and row["state"] == State.DONE.value
+            return done and not self.paths.run(row["name"]).outcome.exists()
+
+        if not any(map(is_lost, self.ledger.read())):  # without the lock
+            return []
+        now, lost = time.time(), []
+        with self.ledger.transaction() as transaction:
+            for key, row in transaction.rows.items():
+                if is_lost(row):
+                    run = self.paths.run(row["name"])
+                    gone = run.outcome.name if run.folder.exists() else "its folder"
+                    transitions.lose_results(row, now, f"it was done, but {gone} is gone, and with it the results")
+                    transaction.touch(key)
+                    lost.append(Record.from_row(row))
+        return lost
+
     def remove_stale(self) -> None:
         """Remove what earlier kills left behind."""
         running = {f"{row['key']}.{row['attempt']}" for row in self.ledger.read() if row["state"] == RUNNING}

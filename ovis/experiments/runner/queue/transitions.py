@@ -25,6 +25,7 @@ __all__ = [
     "finish",
     "is_detached",
     "is_open",
+    "lose_results",
     "requeue",
     "requeued_by",
     "settles",
@@ -116,6 +117,11 @@ def finish(row: Row, outcome: Outcome, policy: Policy, now: float) -> None:
         else:  # an attempt considered lost may still publish
             revoked = policy.heartbeat if ending is AttemptResult.LOST else 0.0  # it may live until its next heartbeat
             _queue(row, now + max(policy.pause(row[counter]), revoked), supersede=ending.final)
+
+
+def lose_results(row: Row, now: float, message: str) -> None:
+    """``done -> failed``, as its files were deleted: a requeue of level 1 puts it back."""
+    row.update(state=State.FAILED.value, reason=AttemptResult.LOST.value, ended=now, error=message)
 
 
 def is_open(row: Row) -> bool:
