@@ -54,6 +54,7 @@ from ovis.functional.log_weights import (
     particle_count,
     particle_mean,
 )
+from ovis.functional.precision import at_least_single
 from ovis.suggestions import did_you_mean
 
 __all__ = [
@@ -120,8 +121,8 @@ def learning_signal(
     if (log_w_aux is None) is (spec.family == "ovis-S"):
         needs = "needs log_w_aux [..., S]" if log_w_aux is None else "takes no log_w_aux"
         raise ValueError(f"method {method!r} {needs}")
-    alpha = check_alpha(alpha)
-    signal = _SIGNALS[spec.family](log_w.detach(), alpha, spec, log_w_aux, mask)
+    alpha, log_w = check_alpha(alpha), at_least_single(log_w.detach())
+    signal = _SIGNALS[spec.family](log_w, alpha, spec, log_w_aux, mask)
     return signal if mask is None else torch.where(mask, signal, 0.0)
 
 
@@ -446,7 +447,7 @@ def _ovis_monte_carlo(
     log_w: Tensor, alpha: Alpha, spec: EstimatorId, log_w_aux: Tensor | None, mask: Tensor | None
 ) -> Tensor:
     assert log_w_aux is not None
-    return ovis_monte_carlo_signal(log_w, log_w_aux.detach(), alpha, mask)
+    return ovis_monte_carlo_signal(log_w, at_least_single(log_w_aux.detach()), alpha, mask)
 
 
 _Signal = Callable[[Tensor, Alpha, EstimatorId, Tensor | None, Tensor | None], Tensor]

@@ -1,7 +1,8 @@
 """Importance weights in the log domain: bounds, normalized weights, leave-one-out means. O(K) in time and memory.
 
 Everything is computed from the distances to the largest log-weight, *then* tempered by 1 - alpha, so that a common
-offset of thousands of nats costs no accuracy. Rows of equal infinities count as ties.
+offset of thousands of nats costs no accuracy. Rows of equal infinities count as ties. Log-weights in half precision are
+converted to single precision.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ovis.functional.precision import at_least_single
 
 __all__ = [
     "effective_sample_size",
@@ -179,6 +182,7 @@ def centre(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None) -> Cen
         the largest, shape [..., 1], and the distances, shape [..., K], in nats; a distance is 0 where both are the same
         infinity, and ``-inf`` where a particle is not there. NaN throughout a row with a NaN.
     """
+    log_w = at_least_single(log_w)
     if mask is not None:
         log_w = torch.where(mask, log_w, -math.inf)
     top = log_w.detach().amax(-1, keepdim=True)
@@ -215,6 +219,7 @@ def leave_one_out(log_w: Tensor, alpha: Alpha = 0.0, mask: Tensor | None = None)
     Returns:
         the sums, relative to the largest log-weight. For K = 1 they are empty: ``-inf``.
     """
+    log_w = at_least_single(log_w)
     top, gaps = centre(log_w, alpha, mask)
     if mask is not None:
         log_w = torch.where(mask, log_w, -math.inf)

@@ -28,6 +28,7 @@ from ovis.functional.log_weights import (
     particle_mean,
 )
 from ovis.functional.partitions import tvo_nodes, tvo_partition
+from ovis.functional.precision import at_least_single
 
 __all__ = ["Factors", "attach", "doubly_reparameterized_loss", "multisample_loss"]
 
@@ -77,8 +78,8 @@ def multisample_loss(
             on K in other ways.
 
     Returns:
-        shape [...], in nats. Where a row of the mask has no particle, value and gradient are 0. Where it has one, and
-        the method leaves one out, they are NaN; on the CPU this is an error.
+        shape [...], in nats, at least in single precision. Where a row of the mask has no particle, value and gradient
+        are 0. Where it has one, and the method leaves one out, they are NaN; on the CPU this is an error.
 
     Raises:
         ValueError: an unknown or unsupported method, shapes that differ, too few particles, or alpha >= 1.
@@ -100,6 +101,7 @@ def multisample_loss(
     check_alpha(alpha)
     if spec.family in ("pathwise-vae", "tvo") and (isinstance(alpha, Tensor) or alpha != 0):
         raise ValueError(f"method {method!r} has no alpha")
+    log_p, log_q = at_least_single(log_p), at_least_single(log_q)
     if mask is not None:
         _check_maskable(spec, log_w_aux)
         mask = check_mask(log_p, mask, _at_least(spec))
@@ -177,7 +179,7 @@ def doubly_reparameterized_loss(
         mask: as for :func:`multisample_loss`. The gradient of the other samples is 0, too.
 
     Returns:
-        shape [...], in nats; 0 where a row of the mask has no particle.
+        shape [...], in nats, at least in single precision; 0 where a row of the mask has no particle.
 
     Raises:
         ValueError: samples without a graph, shapes that differ, or alpha >= 1.
@@ -189,6 +191,7 @@ def doubly_reparameterized_loss(
     if log_p.shape != log_q.shape or z.shape[: log_p.dim()] != log_p.shape:
         shapes = f"{tuple(log_p.shape)}, {tuple(log_q.shape)}, {tuple(z.shape)}"
         raise ValueError(f"log_p, log_q [..., K] and z [..., K, *event] must agree, got {shapes}")
+    log_p, log_q = at_least_single(log_p), at_least_single(log_q)
     if mask is not None:
         mask = check_mask(log_p, mask, 1)
         log_p, log_q = torch.where(mask, log_p, 0.0), torch.where(mask, log_q, 0.0)

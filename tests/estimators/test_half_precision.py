@@ -18,6 +18,13 @@ from ovis.estimators.chunked import ChunkedTerm, chunked_loss
 from ovis.estimators.forward_context import ForwardContext
 from ovis.estimators.sampling import draw, encode
 from ovis.experiments.training.evaluate import evaluate
+from ovis.functional import (
+    doubly_reparameterized_loss,
+    iw_bound,
+    learning_signal,
+    multisample_loss,
+    normalized_weights,
+)
 from ovis.models import VAE, GaussianMixture, GaussianToyVAE, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector, OneHotVector, log_density
 
@@ -445,3 +452,98 @@ def test_gradients_of_many_chunks_are_added_in_single_precision() -> None:
     chunked_loss(torch.zeros(1), [term], model, x, None).backward()
     assert model.weight.grad.dtype == torch.bfloat16
     assert float(model.weight.grad) == 400
+
+
+# ------------------------------------------------------------------------------------------- weights, signals and DReG
+
+
+def test_log_weights_of_a_users_model_in_bfloat16_are_those_of_double_precision() -> None:
+    """Of 20 particles: as many log-weights, the same best one for every datum, and signals that agree."""
+    torch.manual_seed(0)
+    model, x = Users().bfloat16(), torch.rand(60, 6).round().bfloat16()
+    particles = draw(model, x, 20)
+    (z,), (q,), px = particles.output["z"], particles.output["qz"], particles.output["px"]
+    value, rows = z.double(), x.double().repeat_interleave(20, 0)
+    densities = [
+        Bernoulli(logits=px.logits.double()).log_prob(rows).sum(-1).view(60, 20),
+        Normal(0.0, 1.0).log_prob(value).sum(-1).view(60, 20),
+        -Normal(q.loc.double(), q.scale.double()).log_prob(value).sum(-1).view(60, 20),
+    ]
+    exact = torch.stack(densities).sum(0)
+    log_w = particles.log_w()
+    assert log_w.dtype == torch.float32
+    assert all(len(row.unique()) == 20 for row in log_w)
+    assert torch.equal(log_w.argmax(-1), exact.argmax(-1))
+    rounded = torch.stack([item.bfloat16() for item in densities]).sum(0)
+    assert not torch.equal(rounded.argmax(-1), exact.argmax(-1)), "bfloat16 must lose something here"
+    for method in ("vimco", "ovis-gamma1"):
+        signal, expected = learning_signal(log_w, method).double(), learning_signal(exact, method)
+        assert (signal - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize(("dtype", "how"), RUNS)
+def test_dreg_of_a_users_model_in_half_precision(dtype: torch.dtype, how: str, size: int | None) -> None:
+    """Its factor is a hook on samples in half precision."""
+    torch.manual_seed(0)
+    with precision(Users(), torch.rand(3, 6).round(), dtype, how) as (model, x):
+        loss, _, output = make("dreg", iw=5)(model, x, particles_per_pass=size)
+        loss.mean().backward()
+    assert loss.dtype == torch.float32
+    assert size is not None or output["z"][0].dtype == dtype
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == parameter.dtype
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    "method", ["iwae", "vimco", "vimco-geometric", "ovis-gamma1", "rws", "tvo-part2-config1", "vae"]
+)
+def test_losses_from_log_densities_in_half_precision_are_weighted_in_single_precision(
+    method: str, dtype: torch.dtype
+) -> None:
+    """Against double precision at the same numbers; the gradient of a tensor in half precision is rounded to it."""
+    torch.manual_seed(0)
+    pair = [(torch.randn(50, 20) * 3 - 90).to(dtype), (torch.randn(50, 20) * 2 - 10).to(dtype)]
+    half, double = ([item.to(kind).requires_grad_() for item in pair] for kind in (dtype, torch.float64))
+    loss, exact = multisample_loss(*half, method), multisample_loss(*double, method)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-5)
+    for found, expected in zip(
+        torch.autograd.grad(loss.sum(), half), torch.autograd.grad(exact.sum(), double), strict=True
+    ):
+        assert found.dtype == dtype
+        assert (found.double() - expected).norm() < torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_weights_and_bounds_in_half_precision_are_in_single_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    log_w = (torch.randn(50, 300) * 3 - 80).to(dtype)
+    exact = log_w.double()
+    for function in (iw_bound, normalized_weights, lambda w: learning_signal(w, "ovis-gamma0", 0.3)):
+        found = function(log_w)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), function(exact), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_doubly_reparameterized_gradients_from_half_precision(dtype: torch.dtype) -> None:
+    """Log-densities and samples in half precision, against double precision at the same numbers."""
+    torch.manual_seed(0)
+    z = torch.randn(4, 20, 3).to(dtype)
+    results = []
+    for leaf in (z.clone().requires_grad_(), z.double().requires_grad_()):
+        single = leaf.to(torch.promote_types(leaf.dtype, torch.float32))
+        log_p, log_q = -single.square().sum(-1), -0.5 * (single - 1).square().sum(-1)
+        loss = doubly_reparameterized_loss(log_p, log_q, leaf)
+        results.append(torch.autograd.grad(loss.sum(), leaf)[0])
+    weights = normalized_weights((log_p - log_q).detach()).unsqueeze(-1)
+    terms = weights.square() * (2 * z.double().abs() + (z.double() - 1).abs())  # what is added up in half precision
+    assert results[0].dtype == dtype
+    assert ((results[0].double() - results[1]).abs() <= 2 * torch.finfo(dtype).eps * terms + 1e-6).all()
+    rounded = [item.to(dtype).requires_grad_() for item in (torch.randn(4, 20), torch.randn(4, 20))]
+    samples = torch.zeros(4, 20, dtype=dtype, requires_grad=True)
+    assert doubly_reparameterized_loss(*rounded, samples).dtype == torch.float32
