@@ -88,6 +88,8 @@ def _attach_by_differences(value: Tensor, pairs: tuple[tuple[Tensor, Tensor], ..
 
 def _may_be_twice(x: Sequence[Tensor]) -> bool:
     """False within one transform of torch.func that differentiates, if nothing outside does: a rule would cost time."""
+    if not torch._C._are_functorch_transforms_active():
+        return True
     backward, forward = _derivatives()
     if forward > 1:  # the tangents of an autograd.Function have no tangents themselves
         raise RuntimeError("this loss has no forward-over-forward derivative: use torch.func.hessian")
