@@ -179,7 +179,7 @@ class _GradientSampler:
             settings = estimator.configured(**config)
             # an estimator that detaches q scales the gradient into z in its own way, so it forms a separate group
             alone = index if estimator.detached_q else None
-            key = (estimator.reparameterized, settings.mc * settings.iw, settings.tau, alone)
+            key = (estimator.reparameterized, estimator.mixed, settings.mc * settings.iw, settings.tau, alone)
             groups.setdefault(key, []).append(_Member(index, estimator, settings))
         self.groups = [_EstimatorGroup(model, members, x) for members in groups.values()]
         self.particles = samples_per_batch or PARTICLES

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ovis.estimators.base import GradientEstimator as GradientEstimator
     from ovis.estimators.config import estimator as estimator
     from ovis.estimators.config import get_config as get_config
+    from ovis.estimators.mixed import Mixed as Mixed
     from ovis.estimators.ovis import OvisAsymptotic as OvisAsymptotic
     from ovis.estimators.ovis import OvisMonteCarlo as OvisMonteCarlo
     from ovis.estimators.pathwise import PathwiseDreg as PathwiseDreg
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ovis.estimators.pathwise import PathwiseVae as PathwiseVae
     from ovis.estimators.reinforce import Reinforce as Reinforce
     from ovis.estimators.reinforce import ReinforceBaseline as ReinforceBaseline
+    from ovis.estimators.reinforce import Rloo as Rloo
     from ovis.estimators.tvo import Tvo as Tvo
     from ovis.estimators.vimco import VimcoArithmetic as VimcoArithmetic
     from ovis.estimators.vimco import VimcoGeometric as VimcoGeometric

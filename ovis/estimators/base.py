@@ -70,6 +70,8 @@ class GradientEstimator(nn.Module, ABC):
     Settings: ClassVar[type[EstimatorSettings]] = EstimatorSettings
     #: Whether log q is scored with the parameters of q detached.
     detached_q: ClassVar[bool] = False
+    #: Whether layers that can't be reparameterized are scored, beside layers that can.
+    mixed: ClassVar[bool] = False
 
     def __init__(self, **settings: Any):
         super().__init__()
@@ -187,6 +189,7 @@ class GradientEstimator(nn.Module, ABC):
             reparameterize=self.reparameterized,
             tau=settings.tau,
             detach_q=self.detached_q,
+            mixed=self.mixed,
         )
 
     @final

@@ -3,11 +3,12 @@
 A new estimator is one class and one row of :data:`ESTIMATORS`. An id is split at its dashes into tokens, and each token
 is looked up in the grammar of its family. Ids are never evaluated as code.
 
-    reinforce  reinforce-baseline  vimco[-arithmetic|-geometric]  rws (= wake-wake)  wake-sleep
+    reinforce  reinforce-baseline  rloo  vimco[-arithmetic|-geometric]  rws (= wake-wake)  wake-sleep
     vae (= pathwise-vae)  iwae (= pathwise-iwae)  stl  dreg
     ovis-gamma<g>                            OVIS~ with its bias-variance parameter, 0 <= g <= 1
     ovis-S<s>[-exclusive]                    OVIS_MC: s auxiliary samples; with a decimal point, a fraction of iw
     tvo-part<P>-beta<b>[-left|-right|-trapz]           P partitions, the first at 10^-b
+    <scored>+<pathwise>                      for models with both kinds of latents, e.g. vimco+iwae, rloo+vae
     tvo-part<P>-config1|-config2[-left|-right|-trapz]  the first partition depends on K, as in Masrani et al. 2019
 """
 
@@ -204,6 +205,44 @@ _TVO = Grammar(
 )
 
 
+#: Score-function estimators that can be combined with a pathwise one -> the pathwise ones of the same bound.
+_COMBINATIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("reinforce", "vimco-arithmetic", "vimco-geometric", "ovis-gamma", "ovis-S"), ("pathwise-iwae", "stl")
+    ),
+    "rloo": ("pathwise-vae", "stl"),
+}
+
+
+def _finish_mixed(name: str, config: Config) -> EstimatorId:
+    scored, pathwise = (parse_estimator(str(config[part])) for part in ("scored", "pathwise"))
+    partners = _COMBINATIONS.get(scored.family, ())
+    if scored.family == "ovis-S" and not scored.config["exclusive"]:
+        partners = ()  # theta and phi have different bounds
+    if pathwise.family not in partners:
+        valid = ", ".join(dict.fromkeys(_MIXED.examples))
+        raise ValueError(f"estimator {name!r}: these two can't be combined; valid combinations are, e.g., {valid}")
+    short = pathwise.family.removeprefix("pathwise-")
+    return EstimatorId(
+        f"{scored.canonical}+{short}", "mixed", {"scored": scored.canonical, "pathwise": pathwise.canonical}
+    )
+
+
+def _mixed_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """The label of both; the colour of the score-function estimator, in a dash pattern of its own."""
+    scored, pathwise = (parse_estimator(str(known.config[part])) for part in ("scored", "pathwise"))
+    label, line = scored.canonical, scored.facts.lines.get(scored.canonical, scored.facts.line)
+    if scored.facts.look is not None:
+        label, look = scored.facts.look(scored)
+        line = line or look
+    assert line is not None
+    label = scored.facts.label or label
+    return f"{label} + {pathwise.facts.label}", LineStyle(line.color, "sparse", line.marker)
+
+
+_MIXED = Grammar("+", {}, _finish_mixed, ("vimco+iwae", "ovis-gamma0+iwae", "ovis-gamma1+stl", "rloo+vae"))
+
+
 def _gamma_look(known: EstimatorId) -> tuple[str, LineStyle]:
     """OVIS~: colours between those of gamma = 0 and gamma = 1."""
     gamma = float(known.config["gamma"])
@@ -322,6 +361,16 @@ _ROWS = (
         legend_group="VIMCO, REINFORCE",
     ),
     EstimatorFacts(
+        "rloo",
+        "ovis.estimators.reinforce:Rloo",
+        aliases=("vargrad", "log-variance"),
+        needs_two_particles=True,
+        lacks={"alpha": "the ELBO has no order", "freebits": "its gradient would be biased"},
+        label="RLOO",
+        line=LineStyle("#8A8F3C", "dashed", "v"),
+        legend_group="VIMCO, REINFORCE",
+    ),
+    EstimatorFacts(
         "reinforce-baseline",
         "ovis.estimators.reinforce:ReinforceBaseline",
         options=("hdim", "b_nlayers", "baseline_lr"),
@@ -365,6 +414,14 @@ _ROWS = (
         line=LineStyle("#CC79A7", "solid", "3"),
         legend_group="pathwise",
     ),
+    EstimatorFacts(
+        "mixed",
+        "ovis.estimators.mixed:Mixed",
+        grammar=_MIXED,
+        reparameterized=True,
+        lacks={"tau": "layers that can't be reparameterized are drawn exactly"},
+        look=_mixed_look,
+    ),
 )
 
 #: Every family of estimators, by its name.
@@ -403,6 +460,9 @@ def parse_estimator(name: str) -> EstimatorId:
     for row in ESTIMATORS.values():
         if row.grammar is None and (name == row.family or name in row.aliases):
             return EstimatorId(row.family, row.family, {})
+    if "+" in name:
+        scored, _, pathwise = name.partition("+")
+        return _finish_mixed(name, {"scored": scored, "pathwise": pathwise})
     head, *tokens = name.split("-")
     grammars = [row.grammar for row in ESTIMATORS.values() if row.grammar is not None and row.grammar.head == head]
     if not grammars or not tokens:

@@ -13,10 +13,10 @@ from ovis.estimators.base import EstimatorInput, GradientEstimator
 from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.types import Estimate
 from ovis.functional.control_variates import prefactor
-from ovis.functional.surrogates import score_factors
+from ovis.functional.surrogates import rloo_factors, score_factors
 from ovis.models.baseline import Baseline
 
-__all__ = ["Reinforce", "ReinforceBaseline"]
+__all__ = ["Reinforce", "ReinforceBaseline", "Rloo"]
 
 
 class Reinforce(GradientEstimator):
@@ -38,6 +38,31 @@ class Reinforce(GradientEstimator):
     def estimate(self, inputs: EstimatorInput) -> Estimate:
         alpha = inputs.settings.alpha
         return Estimate(score_factors(inputs.log_w, prefactor(inputs.log_w, alpha), alpha))
+
+
+class Rloo(GradientEstimator):
+    """Leave-one-out REINFORCE of the ELBO (Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE).
+
+    phi follows 1/(K - 1) sum_k (f_k - mean f) grad log q(z_k|x) with f_k = log w_k, and theta 1/K sum_k grad log p.
+    Unbiased for the ELBO. It is the gradient of half the sample variance of f with respect to q (Richter et al. 2020,
+    https://arxiv.org/abs/2010.10436, the log-variance loss, VarGrad): its variance is 0 where q is the posterior. For
+    any q, discrete too; K >= 2. With ``beta`` the KL term of f is weighted.
+
+    Args:
+        settings: see :class:`ovis.estimators.estimator_settings.EstimatorSettings`; alpha and freebits are missing.
+
+    See also:
+        :class:`ovis.estimators.vimco.VimcoArithmetic`, for the bound L_K; ``tvo-part1``, which has the same mean and
+        more variance.
+    """
+
+    facts: ClassVar = ESTIMATORS["rloo"]
+    unbiased_for = "ELBO"
+
+    def estimate(self, inputs: EstimatorInput) -> Estimate:
+        factors = rloo_factors(inputs.log_w)
+        # the mean of grad log q is 0, so that beta leaves no term but those of f
+        return Estimate(factors, phi_weights=torch.zeros_like(factors.log_q))
 
 
 class ReinforceBaseline(GradientEstimator):

@@ -97,6 +97,7 @@ def draw(
     reparameterize: bool = False,
     tau: float = 0.0,
     detach_q: bool = False,
+    mixed: bool = False,
 ) -> Particles:
     """Sample and score particles.
 
@@ -108,7 +109,9 @@ def draw(
         encoded: the result of :func:`encode`.
         reparameterize: keep the graph from the samples to the parameters of q.
         tau: temperature of relaxed discrete samples.
-        detach_q: score with the parameters of q detached, so that log q is differentiated through z alone.
+        detach_q: score with the parameters of q detached, so that log q is differentiated through z alone; with
+            ``mixed``, those of the layers whose samples carry a graph.
+        mixed: with ``reparameterize``, draw exact samples of layers that can't be reparameterized.
 
     Returns:
         the particles, [B, N].
@@ -123,7 +126,7 @@ def draw(
     rows = len(observed)
     try:
         if isinstance(inner, Model):
-            output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded)
+            output = model(x, zgrads=reparameterize, particles=particles, tau=tau, encoded=encoded, mixed=mixed)
             scored = observed.unsqueeze(1)
         else:
             repeated = map_tensors(lambda tensor: tensor.repeat_interleave(particles, 0), x)
@@ -136,10 +139,14 @@ def draw(
     _check_output(inner, output)
     if _is_bernoulli(output["px"]):
         check_first_batch(inner, observed)
-    _check_graph(inner, output, reparameterize)
-    if detach_q and len(output["z"]) != 1:
-        raise ValueError(f"stl and dreg need one stochastic layer, the model has {len(output['z'])}; use pathwise-iwae")
-    return score(output, scored, (rows, particles), detach_q)
+    if not mixed:
+        _check_graph(inner, output, reparameterize)
+    detached = [detach_q and (z.requires_grad or not mixed) for z in output["z"]]
+    if sum(detached) > 1 or (detach_q and not mixed and len(detached) != 1):
+        kind = "pathwise" if mixed else "stochastic"
+        remedy = "use +iwae" if mixed else "use pathwise-iwae"
+        raise ValueError(f"stl and dreg need one {kind} layer, the model has {sum(detached)}; {remedy}")
+    return score(output, scored, (rows, particles), detached)
 
 
 def score_dreams(model: nn.Module, count: int) -> Tensor:
@@ -219,14 +226,16 @@ def _check_graph(model: nn.Module, output: Mapping[str, Any], reparameterize: bo
         )
 
 
-def score(output: dict[str, Any], observed: Tensor, shape: tuple[int, int], detach_q: bool = False) -> Particles:
+def score(
+    output: dict[str, Any], observed: Tensor, shape: tuple[int, int], detach_q: Sequence[bool] | None = None
+) -> Particles:
     """The log-densities of a model's samples, computed and summed at least in single precision.
 
     Args:
         output: the model's output: px, z, qz and pz.
         observed: the observations that px scores, shape [B, 1, *event] or [B N, *event].
         shape: (B, N).
-        detach_q: see :func:`draw`.
+        detach_q: for each layer, whether the parameters of q are detached; None: of no layer.
 
     Returns:
         the particles, [B, N].
@@ -235,7 +244,8 @@ def score(output: dict[str, Any], observed: Tensor, shape: tuple[int, int], deta
         ValueError: a density without a row for each particle, or one that broadcasts over other rows.
     """
     z: Sequence[Tensor] = output["z"]
-    qz = [detach_parameters(q) for q in output["qz"]] if detach_q else output["qz"]
+    detached = detach_q or [False] * len(z)
+    qz = [detach_parameters(q) if each else q for q, each in zip(output["qz"], detached, strict=True)]
     return Particles(
         log_px=_joint("px", output["px"], observed, shape),
         log_pz=torch.stack([_joint("pz", p, sample, shape) for p, sample in zip(output["pz"], z, strict=True)], -1),

@@ -81,12 +81,24 @@ def _pairs(
         z, path = particles.z[0], of_these(estimate.path)
         scale_gradient(z, path if z.shape[:2] == path.shape else path.flatten())
     joint, score = scale * of_these(factors.log_p), scale * of_these(factors.log_q)
+    phi = joint if estimate.phi_weights is None else scale * of_these(estimate.phi_weights)
+    if estimate.pathwise_log_q is not None:
+        pathwise = [z.requires_grad for z in particles.z]
+        score = _per_layer(pathwise, scale * of_these(estimate.pathwise_log_q), score)
+        phi = _per_layer(pathwise, joint, phi)
     pairs = [(joint, particles.log_px)]
     if freebits is None and isinstance(beta, float | int) and beta == 1:
-        return [*pairs, (joint, particles.log_pz.sum(-1)), (score, particles.log_qz.sum(-1))]
+        log_q = particles.log_qz if score.dim() == particles.log_qz.dim() else particles.log_qz.sum(-1)
+        return [*pairs, (joint, particles.log_pz.sum(-1)), (score, log_q)]
     free = beta * torch.ones_like(particles.log_pz.detach())
     if freebits is not None:
         free = free * (particles.log_qz.detach() - particles.log_pz.detach() >= freebits)
-    layered = joint.unsqueeze(-1)
-    phi = layered if estimate.phi_weights is None else (scale * of_these(estimate.phi_weights)).unsqueeze(-1)
-    return [*pairs, (layered * free, particles.log_pz), (score.unsqueeze(-1) + phi * (1 - free), particles.log_qz)]
+    score, phi = (part if part.dim() == free.dim() else part.unsqueeze(-1) for part in (score, phi))
+    return [*pairs, (joint.unsqueeze(-1) * free, particles.log_pz), (score + phi * (1 - free), particles.log_qz)]
+
+
+def _per_layer(pathwise: list[bool], of_pathwise: Tensor, of_scored: Tensor) -> Tensor:
+    """The factors of each layer, [B, n, L]; [B, n] where all layers are of one kind."""
+    if len(set(pathwise)) == 1:
+        return of_pathwise if pathwise[0] else of_scored
+    return torch.stack([of_pathwise if each else of_scored for each in pathwise], -1)

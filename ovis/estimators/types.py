@@ -73,6 +73,8 @@ class Estimate:
         extra: a loss [B] whose gradient is added, such as a baseline's; None: none.
         extra_share: n -> [B], the share of n of the M K particles in such a loss (the sleep phase); None: none.
         phi_weights: normalized weights v_k of phi's bound, [B, M, K]; None: those of theta's, ``factors.log_p``.
+        pathwise_log_q: the factors of grad log q of the layers whose samples carry a graph, [B, M, K], where other
+            layers have the factors ``factors.log_q``; None: all layers have these.
         path: what multiplies the gradient that flows into z_k, [B, M, K]; None: 1.
     """
 
@@ -80,4 +82,5 @@ class Estimate:
     extra: Tensor | None = None
     extra_share: Callable[[int], Tensor] | None = None
     phi_weights: Tensor | None = None
+    pathwise_log_q: Tensor | None = None
     path: Tensor | None = None

@@ -95,11 +95,14 @@ def multisample_loss(
         shapes = f"{tuple(log_p.shape)} and {tuple(log_q.shape)}"
         raise ValueError(f"log_p and log_q must have one shape [..., K], got {shapes}")
     spec = parse_estimator(method)
-    if spec.family in ("reinforce-baseline", "wake-sleep", "dreg"):
-        hint = "; use doubly_reparameterized_loss" if spec.family == "dreg" else ""
+    if spec.family in ("reinforce-baseline", "wake-sleep", "dreg", "mixed"):
+        hint = {
+            "dreg": "; use doubly_reparameterized_loss",
+            "mixed": "; use (log_p - log_q_pathwise, log_q_scored, method of the scored layers)",
+        }.get(spec.family, "")
         raise ValueError(f"method {method!r} needs more than log-densities{hint}")
     check_alpha(alpha)
-    if spec.family in ("pathwise-vae", "tvo") and (isinstance(alpha, Tensor) or alpha != 0):
+    if spec.family in ("pathwise-vae", "rloo", "tvo") and (isinstance(alpha, Tensor) or alpha != 0):
         raise ValueError(f"method {method!r} has no alpha")
     log_p, log_q = at_least_single(log_p), at_least_single(log_q)
     if mask is not None:
@@ -297,6 +300,28 @@ def _equal_weights(log_w: Tensor, mask: Tensor | None) -> Tensor:
     return mask / particle_count(log_w, mask)
 
 
+def rloo_factors(log_w: Tensor, mask: Tensor | None = None) -> Factors:
+    """Factors of the leave-one-out REINFORCE gradient of the ELBO: (f_k - mean f)/(K - 1) of grad log q(z_k|x).
+
+    See Kool et al. (2019), https://openreview.net/forum?id=r1lgTGL5DE. The samples need no graph.
+
+    Args:
+        log_w: log-weights f_k, shape [..., K], K >= 2, detached.
+        mask: bool [..., K], which particles there are; None: all.
+
+    Returns:
+        value [...], the mean log-weight in nats; log_p = 1/K and log_q [..., K].
+
+    See also:
+        :func:`score_factors` for the importance-weighted bound.
+    """
+    top = centre(log_w, mask=mask).top
+    depths = log_w - top.nan_to_num(0.0, 0.0, 0.0)  # so that a common offset costs the differences no digits
+    mean = particle_mean(depths, mask)
+    signal = torch.where(depths == mean, 0.0, depths - mean) / (particle_count(log_w, mask) - 1)
+    return Factors(particle_mean(log_w, mask).squeeze(-1), _equal_weights(log_w, mask), signal)
+
+
 def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left", mask: Tensor | None = None) -> Factors:
     """Covariance gradient of the thermodynamic variational objective (Masrani et al. 2019, eq. 13).
 
@@ -348,6 +373,8 @@ def _factors(
         return pathwise_factors(log_w, alpha, mask)
     if family == "pathwise-vae":
         return elbo_factors(log_w, mask)
+    if family == "rloo":
+        return rloo_factors(log_w, mask)
     if family == "tvo":
         knots = tvo_partition(int(config["partitions"]), config["first"], particles)
         return tvo_factors(log_w, knots, str(config["integration"]), mask)
