@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from slow_cases import slow_except
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
-
-from slow_cases import slow_except
 
 import ovis
 from ovis.analysis.gradients import get_gradients_statistics
@@ -138,7 +137,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.parametrize("name", ["vimco", "rws"])
 def test_two_processes_are_one_on_the_joined_batch(name: str, tmp_path: Path) -> None:
     folder = Path(__file__).parent
-    code = TWO.format(paths=[str(folder), str(folder.parents[1])])
+    code = TWO.format(paths=[str(path) for path in (folder, folder.parent, folder.parents[1])])
     command = [sys.executable, "-c", code]
     words = [str(tmp_path / "store"), name]
     children = [subprocess.Popen([*command, str(rank), *words]) for rank in range(2)]
