@@ -8,7 +8,7 @@ from collections.abc import Iterable
 __all__ = ["did_you_mean"]
 
 #: A longer list of valid names is left out where one of them is clearly meant.
-LISTED = 30
+LISTED = 40
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -23,7 +23,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
     Returns:
         ``; did you mean 'x'? Valid: a, b, ...``, without the question where nothing is close, and without the list
-        where it is longer than 30 names and one of them is clearly meant.
+        where it is longer than 40 names and one of them is clearly meant.
     """
     valid = list(dict.fromkeys(valid))
     close = [other for other in valid if other.lower() == name.lower()]

@@ -52,6 +52,21 @@ class EstimatorId:
     config: Mapping[str, int | float | str | bool]
 
     @property
+    def scored(self) -> EstimatorId | None:
+        """The score-function estimator of an id for mixed latents; None for all other ids."""
+        return parse_estimator(str(self.config["scored"])) if self.family == "mixed" else None
+
+    @property
+    def needs_two_particles(self) -> bool:
+        """Whether it leaves one particle out, so that iw must be at least 2."""
+        return self.facts.needs_two_particles or (self.scored is not None and self.scored.needs_two_particles)
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """Settings that it does not have -> why."""
+        return {**self.facts.lacks, **({} if self.scored is None else self.scored.lacks)}
+
+    @property
     def facts(self) -> EstimatorFacts:
         """The row of its family.
 
@@ -237,7 +252,9 @@ def _mixed_look(known: EstimatorId) -> tuple[str, LineStyle]:
         line = line or look
     assert line is not None
     label = scored.facts.label or label
-    return f"{label} + {pathwise.facts.label}", LineStyle(line.color, "sparse", line.marker)
+    assert pathwise.facts.line is not None
+    color = _mix(line.color, pathwise.facts.line.color, 0.5)
+    return f"{label} + {pathwise.facts.label}", LineStyle(color, "sparse", line.marker)
 
 
 _MIXED = Grammar("+", {}, _finish_mixed, ("vimco+iwae", "ovis-gamma0+iwae", "ovis-gamma1+stl", "rloo+vae"))

@@ -308,12 +308,12 @@ def parse_particles_per_pass(text: str) -> int | str | None:
 def _check_estimator(settings: TrainSettings) -> None:
     name = settings.estimator
     spec = parse_estimator(name)
-    for option, reason in spec.facts.lacks.items():
+    for option, reason in spec.lacks.items():
         if getattr(settings, option) != getattr(TrainSettings, option):
             raise SettingsError(f"--{option}: {name} has no such setting: {reason}")
-    if "alpha" in spec.facts.lacks and settings.warmup:
+    if "alpha" in spec.lacks and settings.warmup:
         raise SettingsError(f"--warmup: {name} has no alpha")
-    if spec.facts.needs_two_particles and settings.iw < 2:
+    if spec.needs_two_particles and settings.iw < 2:
         raise SettingsError(f"--iw: {name} leaves one particle out and needs at least 2, got {settings.iw}")
     if spec.family == "ovis-S" and not spec.config["exclusive"]:
         count = auxiliary_count(spec.config["auxiliary"], settings.iw)  # type: ignore[arg-type]

@@ -63,7 +63,10 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor, finite: bool = False) -> T
 def _of_finite(logits: Tensor, value: Tensor) -> Tensor:
     """The log-density for finite logits. Where one is infinite, 0 times infinity may make it NaN."""
     if logits.dim() == value.dim() > 1 and logits.shape[-2] == 1 < value.shape[-2]:
-        return _of_shared(logits, value)
+        if torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
+            return _of_shared(logits, value)
+        shared: Tensor = _OfShared.apply(logits, value)  # type: ignore[no-untyped-call]
+        return shared
     if not _expands(value, logits):
         logits = logits.expand(torch.broadcast_shapes(logits.shape, value.shape))
     if logits.numel() <= FEW or torch._C._are_functorch_transforms_active():
@@ -82,6 +85,26 @@ def _of_shared(logits: Tensor, value: Tensor) -> Tensor:
         # with the logits on the left their gradient is a row, too (on the right, a column)
         dot = logits @ (value - positive).transpose(-1, -2)
     return dot.squeeze(-2) - F.softplus(torch.addcmul(logits, positive, logits, value=-2)).sum(-1)
+
+
+class _OfShared(torch.autograd.Function):
+    """Keeps logits and values for the backward, and no other tensor of the values' size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, value)
+        return _of_shared(logits, value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        logits, value = ctx.saved_tensors
+        wanted, value_wanted = ctx.needs_input_grad
+        grad_logits = None
+        if wanted:
+            with without_autocast(logits.device):
+                weighted = grad.unsqueeze(-2) @ value
+            grad_logits = (weighted - logits.sigmoid() * grad.sum(-1)[..., None, None]).sum_to_size(logits.shape)
+        return grad_logits, (grad.unsqueeze(-1) * logits).sum_to_size(value.shape) if value_wanted else None
 
 
 def _expands(small: Tensor, large: Tensor) -> bool:

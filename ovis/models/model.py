@@ -218,7 +218,7 @@ class Model(Template):
                 f"{name}.q: layer {layer} ({type(q).__name__}) has batch shape {tuple(batch)}; it must start with "
                 f"{(lead[0], *(1,) * (dims - 1))}, one row for each datum, or {tuple(lead)}"
             )
-        if 1 in batch[:dims]:  # one row for all particles
+        if batch[:dims] != lead:
             q = q.expand(torch.Size(lead) + batch[dims:])
         z: Tensor = q.rsample() if zgrads and has_rsample(q) else q.sample()
         return z

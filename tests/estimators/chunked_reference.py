@@ -52,6 +52,8 @@ def sizes(count: int, size: int) -> list[int]:
 
 def join(samples: Sequence[Tensor], rows: int, each: Sequence[int]) -> Tensor:
     """Samples of several chunks as one draw would have made them: [B, n, ...], [n, B, ...] or [B n, ...]."""
+    if any(s.dim() == 3 and s.shape[2] == 1 for s in samples):  # one particle of a class is drawn as [B, 1]
+        samples = [s if s.dim() == 3 else s.T.unsqueeze(-1) for s in samples]
     if all(s.shape[:2] == (n, rows) for s, n in zip(samples, each, strict=True)):
         return torch.cat(list(samples))
     return torch.cat([s.reshape(rows, n, -1) for s, n in zip(samples, each, strict=True)], 1)

@@ -39,6 +39,8 @@ def test_an_id_and_settings_give_the_module_that_get_config_gives(name: str) -> 
     settings = {key: value for key, value in OTHER.items() if key not in Estimator.facts.lacks}
     if not Estimator.facts.reparameterized:
         settings.pop("tau", None)
+    for lacking in ovis.estimators.ids.parse_estimator(name).lacks:
+        settings.pop(lacking, None)
     settings["iw"] = 20  # of which ovis-S10 takes ten
     built = ovis.estimator(name, **settings)
     assert type(built) is Estimator

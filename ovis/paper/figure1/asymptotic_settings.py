@@ -82,6 +82,6 @@ class AsymptoticSettings(RunSettings):
             raise SettingsError(f"--part: must be at most --parts, {self.parts}, got {self.part}")
         if self.mc_samples < 2 * self.parts:
             raise SettingsError(f"--mc_samples: every part needs 2 draws, got {self.mc_samples} in {self.parts}")
-        alone = [name for name in self.names if parse_estimator(name).facts.needs_two_particles]
+        alone = [name for name in self.names if parse_estimator(name).needs_two_particles]
         if alone and self.iw < 2:
             raise SettingsError(f"--iw: {alone[0]} leaves one particle out and needs at least 2, got {self.iw}")

@@ -113,7 +113,7 @@ def test_the_reason_is_repeated_when_it_has_changed_and_a_minute_has_passed(
     for each in (module, messages):
         monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9))
     engine = SimpleNamespace(kind="local", detached=False, waiting=lambda: clock.text)
-    manager = _Manager([], lab.queue, engine, Listener(lines), JobSpec(lab.folder, "", 0), None)  # type: ignore[arg-type]
+    manager = _Manager([], lab.queue, engine, Listener(lines), JobSpec(lab.folder, "", 0), None, None)  # type: ignore[arg-type]
     manager.budget = 1
 
     def at(now: float, text: str) -> int:
