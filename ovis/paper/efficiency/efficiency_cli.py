@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from ovis.experiments.cli.options import OneLineParser, whole_number
 from ovis.experiments.cli.report_command import FAILED, REFUSED, ReportError, run_report, split_words
+from ovis.experiments.runner.queue.lock_holder import clear_holder, read_holder, write_holder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +73,33 @@ def measure(options: argparse.Namespace) -> None:
     folder = Path(options.output) / "efficiency"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "points.jsonl"
-    failures = _measure(wanted, options.device, device, path)
+    with _alone():
+        failures = _measure(wanted, options.device, device, path)
     _report(read_points(path), device, wanted, folder, options.command)
     if failures:
         raise ReportError(f"{len(failures)} points failed, the first: {failures[0]}", FAILED)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other measurement runs on this machine, on any device: two at once would measure each other.
+
+    Other users' measurements are not noticed, as the lock is in the folder of this user's temporary files.
+    """
+    folder = Path(tempfile.gettempdir()) / f"ovis-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock, holder = FileLock(folder / "measure_efficiency.lock"), folder / "measure_efficiency.holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another measurement on this machine: {read_holder(holder)}", flush=True)
+        lock.acquire()
+    try:
+        write_holder(holder)
+        yield
+    finally:
+        clear_holder(holder)
+        lock.release()
 
 
 def _plan(options: argparse.Namespace) -> tuple[list[Point], str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +38,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     measure = Fake()
     monkeypatch.setattr(efficiency, "measure_apart", measure)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the lock is
     return measure
 
 
@@ -194,3 +198,33 @@ def test_the_command_line_is_refused_in_one_line(fake: Fake, capsys: pytest.Capt
         run(word)
     assert refused.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_two_measurements_on_a_machine_do_not_run_at_once(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second one waits, and measures what is missing then; another folder or device makes no difference."""
+    began, go_on, at_work = threading.Event(), threading.Event(), []
+
+    def instead(point: Point) -> None:
+        at_work.append(point)
+        began.set()
+        assert go_on.wait(20)
+        assert len(at_work) == 1
+        at_work.remove(point)
+
+    fake.instead = instead
+    codes: list[int] = []
+    first = threading.Thread(target=lambda: codes.append(run("--output=first")))
+    second = threading.Thread(target=lambda: codes.append(run("--output=second", "--runs=1")))
+    first.start()
+    assert began.wait(20)
+    second.start()
+    shown = ""
+    while "waiting" not in shown:
+        assert second.is_alive()
+        shown += capsys.readouterr().out
+    assert f"waiting for another measurement on this machine: process {os.getpid()} on " in shown
+    go_on.set()
+    first.join()
+    second.join()
+    assert codes == [0, 0]
+    assert fake.asked == ALL + ALL[:4]
