@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from ovis.experiments.runs.atomic import naming, write_json, write_text
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.runs.retrying import retry
-from ovis.experiments.runs.status import AttemptResult, Outcome, read_outcome
+from ovis.experiments.runs.status import AttemptResult, Outcome, parse_attempt, read_outcome
 
 __all__ = [
     "Superseded",
@@ -64,7 +64,7 @@ def read_fence(run: RunPaths) -> int:
     """
     try:
         with naming(run.fence):
-            return int(run.fence.read_text(encoding="utf-8"))
+            return parse_attempt(run.fence.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return 0
 

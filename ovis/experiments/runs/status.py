@@ -25,6 +25,7 @@ __all__ = [
     "State",
     "count_states",
     "last_line",
+    "parse_attempt",
     "read_object",
     "read_outcome",
     "read_progress",
@@ -41,6 +42,9 @@ LOCKED = "another process holds the run's folder"
 #: Exit code of a job whose attempt was revoked: another one may be running.
 STALE = 76
 
+
+#: Larger numbers of attempts are invalid: the ledger would not hold them.
+LARGEST_ATTEMPT = 10**9
 
 #: Larger numbers of steps are invalid: a float would not hold them exactly.
 LARGEST_STEP = 2**53
@@ -197,7 +201,7 @@ def read_outcome(run: RunPaths) -> Outcome | None:
             return None
         return Outcome(
             AttemptResult(data["status"]),
-            int(data["attempt"]),
+            parse_attempt(data["attempt"]),
             data.get("exit"),
             data.get("signal"),
             str(data.get("message") or ""),
@@ -231,16 +235,29 @@ def read_progress(run: RunPaths, since: float = 0.0) -> Progress | None:
         return None
 
 
+def parse_attempt(value: Any) -> int:
+    """The number of an attempt, as it is in a file of the run.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is none.
+    """
+    return _whole_number(value, LARGEST_ATTEMPT)
+
+
 def _step(value: Any) -> int:
     """A number of steps.
 
     Raises:
         TypeError, ValueError, OverflowError: it is none.
     """
-    step = int(value)
-    if not 0 <= step <= LARGEST_STEP:
-        raise ValueError("no number of steps")
-    return step
+    return _whole_number(value, LARGEST_STEP)
+
+
+def _whole_number(value: Any, largest: int) -> int:
+    number = int(value)
+    if not 0 <= number <= largest:
+        raise ValueError(f"not from 0 to {largest}")
+    return number
 
 
 def last_line(path: Path, size: int = 8192, width: int = 300, after: str = "") -> str:

@@ -189,3 +189,17 @@ def test_a_job_without_an_outcome_refers_to_a_log_that_says_something(
     outcome = unreported_outcome(claimed, JobStatus(JobPhase.ENDED, -9), log, stopping=False)
     assert outcome.status is AttemptResult.LOST
     assert outcome.message == f"the job ended with code -9 and no outcome: {reason.format(log=log)}"
+
+
+@pytest.mark.parametrize("number", [10**18, 2**53, -1, 10**400])
+def test_an_odd_fence_or_outcome_does_not_break_the_queue(lab: Lab, number: int) -> None:
+    lab.queue.add([record("a" * 12), record("b" * 12)])
+    for run in lab.runs():
+        run.folder.mkdir()
+    fenced, ended = lab.runs()
+    fenced.fence.write_text(f"{number}\n")
+    ended.outcome.write_text(json.dumps({"status": "success", "attempt": number}))
+    assert [claimed.attempt for claimed in lab.queue.tick("elsewhere@0:1:1:x", 2).claimed] == [1, 1]
+    lab.queue.cancel({"a" * 12, "b" * 12})
+    assert lab.dbutils("--requeue_level", "10000", "--fresh") == 0
+    assert lab.counts() == {"queued": 2}
