@@ -1,7 +1,7 @@
 """Damaged experiment files, ledgers and run folders: a command does its work or says in one line why not.
 
-The files are damaged from a seed, so each case can be repeated. The first block of a test runs every day, the others with
-``-m slow``; so do all reports, as these take seconds.
+The files are damaged from a seed, so each case can be repeated. The first block of a test runs every day, the others
+with ``-m slow``; so do all reports, as these take seconds.
 """
 
 from __future__ import annotations
