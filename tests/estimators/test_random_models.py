@@ -83,7 +83,8 @@ DETACHED = ("stl", "dreg")
 
 
 def test_every_row_of_the_table_is_here() -> None:
-    assert {parse_estimator(name).family for name in (*SAMPLED, *PATHWISE)} == set(ESTIMATORS)
+    """But for RLOO, which is enumerated, and mixed latents, which have test_mixed.py."""
+    assert {parse_estimator(name).family for name in (*SAMPLED, *PATHWISE)} == set(ESTIMATORS) - {"rloo", "mixed"}
 
 
 # ----------------------------------------------------------------------------------------------- scored by the textbook

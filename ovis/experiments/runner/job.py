@@ -307,6 +307,9 @@ class _Training:
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return Outcome(AttemptResult.SIGNAL, attempt, signal=-code, message=f"killed by {name}", t=now)
+        if not run.paths.folder.exists():  # an unmounted root ends what starts from it: that may pass
+            message = f"ended with exit code {code}, when its folder was not there"
+            return Outcome(AttemptResult.EXHAUSTED, attempt, exit=code, message=message, t=now)
         message = last_line(first.paths.log(first.attempt)) or f"ended with exit code {code} and no message"
         result = AttemptResult.EXHAUSTED if code == EXHAUSTED else AttemptResult.EXCEPTION
         return Outcome(result, attempt, exit=code, message=message, t=now)
