@@ -2,7 +2,7 @@
 
 The cluster can't be reparameterized, the code can: ``ovis-gamma1+iwae`` scores the first and differentiates through the
 second. The clusters are drawn: each row shows, on the left, data that q assigns to the cluster and, on the right,
-samples of the model from it.
+means of the model's pixels for codes drawn from it.
 """
 
 import argparse
@@ -37,10 +37,8 @@ class GMVAE(ovis.Model):
             }
         )
         self.decoder = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
-        self.means, self.log_scales = (
-            nn.Parameter(torch.randn(clusters, size)),
-            nn.Parameter(torch.zeros(clusters, size)),
-        )
+        self.means = nn.Parameter(torch.randn(clusters, size))
+        self.log_scales = nn.Parameter(torch.zeros(clusters, size))
         self.register_buffer("uniform", torch.zeros(clusters))
 
     def encode(self, x):
@@ -61,29 +59,24 @@ class GMVAE(ovis.Model):
         return x.flatten(1)
 
 
-def draw_clusters(model: GMVAE, x: torch.Tensor, path: str, columns: int = 8) -> None:
-    """Draw data of each cluster beside samples from it."""
+def draw_clusters(model: GMVAE, x: torch.Tensor, path: str, columns: int = 12) -> None:
+    """Draw data of each cluster beside what the model makes of codes of it."""
     with torch.no_grad():
         assigned = model.inference_network["cluster"](model.encode(x)).argmax(-1)
         codes = model.means.unsqueeze(1) + model.log_scales.exp().unsqueeze(1) * torch.randn(
             len(model.means), columns, model.means.shape[1]
         )
         samples = model.decoder(codes).sigmoid()
-    clusters = len(samples)
-    figure, axes = plt.subplots(1, 2, figsize=(8, 5), layout="constrained")
-    for ax, title in zip(axes, ("data, by the most probable cluster", "samples of p(x | cluster)"), strict=True):
-        ax.set_title(title, fontsize=10)
-        ax.set_ylabel("cluster")
-        ax.set_xticks([])
-        ax.set_yticks([8 * c + 3.5 for c in range(clusters)], [f"{c}" for c in range(clusters)])
-    page = torch.ones(2, 8 * clusters, 8 * columns)
-    for c in range(clusters):
-        rows = [x[assigned == c][:columns].view(-1, 8, 8), samples[c].view(-1, 8, 8)]
-        for side, images in enumerate(rows):
-            for i, image in enumerate(images):
-                page[side, 8 * c : 8 * c + 8, 8 * i : 8 * i + 8] = 1 - image
-    for ax, image in zip(axes, page, strict=True):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=1)
+    figure, axes = plt.subplots(len(samples), 2, figsize=(8, 4.4), layout="constrained")
+    for c, row in enumerate(axes):
+        for ax, images in zip(row, (x[assigned == c][:columns], samples[c]), strict=True):
+            page = torch.zeros(columns, 8, 10)  # the images of a cluster side by side, two pixels apart
+            page[: len(images), :, 1:9] = images.view(-1, 8, 8)
+            ax.imshow(page.transpose(0, 1).flatten(1), cmap="gray_r", vmin=0, vmax=1)
+            ax.axis("off")
+        row[0].text(-4, 3.5, f"{c}", ha="right", va="center")
+    axes[0, 0].set_title("data, by their most probable cluster", fontsize=10)
+    axes[0, 1].set_title("means of p(x|y), y drawn from the cluster", fontsize=10)
     figure.savefig(path, dpi=120)
 
 
