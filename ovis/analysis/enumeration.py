@@ -17,6 +17,7 @@ from ovis.analysis.random_inputs import check_repeatable, record_random_inputs
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.sampling import observations, score, unwrapped
 from ovis.functional.log_weights import iw_bound
+from ovis.models.bernoulli_data import bernoulli_values, check_unit_interval
 from ovis.models.distributions import BernoulliVector
 from ovis.models.model import Model
 from ovis.nests import Nest, count_rows, first_tensor, rows_of, split_rows
@@ -121,7 +122,8 @@ def exact_gradient(
     Raises:
         NotEnumerableError: too many combinations; latents that are not discrete; a model that is not a
             ``Model``, or that is not a function of x and z alone, as with dropout in training mode.
-        ValueError: no parameter with such a name; iw < 1; or an infinite bound, which has no gradient.
+        ValueError: no parameter with such a name; iw < 1; Bernoulli observations outside [0, 1]; or an infinite bound,
+            which has no gradient.
 
     See also:
         :func:`exact_moments`, :func:`ovis.analysis.oracle.check_estimator`.
@@ -181,7 +183,8 @@ def exact_moments(
     Raises:
         NotEnumerableError: a model as in :func:`exact_gradient`; too many combinations; an estimator that draws from
             the prior, or reparameterized or unannounced samples; an estimator or a model that ``torch.func`` can't map.
-        ValueError: no parameter with such a name, or an estimator whose parameters are not initialized yet.
+        ValueError: no parameter with such a name; an estimator whose parameters are not initialized yet; or Bernoulli
+            observations outside [0, 1].
 
     See also:
         :func:`exact_gradient`, :func:`ovis.analysis.closed_form.location_moments` for the Gaussian toy model.
@@ -330,7 +333,11 @@ def _log_densities(model: Model, x: Nest, states: list[Tensor]) -> tuple[Tensor,
     """log p(x|z) [n], log p(z_l|...) and log q(z_l|...) [n, L], of one datum in all states."""
     count = len(states[0])
     output = model(x, particles=count, z=[layer.unsqueeze(0) for layer in states])
-    particles = score(output, observations(model, x).unsqueeze(1), (1, count))
+    observed = observations(model, x).unsqueeze(1)
+    bits = bernoulli_values(output["px"], observed)
+    if bits is not None:
+        check_unit_interval(bits)
+    particles = score(output, observed, (1, count))
     return particles.log_px[0], particles.log_pz[0], particles.log_qz[0]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Distribution
 from torch.optim.swa_utils import AveragedModel
 
 from ovis.estimators.types import Particles
-from ovis.models.bernoulli_data import check_first_batch
+from ovis.models.bernoulli_data import bernoulli_values, check_first_batch
 from ovis.models.distributions import BernoulliVector, detach_parameters, has_known_density, log_density
 from ovis.models.model import Model
 from ovis.nests import Nest, count_rows, map_tensors
@@ -137,8 +137,9 @@ def draw(
             raise
         raise ValueError(_NO_RSAMPLE.format(type(inner).__name__, "has a q without rsample")) from error
     _check_output(inner, output)
-    if _is_bernoulli(output["px"]):
-        check_first_batch(inner, observed)
+    bits = bernoulli_values(output["px"], scored)
+    if bits is not None:
+        check_first_batch(inner, bits)
     if not mixed:
         _check_graph(inner, output, reparameterize)
     detached = [detach_q and (z.requires_grad or not mixed) for z in output["z"]]
@@ -201,12 +202,6 @@ def _check_output(model: nn.Module, output: Any) -> None:
     sizes = {key: len(output[key]) if isinstance(output[key], Sequence) else None for key in ("z", "qz", "pz")}
     if None in sizes.values() or len(set(sizes.values())) != 1:
         raise ValueError(f"{name}.forward must return lists z, qz, pz of one length, one entry a layer; got {sizes}")
-
-
-def _is_bernoulli(px: Distribution) -> bool:
-    while isinstance(px, Independent):
-        px = px.base_dist
-    return isinstance(px, BernoulliVector | Bernoulli)
 
 
 def _check_graph(model: nn.Module, output: Mapping[str, Any], reparameterize: bool) -> None:

@@ -7,13 +7,34 @@ import weakref
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Independent
 
-__all__ = ["check_first_batch", "check_unit_interval"]
+from ovis.models.distributions import BernoulliVector
+from ovis.models.masked import Masked
+
+__all__ = ["bernoulli_values", "check_first_batch", "check_unit_interval"]
 
 #: Less than this outside [0, 1] comes from rounding, not from another scale.
 _SLIGHT = 1e-3
 
 _checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def bernoulli_values(px: Distribution, x: Tensor) -> Tensor | None:
+    """What a distribution scores as Bernoulli variables, for :func:`check_first_batch` or :func:`check_unit_interval`.
+
+    Args:
+        px: p(x|z), which may be inside ``Independent`` and :class:`~ovis.models.Masked`.
+        x: the observations, a shape that ``px`` scores.
+
+    Returns:
+        x, with 0 in the place of masked values; None if ``px`` is no Bernoulli distribution.
+    """
+    while isinstance(px, Independent | Masked):
+        if isinstance(px, Masked):
+            x = px.filled(x)
+        px = px.distribution if isinstance(px, Masked) else px.base_dist
+    return x if isinstance(px, BernoulliVector | Bernoulli) else None
 
 
 def check_first_batch(model: nn.Module, x: Tensor) -> None:

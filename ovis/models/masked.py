@@ -59,28 +59,30 @@ class Masked(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density, 0 where the mask is False; of the shape of the distribution's own log-density."""
-        log_prob = self.distribution.log_prob(torch.where(self._mask_of_values, value, self._harmless(value)))
-        return torch.where(self.mask, log_prob, 0.0)
+        return torch.where(self.mask, self.distribution.log_prob(self.filled(value)), 0.0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Samples of the variables that count; an arbitrary value of the support for the others."""
-        sample = self.distribution.sample(sample_shape)
-        return torch.where(self._mask_of_values, sample, self._harmless(sample))
+        return self.filled(self.distribution.sample(sample_shape))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterized samples, as :meth:`sample`."""
-        sample = self.distribution.rsample(sample_shape)
-        return torch.where(self._mask_of_values, sample, self._harmless(sample))
+        return self.filled(self.distribution.rsample(sample_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Masked:
         return Masked(self.distribution.expand(batch_shape), self.mask.expand(batch_shape))
 
-    @property
-    def _mask_of_values(self) -> Tensor:
-        return self.mask.view(self.mask.shape + (1,) * len(self.event_shape))
+    def filled(self, value: Tensor) -> Tensor:
+        """The value with another one of finite density in the place of what is ignored.
 
-    def _harmless(self, value: Tensor) -> Tensor:
-        """A value of finite density: 0, or, where 0 is outside or at the edge of the support, one inside."""
+        It is 0, or, where 0 is outside or at the edge of the support, one inside.
+
+        Args:
+            value: shape [*batch, *event], or one that broadcasts with it.
+
+        Returns:
+            the broadcast shape of ``value`` and the mask.
+        """
         support = self.distribution.support
         while isinstance(support, constraints.independent):
             support = support.base_constraint
@@ -91,4 +93,5 @@ class Masked(Distribution):
             inside = (support.lower_bound + support.upper_bound) / 2
         elif isinstance(support, type(constraints.positive) | type(constraints.nonnegative)):
             inside = support.lower_bound + 1.0
-        return torch.as_tensor(inside, device=value.device).to(value.dtype)
+        mask = self.mask.view(self.mask.shape + (1,) * len(self.event_shape))
+        return torch.where(mask, value, torch.as_tensor(inside, device=value.device).to(value.dtype))

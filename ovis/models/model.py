@@ -65,8 +65,9 @@ class Model(Template):
     #: distribution, or a list with one for each layer. It may take ``tau`` as a third argument.
     p: Callable[..., tuple[Distribution, Any]] = _not_defined
 
-    #: Whether x are Bernoulli variables. Values outside [0, 1] are then rejected before anything is computed from them;
-    #: estimators find out by themselves from p(x|z), but only after sampling, which may fail with NaN.
+    #: Whether x are Bernoulli variables, which must be in [0, 1]. Estimators see that in p(x|z), but only after
+    #: sampling, which may fail with NaN. If it is declared here, a batch is checked before anything is computed from
+    #: it, and the runner checks a data set when it is loaded.
     bernoulli: ClassVar[bool] = False
 
     _takes_tau: ClassVar[tuple[bool, bool]] = (False, False)

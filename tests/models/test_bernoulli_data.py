@@ -12,6 +12,8 @@ from slow_cases import slow_except
 from torch import nn
 from torch.distributions import Bernoulli, Independent
 
+import ovis
+from ovis.analysis.enumeration import exact_gradient
 from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.config import get_config
 from ovis.experiments.datasets import DATASETS, DatasetEntry
@@ -20,7 +22,7 @@ from ovis.experiments.models import build_model
 from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.evaluate import evaluate
-from ovis.models import GaussianToyVAE, Model, Template
+from ovis.models import GaussianToyVAE, Masked, Model, Template
 from ovis.models.bernoulli_data import check_unit_interval
 from ovis.models.distributions import BernoulliVector
 
@@ -123,6 +125,64 @@ def test_torchs_own_bernoulli_is_checked_too(events: int) -> None:
         with pytest.raises(ValueError, match=r"^x has values from .* but Bernoulli variables must be in \[0, 1\]"):
             Estimator(iw=3, **config)(Torchs(), x)
     assert Estimator(iw=3, **config)(Torchs(), ONES)[0].isfinite().all()
+
+
+class OfDict(Model):
+    """A user's model of one part of a dict, whose px is made from its logits."""
+
+    def __init__(self, px):  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.inference_network, self.decoder, self.px = nn.Linear(6, 3), nn.Linear(3, 6), px
+
+    def encode(self, x):  # type: ignore[no-untyped-def]
+        return self.inference_network(x["image"].nan_to_num())
+
+    def target(self, x):  # type: ignore[no-untyped-def]
+        return x["image"]
+
+    def q(self, h):  # type: ignore[no-untyped-def]
+        return Bernoulli(logits=h)
+
+    def p(self, z, h):  # type: ignore[no-untyped-def]
+        return self.px(self.decoder(z)), Bernoulli(logits=torch.zeros(3))
+
+
+LAST = torch.arange(6) < 5  # of which the last one is ignored
+
+PX = {
+    "bernoulli": lambda logits: Bernoulli(logits=logits, validate_args=False),
+    "vector": BernoulliVector,
+    "masked": lambda logits: Masked(Bernoulli(logits=logits, validate_args=False), LAST),
+    "masked, then one event": lambda logits: Independent(
+        Masked(Bernoulli(logits=logits, validate_args=False), LAST), 1, validate_args=False
+    ),
+    "masked vectors": lambda logits: Masked(BernoulliVector(logits), torch.ones(logits.shape[:-1], dtype=torch.bool)),
+}
+
+
+@pytest.mark.parametrize("name", ["vimco", "vimco+iwae", "rloo"])
+@pytest.mark.parametrize("px", PX)
+def test_a_part_of_a_dict_is_checked_wherever_its_bernoulli_distribution_stands(px: str, name: str) -> None:
+    """By all estimators, also in enumeration, which looks at each datum."""
+    bits = torch.rand(4, 6).round()
+    later = bits.clone()
+    later[3, 2] = 255
+    for x, values in ((2 * bits - 1, "-1 to 1"), (255 * bits, "0 to 255"), (later, "0 to 255")):
+        data = {"label": torch.arange(4) - 50, "image": x}
+        with pytest.raises(ValueError, match=f"^x has values from {values}, but Bernoulli"):
+            ovis.estimator(name, iw=3)(OfDict(PX[px]), data)
+        with pytest.raises(ValueError, match=r"^x has values from .* but Bernoulli"):
+            exact_gradient(OfDict(PX[px]), data, 1)
+    good = {"label": torch.arange(4) - 50, "image": bits}
+    assert ovis.estimator(name, iw=3)(OfDict(PX[px]), good)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [-1.0, 255.0, math.nan])
+def test_what_stands_in_masked_places_is_not_checked(value: float) -> None:
+    model, x = OfDict(PX["masked"]), torch.rand(4, 6).round()
+    x[:, 5] = value
+    assert ovis.estimator("vimco", iw=3)(model, {"image": x})[0].isfinite().all()
+    assert exact_gradient(model, {"image": x}, 1).isfinite().all()
 
 
 class Plain(Template):
