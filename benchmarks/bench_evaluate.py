@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from ovis.experiments.training.evaluate import evaluate
+from ovis.analysis.evaluate import evaluate
 from ovis.models import SigmoidBeliefNetwork
 
 BATCH, WIDTH, PIXELS = 10, 200, 784

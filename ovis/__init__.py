@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ovis.analysis.evaluate import evaluate
     from ovis.diagnostics import Aggregator, Diagnostic
     from ovis.estimators.config import estimator, get_config
     from ovis.models import Model, Template
@@ -26,10 +27,11 @@ _LAZY = {
     "Model": "ovis.models",
     "Template": "ovis.models",
     "estimator": "ovis.estimators.config",
+    "evaluate": "ovis.analysis.evaluate",
     "get_config": "ovis.estimators.config",
 }
 
-__all__ = ["Aggregator", "Diagnostic", "Model", "Template", "__version__", "estimator", "get_config"]
+__all__ = ["Aggregator", "Diagnostic", "Model", "Template", "__version__", "estimator", "evaluate", "get_config"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
     "batch_norm_modules",
+    "evaluation_mode",
     "frozen_batch_statistics",
     "no_argument_validation",
     "restored_buffers",
@@ -29,6 +30,22 @@ def batch_norm_modules(model: nn.Module) -> list[_BatchNorm]:
         its batch-normalization modules that are in training mode, in the order of ``model.modules()``.
     """
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """A context in which a model is in evaluation mode; at its end, each module gets back the mode that it had.
+
+    Args:
+        model: any module.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextlib.contextmanager

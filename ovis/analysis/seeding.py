@@ -1,13 +1,14 @@
-"""A generator for each draw, seeded by the draw's number, so that results don't depend on how draws are batched."""
+"""Seeds: a generator for each draw, seeded by its number, so that results don't depend on how draws are batched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["fill_normal", "seeded_generator"]
+__all__ = ["fill_normal", "own_seed", "seeded_generator"]
 
 
 def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Generator:
@@ -26,6 +27,24 @@ def seeded_generator(device: torch.device, seed: int, *keys: int) -> torch.Gener
     for key in purpose:
         state = _mix(state * 0x9E3779B9 + key + 1)
     return torch.Generator(device).manual_seed(_mix((_mix(state) + count) & 0xFFFFFFFF))
+
+
+@contextlib.contextmanager
+def own_seed(seed: int | None, device: torch.device | None) -> Iterator[None]:
+    """Seed torch's global random numbers for a block and restore their state afterwards.
+
+    Args:
+        seed: the seed; None: leave the global random state as it is, and let the block advance it.
+        device: a device whose random numbers are restored, besides those of the CPU.
+    """
+    if seed is None:
+        yield
+        return
+    kind = "cuda" if device is None or device.type == "cpu" else device.type
+    others = [] if device is None or device.type == "cpu" else [device]
+    with torch.random.fork_rng(others, device_type=kind):
+        torch.manual_seed(seed)
+        yield
 
 
 def fill_normal(rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

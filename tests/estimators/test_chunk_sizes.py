@@ -150,8 +150,7 @@ def test_a_container_may_leave_less(monkeypatch: pytest.MonkeyPatch) -> None:
 GAPS = """
 from pathlib import Path
 import torch
-from ovis.estimators.chunk_sizes import release_freed_memory
-from ovis.experiments.training.build import keep_freed_memory
+from ovis.estimators.chunk_sizes import keep_freed_memory, release_freed_memory
 
 def resident():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))

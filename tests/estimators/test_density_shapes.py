@@ -22,8 +22,8 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from ovis.analysis.evaluate import evaluate
 from ovis.estimators.sampling import score_dreams
-from ovis.experiments.training.evaluate import evaluate
 from ovis.models import Model, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector, OneHotVector
 

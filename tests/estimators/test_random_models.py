@@ -37,9 +37,9 @@ from random_models import (
 from textbook import Objective, Particle, Settings
 from torch import Tensor, nn
 
+from ovis.analysis.evaluate import evaluate
 from ovis.estimators import GradientEstimator, get_config
 from ovis.estimators.ids import ESTIMATORS, parse_estimator
-from ovis.experiments.training.evaluate import evaluate
 from ovis.models.baseline import Baseline
 
 pytestmark = pytest.mark.slow
@@ -417,7 +417,8 @@ def test_pathwise_estimators_of_networks_in_half_precision(spec: Spec) -> None:
 def test_evaluation(spec: Spec, iw: int, batch_size: int, trained: int, values: int) -> None:
     """Of any number of particles, in chunks of any size."""
     case = make_case(spec)
-    result = evaluate(case.model, case.x, iw, batch_size, ess_particles=trained, max_values=values)["loss"]
+    result = evaluate(case.model, case.x, iw, batch_size, ess_particles=trained, max_values=values)
+    result = {name: value.mean() for name, value in result.per_datum.items()}
     draws = case.model.network.draws
     means = dict.fromkeys(result, 0.0)
     for start in range(0, spec.batch, batch_size):

@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Independent
 
 import ovis
 from ovis.analysis.enumeration import exact_gradient
+from ovis.analysis.evaluate import evaluate
 from ovis.analysis.gradients import get_gradients_statistics
 from ovis.estimators.config import get_config
 from ovis.experiments.datasets import DATASETS, DatasetEntry
@@ -21,7 +22,6 @@ from ovis.experiments.datasets.splits import FreshData, Splits, StoredData
 from ovis.experiments.models import build_model
 from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training.build import build_run
-from ovis.experiments.training.evaluate import evaluate
 from ovis.models import GaussianToyVAE, Masked, Model, Template
 from ovis.models.bernoulli_data import check_unit_interval
 from ovis.models.distributions import BernoulliVector

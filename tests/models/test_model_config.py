@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
+from ovis.analysis.evaluate import evaluate
 from ovis.experiments.datasets import DATASETS, load_dataset
 from ovis.experiments.models import MODELS, build_model
 from ovis.experiments.settings import TrainSettings
-from ovis.experiments.training.evaluate import evaluate
 from ovis.models import (
     VAE,
     Baseline,
@@ -111,7 +111,7 @@ def test_where_the_training_starts(name):
         settings = TrainSettings(model=name, dataset="digits", N=20, hdim=64, nlayers=2, use_data_mean=use_data_mean)
         torch.manual_seed(0)
         start = evaluate(build(settings, splits.x_shape, splits.mean), x, iw=10, batch_size=100)
-        assert start["loss"]["L_k"].mean() == pytest.approx(expected, abs=2)
+        assert start.L_k.mean == pytest.approx(expected, abs=2)
 
 
 @pytest.mark.parametrize("name", MODELS)

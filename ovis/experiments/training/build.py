@@ -29,12 +29,8 @@ __all__ = [
     "build_estimator",
     "build_optimizer",
     "build_run",
-    "keep_freed_memory",
     "pick_device",
 ]
-
-#: Size in bytes: just below that of the largest block (32 MB) whose release raises the limit of glibc's malloc.
-KEPT_BLOCK = 31 * 2**20
 
 #: Points that are checked at once.
 CHECKED_POINTS = 1000
@@ -180,13 +176,3 @@ def build_optimizer(settings: TrainSettings, model: nn.Module, estimator: nn.Mod
     if settings.capture and settings.optimizer != "sgd":  # SGD counts no steps
         extra["capturable"] = True
     return OPTIMIZERS[settings.optimizer](groups, **extra)
-
-
-def keep_freed_memory() -> None:
-    """Make malloc keep up to 62 MB that a step, or a chunk of an evaluation, frees, for the next one.
-
-    glibc returns free memory to the system beyond twice the largest block that was ever freed, and getting a page back
-    costs as much as computing the numbers on it: a third of a training step, half of an evaluation. Freeing one large
-    block, which need not be written to, raises that limit. Other allocators are not affected.
-    """
-    torch.empty(KEPT_BLOCK, dtype=torch.uint8)

@@ -2,7 +2,7 @@
 
 =============================  =========================================================================================
 ``SPLIT:loss/L_k``             the bound with K particles, in nats; SPLIT is train, valid or test
-``SPLIT:loss/elbo``, ``kl``,   other means over the data, in nats: :func:`ovis.experiments.training.evaluate.evaluate`
+``SPLIT:loss/elbo``, ``kl``,   other means over the data, in nats: :class:`ovis.analysis.evaluate.Evaluation`
 ``kl_q_p``, ``nll``
 ``SPLIT:loss/ess``             effective sample size of the training's particles
 ``SPLIT:gmm/...`` and others   distances of a model of synthetic data from the true parameters or distributions
@@ -24,10 +24,10 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from ovis.analysis.active_units import active_units
+from ovis.analysis.evaluate import evaluate
 from ovis.diagnostics import Diagnostic
 from ovis.experiments.datasets.splits import StoredData, as_float
 from ovis.experiments.training.build import TrainingRun
-from ovis.experiments.training.evaluate import evaluate
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
 from ovis.experiments.training.random_state import own_random_state
 from ovis.models.model import Model
@@ -144,8 +144,10 @@ class Measurements:
 
     def _evaluate(self, model: Model, name: str, split: Split) -> dict[str, float]:
         particles = self.run.settings.iw
-        means = evaluate(model, split.points, split.iw, split.batch, ess_particles=particles, on_batch=self.on_batch)
-        return means.flat(f"{name}:") | self.distances(model, name, split)
+        result = evaluate(
+            model, split.points, split.iw, split.batch, progress=False, ess_particles=particles, on_batch=self.on_batch
+        )
+        return result.diagnostic.flat(f"{name}:") | self.distances(model, name, split)
 
     @property
     def seed(self) -> int:

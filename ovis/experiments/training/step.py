@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovis.experiments.training.build import TrainingRun, keep_freed_memory
+from ovis.estimators.chunk_sizes import keep_freed_memory
+from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.cuda_graph import CapturedStep, CudaGraphs, Graphs
 from ovis.experiments.training.schedule import LearningRates, scheduled_config
 

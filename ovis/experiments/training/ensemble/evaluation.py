@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovis.analysis.evaluate import evaluate_batch
 from ovis.diagnostics import Aggregator
 from ovis.estimators.base import GradientEstimator
 from ovis.experiments.training.ensemble.stacked_state import StackedState
 from ovis.experiments.training.ensemble.vmapped import GraphCompiler, VmappedFunction
 from ovis.experiments.training.ensemble.vmapped_gradients import EnsembleGradients
-from ovis.experiments.training.evaluate import evaluate_batch
 from ovis.experiments.training.measurements import Measurements, Split
 from ovis.experiments.training.random_state import random_state_of
 from ovis.models.model import Model
