@@ -1,7 +1,8 @@
 """Takes guards away from every Python process that has this folder on its path: for the tests that must then fail.
 
 ``OVIS_UNGUARDED`` lists them: ``deathsignal`` (a child dies with its parent), ``runlock`` (one job in
-a run's folder), ``lease`` (a job ends whose lease was taken away).
+a run's folder), ``lease`` (a job ends whose lease was taken away), ``retry`` (a training tries again after errors that
+may pass).
 """
 
 import fcntl
@@ -24,3 +25,8 @@ if "lease" in guards and "ovis.experiments.runner.job" in sys.orig_argv:
 
     beat = Leases.beat
     Leases.beat = lambda self, key, attempt: beat(self, key, attempt) or True
+
+if "retry" in guards and any(word.startswith("--run_dir=") for word in sys.orig_argv):
+    from ovis.experiments.runs import retrying
+
+    retrying.TRANSIENT = frozenset()
