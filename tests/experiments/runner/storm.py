@@ -77,6 +77,7 @@ class Verdict:
         unreadable: readings of the ledger that failed.
         unequal: runs whose results differ from those of an undisturbed one.
         compared: runs that were compared.
+        disturbed: runs that took more than one attempt.
     """
 
     runs: int
@@ -89,6 +90,7 @@ class Verdict:
     unreadable: int = 0
     unequal: int = 0
     compared: int = 0
+    disturbed: int = 0
     details: list[str] = field(default_factory=list)
 
     @property
@@ -158,6 +160,7 @@ class Storm:
                 self.managers = [m if m.poll() in over else self._start_manager() for m in self.managers]
                 if not self.left:
                     self._requeue_cancelled()
+                    self._disturb_the_others(records)
                 time.sleep(0.03)
         finally:
             for timer in self.timers:
@@ -231,6 +234,15 @@ class Storm:
         if acted:
             self.verdict.acts[name] = self.verdict.acts.get(name, 0) + 1
             self.left -= 1
+
+    def _disturb_the_others(self, records: list[Record]) -> None:
+        """Kill the trainings that nothing has befallen, once they have a checkpoint, so that every run is disturbed."""
+        for record in records:
+            untouched = self.real and record.state is State.RUNNING and record.attempt == 1
+            if untouched and self.lab.paths.run(record.name).checkpoint.exists():
+                pids = [pid for pid in self._processes("training") if record.name in command_of(pid)]
+                if pids and _send(pids[0], signal.SIGKILL):
+                    self.verdict.acts["kill training"] = self.verdict.acts.get("kill training", 0) + 1
 
     def _processes(self, kind: str) -> list[int]:
         if kind == "manager":
@@ -316,6 +328,7 @@ class Storm:
         verdict, records = self.verdict, self.lab.records()
         verdict.faults = self.faults.count
         verdict.attempts = sum(record.attempt for record in records)
+        verdict.disturbed = sum(record.attempt > 1 for record in records)
         for _ in range(max(verdict.runs - len(records), len(records) - verdict.runs)):
             self._blame("lost", f"{len(records)} records")
         for record in records:

@@ -40,7 +40,7 @@ def test_a_storm_over_real_trainings_leaves_their_results_bit_identical(tmp_path
     storm.compare(labs[1])
     print(storm.verdict)
     assert storm.verdict.holds, storm.verdict
-    assert storm.verdict.compared == 3
+    assert storm.verdict.compared == storm.verdict.disturbed == 3
 
 
 def test_without_retries_the_same_faults_fail_runs(lab: Lab) -> None:
