@@ -105,7 +105,8 @@ def run_experiment(
     manager = _Manager(runs, queue, engine, display, template, max_jobs, stall_limit)
     with StopSignals() as stop:
         try:
-            queue.remove_stale()
+            with suppress(OSError):  # what can't be removed now is removed at the next start
+                queue.remove_stale()
             manager.attach_jobs()
             while manager.step(stop.count):
                 time.sleep(interval)

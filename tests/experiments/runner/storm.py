@@ -1,7 +1,11 @@
 """Storms: everything that can happen to an experiment in a bad week, in a minute, and what must be true after it.
 
-``python tests/experiments/runner/storm.py --acts 500`` runs one by hand, over stubs; with ``--real`` over small real
-trainings, whose results must be bit-identical to those of undisturbed ones.
+By hand, over stubs, or with ``--real`` over small real trainings, whose results must be bit-identical to those of
+undisturbed ones::
+
+    export PYTHONPATH=.:tests/experiments/training
+    python tests/experiments/runner/storm.py --acts 400
+    python tests/experiments/runner/storm.py --acts 150 --seeds 6 --slots 1 --real
 """
 
 from __future__ import annotations

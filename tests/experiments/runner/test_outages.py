@@ -130,6 +130,20 @@ def test_jobs_that_end_meanwhile_are_recorded_after_it(lab: Lab, monkeypatch: py
     assert [record.attempt for record in lab.records()] == [1, 1]
 
 
+def test_what_a_kill_left_may_stay_for_now(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = queue_runs(lab, 1)
+    rubbish = lab.paths.lease("f" * 12, 1)
+    rubbish.parent.mkdir(exist_ok=True)
+    rubbish.touch()
+    os.utime(rubbish, (0, 0))
+    with failing(monkeypatch, f"unlink:{rubbish.name}", errno.EIO, 60.0) as times:
+        assert work(lab, runs)[0].complete
+    assert times
+    assert rubbish.exists()
+    work(lab, runs)
+    assert not rubbish.exists()
+
+
 @pytest.mark.parametrize(("code", "least"), [(errno.EIO, 0.3), (errno.ENOSYS, 0.0)])
 def test_errors_that_do_not_pass_end_the_manager(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, code: int, least: float

@@ -158,6 +158,14 @@ def test_what_resumed_runs_had_done_before_is_no_work_of_now(terminal: Terminal,
     assert "[01:00] 20% of 10 runs, about 40:00 left" in lines.getvalue()  # 0.2 in one
 
 
+def test_rounding_is_no_progress(terminal: Terminal, now: list[float]) -> None:
+    display = make_display(terminal)
+    for completed, carried in ((0.0, 0.0), (0.1 + 0.2, 0.3)):
+        display.show(ProgressView({State.QUEUED: 10}, completed, [], carried))
+        now[0] += 1
+    assert screen(terminal)[0].endswith("━ 3% of 10 runs")
+
+
 class Broken(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError

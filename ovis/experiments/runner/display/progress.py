@@ -14,6 +14,9 @@ from ovis.experiments.runs.status import State
 
 __all__ = ["Pace", "ProgressDisplay", "ProgressView", "run_weights"]
 
+#: Progress, in runs, below which it is the rounding of a sum over runs.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class ProgressView:
@@ -77,7 +80,7 @@ class Pace:
             self._first = view.completed - view.carried
         gained = view.completed - self._first - view.carried
         more = view.total - view.completed
-        left = f", about {clock(more * self.elapsed / gained)} left" if gained > 0 and more > 0 else ""
+        left = f", about {clock(more * self.elapsed / gained)} left" if gained > ROUNDING and more > 0 else ""
         return f"{100 * view.completed / max(view.total, 1):.0f}% of {runs_text(view.total)}{left}"
 
 
