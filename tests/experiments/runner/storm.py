@@ -5,7 +5,7 @@ undisturbed ones::
 
     export PYTHONPATH=.:tests/experiments/training
     python tests/experiments/runner/storm.py --acts 400
-    python tests/experiments/runner/storm.py --acts 150 --seeds 6 --slots 1 --real
+    python tests/experiments/runner/storm.py --acts 150 --seeds 6 --slots 2 --real
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ class Storm:
 
 
 def run_undisturbed(lab: Lab, seeds: int, slots: int) -> None:
-    """The real runs of a storm, without one."""
+    """The real runs of a storm, without one; as many slots as there give each training as many threads."""
     lab.write(**REAL, seeds=seeds)
     words = [*MANAGER, "10", "60", "real", *lab.arguments("--processes", str(slots))]
     with (lab.folder / "managers.log").open("ab") as log:
