@@ -74,7 +74,7 @@ assert [getattr(ovis, name) for name in ovis.__all__]
 """
 
 USE = """
-import torch
+import ovis, torch
 from ovis import Diagnostic, get_config
 from ovis.analysis.active_units import active_units
 from ovis.analysis.gradients import get_gradients_statistics
@@ -102,6 +102,13 @@ assert active_units(model, x, mc_samples=10)["active_units"]["au"] >= 0
 assert weight_diagnostics(model, x, iw=30)["weights"]["ess"].shape == (4,)
 log_p, log_q = torch.randn(4, 16), torch.randn(4, 16, requires_grad=True)
 multisample_loss(log_p, log_q, "ovis-gamma1").mean().backward()
+assert ovis.evaluate(model, x, iw=30).L_k.mean < 0
+try:
+    ovis.load_run("runs")
+except ImportError as error:
+    assert str(error) == "ovis.load_run needs ovis.experiments: pip install 'ovis[experiments]'"
+else:
+    raise AssertionError("a run without the runner")
 try:
     get_gradients_statistics(estimator, model, x, mc_samples=5, progress=True)
 except ImportError as error:

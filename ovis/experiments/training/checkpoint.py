@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ovis.experiments.runs.atomic import replace_file, sweep, write_bytes, write_json
 from ovis.experiments.runs.failpoints import failpoint
@@ -41,6 +42,7 @@ __all__ = [
     "is_best",
     "load_best",
     "load_checkpoint",
+    "load_parameters",
     "resume",
     "save_best",
     "save_checkpoint",
@@ -167,11 +169,8 @@ def save_best(paths: RunPaths, run: TrainingRun, step: int) -> None:
 
 def is_best(paths: RunPaths, step: int) -> bool:
     """Whether ``best.pt`` is intact and holds the parameters of ``step``."""
-    try:
-        mark = json.loads(paths.best_mark.read_text(encoding="utf-8"))
-        return bool(mark["step"] == step and mark["sha256"] == _best_digest(paths))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return False
+    mark = _best_mark(paths)
+    return mark is not None and bool(mark["step"] == step)
 
 
 def load_best(paths: RunPaths, run: TrainingRun) -> Model:
@@ -186,6 +185,38 @@ def check_best(paths: RunPaths, position: Position) -> None:
     if position.best_step >= 0 and not is_best(paths, position.best_step):
         log.warning("%s is not whole, or not of step %d: the best is chosen anew", paths.best, position.best_step)
         position.best, position.best_step = float("-inf"), -1
+
+
+def load_parameters(paths: RunPaths) -> dict[str, Tensor]:
+    """The model's parameters of a run: the best ones; before its first evaluation, those of its newest checkpoint.
+
+    No file is changed.
+
+    Args:
+        paths: the run's files.
+
+    Returns:
+        a state dict, on the CPU.
+
+    Raises:
+        CheckpointError: there are none, or they are corrupt.
+        OSError: a file can't be read.
+    """
+    if _best_mark(paths) is not None:
+        best: dict[str, Tensor] = torch.load(paths.best, map_location="cpu", weights_only=True)
+        return best
+    reasons = []
+    for path in (paths.checkpoint, paths.previous_checkpoint):
+        if path.exists():
+            try:
+                parameters: dict[str, Tensor] = _read(path)["model"]
+                return parameters
+            except (_Corrupt, KeyError, TypeError) as error:
+                reasons.append(f"{path.name}: {error}")
+    raise CheckpointError(
+        f"{paths.folder} has no whole best.pt and no whole checkpoint.pt"
+        + (f" ({', '.join(reasons)})" if reasons else ": it is not trained yet")
+    )
 
 
 class _Corrupt(ValueError):
@@ -254,6 +285,15 @@ def _compare(saved: dict[str, Any], current: dict[str, Any]) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _best_mark(paths: RunPaths) -> dict[str, Any] | None:
+    """The content of ``best.json``; None if ``best.pt`` is missing, or is not what it describes."""
+    try:
+        mark = json.loads(paths.best_mark.read_text(encoding="utf-8"))
+        return {"step": mark["step"]} if mark["sha256"] == _best_digest(paths) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _best_digest(paths: RunPaths) -> str:
