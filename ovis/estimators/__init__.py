@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from ovis.estimators.mixed import Mixed as Mixed
     from ovis.estimators.ovis import OvisAsymptotic as OvisAsymptotic
     from ovis.estimators.ovis import OvisMonteCarlo as OvisMonteCarlo
+    from ovis.estimators.pathwise import Ciwae as Ciwae
     from ovis.estimators.pathwise import PathwiseDreg as PathwiseDreg
     from ovis.estimators.pathwise import PathwiseIwae as PathwiseIwae
     from ovis.estimators.pathwise import PathwiseStl as PathwiseStl
     from ovis.estimators.pathwise import PathwiseVae as PathwiseVae
+    from ovis.estimators.piwae import Piwae as Piwae
     from ovis.estimators.reinforce import Reinforce as Reinforce
     from ovis.estimators.reinforce import ReinforceBaseline as ReinforceBaseline
     from ovis.estimators.reinforce import Rloo as Rloo
     from ovis.estimators.tvo import Tvo as Tvo
     from ovis.estimators.vimco import VimcoArithmetic as VimcoArithmetic
     from ovis.estimators.vimco import VimcoGeometric as VimcoGeometric
+    from ovis.estimators.wake_sleep import WakeMix as WakeMix
     from ovis.estimators.wake_sleep import WakeSleep as WakeSleep
     from ovis.estimators.wake_sleep import WakeWake as WakeWake
 

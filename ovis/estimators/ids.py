@@ -5,11 +5,14 @@ is looked up in the grammar of its family. Ids are never evaluated as code.
 
     reinforce  reinforce-baseline  rloo  vimco[-arithmetic|-geometric]  rws (= wake-wake)  wake-sleep
     vae (= pathwise-vae)  iwae (= pathwise-iwae)  stl  dreg
+    wake-mix<i>                              i times the phi of wake-wake and 1 - i times that of wake-sleep
+    ciwae-beta<b>                            b ELBO + (1 - b) L_K
+    piwae-<scored>                           theta from all mc iw particles, phi from each bound, e.g. piwae-vimco
     ovis-gamma<g>                            OVIS~ with its bias-variance parameter, 0 <= g <= 1
     ovis-S<s>[-exclusive]                    OVIS_MC: s auxiliary samples; with a decimal point, a fraction of iw
-    tvo-part<P>-beta<b>[-left|-right|-trapz]           P partitions, the first at 10^-b
+    tvo-part<P>-beta<b>[-left|-right|-trapz][-centred]  P partitions, the first at 10^-b
     <scored>+<pathwise>                      for models with both kinds of latents, e.g. vimco+iwae, rloo+vae
-    tvo-part<P>-config1|-config2[-left|-right|-trapz]  the first partition depends on K, as in Masrani et al. 2019
+    tvo-part<P>-config1|-config2[-...]       the first partition depends on K, as in Masrani et al. 2019
 """
 
 from __future__ import annotations
@@ -53,8 +56,8 @@ class EstimatorId:
 
     @property
     def scored(self) -> EstimatorId | None:
-        """The score-function estimator of an id for mixed latents; None for all other ids."""
-        return parse_estimator(str(self.config["scored"])) if self.family == "mixed" else None
+        """The score-function estimator that an id contains, of ``mixed`` and ``piwae``; None for all other ids."""
+        return parse_estimator(str(self.config["scored"])) if "scored" in self.config else None
 
     @property
     def needs_two_particles(self) -> bool:
@@ -149,7 +152,12 @@ _TVO_TOKENS: dict[str, Reader] = {
     rf"beta{_NUMBER}": lambda m: {"first": 10.0 ** -float(m[1])},
     r"(config[12])": lambda m: {"first": m[1]},
     r"(left|right|trapz)": lambda m: {"integration": m[1]},
+    r"centred": lambda m: {"centred": True},
 }
+
+_WAKE_TOKENS: dict[str, Reader] = {rf"mix{_NUMBER}": lambda m: {"wake": float(m[1])}}
+
+_CIWAE_TOKENS: dict[str, Reader] = {rf"beta{_NUMBER}": lambda m: {"elbo_weight": float(m[1])}}
 
 
 def _read_token(token: str, patterns: Mapping[str, Reader]) -> Config | None:
@@ -187,10 +195,25 @@ def _finish_tvo(name: str, config: Config) -> EstimatorId:
     if isinstance(first, float) and not 0 < first < 1:
         raise ValueError(f"estimator {name!r}: beta must lie in (0, 300], the first partition is at 10^-beta")
     integration = config.setdefault("integration", "left")
+    if config.get("centred") and integration == "right":
+        raise ValueError(f"estimator {name!r}: centred leaves out a term of the node 0, which 'right' does not use")
+    rule = f"{integration}-centred" if config.get("centred") else integration
     if partitions == 1:  # there is no inner point: the value has no effect
-        return EstimatorId(f"tvo-part1-{integration}", "tvo", {**config, "first": 0.5})
+        return EstimatorId(f"tvo-part1-{rule}", "tvo", {**config, "first": 0.5})
     middle = first if isinstance(first, str) else f"beta{_decimal(float(f'{-math.log10(first):.12g}'))}"
-    return EstimatorId(f"tvo-part{partitions}-{middle}-{integration}", "tvo", config)
+    return EstimatorId(f"tvo-part{partitions}-{middle}-{rule}", "tvo", config)
+
+
+def _finish_fraction(family: str, prefix: str, setting: str) -> Callable[[str, Config], EstimatorId]:
+    """Of a family whose ids have one number in [0, 1]."""
+
+    def finish(name: str, config: Config) -> EstimatorId:
+        value = float(config[setting])
+        if value > 1:
+            raise ValueError(f"estimator {name!r}: {setting} must lie in [0, 1]")
+        return EstimatorId(f"{prefix}{_decimal(value)}", family, config)
+
+    return finish
 
 
 def _decimal(number: float | int) -> str:
@@ -215,9 +238,11 @@ _TVO = Grammar(
     _finish_tvo,
     (
         *("tvo-part2-config1", "tvo-part5-config2", "tvo-part5-beta2"),
-        *("tvo-part5-beta2-left", "tvo-part5-beta2-right", "tvo-part5-beta2-trapz"),
+        *("tvo-part5-beta2-left", "tvo-part5-beta2-right", "tvo-part5-beta2-trapz", "tvo-part2-config1-centred"),
     ),
 )
+_WAKE = Grammar("wake", _WAKE_TOKENS, _finish_fraction("wake-mix", "wake-mix", "wake"), ("wake-mix0.5",))
+_CIWAE = Grammar("ciwae", _CIWAE_TOKENS, _finish_fraction("ciwae", "ciwae-beta", "elbo_weight"), ("ciwae-beta0.05",))
 
 
 #: Score-function estimators that can be combined with a pathwise one -> the pathwise ones of the same bound.
@@ -243,20 +268,40 @@ def _finish_mixed(name: str, config: Config) -> EstimatorId:
     )
 
 
+def _finish_piwae(name: str, config: Config) -> EstimatorId:
+    scored = parse_estimator(str(config["scored"]))
+    inclusive = scored.family == "ovis-S" and not scored.config["exclusive"]  # theta and phi have different bounds
+    if "pathwise-iwae" not in _COMBINATIONS.get(scored.family, ()) or inclusive:
+        valid = ", ".join(_PIWAE.examples)
+        raise ValueError(f"estimator {name!r}: no score-function estimator of L_K; valid are, e.g., {valid}")
+    return EstimatorId(f"piwae-{scored.canonical}", "piwae", {"scored": scored.canonical})
+
+
+def _piwae_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """The label and the colour of the estimator of phi, in a dash pattern of its own."""
+    scored = parse_estimator(str(known.config["scored"]))
+    label, line = _look(scored)
+    return f"PIWAE, {label}", LineStyle(line.color, "dashdotdot", "p")
+
+
+def _look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """The label and the style of an id of a family that has them."""
+    facts = known.facts
+    label, line = (facts.label, facts.line) if facts.look is None else facts.look(known)
+    line = facts.lines.get(known.canonical, line)
+    assert line is not None
+    return label or known.canonical, line
+
+
 def _mixed_look(known: EstimatorId) -> tuple[str, LineStyle]:
     """The label of both; the colour of the score-function estimator, in a dash pattern of its own."""
     scored, pathwise = (parse_estimator(str(known.config[part])) for part in ("scored", "pathwise"))
-    label, line = scored.canonical, scored.facts.lines.get(scored.canonical, scored.facts.line)
-    if scored.facts.look is not None:
-        label, look = scored.facts.look(scored)
-        line = line or look
-    assert line is not None
-    label = scored.facts.label or label
-    assert pathwise.facts.line is not None
-    color = _mix(line.color, pathwise.facts.line.color, 0.5)
-    return f"{label} + {pathwise.facts.label}", LineStyle(color, "sparse", line.marker)
+    (label, line), (pathwise_label, pathwise_line) = _look(scored), _look(pathwise)
+    color = _mix(line.color, pathwise_line.color, 0.5)
+    return f"{label} + {pathwise_label}", LineStyle(color, "sparse", line.marker)
 
 
+_PIWAE = Grammar("piwae", {}, _finish_piwae, ("piwae-vimco", "piwae-ovis-gamma0", "piwae-ovis-gamma1"))
 _MIXED = Grammar("+", {}, _finish_mixed, ("vimco+iwae", "ovis-gamma0+iwae", "ovis-gamma1+stl", "rloo+vae"))
 
 
@@ -279,10 +324,24 @@ def _auxiliary_look(known: EstimatorId) -> tuple[str, LineStyle]:
 
 
 def _tvo_look(known: EstimatorId) -> tuple[str, LineStyle]:
-    """TVO: the more partitions the darker; the dashes show the integration rule."""
+    """TVO: the more partitions the darker; the dashes show the integration rule, the marker whether it is centred."""
     position = (int(known.config["partitions"]) - 2) / 10
     dash = {"left": "dashed", "right": "dotted", "trapz": "dashdot"}[str(known.config["integration"])]
-    return "TVO", LineStyle(_mix("#0072B2", "#00263B", position), dash, "P")
+    centred = bool(known.config.get("centred"))
+    line = LineStyle(_mix("#0072B2", "#00263B", position), "sparse" if centred else dash, "p" if centred else "P")
+    return f"TVO{', centred' if centred else ''}", line
+
+
+def _wake_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """A colour between those of wake-sleep and wake-wake."""
+    wake = float(known.config["wake"])
+    return f"Wake-Mix ({wake:g})", LineStyle(_mix("#2B7FA8", "#56B4E9", wake), "longshort", "x")
+
+
+def _ciwae_look(known: EstimatorId) -> tuple[str, LineStyle]:
+    """A grey between those of IWAE and VAE."""
+    weight = float(known.config["elbo_weight"])
+    return f"CIWAE (β={weight:g})", LineStyle(_mix("#6E6E6E", "#A0A0A0", weight), "dashdot", "s")
 
 
 def _mix(start: str, end: str, position: float) -> str:
@@ -342,6 +401,14 @@ _ROWS = (
         lacks=_NO_BOUND_FOR_PHI,
         label="Wake-Sleep",
         line=LineStyle("#2B7FA8", "dotted", "x"),
+        legend_group="TVO, RWS",
+    ),
+    EstimatorFacts(
+        "wake-mix",
+        "ovis.estimators.wake_sleep:WakeMix",
+        grammar=_WAKE,
+        lacks=_NO_BOUND_FOR_PHI,
+        look=_wake_look,
         legend_group="TVO, RWS",
     ),
     EstimatorFacts(
@@ -405,6 +472,15 @@ _ROWS = (
         legend_group="pathwise",
     ),
     EstimatorFacts(
+        "ciwae",
+        "ovis.estimators.pathwise:Ciwae",
+        grammar=_CIWAE,
+        reparameterized=True,
+        lacks={"alpha": "the ELBO has no order"},
+        look=_ciwae_look,
+        legend_group="pathwise",
+    ),
+    EstimatorFacts(
         "pathwise-vae",
         "ovis.estimators.pathwise:PathwiseVae",
         aliases=("vae",),
@@ -438,6 +514,13 @@ _ROWS = (
         reparameterized=True,
         lacks={"tau": "layers that can't be reparameterized are drawn exactly"},
         look=_mixed_look,
+    ),
+    EstimatorFacts(
+        "piwae",
+        "ovis.estimators.piwae:Piwae",
+        grammar=_PIWAE,
+        look=_piwae_look,
+        legend_group="VIMCO, REINFORCE",
     ),
 )
 
@@ -480,6 +563,8 @@ def parse_estimator(name: str) -> EstimatorId:
     if "+" in name:
         scored, _, pathwise = name.partition("+")
         return _finish_mixed(name, {"scored": scored, "pathwise": pathwise})
+    if name.startswith("piwae-"):
+        return _finish_piwae(name, {"scored": name.removeprefix("piwae-")})
     head, *tokens = name.split("-")
     grammars = [row.grammar for row in ESTIMATORS.values() if row.grammar is not None and row.grammar.head == head]
     if not grammars or not tokens:

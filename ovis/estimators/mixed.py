@@ -12,7 +12,7 @@ from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.estimators.types import Estimate
 
-__all__ = ["Mixed", "MixedSettings"]
+__all__ = ["Mixed", "MixedSettings", "scored_estimator"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Mixed(GradientEstimator):
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self.scored = self._scored(self.settings)
+        self.scored = scored_estimator(self.settings)
 
     @property
     def detached_q(self) -> bool:  # type: ignore[override]
@@ -74,17 +74,22 @@ class Mixed(GradientEstimator):
 
     def estimate(self, inputs: EstimatorInput) -> Estimate:
         settings = inputs.settings
-        scored = self.scored if settings is self.settings else self._scored(settings)
+        scored = self.scored if settings is self.settings else scored_estimator(settings)
         estimate = scored.estimate(dataclasses.replace(inputs, settings=scored.settings))
         return dataclasses.replace(estimate, pathwise_log_q=-estimate.factors.log_p)
-
-    @staticmethod
-    def _scored(settings: MixedSettings) -> GradientEstimator:
-        """The estimator of the scored layers with these settings."""
-        spec = parse_estimator(settings.scored)
-        shared = {"mc": settings.mc, **{k: v for k, v in settings.changed().items() if k in SHARED}}
-        return estimator_class(spec.facts)(**shared, **spec.config)
 
 
 #: Settings of the bound, which both estimators have.
 SHARED = ("iw", "alpha", "beta", "freebits")
+
+
+def scored_estimator(settings: Any) -> GradientEstimator:
+    """The score-function estimator that ``settings.scored`` names, with the other settings.
+
+    Raises:
+        ValueError: too few particles for it.
+        TypeError: a setting that it does not have.
+    """
+    spec = parse_estimator(settings.scored)
+    shared = {"mc": settings.mc, **{k: v for k, v in settings.changed().items() if k in SHARED}}
+    return estimator_class(spec.facts)(**shared, **spec.config)

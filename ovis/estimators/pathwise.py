@@ -1,15 +1,17 @@
-"""Estimators that differentiate through reparameterized samples: VAE, IWAE, STL and DReG."""
+"""Estimators that differentiate through reparameterized samples: VAE, IWAE, CIWAE, STL and DReG."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ovis.estimators.base import EstimatorInput, GradientEstimator
+from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.types import Estimate
-from ovis.functional.surrogates import elbo_factors, pathwise_factors
+from ovis.functional.surrogates import elbo_factors, mixed_bound_factors, pathwise_factors
 
-__all__ = ["PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]
+__all__ = ["Ciwae", "CiwaeSettings", "PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]
 
 
 class PathwiseVae(GradientEstimator):
@@ -50,6 +52,49 @@ class PathwiseIwae(GradientEstimator):
 
     def estimate(self, inputs: EstimatorInput) -> Estimate:
         return Estimate(pathwise_factors(inputs.log_w, inputs.settings.alpha))
+
+
+@dataclass(frozen=True)
+class CiwaeSettings(EstimatorSettings):
+    """Settings of :class:`Ciwae`.
+
+    Attributes:
+        elbo_weight: b, the weight of the ELBO, in [0, 1].
+    """
+
+    elbo_weight: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.elbo_weight <= 1:
+            raise ValueError(f"elbo_weight must lie in [0, 1], got {self.elbo_weight}")
+
+
+class Ciwae(GradientEstimator):
+    """CIWAE, a mixture of the ELBO and the importance-weighted bound (Rainforth et al. 2018, eq. 14,
+    https://arxiv.org/abs/1802.04537).
+
+    The objective is b ELBO + (1 - b) L_K, and its gradient sum_k (b/K + (1 - b) v_k) grad log w_k, which is unbiased
+    for it. The ELBO keeps the signal-to-noise ratio of the phi-gradient from falling as K grows. b = 0 is
+    :class:`PathwiseIwae`, b = 1 :class:`PathwiseVae`. ``unbiased_for`` is None between them: it names bounds, and the
+    mixture is none of those.
+
+    Args:
+        settings: see :class:`CiwaeSettings`; alpha is missing.
+
+    See also:
+        :class:`PathwiseDreg`, which needs no mixture.
+    """
+
+    facts: ClassVar = ESTIMATORS["ciwae"]
+    Settings: ClassVar = CiwaeSettings
+
+    @property
+    def unbiased_for(self) -> str | None:
+        return {0.0: "L_K", 1.0: "ELBO"}.get(self.settings.elbo_weight)
+
+    def estimate(self, inputs: EstimatorInput) -> Estimate:
+        return Estimate(mixed_bound_factors(inputs.log_w, inputs.settings.elbo_weight))
 
 
 class PathwiseStl(GradientEstimator):

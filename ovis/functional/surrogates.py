@@ -61,15 +61,16 @@ def multisample_loss(
 
     Use it for a model that is not an :class:`ovis.models.Template`. Its value is minus the bound (TVO: minus the
     Riemann sum); its gradient is the estimator's. For the score-function methods the samples need no graph. For
-    ``iwae`` and ``vae`` they are reparameterized and both log-densities carry the graph through z; for ``stl`` too, but
-    log q is evaluated with the parameters of q detached.
+    ``iwae``, ``vae`` and ``ciwae`` they are reparameterized and both log-densities carry the graph through z; for
+    ``stl`` too, but log q is evaluated with the parameters of q detached.
 
     Args:
         log_p: log p(x, z_k), shape [..., K].
         log_q: log q(z_k | x), shape [..., K].
-        method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, rws, tvo-..., iwae,
-            vae, stl.
-        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions. Not for vae and tvo.
+        method: estimator id: reinforce, vimco[-arithmetic|-geometric], ovis-gamma<g>, ovis-S<s>, rloo, rws, tvo-...,
+            iwae, vae, ciwae-beta<b>, stl.
+        alpha: order of the Renyi bound, below 1; a float or a tensor without dimensions. Not for vae, ciwae, rloo and
+            tvo.
         log_w_aux: log-weights of S auxiliary samples, shape [..., S], for ovis-S<s>-exclusive. Without them,
             ovis-S<s> takes the last s of the K particles: theta's bound uses all, phi's K - s.
         mask: bool [..., K], or a shape that broadcasts to it: which particles there are; None: all. Value and gradient
@@ -95,14 +96,15 @@ def multisample_loss(
         shapes = f"{tuple(log_p.shape)} and {tuple(log_q.shape)}"
         raise ValueError(f"log_p and log_q must have one shape [..., K], got {shapes}")
     spec = parse_estimator(method)
-    if spec.family in ("reinforce-baseline", "wake-sleep", "dreg", "mixed"):
+    if spec.family in ("reinforce-baseline", "wake-sleep", "wake-mix", "dreg", "mixed", "piwae"):
         hint = {
+            "piwae": "; use its phi method on (log_p.detach(), log_q) and on all particles (log_p, log_q.detach())",
             "dreg": "; use doubly_reparameterized_loss",
             "mixed": "; use (log_p - log_q_pathwise, log_q_scored, method of the scored layers)",
         }.get(spec.family, "")
         raise ValueError(f"method {method!r} needs more than log-densities{hint}")
     check_alpha(alpha)
-    if spec.family in ("pathwise-vae", "rloo", "tvo") and (isinstance(alpha, Tensor) or alpha != 0):
+    if "alpha" in spec.lacks and (isinstance(alpha, Tensor) or alpha != 0):
         raise ValueError(f"method {method!r} has no alpha")
     log_p, log_q = at_least_single(log_p), at_least_single(log_q)
     if mask is not None:
@@ -125,7 +127,7 @@ def _rule(spec: EstimatorId, alpha: Alpha, mask: Tensor | None) -> Rule:
     estimate = undifferentiable(f"the gradient of {spec.canonical!r}{known} is an estimate, not its derivative")
     if spec.family == "tvo":
         return estimate
-    bound = spec.family == "pathwise-iwae"
+    bound, elbo_weight = spec.family in ("pathwise-iwae", "ciwae"), float(spec.config.get("elbo_weight", 0.0))
     number = None if isinstance(alpha, Tensor) else alpha
     masked = mask is not None
 
@@ -136,6 +138,8 @@ def _rule(spec: EstimatorId, alpha: Alpha, mask: Tensor | None) -> Rule:
         there = others[-1] if masked else None
         log_w = log_p - (log_q if bound else estimate(1, log_q, [log_q]))
         weights = normalized_weights(log_w, others[0] if number is None else number, there)
+        if elbo_weight:
+            weights = (1 - elbo_weight) * weights + elbo_weight * _equal_weights(log_w, there)
         return torch.where(factor.isnan(), factor, weights if i == 1 else -weights)
 
     return rule
@@ -322,7 +326,34 @@ def rloo_factors(log_w: Tensor, mask: Tensor | None = None) -> Factors:
     return Factors(particle_mean(log_w, mask).squeeze(-1), _equal_weights(log_w, mask), signal)
 
 
-def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left", mask: Tensor | None = None) -> Factors:
+def mixed_bound_factors(log_w: Tensor, elbo_weight: float, mask: Tensor | None = None) -> Factors:
+    """Factors of the reparameterized gradient of b ELBO + (1 - b) L_K (CIWAE): b/K + (1 - b) v_k of grad log w_k.
+
+    See Rainforth et al. (2018), https://arxiv.org/abs/1802.04537. Both log-densities must carry the graph through the
+    samples z_k.
+
+    Args:
+        log_w: log-weights log p(x, z_k) - log q(z_k|x), shape [..., K], detached.
+        elbo_weight: b, in [0, 1].
+        mask: bool [..., K], which particles there are; None: all.
+
+    Returns:
+        value [...], the mixture of the two bounds in nats; log_p and log_q [..., K].
+
+    See also:
+        :func:`elbo_factors` (b = 1) and :func:`pathwise_factors` (b = 0).
+    """
+    elbo, bound = elbo_factors(log_w, mask), pathwise_factors(log_w, 0.0, mask)
+    if elbo_weight in (0, 1):  # the other one may be infinite
+        return elbo if elbo_weight else bound
+    value = elbo_weight * elbo.value + (1 - elbo_weight) * bound.value
+    weights = elbo_weight * elbo.log_p + (1 - elbo_weight) * bound.log_p
+    return Factors(value, weights, -weights)
+
+
+def tvo_factors(
+    log_w: Tensor, knots: list[float], integration: str = "left", mask: Tensor | None = None, centred: bool = False
+) -> Factors:
     """Covariance gradient of the thermodynamic variational objective (Masrani et al. 2019, eq. 13).
 
     See https://arxiv.org/abs/1907.00031. With widths D_b of the Riemann sum:
@@ -336,6 +367,8 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left", ma
         knots: the partition, 0 = b_0 < ... < b_P = 1; see :func:`ovis.functional.partitions.tvo_partition`.
         integration: left, right or trapz.
         mask: bool [..., K], which particles there are; None: all.
+        centred: leave out the term -D_0/K grad log q(z_k|x) of the node 0, whose samples are unweighted draws of q, so
+            that its mean is 0.
 
     Returns:
         value [...], the Riemann sum in nats; log_p and log_q [..., K].
@@ -351,11 +384,12 @@ def tvo_factors(log_w: Tensor, knots: list[float], integration: str = "left", ma
     for power, width in tvo_nodes(knots, integration):
         tempered = normalized_weights(log_w, 1 - power, mask) if power else _equal_weights(log_w, mask)
         mean = torch.where(tempered == 0, 0.0, tempered * depths).sum(-1, keepdim=True)
-        centred = torch.where(depths == mean, 0.0, depths - mean)
-        covariance = width * correction * torch.where(tempered == 0, 0.0, tempered * centred)
+        deviation = torch.where(depths == mean, 0.0, depths - mean)
+        covariance = width * correction * torch.where(tempered == 0, 0.0, tempered * deviation)
         value = value + width * torch.where(top.isinf(), top, top + mean).squeeze(-1)
         log_p = log_p + width * tempered
-        log_q = log_q - width * tempered
+        if power > 0 or not centred:
+            log_q = log_q - width * tempered
         if power > 0:  # the covariance may be infinite
             log_p = log_p + power * covariance
         if power < 1:
@@ -373,11 +407,13 @@ def _factors(
         return pathwise_factors(log_w, alpha, mask)
     if family == "pathwise-vae":
         return elbo_factors(log_w, mask)
+    if family == "ciwae":
+        return mixed_bound_factors(log_w, float(config["elbo_weight"]), mask)
     if family == "rloo":
         return rloo_factors(log_w, mask)
     if family == "tvo":
         knots = tvo_partition(int(config["partitions"]), config["first"], particles)
-        return tvo_factors(log_w, knots, str(config["integration"]), mask)
+        return tvo_factors(log_w, knots, str(config["integration"]), mask, bool(config.get("centred")))
     if family == "ovis-S" and log_w_aux is None:
         auxiliary = auxiliary_count(config["auxiliary"], particles)  # type: ignore[arg-type]
         if config["exclusive"] or auxiliary >= particles:

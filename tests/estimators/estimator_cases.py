@@ -10,7 +10,7 @@ LEAVE_ONE_OUT = ["vimco-arithmetic", "vimco-geometric", "ovis-gamma0", "ovis-gam
 SCORE = ["reinforce", "reinforce-baseline", *LEAVE_ONE_OUT]
 EXCLUSIVE = {"ovis-S1-exclusive": 1, "ovis-S2-exclusive": 2}
 INCLUSIVE = {"ovis-S1": 1, "ovis-S2": 2, "ovis-S0.4": 1}  # at iw = 3
-WAKE = ["wake-wake", "wake-sleep"]
+WAKE = ["wake-wake", "wake-sleep", "wake-mix0.4"]
 TVO = [
     "tvo-part1",
     "tvo-part2-config1",
@@ -18,11 +18,15 @@ TVO = [
     "tvo-part3-beta1-trapz",
     "tvo-part5-beta2",
     "tvo-part5-config2-left",
+    "tvo-part1-centred",
+    "tvo-part2-config1-centred",
+    "tvo-part3-beta1-trapz-centred",
 ]
-PATHWISE = ["pathwise-vae", "pathwise-iwae", "stl", "dreg"]
-ALL = [*SCORE, *EXCLUSIVE, *INCLUSIVE, *WAKE, *TVO, *PATHWISE]
+PIWAE = ["piwae-vimco", "piwae-ovis-gamma1"]
+PATHWISE = ["pathwise-vae", "pathwise-iwae", "ciwae-beta0.3", "stl", "dreg"]
+ALL = [*SCORE, *EXCLUSIVE, *INCLUSIVE, *WAKE, *TVO, *PIWAE, *PATHWISE]
 #: ids whose settings include alpha
-WITH_ALPHA = [name for name in ALL if name not in TVO and name != "pathwise-vae"]
+WITH_ALPHA = [name for name in ALL if name not in (*TVO, "pathwise-vae", "ciwae-beta0.3")]
 
 
 def make(name: str, **settings: Any) -> GradientEstimator:
