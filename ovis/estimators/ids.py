@@ -67,7 +67,10 @@ class EstimatorId:
     @property
     def lacks(self) -> Mapping[str, str]:
         """Settings that it does not have -> why."""
-        return {**self.facts.lacks, **({} if self.scored is None else self.scored.lacks)}
+        centred = (
+            {"freebits": "the term that it leaves out would not have the mean 0"} if "centred" in self.config else {}
+        )
+        return {**self.facts.lacks, **centred, **({} if self.scored is None else self.scored.lacks)}
 
     @property
     def facts(self) -> EstimatorFacts:

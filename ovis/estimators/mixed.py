@@ -60,9 +60,12 @@ class Mixed(GradientEstimator):
     Settings: ClassVar = MixedSettings
     mixed: ClassVar = True
 
+    scored: GradientEstimator
+
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self.scored = scored_estimator(self.settings)
+        # no submodule: it has no parameters, and its settings are those of this estimator
+        object.__setattr__(self, "scored", scored_estimator(self.settings))
 
     @property
     def detached_q(self) -> bool:  # type: ignore[override]

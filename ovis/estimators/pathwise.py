@@ -71,8 +71,7 @@ class CiwaeSettings(EstimatorSettings):
 
 
 class Ciwae(GradientEstimator):
-    """CIWAE, a mixture of the ELBO and the importance-weighted bound (Rainforth et al. 2018, eq. 14,
-    https://arxiv.org/abs/1802.04537).
+    """CIWAE, a mixture of the ELBO and L_K (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537).
 
     The objective is b ELBO + (1 - b) L_K, and its gradient sum_k (b/K + (1 - b) v_k) grad log w_k, which is unbiased
     for it. The ELBO keeps the signal-to-noise ratio of the phi-gradient from falling as K grows. b = 0 is

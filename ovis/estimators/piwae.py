@@ -28,9 +28,9 @@ class PiwaeSettings(EstimatorSettings):
 
 
 class Piwae(GradientEstimator):
-    """PIWAE: theta from all M K particles of a datum, phi from M bounds of K (Rainforth et al. 2018, eq. 15,
-    https://arxiv.org/abs/1802.04537), with a score-function estimator for phi, e.g. ``piwae-vimco``.
+    """PIWAE: theta from all M K particles, phi from M bounds of K (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537).
 
+    phi has a score-function estimator, e.g. that of VIMCO in ``piwae-vimco``; the paper has the pathwise one.
     theta follows the gradient of L_MK, the tightest bound that the particles give, and the value of the loss is minus
     this bound. phi follows the mean over the M = ``mc`` bounds of K = ``iw`` particles, whose gradient has a higher
     signal-to-noise ratio for most estimators. With mc = 1 it is the estimator of phi itself. MIWAE, where theta follows
@@ -49,9 +49,12 @@ class Piwae(GradientEstimator):
     facts: ClassVar = ESTIMATORS["piwae"]
     Settings: ClassVar = PiwaeSettings
 
+    scored: GradientEstimator
+
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self.scored = scored_estimator(self.settings)
+        # no submodule: it has no parameters, and its settings are those of this estimator
+        object.__setattr__(self, "scored", scored_estimator(self.settings))
 
     @property
     def unbiased_for(self) -> str | None:

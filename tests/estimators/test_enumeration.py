@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from estimator_cases import ALL, EXCLUSIVE, INCLUSIVE, PATHWISE, SCORE, TVO, WAKE, make
+from estimator_cases import ALL, EXCLUSIVE, INCLUSIVE, PATHWISE, PIWAE, SCORE, TVO, WAKE, make
 from problems import (
     DISCRETE,
     FORMS,
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ovis.estimators import ESTIMATORS, GradientEstimator
 from ovis.estimators.ids import parse_estimator
+from ovis.functional import multisample_loss
 
 EXACT = 1e-10
 #: What "biased" means below: further from the gradient of L_K than this, where the gradient is of order 0.1.
@@ -234,14 +235,14 @@ def test_tvo_is_the_covariance_gradient(name: str, problem: str) -> None:
 
 @pytest.mark.parametrize("name", TVO)
 @pytest.mark.parametrize("problem", DISCRETE)
-@pytest.mark.parametrize("objective", [{}, {"beta": 0.6}, {"freebits": 0.05}])
+@pytest.mark.parametrize("objective", [{}, {"beta": 0.6}])
 def test_tvo_is_unbiased_where_it_says_so(name: str, problem: str, objective: dict[str, float]) -> None:
     made = DISCRETE[problem]()
     estimator = build(name, iw=3, **objective)
     result = expectation(estimator, ParticleForm(made), made, 1.0)
     elbo = exact_bound(made, 1.0, 1, **objective)
     if estimator.unbiased_for == "ELBO":
-        assert name == "tvo-part1"
+        assert name in ("tvo-part1", "tvo-part1-centred")
         assert result.value == pytest.approx(-elbo.bound, abs=EXACT)
         close(-result.phi, elbo.phi)
         close(-result.theta, elbo.theta)
@@ -249,6 +250,68 @@ def test_tvo_is_unbiased_where_it_says_so(name: str, problem: str, objective: di
         assert estimator.unbiased_for is None
         assert (-result.phi - elbo.phi).norm() > MARGIN
         assert (-result.phi - exact_bound(made, 1.0, 3, **objective).phi).norm() > MARGIN
+
+
+@pytest.mark.parametrize("problem", DISCRETE)
+def test_tvo_is_unbiased_with_free_bits(problem: str) -> None:
+    made = DISCRETE[problem]()
+    result = expectation(build("tvo-part1", iw=3, freebits=0.05), ParticleForm(made), made, 1.0)
+    elbo = exact_bound(made, 1.0, 1, freebits=0.05)
+    close(-result.phi, elbo.phi)
+    close(-result.theta, elbo.theta)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.6])
+@pytest.mark.parametrize("name", [name for name in TVO if "centred" in name])
+def test_what_centred_leaves_out_has_the_mean_0(name: str, beta: float) -> None:
+    """TVO's mean does not move; the gradients of single draws do."""
+    made = TwoBernoulli()
+    centred, published = (build(each, iw=3, beta=beta) for each in (name, name.removesuffix("-centred")))
+    results = [expectation(each, ParticleForm(made), made, 1.0) for each in (centred, published)]
+    close(results[0].phi, results[1].phi)
+    close(results[0].theta, results[1].theta)
+    width = {"tvo-part1-centred": 1.0, "tvo-part2-config1-centred": 0.05, "tvo-part3-beta1-trapz-centred": 0.05}[name]
+    log_w = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    without, full = (multisample_loss_factors(each, log_w) for each in (name, name.removesuffix("-centred")))
+    close(without - full, torch.full_like(full, -width / 3))  # of the loss, minus the bound
+    # where q is the posterior, all that is left of the factors is noise: a part D_0 of it goes
+    without, full = (multisample_loss_factors(each, 0 * log_w) for each in (name, name.removesuffix("-centred")))
+    close(without, (1 - width) * full)
+
+
+def multisample_loss_factors(name: str, log_w: Tensor) -> Tensor:
+    """The factors of grad log q."""
+    log_q = torch.zeros_like(log_w, requires_grad=True)
+    loss = multisample_loss(log_w, log_q, name)
+    return torch.autograd.grad(loss.sum(), log_q)[0]
+
+
+def test_centred_tvo_of_one_partition_is_rloo() -> None:
+    log_w = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    close(multisample_loss_factors("tvo-part1-centred", log_w), multisample_loss_factors("rloo", log_w), 1e-15)
+
+
+@pytest.mark.parametrize("objective", [{}, {"beta": 0.6}, {"freebits": 0.05}])
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize("name", PIWAE)
+def test_piwae(name: str, alpha: float, objective: dict[str, float]) -> None:
+    """theta of the bound of all particles, phi of the bound of each group; with one group, the estimator of phi."""
+    made = TwoBernoulli()
+    estimator = build(name, iw=2, mc=2, alpha=alpha, **objective)
+    result = expectation(estimator, ParticleForm(made), made, 1.0)
+    whole, group = (exact_bound(made, 1.0, K, alpha, **objective) for K in (4, 2))
+    assert result.value == pytest.approx(-whole.bound, abs=EXACT)
+    close(-result.theta, whole.theta)
+    assert (whole.theta - group.theta).norm() > MARGIN
+    assert (whole.phi - group.phi).norm() > MARGIN
+    gamma = 1.0 if name == "piwae-ovis-gamma1" else 0.0
+    close(-result.phi, group.phi + gamma * group.wake_phi)
+    one, alone = (
+        expectation(build(each, iw=2, alpha=alpha, **objective), ParticleForm(made), made, 1.0)
+        for each in (name, name.removeprefix("piwae-"))
+    )
+    assert torch.equal(one.phi, alone.phi)
+    assert torch.equal(one.theta, alone.theta)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -265,9 +328,9 @@ def test_rloo(objective: dict[str, float], form: str) -> None:
 
 def test_every_id_is_held_to_what_it_says() -> None:
     """The loops above and ``test_pathwise`` and ``test_wake_sleep`` leave nothing out."""
-    assert {*IDS, *TVO, *PATHWISE, *WAKE} == set(ALL)
+    assert {*IDS, *TVO, *PIWAE, *PATHWISE, *WAKE} == set(ALL)
     silent = {name for name in ALL if make(name, iw=3).unbiased_for is None}
-    assert silent == {*WAKE, *TVO[1:], "stl", "ovis-gamma0.3", "ovis-gamma1"}
+    assert silent == {*WAKE, *TVO[1:6], *TVO[7:], "ciwae-beta0.3", "stl", "ovis-gamma0.3", "ovis-gamma1", PIWAE[1]}
 
 
 # ------------------------------------------------------------------------------------------------------ known values

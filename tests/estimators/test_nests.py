@@ -19,8 +19,8 @@ from ovis.estimators.sampling import draw, encode
 from ovis.models import Masked, SigmoidBeliefNetwork, Template
 
 B, X, Z = 4, 3, 2
-SCORED = [name for name in example_ids() if name not in ("wake-sleep", "ovis-S10") and "+" not in name]
-PATHWISE = ("iwae", "vae", "stl", "dreg", "pathwise-iwae", "pathwise-vae")
+SCORED = [name for name in example_ids() if name not in ("wake-sleep", "wake-mix0.5", "ovis-S10") and "+" not in name]
+PATHWISE = ("ciwae-beta0.05", "iwae", "vae", "stl", "dreg", "pathwise-iwae", "pathwise-vae")
 
 
 class Tiny(ovis.Model):

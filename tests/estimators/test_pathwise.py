@@ -50,7 +50,7 @@ QUADRATURE = 1e-9
 @pytest.mark.parametrize("objective", [{}, {"beta": 0.6}])
 @pytest.mark.parametrize(
     ("name", "alpha"),
-    [("pathwise-vae", None), *((name, alpha) for name in PATHWISE[1:] for alpha in (0.0, 0.3))],
+    [("pathwise-vae", None), *((name, alpha) for name in ("pathwise-iwae", "stl", "dreg") for alpha in (0.0, 0.3))],
 )
 def test_expected_gradient(name: str, alpha: float | None, objective: dict[str, float], form: str) -> None:
     """To phi, the scale of q included, and to theta. STL leaves out - beta sum_k v_k h_k, and has just that bias."""
@@ -68,6 +68,22 @@ def test_expected_gradient(name: str, alpha: float | None, objective: dict[str, 
     else:
         assert estimator.unbiased_for == ("ELBO" if name == "pathwise-vae" else "L_K")
     torch.testing.assert_close(-result.phi, exact.phi, rtol=0, atol=QUADRATURE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("objective", [{}, {"beta": 0.6}])
+@pytest.mark.parametrize("weight", [0, 0.3, 1])
+def test_expected_gradient_of_a_mixture_of_bounds(weight: float, objective: dict[str, float], form: str) -> None:
+    problem = OneNormal()
+    estimator = make(f"ciwae-beta{weight}", iw=2, **objective)
+    result = expectation_reparameterized(estimator, FORMS[form](problem), X)
+    elbo, bound = (exact_bound(problem, X, K, **objective) for K in (1, 2))
+    assert (elbo.phi - bound.phi).norm() > 0.01
+    assert result.value == pytest.approx(-weight * elbo.bound - (1 - weight) * bound.bound, abs=QUADRATURE)
+    for found, of_elbo, of_bound in ((result.theta, elbo.theta, bound.theta), (result.phi, elbo.phi, bound.phi)):
+        exact = weight * of_elbo + (1 - weight) * of_bound
+        torch.testing.assert_close(-found, exact, rtol=0, atol=QUADRATURE)
+    assert estimator.unbiased_for == {0: "L_K", 1: "ELBO"}.get(weight)
 
 
 @pytest.mark.parametrize("name", ["pathwise-iwae", "dreg"])

@@ -83,8 +83,9 @@ DETACHED = ("stl", "dreg")
 
 
 def test_every_row_of_the_table_is_here() -> None:
-    """But for RLOO, which is enumerated, and mixed latents, which have test_mixed.py."""
-    assert {parse_estimator(name).family for name in (*SAMPLED, *PATHWISE)} == set(ESTIMATORS) - {"rloo", "mixed"}
+    """But for those of enumeration and quadrature alone, and mixed latents, which have test_mixed.py."""
+    others = {"rloo", "wake-mix", "ciwae", "piwae", "mixed"}
+    assert {parse_estimator(name).family for name in (*SAMPLED, *PATHWISE)} == set(ESTIMATORS) - others
 
 
 # ----------------------------------------------------------------------------------------------- scored by the textbook

@@ -186,3 +186,20 @@ def test_a_model_that_ignores_the_given_samples_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"Deaf\.forward was given z"):
         make("wake-sleep", iw=2)(Deaf(OneBernoulli()), X)
+
+
+@pytest.mark.parametrize("wake", [0, 0.4, 1])
+def test_a_mixture_of_wake_and_sleep(wake: float) -> None:
+    """On the same draws it is the mixture of both gradients; at the ends, one of them to the bit."""
+
+    def gradient_of(name: str) -> Tensor:
+        model = ReadmeFormGivenZ(TwoBernoulli())
+        torch.manual_seed(0)
+        loss, _, _ = make(name, iw=3, mc=2, alpha=0.3)(model, X)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss.mean(), list(model.parameters()))])
+
+    mixed, awake, asleep = map(gradient_of, (f"wake-mix{wake}", "wake-wake", "wake-sleep"))
+    assert (awake - asleep).norm() > 0.01
+    torch.testing.assert_close(mixed, wake * awake + (1 - wake) * asleep, rtol=0, atol=1e-12)
+    if wake in (0, 1):
+        assert torch.equal(mixed, awake if wake else asleep)

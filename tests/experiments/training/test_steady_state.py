@@ -26,9 +26,9 @@ SBM = {"dataset": "digits", "model": "sbm", "depth": 2, "nlayers": 0}
 NORMAL = {"dataset": "digits", "model": "gaussian-vae", "nlayers": 1}
 SCORE = (
     "reinforce", "reinforce-baseline", "rloo", "vimco", "vimco-geometric", "ovis-gamma0", "ovis-gamma1", "ovis-S2",
-    "ovis-S2-exclusive", "rws", "wake-sleep", "tvo-part2-config1", "tvo-part5-config2-trapz",
+    "ovis-S2-exclusive", "rws", "wake-sleep", "wake-mix0.5", "tvo-part2-config1", "tvo-part5-config2-trapz", "piwae-vimco",
 )  # fmt: skip
-PATHWISE = ("vae", "iwae", "stl", "dreg")
+PATHWISE = ("vae", "iwae", "ciwae-beta0.05", "stl", "dreg")
 
 #: Every family of estimators, then every kind of model and of data, and the options that change with the step.
 CASES = {
