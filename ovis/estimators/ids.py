@@ -281,10 +281,10 @@ def _finish_piwae(name: str, config: Config) -> EstimatorId:
 
 
 def _piwae_look(known: EstimatorId) -> tuple[str, LineStyle]:
-    """The label and the colour of the estimator of phi, in a dash pattern of its own."""
+    """The label and a darker colour of the estimator of phi, in a dash pattern of its own."""
     scored = parse_estimator(str(known.config["scored"]))
     label, line = _look(scored)
-    return f"PIWAE, {label}", LineStyle(line.color, "dashdotdot", "p")
+    return f"PIWAE, {label}", LineStyle(_mix(line.color, "#000000", 0.4), "dashdotdot", "p")
 
 
 def _look(known: EstimatorId) -> tuple[str, LineStyle]:

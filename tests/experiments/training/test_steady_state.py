@@ -26,7 +26,8 @@ SBM = {"dataset": "digits", "model": "sbm", "depth": 2, "nlayers": 0}
 NORMAL = {"dataset": "digits", "model": "gaussian-vae", "nlayers": 1}
 SCORE = (
     "reinforce", "reinforce-baseline", "rloo", "vimco", "vimco-geometric", "ovis-gamma0", "ovis-gamma1", "ovis-S2",
-    "ovis-S2-exclusive", "rws", "wake-sleep", "wake-mix0.5", "tvo-part2-config1", "tvo-part5-config2-trapz", "piwae-vimco",
+    "ovis-S2-exclusive", "rws", "wake-sleep", "wake-mix0.5", "tvo-part2-config1", "tvo-part5-config2-trapz",
+    "piwae-vimco",
 )  # fmt: skip
 PATHWISE = ("vae", "iwae", "ciwae-beta0.05", "stl", "dreg")
 
