@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ovis.analysis.check_model import check_model
     from ovis.analysis.evaluate import evaluate
     from ovis.diagnostics import Aggregator, Diagnostic
     from ovis.estimators.config import estimator, get_config
@@ -28,6 +29,7 @@ _LAZY = {
     "Diagnostic": "ovis.diagnostics",
     "Model": "ovis.models",
     "Template": "ovis.models",
+    "check_model": "ovis.analysis.check_model",
     "estimator": "ovis.estimators.config",
     "evaluate": "ovis.analysis.evaluate",
     "get_config": "ovis.estimators.config",
@@ -39,6 +41,7 @@ __all__ = [
     "Model",
     "Template",
     "__version__",
+    "check_model",
     "estimator",
     "evaluate",
     "get_config",

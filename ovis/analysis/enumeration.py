@@ -22,7 +22,7 @@ from ovis.models.distributions import BernoulliVector
 from ovis.models.model import Model
 from ovis.nests import Nest, count_rows, first_tensor, rows_of, split_rows
 
-__all__ = ["ExactMoments", "NotEnumerableError", "exact_gradient", "exact_moments", "latent_states"]
+__all__ = ["ExactMoments", "NotEnumerableError", "exact_gradient", "exact_moments", "latent_states", "log_densities"]
 
 #: Largest number of combinations of particles that is enumerated.
 MAX_TUPLES = 2**18
@@ -134,7 +134,7 @@ def exact_gradient(
     parameters = list(select_parameters(model, key_filter).values())
     bounds = []
     for row in split_rows(x, 1):
-        log_px, log_pz, log_qz = _log_densities(model, row, _possible_states(model, row))
+        log_px, log_pz, log_qz = log_densities(model, row, _possible_states(model, row))
         gaps = log_qz - log_pz
         log_w = log_px - beta * (gaps if freebits is None else gaps.clamp(min=freebits)).sum(-1)
         index = _tuples(len(log_w), iw, first_tensor(x).device)
@@ -208,7 +208,7 @@ def exact_moments(
     means, variances = [], []
     for row in split_rows(x, 1):
         states = _possible_states(model, row)
-        log_q = _log_densities(model, row, states)[2].sum(-1).detach()
+        log_q = log_densities(model, row, states)[2].sum(-1).detach()
         index = _tuples(len(log_q), sum(sizes), first_tensor(x).device)
         probability = log_q[index].sum(-1).exp().double()
 
@@ -249,7 +249,7 @@ def _possible_states(model: Model, x: Nest) -> list[Tensor]:
 
     def scored() -> list[Tensor]:
         with restored_buffers(model):
-            return list(_log_densities(model, x, states))
+            return list(log_densities(model, x, states))
 
     requests, (_, _, log_qz) = record_random_inputs(scored)
     if requests:
@@ -329,7 +329,7 @@ class _Holder(nn.Module):
         return self.model.drawn
 
 
-def _log_densities(model: Model, x: Nest, states: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def log_densities(model: Model, x: Nest, states: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x|z) [n], log p(z_l|...) and log q(z_l|...) [n, L], of one datum in all states."""
     count = len(states[0])
     output = model(x, particles=count, z=[layer.unsqueeze(0) for layer in states])

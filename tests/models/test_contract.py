@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from model_cases import CASES, REPARAMETERIZABLE, build, log_densities, observations
+from slow_cases import slow_except
+
+import ovis
 
 B, P = 3, 5
 
@@ -129,3 +132,11 @@ def test_discrete_samples_cannot_be_reparameterized(case):
     remedy = "tau > 0" if "vae" in case else "score-function"
     with pytest.raises(ValueError, match=remedy):
         model(observations(model, B), True)
+
+
+@pytest.mark.parametrize("case", slow_except(["gmm", "sbm", "vae-normal"], CASES))
+def test_check_model_finds_no_problem(case):
+    model = build(case)
+    report = ovis.check_model(model, observations(model, 4))
+    assert report.problems == [], report
+    assert not any("could be checked" in note for note in report.notes), report
