@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -400,3 +401,10 @@ def test_one_datum_and_equal_data() -> None:
     assert report.notes == ["one datum: whether it depends on others can't be checked"]
     assert ovis.check_model(Good(), torch.ones(4, 4)).facts["dependence"] == "q depends on x; p depends on z"
     assert ovis.check_model(IgnoresX(), torch.ones(4, 4)).problems
+
+
+def test_the_report_in_the_documentation_is_the_actual_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    assert "print(ovis.check_model(SigmoidBeliefNetwork((3,), N=2, depth=1), torch.eye(3)))" in text
+    report = ovis.check_model(SigmoidBeliefNetwork((3,), N=2, depth=1), torch.eye(3))
+    assert f"\n```\n{report}\n```\n" in text
