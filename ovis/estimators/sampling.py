@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 from torch.optim.swa_utils import AveragedModel
 
 from ovis.estimators.types import Particles
 from ovis.models.bernoulli_data import bernoulli_values, check_first_batch
 from ovis.models.distributions import BernoulliVector, detach_parameters, has_known_density, log_density
+from ovis.models.masked import Masked
 from ovis.models.model import Model
 from ovis.nests import Nest, count_rows, map_tensors
 
@@ -260,8 +261,9 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
     log_prob = log_density(distribution, value)
     event = tuple(getattr(distribution, "event_shape", ()))
     batch = tuple(getattr(distribution, "batch_shape", ()))
+    masked = isinstance(_inside(distribution), Masked)
     usual = log_prob.shape == shape and value.shape in ((*shape, *event), (shape[0], 1, *event))
-    if usual and (len(batch) != 1 or batch == (1,)):  # the most frequent case
+    if usual and (len(batch) != 1 or batch == (1,)) and not masked:  # the most frequent case
         return log_prob
     rows = math.prod(shape)
     lead = _leading(log_prob.shape, shape)
@@ -270,8 +272,6 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
             f"log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)}; it must start with {shape} "
             f"or [{rows}], one row for each particle ({name}, whose value has shape {tuple(value.shape)})"
         )
-    # (a Bernoulli vector flattens its events, and compares as many numbers)
-    across = tuple(1 for _ in event) if isinstance(distribution, BernoulliVector) else event
     known = has_known_density(distribution)
     # (a user's density may take flat events)
     scored = value.shape[: max(value.dim() - len(event), 0 if known else 1)]
@@ -279,14 +279,32 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
     if (
         scored_lead is None
         or _is_larger(log_prob.shape[lead:], event, scored[scored_lead:], value.shape[scored_lead:])
-        or (known and _crosses(batch + across, value.shape, shape))
+        or (known and any(_crosses(declared, value.shape, shape) for declared in _declared(distribution)))
     ):
         raise ValueError(
             f"{name}: log_prob of {type(distribution).__name__} has shape {tuple(log_prob.shape)} and events of shape "
             f"{event} for a value of shape {tuple(value.shape)}: they were broadcast, so that rows are scored against "
-            "other rows; give distribution and value the same dimensions"
+            f"other rows; give distribution{', mask' if masked else ''} and value the same dimensions"
         )
     return log_prob.reshape(*shape, -1).sum(-1)
+
+
+def _inside(distribution: Distribution) -> Distribution:
+    """The distribution without ``Independent`` around it."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _declared(distribution: Distribution) -> list[tuple[int, ...]]:
+    """The shapes of parameters and masks that meet the value, those of their events included."""
+    distribution = _inside(distribution)
+    event = distribution.event_shape
+    if isinstance(distribution, Masked):
+        return [(*distribution.mask.shape, *event), *_declared(distribution.distribution)]
+    if isinstance(distribution, BernoulliVector):  # which flattens its events, and compares as many numbers
+        event = torch.Size(1 for _ in event)
+    return [(*distribution.batch_shape, *event)]
 
 
 def _leading(dims: torch.Size, shape: tuple[int, ...], shared: bool = False) -> int | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta, Binomial, Cauchy, Dirichlet, Gamma, Geometric, LogNormal, Poisson, StudentT
 from torch.nn import functional as F
 
+import ovis
 from ovis.analysis.foreign_generators import find_generators
 from ovis.analysis.gradient_samples import ParameterGradientSampler
 from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
@@ -194,6 +195,7 @@ def test_numbers_of_other_generators_are_refused(source: str) -> None:
             make("vimco", iw=4) | make("rws", iw=4), Sampled(numbers), x, 10, samples_per_batch=4
         ),
         lambda: check_estimator(estimator, Sampled(numbers), x, 10),
+        lambda: get_gradients_statistics(ovis.estimator("vimco+iwae", iw=4), Sampled(numbers), x, 10),
     ):
         with pytest.raises(ValueError, match=message) as refusal:
             analyse()

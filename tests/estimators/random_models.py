@@ -29,7 +29,7 @@ from torch.distributions import (
 from torch.nn.functional import one_hot, softplus
 
 from ovis.models import Model, Template
-from ovis.models.distributions import BernoulliVector, OneHotVector
+from ovis.models.distributions import BernoulliVector, OneHotVector, has_rsample
 
 CATEGORIES = 4
 FEATURES = 3
@@ -334,7 +334,7 @@ class Network(nn.Module):
                 z.append(given[i])
             else:
                 q = distribution(layer, layer.q, raw.expand(*lead, *layer.shape, layer.q.outputs))
-                z.append(q.rsample() if zgrads else q.sample())
+                z.append(q.rsample() if zgrads and has_rsample(q) else q.sample())
             qz.append(self.made("qz", i, raw, lead))
         return z, qz
 

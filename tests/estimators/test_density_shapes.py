@@ -22,9 +22,10 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+import ovis
 from ovis.analysis.evaluate import evaluate
 from ovis.estimators.sampling import score_dreams
-from ovis.models import Model, SigmoidBeliefNetwork, Template
+from ovis.models import Masked, Model, SigmoidBeliefNetwork, Template
 from ovis.models.distributions import BernoulliVector, OneHotVector
 
 B, K = 4, 3
@@ -142,6 +143,9 @@ def test_a_density_over_other_rows_is_refused(case: str, iw: int, size: int | No
         ValueError, match=rf"^{name}: log_prob of \w+ has shape \([\d, ]+\) and events of shape .* for a value of "
     ):
         make("vimco", iw=iw)(Rows(layers), torch.zeros(B, *event), particles_per_pass=size)
+    for other in ("vimco+iwae", "rloo"):
+        with pytest.raises(ValueError, match=rf"^{name}: log_prob of .* rows are scored against other rows"):
+            ovis.estimator(other, iw=iw)(Rows(layers), torch.zeros(B, *event), particles_per_pass=size)
     with pytest.raises(ValueError, match="rows are scored against other rows"):
         evaluate(Rows(layers), torch.zeros(B, *event), 1, B)
 
@@ -155,17 +159,24 @@ def test_the_message_has_the_shapes() -> None:
         make("vimco", iw=2)(Rows(REFUSED["px [R, 1], x [R]"][1]), torch.zeros(B))
 
 
-@pytest.mark.parametrize("iw", [1, B])
-@pytest.mark.parametrize(("x_shape", "shape"), [((1, 28, 28), (B, 28, 28)), ((784,), (B, 1, 784))])
+@pytest.mark.parametrize(
+    ("x_shape", "shape", "iw"),
+    [
+        *(((1, 28, 28), (64, 28, 28), iw) for iw in (1, 64)),
+        *(((784,), (rows, 1, 784), iw) for rows, iw in ((64, 1), (16, 16))),
+    ],
+)
 def test_images_of_another_shape_are_refused_by_a_particle_model(x_shape: Any, shape: Any, iw: int) -> None:
     """With as many particles as images, every shape has a row for each particle: of another image."""
-    model, x = SigmoidBeliefNetwork(x_shape, N=20, depth=1), torch.rand(shape).round()
-    message = rf"px: log_prob of BernoulliVector has shape \({B}, {B}.* for a value of shape \({B}, 1, .*784|28\)"
-    for refused in (lambda: make("reinforce", iw=iw)(model, x), lambda: evaluate(model, x, iw, B)):
+    model, x, rows = SigmoidBeliefNetwork(x_shape, N=20, depth=1), torch.rand(shape).round(), shape[0]
+    message = (
+        rf"px: log_prob of BernoulliVector has shape \({rows}, {rows}.* for a value of shape \({rows}, 1, .*784|28\)"
+    )
+    for refused in (lambda: make("reinforce", iw=iw)(model, x), lambda: evaluate(model, x, iw, rows, max_values=2**22)):
         with pytest.raises(ValueError, match=message):
             refused()
     with pytest.raises(ValueError, match=message):
-        make("reinforce", mc=B, iw=iw)(model, x, particles_per_pass=iw)
+        make("reinforce", mc=rows, iw=iw)(model, x, particles_per_pass=iw)
 
 
 PARTICLES_REFUSED: dict[str, tuple[tuple[int, ...], Callable[[int, int], Layers], str]] = {
@@ -176,6 +187,46 @@ PARTICLES_REFUSED: dict[str, tuple[tuple[int, ...], Callable[[int, int], Layers]
         "qz",
     ),
     "q [B], z [B, N]": ((), lambda b, n: (normal(b, n), torch.randn(b, n), normal(b, 1, 1), normal()), "qz"),
+    "px with a mask [B, D]": (
+        (2,),
+        lambda b, n: (
+            Masked(normal(b, n, 2), torch.ones(b, 2, dtype=torch.bool)),
+            torch.randn(b, n),
+            normal(b, n),
+            normal(),
+        ),
+        "px",
+    ),
+    "px [B, D] with a mask [B, 1, D]": (
+        (2,),
+        lambda b, n: (
+            Independent(Masked(normal(b, 2), torch.ones(b, 1, 2, dtype=torch.bool)), 1),
+            torch.randn(b, n),
+            normal(b, n),
+            normal(),
+        ),
+        "px",
+    ),
+    "px of vectors with a mask [B]": (
+        (2,),
+        lambda b, n: (
+            Masked(normal(b, n, 2, events=1), torch.ones(b, dtype=torch.bool)),
+            torch.randn(b, n),
+            normal(b, n),
+            normal(),
+        ),
+        "px",
+    ),
+    "px with a mask [B, 1, N, D]": (
+        (2,),
+        lambda b, n: (
+            Masked(normal(b, n, 2), torch.ones(b, 1, n, 2, dtype=torch.bool)),
+            torch.randn(b, n),
+            normal(b, n),
+            normal(),
+        ),
+        "px",
+    ),
     "prior [B, 1, 1, 4], z [B, N, 4]": (
         (),
         lambda b, n: (normal(b, n), torch.randn(b, n, 4), normal(b, n, 4), normal(b, 1, 1, 4)),
@@ -208,6 +259,8 @@ def test_particles_of_other_data_are_refused(case: str, size: int | None) -> Non
     event, layers, name = PARTICLES_REFUSED[case]
     with pytest.raises(ValueError, match=rf"{name}: log_prob of \w+ has shape .* rows are scored against other rows"):
         make("reinforce", iw=B)(Particles(layers), torch.zeros(B, *event), particles_per_pass=size)
+    with pytest.raises(ValueError, match=rf"{name}: log_prob of \w+ has shape .* rows are scored against other rows"):
+        ovis.estimator("vimco+iwae", iw=B)(Particles(layers), torch.zeros(B, *event), particles_per_pass=size)
 
 
 def test_dreams_of_other_rows_are_refused() -> None:
@@ -400,6 +453,18 @@ def test_parameters_of_each_particle_and_shared_ones_are_accepted(iw: int) -> No
 
 
 @pytest.mark.parametrize("iw", [1, K, B])
+@pytest.mark.parametrize("mask", [(), (2,), (1, 2), (B, 1, 2), (1, 1, 2)])
+def test_masks_of_each_datum_and_shared_ones_are_accepted(mask: Any, iw: int) -> None:
+    torch.manual_seed(0)
+    x, mean, z = torch.randn(B, 2), torch.randn(B, iw, 2), torch.randn(B, iw)
+    present = torch.rand(mask) < 0.5
+    model = Particles(lambda b, n: (Masked(of(mean), present), z, normal(b, n), normal()))
+    _, diagnostics, _ = make("reinforce", iw=iw)(model, x)
+    expected = (log_normal(x.unsqueeze(1), mean) * present).sum(-1).mean(1)
+    torch.testing.assert_close(diagnostics["loss"]["nll"], -expected)
+
+
+@pytest.mark.parametrize("iw", [1, K, B])
 def test_particles_as_rows_and_rows_as_particles_are_accepted(iw: int) -> None:
     z = torch.randn(B, iw, 2)
     grouped = Rows(lambda r: (normal(r, 5, events=1), z, normal(B, iw, 2), normal(B, iw, 2, events=1)))
@@ -422,9 +487,16 @@ def test_integers_and_one_hot_vectors_are_accepted(shape: Any, iw: int) -> None:
         assert make("reinforce", iw=iw)(Rows(layers), torch.zeros(B, 5))[0].isfinite().all()
 
 
-@pytest.mark.parametrize(("iw", "size"), [(1, None), (K, None), (B, None), (B, 1)])
-def test_the_other_images_do_not_move_the_loss_of_an_image(iw: int, size: int | None) -> None:
-    model, x = SigmoidBeliefNetwork((1, 5, 5), N=20, depth=2), torch.rand(B, 1, 5, 5).round()
+@pytest.mark.parametrize(
+    ("iw", "size", "shape", "depth"),
+    [
+        (1, None, (B, 1, 5, 5), 2),
+        *((B, size, (B, 1, 5, 5), 2) for size in (None, 1)),
+        *((iw, None, (64, 1, 28, 28), 1) for iw in (1, 64)),
+    ],
+)
+def test_the_other_images_do_not_move_the_loss_of_an_image(iw: int, size: int | None, shape: Any, depth: int) -> None:
+    model, x = SigmoidBeliefNetwork(shape[1:], N=20, depth=depth), torch.rand(shape).round()
     losses = []
     for images in (x, torch.cat([x[:1], 1 - x[1:]])):
         torch.manual_seed(0)

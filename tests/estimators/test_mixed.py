@@ -143,16 +143,15 @@ def flat(grads: Any, network: Network) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
 
-def mean(estimator: Any, model: nn.Module, x: Tensor, columns: int, **settings: Any) -> Tensor:
+def mean(estimator: Any, model: Scripted, x: Tensor, columns: int, **settings: Any) -> Tensor:
     """The exact mean of the estimator's gradient: each combination of draws is a datum, weighted by its probability."""
-    scripted = model.model if isinstance(model, AsTemplate) else model
     z, noise, weight = everything(columns)
     rows = x.expand(len(z), -1)
-    probability = weight * log_probability(scripted.network, rows, z, noise)[0].sum(-1).exp()
-    scripted.script, scripted.start = (z, noise), 0
+    probability = weight * log_probability(model.network, rows, z, noise)[0].sum(-1).exp()
+    model.script, model.start = (z, noise), 0
     loss, _, _ = estimator(model, rows, **settings)
     total = (probability.detach() * loss).sum()
-    return flat(torch.autograd.grad(total, list(scripted.network.parameters()), allow_unused=True), scripted.network)
+    return flat(torch.autograd.grad(total, list(model.network.parameters()), allow_unused=True), model.network)
 
 
 ONE = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
@@ -186,8 +185,7 @@ def test_the_mean_is_the_gradient_of_the_bound(name: str, iw: int, settings: dic
 
 
 @pytest.mark.parametrize("first", ["class", "normal"])
-def test_other_forms_have_the_same_mean(first: str) -> None:
-    """Models written to Template, and particles in chunks."""
+def test_particles_in_chunks_have_the_same_mean(first: str) -> None:
     truth = exact(Scripted(first).network, ONE, 2, 0.0, 1.0, None)
     estimator = ovis.estimator("ovis-gamma0+iwae", iw=2)
     chunks = mean(estimator, Scripted(first), ONE, 2, particles_per_pass=1)

@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_models import (
+    FAMILIES,
     HALF,
     REPARAMETERIZED,
     Conditional,
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 
 from ovis.analysis.evaluate import evaluate
 from ovis.estimators import GradientEstimator, get_config
-from ovis.estimators.ids import ESTIMATORS, parse_estimator
+from ovis.estimators.ids import ESTIMATORS, example_ids, parse_estimator
 from ovis.models.baseline import Baseline
 
 pytestmark = pytest.mark.slow
@@ -67,6 +68,7 @@ OTHERS: dict[str, Callable[[Sequence[Particle], Settings], Objective]] = {
     "ovis-S1": textbook.ovis_inclusive(1),
     "ovis-S0.8": textbook.ovis_inclusive(4),  # of K = 5
     "wake-wake": textbook.wake_wake,
+    "rloo": textbook.leave_one_out,
     "tvo-part1": textbook.tvo(1, 0.5),
     "tvo-part2-config1": textbook.tvo(2, 0.05),
     "tvo-part2-beta1-right": textbook.tvo(2, 0.1, "right"),
@@ -80,12 +82,24 @@ PATHWISE: dict[str, Callable[[Sequence[Particle], Settings], Objective]] = {
     "dreg": textbook.dreg,
 }
 DETACHED = ("stl", "dreg")
+#: of torch's reparameterized families the textbook lacks the beta
+MIXABLE = tuple(family for family in FAMILIES if family != "beta")
+#: every score-function estimator that can be combined, and every pathwise one
+MIXED = [
+    *(f"{name}+iwae" for name in SCORE if name != "reinforce-baseline"),
+    *("vimco-arithmetic+stl", "ovis-gamma1+stl", "ovis-S1-exclusive+stl", "rloo+vae", "rloo+stl"),
+]
 
 
 def test_every_row_of_the_table_is_here() -> None:
-    """But for those of enumeration and quadrature alone, and mixed latents, which have test_mixed.py."""
-    others = {"rloo", "wake-mix", "ciwae", "piwae", "mixed"}
-    assert {parse_estimator(name).family for name in (*SAMPLED, *PATHWISE)} == set(ESTIMATORS) - others
+    """But for those of enumeration and quadrature alone."""
+    others = {"wake-mix", "ciwae", "piwae"}
+    assert {parse_estimator(name).family for name in (*SAMPLED, *PATHWISE, *MIXED)} == set(ESTIMATORS) - others
+    assert {name for name in example_ids() if "+" in name} <= {name.replace("-arithmetic", "") for name in MIXED}
+
+
+def is_pathwise(name: str) -> bool:
+    return name in PATHWISE or "+" in name
 
 
 # ----------------------------------------------------------------------------------------------- scored by the textbook
@@ -113,14 +127,14 @@ def scored(spec: Spec, weights: Weights, x: Tensor, z: Sequence[Tensor], pathwis
     qz: list[Tensor] = []
     for i, (layer, value) in enumerate(zip(spec.layers, z, strict=True)):
         raw = raw_of_q(spec, weights, i, features, samples)
-        if pathwise:
+        if pathwise and layer.q.family in REPARAMETERIZED:
             first, second, _ = parameters(layer.q, raw)
             value = textbook.reparameterized(layer.q.family, value.double(), first.double(), second.double())
         samples.append(value)
-        qz.append(density(layer, layer.q, raw, value, detached))
+        qz.append(density(layer, layer.q, raw, value, detached and layer.q.family in REPARAMETERIZED))
     pz = [density(each, each.p, raw_of_p(spec, weights, i, samples), samples[i]) for i, each in enumerate(spec.layers)]
     px = density(spec.x, spec.x.p, raw_of_p(spec, weights, -1, samples), x)
-    return Particle(px, pz, qz, samples)
+    return Particle(px, pz, qz, samples, [pathwise and each.q.family in REPARAMETERIZED for each in spec.layers])
 
 
 @dataclass
@@ -211,9 +225,9 @@ class Result:
 
 def estimator_of(case: Case, name: str) -> GradientEstimator:
     Estimator, config = get_config(name)
-    facts = parse_estimator(name).facts
+    lacks = parse_estimator(name).lacks
     chosen = {"alpha": case.spec.alpha, "beta": case.spec.beta, "freebits": case.spec.freebits}
-    chosen = {key: value for key, value in chosen.items() if key not in facts.lacks}
+    chosen = {key: value for key, value in chosen.items() if key not in lacks}
     if name == "reinforce-baseline":
         config["baseline"] = random_baseline(case)
     return Estimator(mc=case.spec.mc, iw=case.spec.iw, **config, **chosen)
@@ -244,26 +258,28 @@ def objective_of(
     """The textbook's objective of one bound."""
     if name == "wake-sleep":
         return textbook.wake_sleep(particles, dreams, given)
+    name = name.split("+")[0]  # the textbook's particles of mixed latents know which layers are scored
     if name in SCORE:
         return textbook.score(particles, extra, given, SCORE[name], baseline)
     return {**OTHERS, **PATHWISE}[name](particles, given)
 
 
 def defined(name: str, particles: list[list[Particle]], mc: int, iw: int) -> bool:
-    """Whether all factors are finite: each bound has weights besides its largest one, and TVO no weight of zero."""
+    """Whether all factors are finite: each bound has weights besides its largest one, TVO and RLOO none of zero."""
     kept = iw - {"ovis-S1": 1, "ovis-S0.8": 4}.get(name, 0)
     for each in particles:
         for m in range(mc):
             finite = [particle.log_w().isfinite().item() for particle in each[m * iw : (m + 1) * iw]]
-            if sum(finite[:kept]) < min(2, kept) or (name.startswith("tvo") and not all(finite)):
+            if sum(finite[:kept]) < min(2, kept) or (name.startswith(("tvo", "rloo")) and not all(finite)):
                 return False
     return True
 
 
 def expected(case: Case, name: str, drawn: list[Draw], estimator: GradientEstimator) -> tuple[Result, float] | None:
     """The textbook's result on these samples, and how large the factors of the log-densities are."""
-    rows, mc, iw, count = case.spec.batch, case.spec.mc, case.spec.iw, AUXILIARY.get(name, 0)
-    particles = case.particles(take(drawn, rows, mc * iw), name in PATHWISE, name in DETACHED)
+    rows, mc, iw, count = case.spec.batch, case.spec.mc, case.spec.iw, AUXILIARY.get(name.split("+")[0], 0)
+    detached = name in DETACHED or name.endswith("+stl")
+    particles = case.particles(take(drawn, rows, mc * iw), is_pathwise(name), detached)
     if not defined(name, particles, mc, iw):
         return None
     extra = case.particles(take(drawn, rows, mc * count)) if count else [[]] * rows
@@ -326,7 +342,9 @@ def applicable(spec: Spec, names: Sequence[str]) -> list[str]:
     def allowed(name: str) -> bool:
         if name in DETACHED and len(spec.layers) > 1:
             return False
-        needs = {"ovis-S1": 2, "ovis-S0.8": 5}.get(name, 2 if parse_estimator(name).facts.needs_two_particles else 1)
+        if name.endswith("+stl") and sum(layer.q.family in REPARAMETERIZED for layer in spec.layers) > 1:
+            return False
+        needs = {"ovis-S1": 2, "ovis-S0.8": 5}.get(name, 2 if parse_estimator(name).needs_two_particles else 1)
         return spec.iw >= needs
 
     return [name for name in names if allowed(name)]
@@ -340,7 +358,7 @@ def compare(case: Case, name: str, size: int | None) -> None:
         return
     right, scale = answer
     tolerance = GRADIENT_TOLERANCE[case.spec.dtype]
-    if name in PATHWISE and any(layer.q.family == "gamma" for layer in case.spec.layers):
+    if is_pathwise(name) and any(layer.q.family == "gamma" for layer in case.spec.layers):
         tolerance = GAMMA_TOLERANCE
     what = f"{name} with particles_per_pass={size}: "
 
@@ -399,6 +417,24 @@ def test_score_function_estimators_of_hierarchies(spec: Spec) -> None:
 @given(specs(q_families=REPARAMETERIZED))
 def test_pathwise_estimators(spec: Spec) -> None:
     check(spec, list(PATHWISE))
+
+
+def has_both(spec: Spec) -> bool:
+    """Whether some layers are scored and others reparameterized."""
+    return len({layer.q.family in REPARAMETERIZED for layer in spec.layers}) == 2
+
+
+@random_test(15)
+@given(specs(depths=[2, 3], q_families=MIXABLE).filter(has_both))
+def test_mixed_latents(spec: Spec) -> None:
+    """In any order."""
+    check(spec, MIXED)
+
+
+@random_test(5)
+@given(specs(depths=[2], q_families=HALF, p_families=HALF, dtypes=[torch.bfloat16]).filter(has_both))
+def test_mixed_latents_in_half_precision(spec: Spec) -> None:
+    check(spec, MIXED)
 
 
 @random_test(15)

@@ -28,10 +28,13 @@ class Particle:
     pz: list[Tensor]
     qz: list[Tensor]
     z: list[Tensor] = field(default_factory=list)
+    pathwise: Sequence[bool] = ()  # which layers are functions of the noise; none by default
 
     @property
     def log_q(self) -> Tensor:
-        return torch.stack(self.qz).sum()
+        """Of the layers whose score is needed: those that are not pathwise."""
+        pathwise = self.pathwise or [False] * len(self.qz)
+        return sum((q for q, other in zip(self.qz, pathwise, strict=True) if not other), torch.zeros(()).double())
 
     @property
     def kl(self) -> float:
@@ -138,7 +141,7 @@ def score(
     variate: Variate,
     baseline: Tensor | float = 0.0,
 ) -> Objective:
-    """A score-function estimator."""
+    """A score-function estimator; of mixed latents, where some layers are functions of the noise."""
     log_w = [each.log_w(settings.beta, settings.freebits) for each in particles]
     values = [number(each) for each in log_w]
     auxiliary = [number(each.log_w(settings.beta, settings.freebits)) for each in extra]
@@ -156,6 +159,22 @@ def score(
         phi = phi + (signal + shares[k]) * particle.log_q
         size += abs(signal) + shares[k]
     return Objective(number(bound), bound, phi, fit, size)
+
+
+def leave_one_out(particles: Sequence[Particle], settings: Settings) -> Objective:
+    """REINFORCE of the ELBO, with the mean log-weight of the other particles as the baseline.
+
+    The log-weight's own term in log q, of which E[grad log q] = 0 is known, is left out.
+    """
+    log_w = [each.log_w(settings.beta) for each in particles]
+    values, count = [number(each) for each in log_w], len(particles)
+    mean = torch.stack(log_w).mean()
+    phi, size = mean, 1.0
+    for k, particle in enumerate(particles):
+        signal = (values[k] - sum(without(values, k)) / (count - 1)) / count
+        phi = phi + (signal + settings.beta / count) * particle.log_q
+        size += abs(signal)
+    return Objective(number(mean), mean, phi, size=size)
 
 
 def ovis_inclusive(auxiliary: int) -> Callable[[Sequence[Particle], Settings], Objective]:
