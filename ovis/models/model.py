@@ -58,7 +58,8 @@ class Model(Template):
     #: h -> q(z|x): a distribution; a list of distributions, one for each stochastic layer; or, where layers depend on
     #: each other, a generator that yields the distribution of a layer and receives its sample, as in ``z = yield q``.
     #: The layer nearest to x comes first. The batch shape of each is [B, 1, ...] (or [B, N, ...], where it depends on
-    #: a sample). If it takes a second argument ``tau``, that is the temperature of relaxed samples, 0 for exact ones.
+    #: a sample; a q that does not depend on x is expanded, as in ``loc.expand(*h.shape[:-1], -1)``). If it takes a
+    #: second argument ``tau``, that is the temperature of relaxed samples, 0 for exact ones.
     q: Callable[..., Any] = _not_defined
 
     #: (z, h) -> (p(x|z), p(z)): z is the sample, or the list of the layers' samples if there are several, and p(z) a
@@ -214,10 +215,12 @@ class Model(Template):
         if not isinstance(q, Distribution):
             raise ValueError(f"{name}.q must give distributions (torch.distributions), got {type(q).__name__}")
         batch = q.batch_shape
-        if len(batch) < dims or any(a not in (1, b) for a, b in zip(batch[:dims], lead, strict=True)):
+        if tuple(batch[:dims]) not in (lead, (lead[0], 1)[:dims], (1, 1)[:dims]):
+            without_x = len(batch) < dims or batch[0] == 1
             raise ValueError(
                 f"{name}.q: layer {layer} ({type(q).__name__}) has batch shape {tuple(batch)}; it must start with "
                 f"{(lead[0], *(1,) * (dims - 1))}, one row for each datum, or {tuple(lead)}"
+                + ("; if q does not depend on x, expand it, as in loc.expand(*h.shape[:-1], -1)" if without_x else "")
             )
         if batch[:dims] != lead:
             q = q.expand(torch.Size(lead) + batch[dims:])
