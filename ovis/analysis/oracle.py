@@ -18,6 +18,7 @@ from ovis.analysis.enumeration import ExactMoments, NotEnumerableError, exact_gr
 from ovis.analysis.gradients import TENSOR, GradientMeta, get_gradients_statistics, summary
 from ovis.analysis.module_state import restored_buffers
 from ovis.estimators.base import GradientEstimator
+from ovis.estimators.mixed import Mixed
 from ovis.estimators.ovis import OvisAsymptotic
 from ovis.estimators.sampling import unwrapped
 from ovis.estimators.tvo import Tvo
@@ -88,7 +89,7 @@ class EstimatorCheck(_Comparison):
     """The result of :func:`check_estimator`; ``print`` it for a table.
 
     Attributes:
-        estimator: name of the estimator's class.
+        estimator: id of the estimator, or the name of its class if that is not in the table.
         bound: the bound of the true gradient: the one that the estimator claims to be unbiased for, or else L_K.
         claim: the bound that the estimator claims to be unbiased for, or None.
         reference: how the true gradient was computed.
@@ -138,6 +139,8 @@ class EstimatorCheck(_Comparison):
         return "\n".join([self.estimator, *(f"  {name:<14}  {text}" for name, text in rows.items())])
 
     def _conclusion(self) -> str:
+        if self.verdict == "biased" and self.claim is None:
+            return f"biased for {self.bound}, as this estimator is known to be"
         if self.verdict in ("unbiased", "biased"):
             return f"{self.verdict} for {self.bound}"
         if not self.draws and (self.bias_limit < 1 or self.dtype != torch.float64):
@@ -224,7 +227,7 @@ def check_estimator(
         moments, draws = exact, 0
     return EstimatorCheck(
         **vars(comparison),
-        estimator=type(estimator).__name__,
+        estimator=_name(estimator),
         bound=bound.name,
         claim=bound.claim,
         reference=truth.source,
@@ -235,6 +238,11 @@ def check_estimator(
         seconds=seconds,
         dtype=dtype,
     )
+
+
+def _name(estimator: GradientEstimator) -> str:
+    name = type(estimator).__name__
+    return estimator.id if estimator.facts.implementation.endswith(f":{name}") else name
 
 
 def _least_precise(model: nn.Module, x: Nest) -> torch.dtype:
@@ -273,7 +281,7 @@ def _draw(
         _, moments = get_gradients_statistics(
             estimator, model, x, count, key_filter, compute_dsnr=False, seed=first, **config
         )
-        truth = exact or _sampled_truth(model, x, bound, key_filter, count, first)
+        truth = exact or _sampled_truth(model, x, bound, estimator.mixed, key_filter, count, first)
         comparison = _from_draws(moments, count, truth, torch.finfo(_least_precise(model, x)).eps)
         if comparison.verdict != "biased":
             break
@@ -372,11 +380,17 @@ def _exact_moments(
         return None
 
 
-def _sampled_truth(model: nn.Module, x: Nest, bound: _Bound, key_filter: str, mc_samples: int, seed: int) -> _Truth:
+def _sampled_truth(
+    model: nn.Module, x: Nest, bound: _Bound, mixed: bool, key_filter: str, mc_samples: int, seed: int
+) -> _Truth:
     """The true gradient from ten times as many draws of an unbiased estimator."""
     K, alpha, beta, freebits = bound.particles, bound.alpha, bound.beta, bound.freebits
     unbiased: GradientEstimator
-    if K == 1:  # the ELBO, whatever alpha
+    if mixed:  # pathwise where that is possible, which has less variance
+        scored, pathwise = ("rloo", "pathwise-vae") if K == 1 else ("ovis-gamma0", "pathwise-iwae")
+        shared = {"iw": ELBO_PARTICLES} if K == 1 else {"iw": K, "alpha": alpha, "freebits": freebits}
+        unbiased, name = Mixed(scored=scored, pathwise=pathwise, beta=beta, **shared), f"{scored}+{pathwise}"
+    elif K == 1:  # the ELBO, whatever alpha
         unbiased, name = Tvo(iw=ELBO_PARTICLES, partitions=1, beta=beta, freebits=freebits), "tvo, one partition"
     else:
         unbiased, name = OvisAsymptotic(iw=K, gamma=0.0, alpha=alpha, beta=beta, freebits=freebits), "ovis-gamma0"

@@ -244,10 +244,14 @@ def score(
     qz = [detach_parameters(q) if each else q for q, each in zip(output["qz"], detached, strict=True)]
     return Particles(
         log_px=_joint("px", output["px"], observed, shape),
-        log_pz=torch.stack([_joint("pz", p, sample, shape) for p, sample in zip(output["pz"], z, strict=True)], -1),
-        log_qz=torch.stack([_joint("qz", q, sample, shape) for q, sample in zip(qz, z, strict=True)], -1),
+        log_pz=torch.stack([_joint(_layer("pz", i, z), p, z[i], shape) for i, p in enumerate(output["pz"])], -1),
+        log_qz=torch.stack([_joint(_layer("qz", i, z), q, z[i], shape) for i, q in enumerate(qz)], -1),
         output=output,
     )
+
+
+def _layer(name: str, index: int, z: Sequence[Tensor]) -> str:
+    return f"{name}[{index}]" if len(z) > 1 else name
 
 
 def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -258,7 +262,16 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
             has a larger dimension: parameters and value were broadcast with each other, so that rows are scored against
             other rows.
     """
-    log_prob = log_density(distribution, value)
+    try:
+        log_prob = log_density(distribution, value)
+    except (ValueError, RuntimeError) as error:
+        if "broadcast" not in str(error) and "must match" not in str(error):
+            raise
+        raise ValueError(
+            f"{name}: {type(distribution).__name__} of batch shape {tuple(distribution.batch_shape)} and event shape "
+            f"{tuple(distribution.event_shape)} can't score a value of shape {tuple(value.shape)}; the batch shape may "
+            f"start with {shape} or {(shape[0], *(1,) * (len(shape) - 1))}, and layers have one order in z, qz and pz"
+        ) from error
     event = tuple(getattr(distribution, "event_shape", ()))
     batch = tuple(getattr(distribution, "batch_shape", ()))
     masked = isinstance(_inside(distribution), Masked)

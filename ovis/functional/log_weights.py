@@ -305,8 +305,13 @@ def check_mask(log_w: Tensor, mask: Tensor, at_least: int) -> Tensor:
     mask = mask.expand_as(log_w)
     if at_least > 1 and _readable(mask):
         counts = mask.sum(-1)
-        if bool(((counts > 0) & (counts < at_least)).any()):
-            raise ValueError(f"this method needs {at_least} particles in a row of the mask, or none; one row has fewer")
+        few = (counts > 0) & (counts < at_least)
+        if bool(few.any()):
+            row = [int(index) for index in few.nonzero()[0]]
+            raise ValueError(
+                f"this method leaves one particle out and needs {at_least} in each row of the mask, or none; row {row} "
+                f"has {int(counts[few][0])}: mask that row, or use a method without this limit, e.g. rws or reinforce"
+            )
     return mask
 
 

@@ -100,6 +100,9 @@ def multisample_loss(
         hint = {
             "piwae": "; use its phi method on (log_p.detach(), log_q) and on all particles (log_p, log_q.detach())",
             "dreg": "; use doubly_reparameterized_loss",
+            **dict.fromkeys(
+                ("reinforce-baseline", "wake-sleep", "wake-mix"), "; use ovis.estimator, which takes the model"
+            ),
             "mixed": "; use (log_p - log_q_pathwise, log_q_scored, method of the scored layers)",
         }.get(spec.family, "")
         raise ValueError(f"method {method!r} needs more than log-densities{hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -16,11 +16,6 @@ from ovis.models.template import Output, Template
 from ovis.nests import Nest, count_rows, map_tensors
 
 __all__ = ["Model"]
-
-
-def _not_defined(self: Model, *args: Any) -> Any:
-    name = type(self).__name__
-    raise NotImplementedError(f"{name} must define q(h), the distribution of z, and p(z, h), which returns (px, pz)")
 
 
 class Model(Template):
@@ -46,25 +41,52 @@ class Model(Template):
         >>> loss.shape
         torch.Size([5])
 
-    A subclass defines :attr:`q` and :attr:`p`, and usually :meth:`encode`; :meth:`target`, if px does not score x
+    A subclass defines :meth:`q` and :meth:`p`, and usually :meth:`encode`; :meth:`target`, if px does not score x
     itself; and :meth:`sample_from_prior`, if samples from the model are needed (wake-sleep). With N particles, the
     encoding reaches q and p with the shape [B, 1, *features], and samples have the shape [B, N, *event]: elementwise
-    operations and ``nn.Linear`` broadcast. A module with one batch dimension, such as a convolution, needs
-    ``module(z.flatten(0, 1)).unflatten(0, z.shape[:2])``.
+    operations and ``nn.Linear`` broadcast. To concatenate them, expand the encoding:
+    ``torch.cat([z, h.expand(*z.shape[:-1], -1)], -1)``. A module with one batch dimension, such as a convolution, needs
+    ``module(z.flatten(0, -2)).unflatten(0, z.shape[:-1])``.
 
     Let the names of q's modules contain ``inference_network``: the gradient analysis selects parameters by name.
     """
 
-    #: h -> q(z|x): a distribution; a list of distributions, one for each stochastic layer; or, where layers depend on
-    #: each other, a generator that yields the distribution of a layer and receives its sample, as in ``z = yield q``.
-    #: The layer nearest to x comes first. The batch shape of each is [B, 1, ...] (or [B, N, ...], where it depends on
-    #: a sample; a q that does not depend on x is expanded, as in ``loc.expand(*h.shape[:-1], -1)``). If it takes a
-    #: second argument ``tau``, that is the temperature of relaxed samples, 0 for exact ones.
-    q: Callable[..., Any] = _not_defined
+    if TYPE_CHECKING:  # a subclass may leave out tau
+        q: Callable[..., Any]
+        p: Callable[..., tuple[Distribution, Any]]
+    else:
 
-    #: (z, h) -> (p(x|z), p(z)): z is the sample, or the list of the layers' samples if there are several, and p(z) a
-    #: distribution, or a list with one for each layer. It may take ``tau`` as a third argument.
-    p: Callable[..., tuple[Distribution, Any]] = _not_defined
+        def q(self, h: Nest, tau: float = 0.0) -> Any:
+            """The distribution q(z|x), which a subclass defines.
+
+            Where layers depend on each other, it is a generator that yields the distribution of a layer and receives
+            its sample, as in ``z1 = yield Bernoulli(logits=h)``. The order of the layers is that of z and of the list
+            of :meth:`p`.
+
+            Args:
+                h: the result of :meth:`encode`, with a dimension for the particles: [B, 1, *features].
+                tau: temperature of relaxed samples, 0 for exact ones; may be left out.
+
+            Returns:
+                a distribution; a list of distributions, for independent layers; or a generator of them. The batch shape
+                of each starts with [B, 1], or with [B, K] where it depends on a sample of K particles; a q that does
+                not depend on x is expanded, as in ``loc.expand(*h.shape[:-1], -1)``.
+            """
+            raise NotImplementedError(f"{type(self).__name__} must define q(h), the distribution of z")
+
+        def p(self, z: Tensor | list[Tensor], h: Nest, tau: float = 0.0) -> tuple[Distribution, Any]:
+            """The distributions p(x|z) and p(z), which a subclass defines.
+
+            Args:
+                z: the sample, [B, K, *event] with K particles; if there are several layers, the list of their samples.
+                h: the result of :meth:`encode`, with a dimension for the particles: [B, 1, *features]. To concatenate
+                    it with z, expand it: ``torch.cat([z, h.expand(*z.shape[:-1], -1)], -1)``.
+                tau: temperature of relaxed samples, 0 for exact ones; may be left out.
+
+            Returns:
+                p(x|z), and p(z): a distribution, or a list with one for each layer, in the order of z.
+            """
+            raise NotImplementedError(f"{type(self).__name__} must define p(z, h), which returns (px, pz)")
 
     #: Whether x are Bernoulli variables, which must be in [0, 1]. Estimators see that in p(x|z), but only after
     #: sampling, which may fail with NaN. If it is declared here, a batch is checked before anything is computed from
@@ -151,7 +173,7 @@ class Model(Template):
     def infer(
         self, h: Nest, lead: tuple[int, ...], zgrads: bool, tau: float, given: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], list[Distribution]]:
-        """Sample every stochastic layer of :attr:`q`, or use ``given`` samples.
+        """Sample every stochastic layer of :meth:`q`, or use ``given`` samples.
 
         Args:
             h: the encoding, shape [B, *features], or [B, 1, *features] with particles.
@@ -189,7 +211,7 @@ class Model(Template):
         return samples, qz
 
     def generate(self, z: Sequence[Tensor], h: Nest, tau: float) -> tuple[Distribution, list[Distribution]]:
-        """The distributions of :attr:`p` at given samples.
+        """The distributions of :meth:`p` at given samples.
 
         Args:
             z: the samples of each layer, the one nearest to x first, each [*lead, *event].
@@ -200,12 +222,16 @@ class Model(Template):
             p(x|z), and p(z_l | ...) of each layer.
 
         Raises:
-            ValueError: :attr:`p` did not return a pair.
+            ValueError: :meth:`p` did not return a pair.
         """
         samples = z[0] if len(z) == 1 else list(z)
-        result = self.p(samples, h, tau) if self._takes_tau[1] else self.p(samples, h)
+        result: Any = self.p(samples, h, tau) if self._takes_tau[1] else self.p(samples, h)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise ValueError(f"{type(self).__name__}.p must return the pair (px, pz), got {type(result).__name__}")
+            given = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+            raise ValueError(
+                f"{type(self).__name__}.p must return the pair (px, pz), with pz a list if there are several layers; "
+                f"got {given}"
+            )
         px, pz = result
         return px, list(pz) if isinstance(pz, list | tuple) else [pz]
 

@@ -215,10 +215,25 @@ def test_a_q_or_p_that_can_t_be_used_is_one_line() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             estimator(Wrong(q), bits())
-    with pytest.raises(ValueError, match=r"Wrong.p must return the pair \(px, pz\), got Bernoulli"):
-        estimator(Wrong(lambda h: Bernoulli(logits=h), lambda z: Bernoulli(logits=z)), bits())
-    with pytest.raises(NotImplementedError, match=r"Model must define q\(h\).*and p\(z, h\)"):
+    one = Bernoulli(logits=torch.zeros(2))
+    for returned, given in ((one, "Bernoulli"), ((one, one, one), "a tuple of 3")):
+        with pytest.raises(ValueError, match=rf"Wrong.p must return the pair \(px, pz\), with pz a list .*got {given}"):
+            estimator(Wrong(lambda h: Bernoulli(logits=h), lambda z, made=returned: made), bits())
+    with pytest.raises(NotImplementedError, match=r"Model must define q\(h\)"):
         estimator(ovis.Model(), bits())
+
+
+def test_a_prior_that_can_t_score_a_layer_names_it() -> None:
+    class Exchanged(ovis.Model):
+        def q(self, h: Tensor) -> Any:
+            yield Bernoulli(logits=torch.zeros(B, 1, 3))
+            yield Bernoulli(logits=torch.zeros(B, 1, 2))
+
+        def p(self, z: list[Tensor], h: Tensor) -> Any:
+            return Bernoulli(logits=torch.zeros(B, 3, X)), [Bernoulli(logits=torch.zeros(n)) for n in (2, 3)]
+
+    with pytest.raises(ValueError, match=r"pz\[0\]: Bernoulli of batch shape \(2,\).* of shape \(4, 3, 3\)"):
+        ovis.estimator("vimco", iw=3)(Exchanged(), bits())
     with pytest.raises(NotImplementedError, match=r"Tiny has no sample_from_prior\(bs\)"):
         Tiny().sample_from_prior(1)
 
