@@ -112,12 +112,17 @@ class Evaluation:
             "-log p(x|z)": (self.nll, "nats"),
             "ESS": (self.ess, f"of {self.iw:,} particles"),
         }
-        lines = [
-            f"  {name:<20}{value.mean:.6g}" + (f" +- {value.standard_error:.2g}" if self.count > 1 else "") + f" {unit}"
-            for name, (value, unit) in rows.items()
-        ]
+        lines = [f"  {name:<20}{_text(value)} {unit}" for name, (value, unit) in rows.items()]
         data = f"{self.count:,} data" if self.count > 1 else "one datum"
         return "\n".join([f"{self.iw:,} particles, {data}", *lines])
+
+
+def _text(value: Mean) -> str:
+    """The mean to the second significant digit of its standard error."""
+    if not value.standard_error > 0:
+        return f"{value.mean:.6g}"
+    digits = max(0, 1 - math.floor(math.log10(value.standard_error)))
+    return f"{value.mean:.{digits}f} +- {value.standard_error:.{digits}f}"
 
 
 @torch.no_grad()

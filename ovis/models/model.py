@@ -46,7 +46,7 @@ class Model(Template):
     encoding reaches q and p with the shape [B, 1, *features], and samples have the shape [B, N, *event]: elementwise
     operations and ``nn.Linear`` broadcast. To concatenate them, expand the encoding:
     ``torch.cat([z, h.expand(*z.shape[:-1], -1)], -1)``. A module with one batch dimension, such as a convolution, needs
-    ``module(z.flatten(0, -2)).unflatten(0, z.shape[:-1])``.
+    ``module(z.flatten(0, -2)).unflatten(0, z.shape[:-1])``; see ``examples/conv_model.py``.
 
     Let the names of q's modules contain ``inference_network``: the gradient analysis selects parameters by name.
     """
