@@ -8,6 +8,7 @@ from ovis.functional.log_weights import (
     log_mean_exp,
     normalized_weights,
 )
+from ovis.functional.policy_signals import policy_signal
 from ovis.functional.surrogates import doubly_reparameterized_loss, multisample_loss
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "log_mean_exp",
     "multisample_loss",
     "normalized_weights",
+    "policy_signal",
     "prefactor",
 ]

@@ -64,6 +64,9 @@ def multisample_loss(
     ``iwae``, ``vae`` and ``ciwae`` they are reparameterized and both log-densities carry the graph through z; for
     ``stl`` too, but log q is evaluated with the parameters of q detached.
 
+    It is not for a policy whose density is no part of the weights, as with verifiable rewards: the weight would be
+    r_k / pi(c_k|x). Use :func:`ovis.functional.policy_signal` there.
+
     Args:
         log_p: log p(x, z_k), shape [..., K].
         log_q: log q(z_k | x), shape [..., K].
