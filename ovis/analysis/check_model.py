@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils import _pytree as pytree
 
-from ovis.analysis.enumeration import NotEnumerableError, latent_states, log_densities
+from ovis.analysis.enumeration import NotEnumerableError, joint_states, latent_states, log_densities
 from ovis.analysis.module_state import batch_norm_modules, no_argument_validation, restored_buffers
 from ovis.analysis.seeding import own_seed
 from ovis.estimators.config import estimator
@@ -408,14 +408,8 @@ class _Checker:
         if not self.repeatable:
             return
         try:
-            if not isinstance(self.model, Model):
-                raise NotEnumerableError("only an ovis.Model scores given samples")
-            datum = rows_of(self.x, slice(1))
-            states = latent_states(self.model, datum)
-            if (count := len(states[0])) > MAX_STATES:
-                raise NotEnumerableError(f"the latents have {count:,} values")
-            _, log_pz, log_qz = log_densities(self.model, datum, states)
-            totals = {"q(z|x)": _total(log_qz.sum(-1)), "p(z)": _total(log_pz.sum(-1))}
+            count, log_pz, log_qz = self._log_densities_of_states()
+            totals = {"q(z|x)": _total(log_qz), "p(z)": _total(log_pz)}
             sentences.append(
                 f"over the {count:,} values of z: " + ", ".join(f"{name} {_sum(v)}" for name, v in totals.items())
             )
@@ -437,6 +431,28 @@ class _Checker:
             if abs(total - 1) > SUM_ERROR and self.sums_of_x is None:
                 self.problem(f"p(x|z) sums to {total:.4g} over all binary x, not 1: its log_prob is not normalized")
         self.report.facts["sums"] = "; ".join(sentences)
+
+    def _log_densities_of_states(self) -> tuple[int, Tensor, Tensor]:
+        """n, log p(z) [n] and log q(z|x) [n] of the first datum, for all values of z.
+
+        Raises:
+            NotEnumerableError: they can't be enumerated.
+        """
+        if isinstance(self.model, Model):
+            datum = rows_of(self.x, slice(1))
+            states = latent_states(self.model, datum)
+            if (count := len(states[0])) > MAX_STATES:
+                raise NotEnumerableError(f"the latents have {count:,} values")
+            _, log_pz, log_qz = log_densities(self.model, datum, states)
+            return count, log_pz.sum(-1), log_qz.sum(-1)
+        if len(self.z) > 1:
+            raise NotEnumerableError("of several layers, only an ovis.Model scores given samples")
+        (values,) = joint_states([self.qz(0)], [self.z[0][0]])
+        if (count := len(values)) > 2**MAX_BITS:
+            raise NotEnumerableError(f"the latents have {count:,} values")
+        scored = [self._mixed(self.particles.output, z=[value.expand_as(self.z[0])]) for value in values]
+        log_pz = torch.stack([particles.log_pz[0, 0, 0] for particles in scored])
+        return count, log_pz, torch.stack([particles.log_qz[0, 0, 0] for particles in scored])
 
     def _note_own_densities(self, *keys: str) -> None:
         """Densities of the user's own that could not be summed."""

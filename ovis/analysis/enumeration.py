@@ -22,7 +22,15 @@ from ovis.models.distributions import BernoulliVector
 from ovis.models.model import Model
 from ovis.nests import Nest, count_rows, first_tensor, rows_of, split_rows
 
-__all__ = ["ExactMoments", "NotEnumerableError", "exact_gradient", "exact_moments", "latent_states", "log_densities"]
+__all__ = [
+    "ExactMoments",
+    "NotEnumerableError",
+    "exact_gradient",
+    "exact_moments",
+    "joint_states",
+    "latent_states",
+    "log_densities",
+]
 
 #: Largest number of combinations of particles that is enumerated.
 MAX_TUPLES = 2**18
@@ -67,10 +75,26 @@ def latent_states(model: Model, x: Nest) -> list[Tensor]:
     model = _check_model(model)
     with torch.random.fork_rng(), restored_buffers(model):
         output = model(x, particles=1)
+    return joint_states(output["qz"], [z[0, 0] for z in output["z"]])
+
+
+def joint_states(qz: Sequence[Distribution], samples: Sequence[Tensor]) -> list[Tensor]:
+    """Every joint value of discrete variables.
+
+    Args:
+        qz: a distribution for each layer, Bernoulli or categorical.
+        samples: a sample of each layer, shape [*event].
+
+    Returns:
+        for each layer the values, shape [n, *event]; row i of all layers is one joint value.
+
+    Raises:
+        NotEnumerableError: as :func:`latent_states`.
+    """
     choices: list[Tensor] = []  # for each variable, one row per value
     shapes = []
-    for sample, q in zip(output["z"], output["qz"], strict=True):
-        event = sample.shape[2:]
+    for sample, q in zip(samples, qz, strict=True):
+        event = sample.shape
         values = _values(q, sample)
         count = event.numel() // values[0].numel()
         choices += [values] * count

@@ -333,6 +333,34 @@ def test_a_template_passes_or_has_the_same_problems() -> None:
         assert problem.startswith(beginning), problem
 
 
+def test_the_sums_of_a_template_with_one_layer() -> None:
+    class Discrete(Template):
+        law: type[Bernoulli] = Bernoulli
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inference_network, self.decoder = nn.Linear(4, 3), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor, zgrads: bool = False, **kwargs: Any) -> Any:
+            qz = Bernoulli(logits=self.inference_network(x))
+            z = qz.sample()
+            pz = self.law(logits=torch.zeros(1, 3), validate_args=False)
+            return {"px": Bernoulli(logits=self.decoder(z)), "z": [z], "qz": [qz], "pz": [pz]}
+
+        def sample_from_prior(self, bs: int, **kwargs: Any) -> Any:
+            raise NotImplementedError
+
+    class Unnormalized(Discrete):
+        law = UnnormalizedPrior.Law
+
+    report = ovis.check_model(Discrete(), X)
+    assert report.passed, report
+    assert report.facts["sums"] == "over the 8 values of z: q(z|x) 1, p(z) 1; over the 16 values of x: p(x|z) 1"
+    (problem,) = ovis.check_model(Unnormalized(), X).problems
+    total = ((1 + torch.e) / 2) ** 3  # each variable has the probabilities 1/2 and e/2
+    assert problem.startswith(f"p(z) sums to {total:.4g} over all 8 values of z, not 1")
+
+
 def test_a_layer_that_p_ignores_is_named() -> None:
     class TwoLayers(Good):
         def q(self, h: Any) -> Generator[Any, Tensor, None]:
