@@ -540,6 +540,30 @@ def example_ids() -> list[str]:
     return list(dict.fromkeys([*plain, *aliases, *composed]))
 
 
+_EXACT_SAMPLES = "ovis draws exact discrete samples; closest: vimco, ovis-gamma0"
+_RELAXED = "closest: iwae with tau > 0 (relaxed samples)"
+_COUPLED = "it draws coupled particles; closest: vimco, rloo"
+
+#: Names of the literature that are no ids -> the closest estimator, and why.
+_ELSEWHERE: dict[str, str] = {
+    "nvil": "it is reinforce-baseline",
+    "miwae": "it is any estimator with mc > 1, e.g. iwae with mc=8, iw=8",
+    "piwae": "the paper's is pathwise; closest: piwae-<id> with a score-function estimator, e.g. piwae-vimco",
+    "ciwae": "say how much of the ELBO: ciwae-beta<b>, e.g. ciwae-beta0.05",
+    "vr-iwae": "the bound of order alpha is a setting: iwae, or any other, with alpha=0.5",
+    "vr": "the bound of order alpha is a setting: iwae, or any other, with alpha=0.5",
+    "insomnia": "it is wake-mix<i>, e.g. wake-mix0.5",
+    "elbo": "it is vae (reparameterized) or rloo (score function)",
+    "bbvi": "it is reinforce with iw=1; with less variance: rloo",
+    **dict.fromkeys(("arm", "arms", "disarm", "u2g", "legrad"), _COUPLED),
+    **dict.fromkeys(("gumbel", "gumbel-softmax", "concrete", "relaxed"), _RELAXED),
+    **dict.fromkeys(("st", "straight-through", "gumbel-st", "reinmax"), _EXACT_SAMPLES),
+    **dict.fromkeys(("rebar", "relax", "muprop", "double-cv", "rodeo"), "closest: vimco, ovis-gamma0, rloo"),
+    **dict.fromkeys(("msc", "jsa", "inclusive-kl"), "it follows KL(p || q); closest: rws, which is wake-wake"),
+    **dict.fromkeys(("sumo", "ais", "dais", "hvi", "uha"), "it changes the bound; closest: iwae, dreg"),
+}
+
+
 def parse_estimator(name: str) -> EstimatorId:
     """Parse an estimator id.
 
@@ -563,6 +587,8 @@ def parse_estimator(name: str) -> EstimatorId:
     for row in ESTIMATORS.values():
         if row.grammar is None and (name == row.family or name in row.aliases):
             return EstimatorId(row.family, row.family, {})
+    if name.lower() in _ELSEWHERE:
+        raise ValueError(f"estimator {name!r} is not in ovis: {_ELSEWHERE[name.lower()]}")
     if "+" in name:
         scored, _, pathwise = name.partition("+")
         return _finish_mixed(name, {"scored": scored, "pathwise": pathwise})

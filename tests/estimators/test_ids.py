@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from ovis.estimators.ids import (
+    _ELSEWHERE,
     ESTIMATORS,
     example_ids,
     parse_estimator,
@@ -176,3 +178,28 @@ def test_names_and_settings_import_no_torch():
     modules = "ovis.estimators.ids, ovis.experiments.settings"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("nvil", "it is reinforce-baseline"),
+        ("reinmax", "exact discrete samples; closest: vimco"),
+        ("Gumbel-Softmax", "iwae with tau > 0"),
+        ("msc", "closest: rws"),
+        ("disarm", "coupled particles; closest: vimco, rloo"),
+        ("piwae", "e.g. piwae-vimco"),
+        ("vr-iwae", "with alpha=0.5"),
+    ],
+)
+def test_names_of_the_literature_are_answered_with_the_closest(name, answer):
+    with pytest.raises(ValueError, match=rf"estimator '{name}' is not in ovis: .*{answer}"):
+        parse_estimator(name)
+
+
+def test_every_answer_names_an_id_that_exists():
+    for name, answer in _ELSEWHERE.items():
+        with pytest.raises(ValueError, match="is not in ovis"):
+            parse_estimator(name)
+        words = {word.rstrip(".") for word in re.findall(r"[a-z][\w.-]*", answer)}
+        assert words & set(example_ids()), f"{name}: {answer}"
