@@ -78,7 +78,7 @@ def far_start() -> Problem:
 
 
 @pytest.mark.parametrize("control", [False, True])
-@pytest.mark.parametrize("name", slow_except(["ovis-gamma1", "wake-wake"], IDS))
+@pytest.mark.parametrize("name", slow_except(["ovis-gamma1"], IDS))
 def test_model_and_inference_network_reach_the_optimum(name: str, control: bool) -> None:
     problem = far_start()
     gap, error = distance_of_the_model(problem)
@@ -133,7 +133,7 @@ def test_the_fixed_point_of_the_bound_is_its_maximum() -> None:
 @pytest.mark.parametrize(
     ("name", "direction"),
     slow_except(
-        [("vimco-arithmetic", (1, 0)), ("wake-wake", (0, 1))],
+        [("vimco-arithmetic", (1, 0))],
         [
             ("vimco-arithmetic", (1, 0)),
             ("vimco-geometric", (1, 0)),
