@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None, training: Sequence[str] | None = Non
     parser = _parser()
     options = parser.read(argv)
     if options.resume and options.update_exp:
-        parser.error("--resume goes on with the sweep as it was queued, --update_exp takes the file as it is now: one")
+        parser.error("--resume goes on with the sweep as queued, --update_exp takes the file as it is now: give one")
     if options.fresh and options.requeue_level is None:
         parser.error("--fresh goes with --requeue_level only")
     engine_options = read_engine_options(parser, options)
@@ -380,7 +380,9 @@ def _print_result(result: Result, queue: Queue, name: str, seconds: float) -> No
         )
     for record in result.failed[:NAMED]:
         print(f"  failed: {record.name}: {record.error}")
-        print(f"          {queue.paths.run(record.name).log(record.attempt)}")
+        log = queue.paths.run(record.name).log(record.attempt)
+        if log.exists():
+            print(f"          {log}")
     if len(result.failed) > NAMED:
         print(f"  and {len(result.failed) - NAMED} more failed: {_command('dbutils.py', name, queue)}")
     if result.failed:

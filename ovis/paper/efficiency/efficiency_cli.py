@@ -47,7 +47,8 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(prog="measure_efficiency.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--estimators", type=split_words, default=[], metavar="A,B",
-        help="which; default: VIMCO, OVIS~, REINFORCE, TVO, OVIS-MC, IWAE, STL, DReG")  # fmt: skip
+        help="ids; default: vimco, ovis-gamma1, reinforce, tvo-part2-config1, ovis-S10-exclusive, iwae, stl, "
+        "dreg")  # fmt: skip
     add("--iw", type=_counts, default=[], metavar="K,K", help="numbers of particles; default: ten from 10 to 5000")
     add("--steps", type=whole_number, metavar="N", help="measured steps of each point; default: fewer where K is large")
     add("--runs", type=whole_number, default=3, metavar="N", help="repetitions (3; the paper has 5)")

@@ -100,7 +100,7 @@ def test_resume_and_update_exp_contradict_each_other(lab: Lab, capsys: pytest.Ca
         lab.run("--resume", "--update_exp")
     assert left.value.code == 2
     assert capsys.readouterr().err == (
-        "manager.py: --resume goes on with the sweep as it was queued, --update_exp takes the file as it is now: one\n"
+        "manager.py: --resume goes on with the sweep as queued, --update_exp takes the file as it is now: give one\n"
     )
     assert not lab.paths.ledger.exists()
 

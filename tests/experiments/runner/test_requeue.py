@@ -295,7 +295,9 @@ def test_a_done_run_whose_results_are_gone_is_not_done(
     assert first.outcome.exists()
 
 
-def test_results_that_are_deleted_during_the_sweep_are_noticed_at_its_end(lab: Lab) -> None:
+def test_results_that_are_deleted_during_the_sweep_are_noticed_at_its_end(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     lab.write(args=["--nsteps 3", "--nsteps 40 --id step50"])
 
     def delete() -> None:
@@ -308,3 +310,4 @@ def test_results_that_are_deleted_during_the_sweep_are_noticed_at_its_end(lab: L
     assert lab.run() == 1
     thread.join()
     assert lab.counts() == {"done": 1, "failed": 1}
+    assert "log." not in capsys.readouterr().out  # the log is gone, too
