@@ -303,7 +303,7 @@ def check_mask(log_w: Tensor, mask: Tensor, at_least: int) -> Tensor:
     if not 1 <= mask.dim() <= log_w.dim() or not all(a in (1, b) for a, b in fits):
         raise ValueError(f"mask must have the shape {tuple(log_w.shape)} of log_p, got {tuple(mask.shape)}")
     mask = mask.expand_as(log_w)
-    if at_least > 1 and _readable(mask):
+    if at_least > 1 and readable(mask):
         counts = mask.sum(-1)
         few = (counts > 0) & (counts < at_least)
         if bool(few.any()):
@@ -349,14 +349,14 @@ def check_alpha(alpha: Alpha) -> Alpha:
     if isinstance(alpha, Tensor):
         if alpha.dim() > 0:
             raise ValueError(f"alpha must be a float or a tensor without dimensions, got shape {tuple(alpha.shape)}")
-        if not _readable(alpha):
+        if not readable(alpha):
             return torch.where(alpha < 1, alpha, math.nan)
     if not float(alpha) < 1:
         raise ValueError(f"alpha must be below 1, got {float(alpha)}; at alpha = 1 the bound is the mean log-weight")
     return alpha
 
 
-def _readable(tensor: Tensor) -> bool:
+def readable(tensor: Tensor) -> bool:
     """Whether the values can be read: they are on the host, and no tracers of a transform or of a compiler."""
     plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
     return plain and tensor.device.type == "cpu"

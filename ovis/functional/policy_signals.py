@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ovis.functional.log_weights import check_log_weights, leave_one_out, particle_mean
+from ovis.functional.log_weights import check_log_weights, leave_one_out, particle_mean, readable
 from ovis.functional.precision import at_least_single
 from ovis.suggestions import did_you_mean
 
@@ -53,6 +53,7 @@ def policy_signal(log_r: Tensor, method: str, floor: float | None = None) -> Ten
 
     Args:
         log_r: log r_k, shape [..., K], K >= 2 except for ``reinforce`` and ``maxrl``; -inf for r_k = 0, a failure.
+            Where rewards may be negative, add a constant to all of them: ``rloo``, ``grpo`` and ``dr-grpo`` do not change.
         method: one of the above.
         floor: smallest log r_k for ``vimco``, ``reinforce`` and ``rloo-log``, in nats: lower ones count as ``floor``.
             None: no limit. Without it, the only success among failures has the signal inf with ``vimco``, and with
@@ -63,7 +64,8 @@ def policy_signal(log_r: Tensor, method: str, floor: float | None = None) -> Ten
         is a ``floor``.
 
     Raises:
-        ValueError: an unknown method, a wrong shape, too few rollouts, or a floor that the method does not use.
+        ValueError: an unknown method, a wrong shape, too few rollouts, a floor that the method does not use, or, on the
+            CPU, NaN, the logarithm of a negative reward.
         TypeError: rewards that are not floating point.
 
     See also:
@@ -77,6 +79,8 @@ def policy_signal(log_r: Tensor, method: str, floor: float | None = None) -> Ten
         if method not in _FLOORED or not math.isfinite(floor):
             raise ValueError(f"floor must be a finite number, for {', '.join(_FLOORED)} only; got {floor} for {method}")
         log_r = log_r.clamp(min=floor)
+    if readable(log_r) and bool(log_r.isnan().any()):
+        raise ValueError("log_r has NaN: it is the logarithm of the rewards, which must not be negative")
     top = log_r.amax(-1, keepdim=True)
     return torch.where(top == -math.inf, 0.0, _METHODS[method](log_r, top))
 

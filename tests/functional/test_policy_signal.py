@@ -143,6 +143,8 @@ def test_what_it_refuses() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             policy_signal(torch.zeros(3), *arguments)
+    with pytest.raises(ValueError, match=r"log_r has NaN.*must not be negative"):
+        policy_signal(torch.tensor([-1.0, 1.0]).log(), "grpo")
     with pytest.raises(ValueError, match="log_r"):
         policy_signal(torch.zeros(1), "vimco")
     with pytest.raises(TypeError, match=r"log_r|floating"):
