@@ -53,7 +53,8 @@ def policy_signal(log_r: Tensor, method: str, floor: float | None = None) -> Ten
 
     Args:
         log_r: log r_k, shape [..., K], K >= 2 except for ``reinforce`` and ``maxrl``; -inf for r_k = 0, a failure.
-            Where rewards may be negative, add a constant to all of them: ``rloo``, ``grpo`` and ``dr-grpo`` do not change.
+            Where rewards may be negative, add a constant to all of them: ``rloo``, ``grpo`` and ``dr-grpo`` do not
+            change.
         method: one of the above.
         floor: smallest log r_k for ``vimco``, ``reinforce`` and ``rloo-log``, in nats: lower ones count as ``floor``.
             None: no limit. Without it, the only success among failures has the signal inf with ``vimco``, and with
