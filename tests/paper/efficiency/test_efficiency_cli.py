@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,9 +203,11 @@ def test_the_command_line_is_refused_in_one_line(fake: Fake, capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_two_measurements_on_a_machine_do_not_run_at_once(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_measurements_on_a_machine_do_not_run_at_once(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one waits, and measures what is missing then; another folder or device makes no difference."""
     began, go_on, at_work = threading.Event(), threading.Event(), []
+    output = io.StringIO()  # capsys would lose what a thread prints while this one reads
+    monkeypatch.setattr(sys, "stdout", output)
 
     def instead(point: Point) -> None:
         at_work.append(point)
@@ -220,11 +225,10 @@ def test_two_measurements_on_a_machine_do_not_run_at_once(fake: Fake, capsys: py
     first.start()
     assert began.wait(20)
     second.start()
-    shown = ""
-    while "waiting" not in shown:
+    while "waiting" not in output.getvalue():
         assert second.is_alive()
-        shown += capsys.readouterr().out
-    assert f"waiting for another measurement on this machine: process {os.getpid()} on " in shown
+        time.sleep(0.01)
+    assert f"waiting for another measurement on this machine: process {os.getpid()} on " in output.getvalue()
     go_on.set()
     first.join()
     second.join()
