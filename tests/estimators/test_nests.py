@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 import ovis
 from ovis.analysis.enumeration import exact_gradient, exact_moments
-from ovis.analysis.gradients import get_gradients_statistics
+from ovis.analysis.gradients import compare_gradients, get_gradients_statistics
 from ovis.analysis.importance_weights import weight_diagnostics
 from ovis.analysis.oracle import check_estimator
 from ovis.estimators.ids import example_ids
 from ovis.estimators.sampling import draw, encode
 from ovis.models import Masked, SigmoidBeliefNetwork, Template
+from ovis.models.distributions import BernoulliVector
 
 B, X, Z = 4, 3, 2
 SCORED = [name for name in example_ids() if name not in ("wake-sleep", "wake-mix0.5", "ovis-S10") and "+" not in name]
@@ -135,12 +137,66 @@ def test_the_analysis_of_a_dict_is_that_of_its_part() -> None:
         for model, x in ((Tiny(), bits()), (TinyOfDict(), nest()))
     ]
     assert torch.equal(*stats)
+    compared = [
+        compare_gradients({"vimco": estimator, "rws": ovis.estimator("rws", iw=2)}, model, x, 20, seed=3)["rws"][1].mean
+        for model, x in ((Tiny(), bits()), (TinyOfDict(), nest()))
+    ]
+    assert torch.equal(*compared)
     exact = [exact_gradient(model, x, 2) for model, x in ((Tiny(), bits()), (TinyOfDict(), nest()))]
     assert torch.equal(*exact)
     assert torch.allclose(exact_moments(estimator, TinyOfDict(), nest()).mean, exact[0], rtol=1e-10)
     assert check_estimator(estimator, TinyOfDict(), nest()).verdict == "unbiased"
     torch.manual_seed(0)
     assert weight_diagnostics(TinyOfDict(), nest(), 10)["weights"]["ess"].shape == (B,)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_of_a_dict() -> None:
+    estimator = ovis.estimator("vimco", iw=4)
+    model = TinyOfDict()
+    compiled = torch.compile(model, backend="eager")
+    assert same(gradients(estimator, compiled, nest()), gradients(estimator, model, nest()))
+    assert same(gradients(estimator, model, nest()), gradients(estimator, Tiny(), bits()))
+
+
+def test_several_models_of_a_dict_at_once() -> None:
+    """As an ensemble computes them: vmap over stacked parameters, with its random numbers shared."""
+
+    class Vectors(TinyOfDict):  # torch.bernoulli can't be batched with shared random numbers
+        def q(self, h: Any) -> Any:
+            return BernoulliVector(super().q(h).logits)
+
+    models, estimator = [Vectors(), Vectors()], ovis.estimator("vimco", iw=4)
+    with torch.no_grad():
+        for parameter in models[1].parameters():
+            parameter.mul_(0.5)
+    parameters, _ = stack_module_state(models)
+
+    def loss_of(parameters: dict[str, Tensor]) -> Tensor:
+        named = {f"model.{name}": parameter for name, parameter in parameters.items()}
+        loss: Tensor = functional_call(Loss(models[0], estimator), named, (nest(),))
+        return loss
+
+    torch.manual_seed(1)
+    together = vmap(grad(loss_of), randomness="same")(parameters)
+    for i, model in enumerate(models):
+        torch.manual_seed(1)
+        loss, _, _ = estimator(model, nest(), return_diagnostics=False)
+        alone = torch.autograd.grad(loss.mean(), list(model.parameters()))
+        for name, gradient in zip(dict(model.named_parameters()), alone, strict=True):
+            torch.testing.assert_close(together[name][i], gradient)
+
+
+class Loss(nn.Module):
+    """The mean loss of an estimator, as a function of the model's parameters."""
+
+    def __init__(self, model: nn.Module, estimator: nn.Module) -> None:
+        super().__init__()
+        self.model, self.estimator = model, estimator
+
+    def forward(self, x: Any) -> Tensor:
+        loss: Tensor = self.estimator(self.model, x, return_diagnostics=False)[0]
+        return loss.mean()
 
 
 class Pair(NamedTuple):
