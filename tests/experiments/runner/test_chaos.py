@@ -48,9 +48,8 @@ def test_without_its_guards_the_same_chaos_writes_over_itself(lab: Lab) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_long_chaos(lab: Lab, seed: int) -> None:
-    verdict = Chaos(lab, **LONG, seed=seed).run()
+def test_long_chaos(lab: Lab) -> None:
+    verdict = Chaos(lab, **LONG, seed=1).run()
     print(verdict)
     assert verdict.holds, verdict
     assert sum(verdict.kills.values()) == LONG["kills"]
