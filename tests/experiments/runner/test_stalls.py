@@ -172,8 +172,11 @@ def split(id: str) -> tuple[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hasty")
-def test_a_stopped_training_is_reported(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_training_is_reported(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stalls, "FACTOR", 0.1)  # of a slow beginning on a busy machine
+    monkeypatch.setattr(stalls, "LIMIT", 1.0)
     lab.write(**SLOW)
 
     def go_on(pid: int) -> None:
@@ -185,22 +188,25 @@ def test_a_stopped_training_is_reported(lab: Lab, capfd: pytest.CaptureFixture[s
     thread.join()
     (run,) = lab.runs()
     lines = [line for line in capfd.readouterr().err.splitlines() if "no progress" in line]
-    assert len(lines) == 1
+    lines = [line for line in lines if "it has not begun" not in line]  # on a busy machine
+    assert lines
     assert f": {run.name}, step " in lines[0]
     assert f" of 6; log: {run.log(1)}, which ends with: step " in lines[0]
     assert [(record.attempt, record.lost) for record in lab.records()] == [(1, 0)]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hasty")
-def test_a_stopped_training_is_put_back_by_choice(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_training_is_put_back_by_choice(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stalls, "FACTOR", 0.1)  # of a slow beginning on a busy machine, which may take LIMIT
     lab.policy = Policy(heartbeat=0.2, ttl=5.0, backoff=0.1)
     lab.write(**SLOW)
     thread = stop_the_training(lab)
-    assert lab.run("--stall_limit", "1") == 0
+    assert lab.run("--stall_limit", "3") == 0
     thread.join()
     assert [(record.state, record.attempt, record.lost) for record in lab.records()] == [(State.DONE, 2, 1)]
-    assert "attempt 1 lost: no progress for 1 s" in capfd.readouterr().err
+    assert "attempt 1 lost: no progress for 3 s" in capfd.readouterr().err
     (journal,) = lab.journal().values()
     assert not any(line.startswith("overlap") for line in journal)
     assert not trainings_of(lab)
