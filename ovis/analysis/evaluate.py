@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from ovis.analysis.module_state import evaluation_mode
+from ovis.analysis.progress_bar import progress_bar
 from ovis.analysis.seeding import own_seed
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import bound_diagnostics
@@ -186,11 +186,12 @@ def evaluate(
     device = _device(model)
     parts: list[dict[str, Tensor]] = []
     keep_freed_memory()
-    with evaluation_mode(model), own_seed(seed, device), _progress_bar(total, progress) as advance:
+    bar = progress_bar("evaluate", total, "terminal" if progress else False, "batch")
+    with evaluation_mode(model), own_seed(seed, device), bar as advance:
         for x in batches:
             x = x if device is None else map_tensors(lambda tensor: tensor.to(device), x)
             parts.append(evaluate_batch(model, x, iw, ess_particles, max_values)["loss"])
-            advance()
+            advance(1)
             if on_batch is not None:
                 on_batch()
     if not parts:
@@ -234,20 +235,6 @@ def _device(model: nn.Module) -> torch.device | None:
     """The device of all parameters and buffers; None if there is none, or several."""
     devices = {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
     return devices.pop() if len(devices) == 1 else None
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int | None, shown: bool) -> Iterator[Callable[[], object]]:
-    """Yields the function that advances the bar by a batch."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        shown = False
-    if not shown:
-        yield lambda: None
-        return
-    with tqdm(total=total, desc="evaluate", unit="batch", leave=False, disable=None) as bar:  # None: only in a terminal
-        yield bar.update
 
 
 @torch.no_grad()

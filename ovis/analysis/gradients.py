@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ovis.analysis.gaussian_location import LocationGradientSampler, LocationModel, has_plain_factors
 from ovis.analysis.gradient_samples import ParameterGradientSampler, TensorGradientSampler, select_parameters
+from ovis.analysis.progress_bar import progress_bar
 from ovis.diagnostics import Diagnostic
 from ovis.estimators.base import GradientEstimator
 from ovis.estimators.sampling import unwrapped
@@ -171,7 +171,7 @@ def compare_gradients(
     kept: list[Tensor] = []
     moments: list[RunningMoments] = []
     keep = return_grads
-    with _progress_bar(mc_samples, progress) as advance:
+    with progress_bar("gradients", mc_samples, progress) as advance:
         for grads in draws(0, mc_samples):
             if not moments:
                 if oracle_grad is not None and oracle_grad.shape != grads.shape[2:]:
@@ -199,20 +199,6 @@ def compare_gradients(
             stats["direction"] = cosine(meta.mean, oracle_grad.flatten())
         results[name] = Diagnostic({"grads": stats}), meta
     return results
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Yields the function that advances the bar."""
-    if not shown:
-        yield lambda n: None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
-    with tqdm(total=total, desc="gradients", leave=False) as bar:
-        yield bar.update
 
 
 def gradient_statistics(grads: Tensor, eps: float = 1e-15) -> Diagnostic:

@@ -169,8 +169,7 @@ def save_best(paths: RunPaths, run: TrainingRun, step: int) -> None:
 
 def is_best(paths: RunPaths, step: int) -> bool:
     """Whether ``best.pt`` is intact and holds the parameters of ``step``."""
-    mark = _best_mark(paths)
-    return mark is not None and bool(mark["step"] == step)
+    return _best_step(paths) == step
 
 
 def load_best(paths: RunPaths, run: TrainingRun) -> Model:
@@ -202,7 +201,7 @@ def load_parameters(paths: RunPaths) -> dict[str, Tensor]:
         CheckpointError: there are none, or they are corrupt.
         OSError: a file can't be read.
     """
-    if _best_mark(paths) is not None:
+    if _best_step(paths) is not None:
         best: dict[str, Tensor] = torch.load(paths.best, map_location="cpu", weights_only=True)
         return best
     reasons = []
@@ -287,11 +286,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _best_mark(paths: RunPaths) -> dict[str, Any] | None:
-    """The content of ``best.json``; None if ``best.pt`` is missing, or is not what it describes."""
+def _best_step(paths: RunPaths) -> int | None:
+    """The step of ``best.pt``, from ``best.json``; None if it is missing, or is not what that describes."""
     try:
         mark = json.loads(paths.best_mark.read_text(encoding="utf-8"))
-        return {"step": mark["step"]} if mark["sha256"] == _best_digest(paths) else None
+        return int(mark["step"]) if mark["sha256"] == _best_digest(paths) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ovis.analysis.gradients import TENSOR, get_gradients_statistics, select_parameters
+from ovis.analysis.module_state import evaluation_mode
 from ovis.analysis.output_tensors import FAMILIES, output_tensors
+from ovis.analysis.seeding import own_seed
 from ovis.experiments.settings import SettingsError
 from ovis.experiments.training.build import TrainingRun
-from ovis.experiments.training.random_state import own_random_state
 from ovis.experiments.training.schedule import scheduled_config
 
 __all__ = ["GradientAnalysis"]
@@ -70,13 +71,10 @@ def _check_tensor(run: TrainingRun, x: Tensor, key: str) -> None:
             the message lists the valid ones.
     """
     model = run.model
-    x, training = torch.cat([x, x]), model.training  # two rows, because a tensor that the data share has one
-    model.eval()  # so that running statistics are not updated
-    try:
-        with own_random_state(run.settings.seed, run.device):
-            loss, _, output = run.estimator(model, x, return_diagnostics=False)
-    finally:
-        model.train(training)
+    x = torch.cat([x, x])  # two rows, because a tensor that the data share has one
+    # in evaluation mode, so that running statistics are not updated
+    with evaluation_mode(model), own_seed(run.settings.seed, run.device):
+        loss, _, output = run.estimator(model, x, return_diagnostics=False)
     valid = [name for name in _names(output) if _has_gradient(loss.sum(), output, name, len(x))]
     if key not in valid:
         names = ", ".join(f"{TENSOR}{name}" for name in valid)

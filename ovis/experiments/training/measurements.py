@@ -25,11 +25,11 @@ from torch import Tensor
 
 from ovis.analysis.active_units import active_units
 from ovis.analysis.evaluate import evaluate
+from ovis.analysis.seeding import own_seed
 from ovis.diagnostics import Diagnostic
 from ovis.experiments.datasets.splits import StoredData, as_float
 from ovis.experiments.training.build import TrainingRun
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
-from ovis.experiments.training.random_state import own_random_state
 from ovis.models.model import Model
 
 __all__ = ["Measurements", "Split"]
@@ -97,7 +97,7 @@ class Measurements:
         """
         model = self.run.model
         values: dict[str, float] = {}
-        with self._own_random_state():
+        with self._own_seed():
             for name, split in self.splits.items():
                 values.update(self._evaluate(model, name, split))
             if self.gradients is not None:
@@ -131,7 +131,7 @@ class Measurements:
         """
         if not self.held_out:
             return {}
-        with self._own_random_state():
+        with self._own_seed():
             return self._evaluate(model, self.held_out, self._held_out_split(self.held_out))
 
     def _held_out_split(self, name: str) -> Split:
@@ -154,5 +154,5 @@ class Measurements:
         """Seed of the random numbers of every evaluation."""
         return EVALUATION_SEED + self.run.settings.seed
 
-    def _own_random_state(self) -> AbstractContextManager[None]:
-        return own_random_state(self.seed, self.run.device)
+    def _own_seed(self) -> AbstractContextManager[None]:
+        return own_seed(self.seed, self.run.device)

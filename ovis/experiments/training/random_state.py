@@ -1,4 +1,4 @@
-"""The global random states of this process: seed, save and restore them, or replace them for a block."""
+"""The global random states of this process: seed, save and restore them, or take a generator's for a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 
 __all__ = [
     "global_generator",
-    "own_random_state",
     "random_state_of",
     "random_states",
     "seed_everything",
@@ -45,15 +44,6 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random numbers for a block and restore them afterwards, so that training is not affected."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

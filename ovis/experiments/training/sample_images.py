@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ovis.analysis.module_state import evaluation_mode
+from ovis.analysis.seeding import own_seed
 from ovis.experiments.training.build import TrainingRun
-from ovis.experiments.training.random_state import own_random_state
 
 __all__ = ["image_grid", "prior_samples", "reconstructions"]
 
@@ -30,7 +29,7 @@ HEIGHT, WIDTH = 480, 960
 @torch.no_grad()
 def prior_samples(run: TrainingRun) -> Tensor:
     """Means of p(x|z) for z ~ p(z), in a near-square grid: see :func:`image_grid`."""
-    with own_random_state(run.settings.seed, run.device), _evaluating(run.model):
+    with own_seed(run.settings.seed, run.device), evaluation_mode(run.model):
         images: Tensor = run.model.sample_from_prior(SAMPLES)["px"].mean
     return image_grid(images, math.ceil(math.sqrt(SAMPLES)))
 
@@ -44,7 +43,7 @@ def reconstructions(run: TrainingRun, x: Tensor) -> Tensor:
         x: data, shape [n, C, H, W].
     """
     x = x[:RECONSTRUCTED]
-    with own_random_state(run.settings.seed, run.device), _evaluating(run.model):
+    with own_seed(run.settings.seed, run.device), evaluation_mode(run.model):
         means: Tensor = run.model(x)["px"].mean
     return image_grid(torch.cat([x, means]), len(x))
 
@@ -71,14 +70,3 @@ def image_grid(images: Tensor, columns: int, gap: int = 2, height: int = HEIGHT,
         grid[top : top + h, left : left + w] = image
     factor = max(1, min(height // grid.shape[0], width // grid.shape[1]))
     return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode (no dropout) for a block."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

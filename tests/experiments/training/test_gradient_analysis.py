@@ -11,13 +11,13 @@ from slow_cases import slow_except
 from train_run import train
 
 from ovis.analysis.gradients import get_gradients_statistics
+from ovis.analysis.seeding import own_seed
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import SettingsError, TrainSettings
 from ovis.experiments.training import gradient_analysis as module
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.gradient_analysis import GradientAnalysis
 from ovis.experiments.training.measurements import Measurements
-from ovis.experiments.training.random_state import own_random_state
 
 COMMON = {
     **{"estimator": "ovis-gamma1", "iw": 3, "N": 4, "hdim": 8, "bs": 500, "nsteps": 4, "eval_freq": 1},
@@ -64,9 +64,9 @@ def test_the_valid_tensors_are_named_and_each_is_analysed_in_a_training(case, tm
 def test_what_is_measured_is_the_gradient_of_that_tensor():
     run = make(**SBM, grad_key="tensor:qlogits")
     x = run.splits.train.points(3)
-    with own_random_state(5, run.device):
+    with own_seed(5, run.device):
         values = GradientAnalysis(run, x)(0)
-    with own_random_state(5, run.device):
+    with own_seed(5, run.device):
         stats, meta = get_gradients_statistics(
             run.estimator, run.model, x, mc_samples=6, key_filter="tensor:qlogits", return_grads=True
         )

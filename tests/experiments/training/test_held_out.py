@@ -12,13 +12,13 @@ from slow_cases import slow_except
 from train_run import train
 
 from ovis.analysis.evaluate import evaluate
+from ovis.analysis.seeding import own_seed
 from ovis.experiments.datasets.splits import StoredData, as_float
 from ovis.experiments.runs.paths import RunPaths
 from ovis.experiments.settings import TrainSettings
 from ovis.experiments.training import measurements as module
 from ovis.experiments.training.build import build_run
 from ovis.experiments.training.checkpoint import is_best, save_best
-from ovis.experiments.training.random_state import own_random_state
 from ovis.experiments.training.step import TrainingStep
 
 OVERSHOOT = CASES["overshoot"]
@@ -95,7 +95,7 @@ def measured_by_hand(options, paths, split, parameters):
     settings = run.settings
     iw, batch = (settings.iw_valid, settings.valid_bs) if split == "valid" else (settings.iw_test, settings.test_bs)
     points = as_float(StoredData(getattr(run.splits, split)).subset(settings.max_eval).data)
-    with own_random_state(module.EVALUATION_SEED + settings.seed, run.device):
+    with own_seed(module.EVALUATION_SEED + settings.seed, run.device):
         values = evaluate(run.model, points, iw, batch, ess_particles=settings.iw).diagnostic.flat(f"{split}:")
         if hasattr(run.model, "diagnostics"):
             distances = run.model.diagnostics(points)["gmm"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ovis.analysis.evaluate import evaluate_batch
+from ovis.analysis.module_state import evaluation_mode
 from ovis.diagnostics import Aggregator
 from ovis.estimators.base import GradientEstimator
 from ovis.experiments.training.ensemble.stacked_state import StackedState
@@ -68,10 +69,7 @@ class EnsembleEvaluation:
     def _bounds(self, split: Split) -> list[Aggregator]:
         """L_K and the other means over the data, of each run."""
         means = [Aggregator() for _ in self.measures]
-        model = self.state.module.model
-        training = model.training
-        model.eval()
-        try:
+        with evaluation_mode(self.state.module.model):
             for rows in split.points.split(split.batch):
                 stacked = self.bounds[split.iw](self.generators, [rows])
                 for s, mean in enumerate(means):
@@ -79,8 +77,6 @@ class EnsembleEvaluation:
                 for measure in self.measures:
                     if measure.on_batch is not None:
                         measure.on_batch()
-        finally:
-            model.train(training)
         return means
 
 
