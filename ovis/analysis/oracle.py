@@ -140,7 +140,7 @@ class EstimatorCheck(_Comparison):
 
     def _conclusion(self) -> str:
         if self.verdict == "biased" and self.claim is None:
-            return f"biased for {self.bound}, as this estimator is known to be"
+            return f"biased for {self.bound}, and it does not claim to be unbiased"
         if self.verdict in ("unbiased", "biased"):
             return f"{self.verdict} for {self.bound}"
         if not self.draws and (self.bias_limit < 1 or self.dtype != torch.float64):

@@ -48,11 +48,13 @@ class EstimatorId:
         canonical: the id with aliases resolved and numbers in their shortest form; equal for equal estimators.
         family: key of :data:`ESTIMATORS`.
         config: the settings that the id fixes, keyword arguments of the estimator's class.
+        also_lacks: settings that this id does not have and others of its family do -> why.
     """
 
     canonical: str
     family: str
     config: Mapping[str, int | float | str | bool]
+    also_lacks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def scored(self) -> EstimatorId | None:
@@ -67,10 +69,7 @@ class EstimatorId:
     @property
     def lacks(self) -> Mapping[str, str]:
         """Settings that it does not have -> why."""
-        centred = (
-            {"freebits": "the term that it leaves out would not have the mean 0"} if "centred" in self.config else {}
-        )
-        return {**self.facts.lacks, **centred, **({} if self.scored is None else self.scored.lacks)}
+        return {**self.facts.lacks, **self.also_lacks, **({} if self.scored is None else self.scored.lacks)}
 
     @property
     def facts(self) -> EstimatorFacts:
@@ -198,13 +197,15 @@ def _finish_tvo(name: str, config: Config) -> EstimatorId:
     if isinstance(first, float) and not 0 < first < 1:
         raise ValueError(f"estimator {name!r}: beta must lie in (0, 300], the first partition is at 10^-beta")
     integration = config.setdefault("integration", "left")
-    if config.get("centred") and integration == "right":
+    centred = bool(config.get("centred"))
+    if centred and integration == "right":
         raise ValueError(f"estimator {name!r}: centred leaves out a term of the node 0, which 'right' does not use")
-    rule = f"{integration}-centred" if config.get("centred") else integration
+    rule = f"{integration}-centred" if centred else str(integration)
+    lacks = {"freebits": "the term that it leaves out would not have the mean 0"} if centred else {}
     if partitions == 1:  # there is no inner point: the value has no effect
-        return EstimatorId(f"tvo-part1-{rule}", "tvo", {**config, "first": 0.5})
+        return EstimatorId(f"tvo-part1-{rule}", "tvo", {**config, "first": 0.5}, lacks)
     middle = first if isinstance(first, str) else f"beta{_decimal(float(f'{-math.log10(first):.12g}'))}"
-    return EstimatorId(f"tvo-part{partitions}-{middle}-{rule}", "tvo", config)
+    return EstimatorId(f"tvo-part{partitions}-{middle}-{rule}", "tvo", config, lacks)
 
 
 def _finish_fraction(family: str, prefix: str, setting: str) -> Callable[[str, Config], EstimatorId]:
@@ -257,12 +258,15 @@ _COMBINATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _partners(scored: EstimatorId) -> tuple[str, ...]:
+    """The pathwise estimators with the bound of a score-function estimator, if theta and phi have the same one."""
+    inclusive = scored.family == "ovis-S" and not scored.config["exclusive"]
+    return () if inclusive else _COMBINATIONS.get(scored.family, ())
+
+
 def _finish_mixed(name: str, config: Config) -> EstimatorId:
     scored, pathwise = (parse_estimator(str(config[part])) for part in ("scored", "pathwise"))
-    partners = _COMBINATIONS.get(scored.family, ())
-    if scored.family == "ovis-S" and not scored.config["exclusive"]:
-        partners = ()  # theta and phi have different bounds
-    if pathwise.family not in partners:
+    if pathwise.family not in _partners(scored):
         valid = ", ".join(dict.fromkeys(_MIXED.examples))
         raise ValueError(f"estimator {name!r}: these two can't be combined; valid combinations are, e.g., {valid}")
     short = pathwise.family.removeprefix("pathwise-")
@@ -273,8 +277,7 @@ def _finish_mixed(name: str, config: Config) -> EstimatorId:
 
 def _finish_piwae(name: str, config: Config) -> EstimatorId:
     scored = parse_estimator(str(config["scored"]))
-    inclusive = scored.family == "ovis-S" and not scored.config["exclusive"]  # theta and phi have different bounds
-    if "pathwise-iwae" not in _COMBINATIONS.get(scored.family, ()) or inclusive:
+    if "pathwise-iwae" not in _partners(scored):
         valid = ", ".join(_PIWAE.examples)
         raise ValueError(f"estimator {name!r}: no score-function estimator of L_K; valid are, e.g., {valid}")
     return EstimatorId(f"piwae-{scored.canonical}", "piwae", {"scored": scored.canonical})

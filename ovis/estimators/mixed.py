@@ -12,7 +12,39 @@ from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS, parse_estimator
 from ovis.estimators.types import Estimate
 
-__all__ = ["Mixed", "MixedSettings", "scored_estimator"]
+__all__ = ["Composed", "Mixed", "MixedSettings"]
+
+
+#: Settings of the bound, which an estimator and the one that it contains have.
+SHARED = ("iw", "alpha", "beta", "freebits")
+
+
+class Composed(GradientEstimator):
+    """An estimator that contains the score-function estimator ``settings.scored``, with its own other settings.
+
+    Raises:
+        ValueError: too few particles for the score-function estimator.
+        TypeError: a setting that this does not have.
+    """
+
+    scored: GradientEstimator
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        # no submodule: it has no parameters, and no settings but these
+        object.__setattr__(self, "scored", self._scored(self.settings))
+
+    def scored_estimate(self, inputs: EstimatorInput) -> Estimate:
+        """The estimate of the score-function estimator, with the settings of this call."""
+        settings = inputs.settings
+        scored = self.scored if settings is self.settings else self._scored(settings)
+        return scored.estimate(dataclasses.replace(inputs, settings=scored.settings))
+
+    @staticmethod
+    def _scored(settings: Any) -> GradientEstimator:
+        spec = parse_estimator(settings.scored)
+        shared = {"mc": settings.mc, **{k: v for k, v in settings.changed().items() if k in SHARED}}
+        return estimator_class(spec.facts)(**shared, **spec.config)
 
 
 @dataclass(frozen=True)
@@ -28,7 +60,7 @@ class MixedSettings(EstimatorSettings):
     pathwise: str = "pathwise-iwae"
 
 
-class Mixed(GradientEstimator):
+class Mixed(Composed):
     """A score-function estimator for some layers and a pathwise one for the others, e.g. ``vimco+iwae``.
 
     Use it for models with discrete and continuous latents, such as a mixture of VAEs. A layer is pathwise where its
@@ -60,13 +92,6 @@ class Mixed(GradientEstimator):
     Settings: ClassVar = MixedSettings
     mixed: ClassVar = True
 
-    scored: GradientEstimator
-
-    def __init__(self, **settings: Any):
-        super().__init__(**settings)
-        # no submodule: it has no parameters, and its settings are those of this estimator
-        object.__setattr__(self, "scored", scored_estimator(self.settings))
-
     @property
     def detached_q(self) -> bool:  # type: ignore[override]
         return bool(self.settings.pathwise == "stl")
@@ -76,23 +101,5 @@ class Mixed(GradientEstimator):
         return None if self.detached_q else self.scored.unbiased_for
 
     def estimate(self, inputs: EstimatorInput) -> Estimate:
-        settings = inputs.settings
-        scored = self.scored if settings is self.settings else scored_estimator(settings)
-        estimate = scored.estimate(dataclasses.replace(inputs, settings=scored.settings))
+        estimate = self.scored_estimate(inputs)
         return dataclasses.replace(estimate, pathwise_log_q=-estimate.factors.log_p)
-
-
-#: Settings of the bound, which both estimators have.
-SHARED = ("iw", "alpha", "beta", "freebits")
-
-
-def scored_estimator(settings: Any) -> GradientEstimator:
-    """The score-function estimator that ``settings.scored`` names, with the other settings.
-
-    Raises:
-        ValueError: too few particles for it.
-        TypeError: a setting that it does not have.
-    """
-    spec = parse_estimator(settings.scored)
-    shared = {"mc": settings.mc, **{k: v for k, v in settings.changed().items() if k in SHARED}}
-    return estimator_class(spec.facts)(**shared, **spec.config)

@@ -9,7 +9,7 @@ from ovis.estimators.base import EstimatorInput, GradientEstimator
 from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS
 from ovis.estimators.types import Estimate
-from ovis.functional.surrogates import elbo_factors, mixed_bound_factors, pathwise_factors
+from ovis.functional.surrogates import ciwae_factors, elbo_factors, pathwise_factors
 
 __all__ = ["Ciwae", "CiwaeSettings", "PathwiseDreg", "PathwiseIwae", "PathwiseStl", "PathwiseVae"]
 
@@ -93,7 +93,7 @@ class Ciwae(GradientEstimator):
         return {0.0: "L_K", 1.0: "ELBO"}.get(self.settings.elbo_weight)
 
     def estimate(self, inputs: EstimatorInput) -> Estimate:
-        return Estimate(mixed_bound_factors(inputs.log_w, inputs.settings.elbo_weight))
+        return Estimate(ciwae_factors(inputs.log_w, inputs.settings.elbo_weight))
 
 
 class PathwiseStl(GradientEstimator):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ovis.estimators.base import EstimatorInput, GradientEstimator
+from ovis.estimators.base import EstimatorInput
 from ovis.estimators.estimator_settings import EstimatorSettings
 from ovis.estimators.ids import ESTIMATORS
-from ovis.estimators.mixed import scored_estimator
+from ovis.estimators.mixed import Composed
 from ovis.estimators.types import Estimate
 from ovis.functional.log_weights import iw_bound, normalized_weights
 
@@ -27,14 +27,14 @@ class PiwaeSettings(EstimatorSettings):
     scored: str = "vimco-arithmetic"
 
 
-class Piwae(GradientEstimator):
+class Piwae(Composed):
     """PIWAE: theta from all M K particles, phi from M bounds of K (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537).
 
     phi has a score-function estimator, e.g. that of VIMCO in ``piwae-vimco``; the paper has the pathwise one.
     theta follows the gradient of L_MK, the tightest bound that the particles give, and the value of the loss is minus
-    this bound. phi follows the mean over the M = ``mc`` bounds of K = ``iw`` particles, whose gradient has a higher
-    signal-to-noise ratio for most estimators. With mc = 1 it is the estimator of phi itself. MIWAE, where theta follows
-    the mean as well, is any estimator with mc = M. For any q, discrete too.
+    this bound. phi follows the mean over the M = ``mc`` bounds of K = ``iw`` particles: use it with estimators such as
+    VIMCO, whose signal-to-noise ratio falls as K grows. With mc = 1 it is the estimator of phi itself. MIWAE, where
+    theta follows the mean as well, is any estimator with mc = M. For any q, discrete too.
 
     The theta-gradient is unbiased for L_MK; the phi-gradient is unbiased for the bound for which the estimator of phi
     is.
@@ -49,21 +49,12 @@ class Piwae(GradientEstimator):
     facts: ClassVar = ESTIMATORS["piwae"]
     Settings: ClassVar = PiwaeSettings
 
-    scored: GradientEstimator
-
-    def __init__(self, **settings: Any):
-        super().__init__(**settings)
-        # no submodule: it has no parameters, and its settings are those of this estimator
-        object.__setattr__(self, "scored", scored_estimator(self.settings))
-
     @property
     def unbiased_for(self) -> str | None:
         return self.scored.unbiased_for
 
     def estimate(self, inputs: EstimatorInput) -> Estimate:
-        settings = inputs.settings
-        scored = self.scored if settings is self.settings else scored_estimator(settings)
-        estimate = scored.estimate(dataclasses.replace(inputs, settings=scored.settings))
+        estimate, settings = self.scored_estimate(inputs), inputs.settings
         whole, bounds = inputs.log_w.flatten(1), estimate.factors
         factors = bounds._replace(
             value=iw_bound(whole, settings.alpha).unsqueeze(1).expand_as(bounds.value),

@@ -262,18 +262,18 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
             has a larger dimension: parameters and value were broadcast with each other, so that rows are scored against
             other rows.
     """
+    event = tuple(getattr(distribution, "event_shape", ()))
+    batch = tuple(getattr(distribution, "batch_shape", ()))
     try:
         log_prob = log_density(distribution, value)
     except (ValueError, RuntimeError) as error:
-        if "broadcast" not in str(error) and "must match" not in str(error):
+        if _broadcast(batch + event, value.shape):
             raise
         raise ValueError(
-            f"{name}: {type(distribution).__name__} of batch shape {tuple(distribution.batch_shape)} and event shape "
-            f"{tuple(distribution.event_shape)} can't score a value of shape {tuple(value.shape)}; the batch shape may "
-            f"start with {shape} or {(shape[0], *(1,) * (len(shape) - 1))}, and layers have one order in z, qz and pz"
+            f"{name}: {type(distribution).__name__} of batch shape {batch} and event shape {event} can't score a value "
+            f"of shape {tuple(value.shape)}; the batch shape may start with {shape} or "
+            f"{(shape[0], *(1,) * (len(shape) - 1))}, and layers have one order in z, qz and pz"
         ) from error
-    event = tuple(getattr(distribution, "event_shape", ()))
-    batch = tuple(getattr(distribution, "batch_shape", ()))
     masked = isinstance(_inside(distribution), Masked)
     usual = log_prob.shape == shape and value.shape in ((*shape, *event), (shape[0], 1, *event))
     if usual and (len(batch) != 1 or batch == (1,)) and not masked:  # the most frequent case
@@ -300,6 +300,11 @@ def _joint(name: str, distribution: Distribution, value: Tensor, shape: tuple[in
             f"other rows; give distribution{', mask' if masked else ''} and value the same dimensions"
         )
     return log_prob.reshape(*shape, -1).sum(-1)
+
+
+def _broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether shapes can be broadcast with each other."""
+    return all(1 in (a, b) or a == b for a, b in zip(reversed(first), reversed(second), strict=False))
 
 
 def _inside(distribution: Distribution) -> Distribution:

@@ -90,8 +90,7 @@ class WakeMix(GradientEstimator):
     """RWS with a mixture of both phi-updates, i wake-phi + (1 - i) sleep-phi.
 
     Le et al. (2019, https://arxiv.org/abs/1805.10469) compare the two; Pyro calls the weight ``insomnia``. i = 1 is
-    :class:`WakeWake`, i = 0 :class:`WakeSleep`. The sleep phase trains q also where the data have no mass, which keeps
-    the weights of the wake phase from degenerating early in training.
+    :class:`WakeWake`, i = 0 :class:`WakeSleep`. The sleep phase also trains q on x that the data do not contain.
 
     The theta-gradient is unbiased for L_K; the phi-gradient follows no bound.
 

@@ -208,11 +208,24 @@ def _arithmetic_near_one(
     sums: LeaveOneOut, origin: Alpha, ratio: Alpha, weight_factor: float, constant_factor: float
 ) -> Tensor:
     """-r log(1 - t_k) + (weight_factor - 1) v_k + (constant_factor - 1) l, the same for alpha > 1/2."""
+    constant = _log_without_one(particle_count(sums.weights, sums.mask))
+    others = ratio * log_mean_of_others(sums, origin)
+    return (weight_factor - 1) * sums.weights + (constant_factor - 1) * constant - others
+
+
+def log_mean_of_others(sums: LeaveOneOut, origin: Alpha) -> Tensor:
+    """log(1 - t_k), the logarithm of the mean weight without particle k relative to that of all, for every k.
+
+    Args:
+        sums: of the tempered weights.
+        origin: 1/K.
+
+    Returns:
+        shape [..., K], accurate also where all weights are nearly equal.
+    """
     count = particle_count(sums.weights, sums.mask)
-    constant = _log_without_one(count)
     shift = _relative(sums.weights, sums.gaps, sums, origin) * (count / (count - 1))
-    log_rest = torch.where(shift < 0.5, torch.log1p(-shift), sums.log_rest - constant)
-    return (weight_factor - 1) * sums.weights + (constant_factor - 1) * constant - ratio * log_rest
+    return torch.where(shift < 0.5, torch.log1p(-shift), sums.log_rest - _log_without_one(count))
 
 
 def _log_without_one(count: int | Tensor) -> float | Tensor:

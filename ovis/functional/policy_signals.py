@@ -8,8 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ovis.functional.log_weights import check_log_weights, leave_one_out, particle_mean, readable
+from ovis.functional.control_variates import log_mean_of_others
+from ovis.functional.log_weights import (
+    centre,
+    check_log_weights,
+    iw_bound,
+    leave_one_out,
+    normalized_weights,
+    particle_mean,
+    readable,
+)
 from ovis.functional.precision import at_least_single
+from ovis.functional.surrogates import rloo_factors
 from ovis.suggestions import did_you_mean
 
 __all__ = ["policy_signal"]
@@ -82,43 +92,40 @@ def policy_signal(log_r: Tensor, method: str, floor: float | None = None) -> Ten
         log_r = log_r.clamp(min=floor)
     if readable(log_r) and bool(log_r.isnan().any()):
         raise ValueError("log_r has NaN: it is the logarithm of the rewards, which must not be negative")
-    top = log_r.amax(-1, keepdim=True)
-    return torch.where(top == -math.inf, 0.0, _METHODS[method](log_r, top))
+    some_succeed = log_r.amax(-1, keepdim=True) > -math.inf
+    return torch.where(some_succeed, _METHODS[method](log_r), 0.0)
 
 
-def _reinforce(log_r: Tensor, top: Tensor) -> Tensor:
-    return (top + particle_mean((log_r - top).exp(), None).log()).expand_as(log_r)
+def _reinforce(log_r: Tensor) -> Tensor:
+    return iw_bound(log_r).unsqueeze(-1).expand_as(log_r)
 
 
-def _vimco(log_r: Tensor, top: Tensor) -> Tensor:
-    """-log(1 - t_k) with t_k = (v_k - 1/K) K/(K - 1), of which v_k - 1/K is computed from the differences."""
-    count, sums = log_r.shape[-1], leave_one_out(log_r)
-    shift = _deviation(sums.gaps) / sums.total * (count / (count - 1))
-    return -torch.where(shift < 0.5, torch.log1p(-shift), sums.log_rest - math.log1p(-1 / count))
+def _vimco(log_r: Tensor) -> Tensor:
+    return -log_mean_of_others(leave_one_out(log_r), 1 / log_r.shape[-1])
 
 
-def _deviation(gaps: Tensor) -> Tensor:
-    """r_k - mean r in units of the largest r, 0 exactly where all are equal."""
+def _rloo(log_r: Tensor) -> Tensor:
+    deviation, top = _deviation(log_r)
+    return deviation * (top.exp() / (log_r.shape[-1] - 1))
+
+
+def _deviation(log_r: Tensor) -> tuple[Tensor, Tensor]:
+    """r_k - mean r in units of the largest r, 0 exactly where all are equal; and the logarithm of the largest."""
+    top, gaps = centre(log_r)
     relative = gaps.expm1()
-    return relative - particle_mean(relative, None)
+    return relative - particle_mean(relative, None), top
 
 
-def _rloo(log_r: Tensor, top: Tensor) -> Tensor:
-    return _deviation(log_r - top) * (top.exp() / (log_r.shape[-1] - 1))
+def _rloo_log(log_r: Tensor) -> Tensor:
+    return torch.where(log_r == -math.inf, log_r, rloo_factors(log_r).log_q)
 
 
-def _rloo_log(log_r: Tensor, top: Tensor) -> Tensor:
-    gaps = log_r - top
-    signal = (gaps - particle_mean(gaps, None)) / (log_r.shape[-1] - 1)
-    return torch.where(gaps == -math.inf, gaps, signal)
+def _dr_grpo(log_r: Tensor) -> Tensor:
+    return _rloo(log_r) * (1 - 1 / log_r.shape[-1])
 
 
-def _dr_grpo(log_r: Tensor, top: Tensor) -> Tensor:
-    return _deviation(log_r - top) * (top.exp() / log_r.shape[-1])
-
-
-def _grpo(log_r: Tensor, top: Tensor) -> Tensor:
-    count, deviation = log_r.shape[-1], _deviation(log_r - top)
+def _grpo(log_r: Tensor) -> Tensor:
+    count, (deviation, _) = log_r.shape[-1], _deviation(log_r)
     # in units of the largest deviation, so that squares of small ones do not underflow
     unit = deviation.abs().amax(-1, keepdim=True)
     scaled = torch.where(unit == 0, 0.0, deviation / unit)
@@ -126,18 +133,14 @@ def _grpo(log_r: Tensor, top: Tensor) -> Tensor:
     return torch.where(unit == 0, 0.0, scaled / (count * spread))
 
 
-def _maxrl(log_r: Tensor, top: Tensor) -> Tensor:
-    return (log_r - top).softmax(-1)
-
-
-_METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_METHODS: dict[str, Callable[[Tensor], Tensor]] = {
     "reinforce": _reinforce,
     "vimco": _vimco,
     "rloo": _rloo,
     "rloo-log": _rloo_log,
     "dr-grpo": _dr_grpo,
     "grpo": _grpo,
-    "maxrl": _maxrl,
+    "maxrl": normalized_weights,
 }
 
 #: Methods that use log r, which is infinite for a failure.

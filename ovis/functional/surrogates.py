@@ -332,7 +332,7 @@ def rloo_factors(log_w: Tensor, mask: Tensor | None = None) -> Factors:
     return Factors(particle_mean(log_w, mask).squeeze(-1), _equal_weights(log_w, mask), signal)
 
 
-def mixed_bound_factors(log_w: Tensor, elbo_weight: float, mask: Tensor | None = None) -> Factors:
+def ciwae_factors(log_w: Tensor, elbo_weight: float, mask: Tensor | None = None) -> Factors:
     """Factors of the reparameterized gradient of b ELBO + (1 - b) L_K (CIWAE): b/K + (1 - b) v_k of grad log w_k.
 
     See Rainforth et al. (2018), https://arxiv.org/abs/1802.04537. Both log-densities must carry the graph through the
@@ -414,7 +414,7 @@ def _factors(
     if family == "pathwise-vae":
         return elbo_factors(log_w, mask)
     if family == "ciwae":
-        return mixed_bound_factors(log_w, float(config["elbo_weight"]), mask)
+        return ciwae_factors(log_w, float(config["elbo_weight"]), mask)
     if family == "rloo":
         return rloo_factors(log_w, mask)
     if family == "tvo":
