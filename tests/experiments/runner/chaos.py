@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -18,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from laboratory import Lab, command_of, processes_of
+from laboratory import COMMAND_WORDS, Lab, command_of, processes_of, send, without_guards
 
 from ovis.experiments.runner.queue.ledger import LedgerError
 from ovis.experiments.runner.queue.retry_policy import Policy
@@ -26,11 +24,6 @@ from ovis.experiments.runs.status import State
 
 #: Weights of the kinds of processes that are killed.
 TARGETS = {"manager": 35, "job": 30, "training": 35}
-
-#: Words by which the command line of each kind is recognized.
-COMMAND_WORDS = {"job": "ovis.experiments.runner.job", "training": "--run_dir="}
-
-UNGUARDED = Path(__file__).with_name("unguarded")
 
 
 @dataclass
@@ -113,18 +106,14 @@ class Chaos:
                 manager.wait(timeout=60)
         finally:
             for pid in [manager.pid for manager in self.alive] + processes_of(self.lab.paths.folder):
-                _kill(pid)
+                send(pid, signal.SIGKILL)
         self.watch()
         return self.judge()
 
     def _start_manager(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ}
-        if self.unguarded:
-            search = os.pathsep.join(filter(None, [str(UNGUARDED), environment.get("PYTHONPATH")]))
-            environment |= {"PYTHONPATH": search, "OVIS_UNGUARDED": self.unguarded}
         words = self.lab.command("--processes", str(self.slots))
         with (self.lab.folder / "managers.log").open("ab") as log:
-            return subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+            return subprocess.Popen(words, stdout=log, stderr=log, env=without_guards(self.unguarded))
 
     def _restart_managers(self) -> None:
         """One that was killed comes back; one that ended because all is done does not."""
@@ -140,7 +129,7 @@ class Chaos:
         else:
             pids = [pid for pid in processes_of(self.lab.paths.folder) if COMMAND_WORDS[kind] in command_of(pid)]
         if pids and self._under_way():
-            _kill(self.random.choice(sorted(pids)))
+            send(self.random.choice(sorted(pids)), signal.SIGKILL)
             self.verdict.kills[kind] += 1
 
     def _under_way(self) -> bool:
@@ -177,11 +166,6 @@ class Chaos:
                 newest = max(newest, attempt)
         verdict.refused = (self.lab.folder / "managers.log").read_text(errors="replace").count(" busy: ")
         return verdict
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def main() -> int:

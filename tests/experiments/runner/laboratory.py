@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,11 @@ STUB = (sys.executable, str(Path(__file__).with_name("stub_training.py")))
 
 #: ``manager.py`` with the stub; the heartbeat, the time to live and the manager's options follow.
 MANAGER = (sys.executable, str(Path(__file__).with_name("stub_manager.py")))
+
+UNGUARDED = Path(__file__).with_name("unguarded")
+
+#: Words by which the command line of a process of each kind is recognized.
+COMMAND_WORDS = {"job": "ovis.experiments.runner.job", "training": "--run_dir="}
 
 DBUTILS = (sys.executable, str(Path(__file__).parents[3] / "dbutils.py"))
 
@@ -165,4 +171,33 @@ def command_of(pid: int) -> str:
         return ""
 
 
-__all__ = ["STUB", "Lab", "State", "command_of", "dead_owner", "is_running", "processes_of", "record"]
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; whether there was such a process."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+        return True
+    return False
+
+
+def without_guards(guards: str) -> dict[str, str]:
+    """The environment of a process without these guards, see unguarded/sitecustomize.py; empty: with all."""
+    if not guards:
+        return dict(os.environ)
+    search = os.pathsep.join(filter(None, [str(UNGUARDED), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": search, "OVIS_UNGUARDED": guards}
+
+
+__all__ = [
+    "COMMAND_WORDS",
+    "STUB",
+    "UNGUARDED",
+    "Lab",
+    "State",
+    "command_of",
+    "dead_owner",
+    "is_running",
+    "processes_of",
+    "record",
+    "send",
+    "without_guards",
+]

@@ -21,9 +21,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from chaos import UNGUARDED
 from cluster_sweep import ClusterSweep, workers_of
-from laboratory import STUB, Lab, State, processes_of
+from laboratory import STUB, UNGUARDED, Lab, State, processes_of
 from local_ray import QUIET, RayNodes
 
 from ovis.experiments.runner.queue.retry_policy import Policy

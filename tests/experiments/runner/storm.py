@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import ERRORS, FUNCTIONS, Faults
-from laboratory import Lab, command_of, processes_of
+from laboratory import COMMAND_WORDS, Lab, command_of, processes_of, send, without_guards
 from resume_lab import left_by, unequal
 
 from ovis.experiments.runner.queue.ledger import LedgerError
@@ -36,11 +36,6 @@ from ovis.experiments.runner.queue.retry_policy import Policy
 from ovis.experiments.runs.status import AttemptResult, Record, State, read_outcome
 
 MANAGER = (sys.executable, str(Path(__file__).with_name("storm_manager.py")))
-
-UNGUARDED = Path(__file__).with_name("unguarded")
-
-#: Words by which the command line of each kind of process is recognized.
-COMMAND_WORDS = {"manager": "storm_manager.py", "job": "ovis.experiments.runner.job", "training": "--run_dir="}
 
 #: The acts, and how often each is chosen.
 ACTS = {
@@ -170,7 +165,7 @@ class Storm:
             for timer in self.timers:
                 timer.cancel()
             for pid in processes_of(self.lab.paths.folder.parent):
-                _send(pid, signal.SIGKILL)
+                send(pid, signal.SIGKILL)
         self.watch()
         return self._judge()
 
@@ -178,10 +173,7 @@ class Storm:
         policy = self.lab.policy
         words = [*MANAGER, str(policy.heartbeat), str(policy.ttl), "real" if self.real else "stub"]
         words += self.lab.arguments("--processes", str(self.slots))
-        environment = {**os.environ, **self.faults.environment}
-        if self.unguarded:
-            search = os.pathsep.join(filter(None, [str(UNGUARDED), environment.get("PYTHONPATH")]))
-            environment |= {"PYTHONPATH": search, "OVIS_UNGUARDED": self.unguarded}
+        environment = without_guards(self.unguarded) | self.faults.environment
         with (self.lab.folder / "managers.log").open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=environment, preexec_fn=_heed_ctrl_c)
 
@@ -245,7 +237,7 @@ class Storm:
             untouched = self.real and record.state is State.RUNNING and record.attempt == 1
             if untouched and self.lab.paths.run(record.name).checkpoint.exists():
                 pids = [pid for pid in self._processes("training") if record.name in command_of(pid)]
-                if pids and _send(pids[0], signal.SIGKILL):
+                if pids and send(pids[0], signal.SIGKILL):
                     self.verdict.acts["kill training"] = self.verdict.acts.get("kill training", 0) + 1
 
     def _processes(self, kind: str) -> list[int]:
@@ -256,8 +248,8 @@ class Storm:
 
     def _disturb(self, pid: int, verb: str) -> bool:
         if verb == "kill":
-            return _send(pid, signal.SIGKILL)
-        stopped = _send(pid, signal.SIGSTOP)
+            return send(pid, signal.SIGKILL)
+        stopped = send(pid, signal.SIGSTOP)
         self._later(self.random.uniform(*self.stop), pid, signal.SIGCONT)
         return stopped
 
@@ -266,13 +258,13 @@ class Storm:
         if not pids:
             return False
         pid = self.random.choice(pids)
-        sent = _send(pid, signal.SIGHUP if name == "hang up" else signal.SIGINT)
+        sent = send(pid, signal.SIGHUP if name == "hang up" else signal.SIGINT)
         if name == "Ctrl-C twice":
             self._later(self.random.uniform(0.05, 0.5), pid, signal.SIGINT)
         return sent
 
     def _later(self, seconds: float, pid: int, number: signal.Signals) -> None:
-        timer = threading.Timer(seconds, _send, [pid, number])
+        timer = threading.Timer(seconds, send, [pid, number])
         self.timers.append(timer)
         timer.start()
 
@@ -370,13 +362,6 @@ def run_undisturbed(lab: Lab, seeds: int, slots: int) -> None:
 def _heed_ctrl_c() -> None:
     """A shell's background makes its processes deaf to it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _send(pid: int, number: signal.Signals) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-        return True
-    return False
 
 
 def main() -> int:
