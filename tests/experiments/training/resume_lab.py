@@ -233,7 +233,9 @@ def _fail_once_for_each_file() -> None:
     fsync, replace = os.fsync, os.replace
 
     def fail_once(function: str, path: str) -> None:
-        name = Path(path).name.removeprefix(".tmp-")[:8]  # without the random part of a temporary name
+        name = Path(path).name
+        if name.startswith(".tmp-"):
+            name = name[len(".tmp-") : -8]  # without the random part
         if (function, name) not in seen:
             seen.add((function, name))
             raise OSError(errno.EIO, f"injected into {function}", path)
